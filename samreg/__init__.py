@@ -1,0 +1,1 @@
+"""samreg: registration by self-supervised anatomical embeddings."""

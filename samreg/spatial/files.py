@@ -1,0 +1,67 @@
+"""Writing files so that nothing is ever half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from samreg.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path next to ``path`` that takes its place on success.
+
+    The temporary file lies in the same folder and ends with the same name, so that writers which look at the
+    suffix work. On any exception, Ctrl-C included, it is removed and an older ``path`` stays as it was.
+
+    Parameters
+    ----------
+    path
+        The file to write. Its folder is made when missing.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be made or written to, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=".samreg-", dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(folder) / path.name
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise InputError(f"cannot write {path}: the writer produced no file; is the disk full?")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
+    """Return ``path`` as a ``Path``; raise :class:`InputError` when it is missing, unreadable or empty."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{what} not found: {path}; check the path (working folder: {Path.cwd()})")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{what} is empty (0 bytes): {path}; copy or export it again")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"no permission to read {what}: {path}; change its permissions")
+    return path
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write {path}: {error.strerror or error}; check the folder's permissions and the free disk space"
+    )

@@ -1,0 +1,190 @@
+"""The sampling grid of an image: where its voxels lie in the world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samreg.errors import InputError
+
+FloatArray = NDArray[np.float64]
+
+
+def as_points_array(points: ArrayLike, ndim: int) -> FloatArray:
+    """Return ``points`` as an (N, ndim) float64 array; one point may be given as (ndim,).
+
+    Raises
+    ------
+    InputError
+        When the shape does not fit or a coordinate is not finite.
+    """
+    array = np.asarray(points, dtype=np.float64)
+    if array.ndim == 1 and array.size == ndim:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != ndim:
+        raise InputError(f"points must have shape (N, {ndim}), got {array.shape}; give x, y(, z) in LPS mm")
+    if not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))[:5].tolist()
+        raise InputError(f"points contain NaN or infinity in rows {bad}; remove them or give coordinates")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular grid of voxel centres in the world (LPS mm).
+
+    Parameters
+    ----------
+    shape
+        Number of voxels in array order, (z, y, x) or (y, x).
+    origin
+        (d,) world position (x, y, z) of the centre of the first voxel, mm.
+    spacing
+        (d,) distance between neighbouring centres along the grid axes x, y, z, mm.
+    direction
+        (d, d) columns are the unit vectors of the grid axes x, y, z in LPS.
+
+    Raises
+    ------
+    InputError
+        When the shape is empty, the spacing is not positive and finite, or the direction is not orthonormal.
+    """
+
+    shape: tuple[int, ...]
+    origin: FloatArray
+    spacing: FloatArray
+    direction: FloatArray
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        ndim = len(shape)
+        if ndim not in (2, 3):
+            raise InputError(f"an image must be 2D or 3D, got {ndim} axes of shape {shape}; select one volume")
+        if min(shape) < 1:
+            raise InputError(f"the image is empty: shape {shape}; give an image with at least one voxel per axis")
+        origin = _frozen(self.origin, (ndim,), "origin")
+        spacing = _frozen(self.spacing, (ndim,), "spacing")
+        direction = _frozen(self.direction, (ndim, ndim), "direction")
+        if spacing.min() <= 0:
+            raise InputError(f"spacing must be positive mm, got {spacing.tolist()}; set the true voxel size")
+        # 1e-3 admits the rounding of NIfTI quaternions and DICOM cosines, and refuses shears
+        if np.abs(direction.T @ direction - np.eye(ndim)).max() > 1e-3:
+            raise InputError(
+                f"direction is not orthonormal: {direction.tolist()}; a sheared grid must be resampled first"
+            )
+        for name, value in (("shape", shape), ("origin", origin), ("spacing", spacing), ("direction", direction)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def make(
+        cls,
+        shape: Sequence[int],
+        *,
+        origin: ArrayLike | None = None,
+        spacing: ArrayLike | None = None,
+        direction: ArrayLike | None = None,
+    ) -> Grid:
+        """Return a grid with origin 0, spacing 1 mm and identity direction where these are not given."""
+        ndim = len(shape)
+        return cls(
+            tuple(shape),
+            np.zeros(ndim) if origin is None else np.asarray(origin, dtype=float),
+            np.ones(ndim) if spacing is None else np.broadcast_to(np.asarray(spacing, dtype=float), (ndim,)),
+            np.eye(ndim) if direction is None else np.asarray(direction, dtype=float).reshape(ndim, ndim),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Grid(size={self.size}, spacing={np.round(self.spacing, 4).tolist()}, "
+            f"origin={np.round(self.origin, 3).tolist()}, direction={np.round(self.direction, 4).tolist()})"
+        )
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, 2 or 3."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Number of voxels along x, y(, z)."""
+        return self.shape[::-1]
+
+    @property
+    def extent(self) -> FloatArray:
+        """(d,) physical length of the grid along its axes x, y, z from voxel border to voxel border, mm."""
+        return np.asarray(self.size) * self.spacing
+
+    @property
+    def center(self) -> FloatArray:
+        """(d,) world position of the middle of the grid, mm."""
+        return self.index_to_world((np.asarray(self.size) - 1) / 2)[0]
+
+    @cached_property
+    def index_matrix(self) -> FloatArray:
+        """(d, d) matrix from index steps (x, y, z) to world mm."""
+        return self.direction * self.spacing
+
+    @cached_property
+    def _world_matrix(self) -> FloatArray:
+        return np.linalg.inv(self.index_matrix)
+
+    def index_to_world(self, index: ArrayLike) -> FloatArray:
+        """Map continuous voxel indices (N, d), order (x, y, z), to world points (N, d), LPS mm."""
+        return as_points_array(index, self.ndim) @ self.index_matrix.T + self.origin
+
+    def world_to_index(self, points: ArrayLike) -> FloatArray:
+        """Map world points (N, d), LPS mm, to continuous voxel indices (N, d), order (x, y, z)."""
+        return (as_points_array(points, self.ndim) - self.origin) @ self._world_matrix.T
+
+    def contains(self, points: ArrayLike, *, margin: float = 0.0) -> NDArray[np.bool_]:
+        """Tell which world points (N, d), LPS mm, lie inside the voxel borders grown by ``margin`` mm."""
+        index = self.world_to_index(points)
+        slack = 0.5 + margin / self.spacing
+        return ((index >= -slack) & (index <= np.asarray(self.size) - 1 + slack)).all(axis=1)
+
+    def world_points(self) -> FloatArray:
+        """Return the world position of every voxel centre, shape (*shape, d), LPS mm."""
+        points = np.zeros((*self.shape, self.ndim))
+        points += self.origin
+        for axis in range(self.ndim):  # index axis x is the last array axis
+            steps = np.arange(self.size[axis], dtype=float)
+            shape = [1] * self.ndim
+            shape[self.ndim - 1 - axis] = -1
+            points += steps.reshape(*shape, 1) * self.index_matrix[:, axis]
+        return points
+
+    def corners(self) -> FloatArray:
+        """Return the 2**d outer corners (voxel borders) in the world, (2**d, d), LPS mm."""
+        bounds = [(-0.5, n - 0.5) for n in self.size]
+        return self.index_to_world(np.stack(np.meshgrid(*bounds, indexing="ij"), axis=-1).reshape(-1, self.ndim))
+
+    def with_spacing(self, spacing: ArrayLike) -> Grid:
+        """Return a grid of about the same physical extent and the same direction with another spacing (mm)."""
+        spacing = np.broadcast_to(np.asarray(spacing, dtype=float), (self.ndim,))
+        size = np.maximum(1, np.round(self.extent / spacing).astype(int))
+        origin = self.center - (self.direction * spacing) @ ((size - 1) / 2)
+        return Grid(tuple(size[::-1]), origin, spacing, self.direction)
+
+    def padded(self, margin: float) -> Grid:
+        """Return the grid grown on every side by at least ``margin`` mm; its voxels stay where they were."""
+        extra = np.ceil(margin / self.spacing).astype(int)
+        size = np.asarray(self.size) + 2 * extra
+        return Grid(tuple(size[::-1]), self.origin - self.index_matrix @ extra, self.spacing, self.direction)
+
+    def same_as(self, other: Grid, *, tolerance: float = 1e-3) -> bool:
+        """Tell whether both grids have the same shape and all corners agree within ``tolerance`` mm."""
+        return self.shape == other.shape and bool(np.abs(self.corners() - other.corners()).max() <= tolerance)
+
+
+def _frozen(value: ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
+    array = np.array(value, dtype=np.float64)
+    if array.shape != shape:
+        raise InputError(f"{name} must have shape {shape}, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite, got {array.tolist()}; mend the header")
+    array.flags.writeable = False
+    return array
