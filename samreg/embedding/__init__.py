@@ -1,0 +1,1 @@
+"""Anatomical embeddings: from an image to a vector per voxel."""

@@ -1,0 +1,205 @@
+"""The published SAM network in plain torch, and what every embedding network has to offer.
+
+The architecture follows the official release (`alibaba-damo-academy/self-supervised-anatomical-embedding-v2`,
+`sam/models/backbones/resnet3d.py`, `fpn3d.py`): a 3-D ResNet-18 without a pool after the stem, a feature pyramid
+for the local embedding and a separate read-out of the deepest level for the global one. Module names give exactly
+the keys of the official checkpoints.
+
+References
+----------
+Yan et al., "SAM: Self-supervised Learning of Pixel-wise Anatomical Embeddings in Radiological Images",
+IEEE Transactions on Medical Imaging 41(10), 2022.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class NetworkGeometry:
+    """Where the outputs of a network lie on its input grid.
+
+    The centre of output voxel ``i`` is input voxel ``stride * i + offset``, per axis (z, y, x).
+
+    Attributes
+    ----------
+    local_stride, global_stride : tuple of int
+        Input voxels per output voxel. `global_stride` is a multiple of `local_stride`.
+    local_offset, global_offset : tuple of float
+        Centre of the receptive field of output voxel 0, in input voxels.
+    """
+
+    local_stride: Triple
+    local_offset: tuple[float, float, float]
+    global_stride: Triple
+    global_offset: tuple[float, float, float]
+
+
+class EmbeddingNetwork(nn.Module, ABC):
+    """A network that gives every voxel a local and a global unit vector.
+
+    The forward pass is split in three so that large volumes run at bounded memory (`samreg.embedding.inference`):
+    `shallow` and `head` are run slab by slab along z, `trunk` on the whole, already small, volume.
+
+    Attributes
+    ----------
+    geometry : NetworkGeometry
+    shallow_halo : int
+        Input slices beyond a slab on which `shallow` depends, rounded up to a multiple of the local z stride.
+    head_halo : int
+        Slices beyond a slab on which `head` depends.
+    """
+
+    geometry: NetworkGeometry
+    shallow_halo: int
+    head_halo: int
+
+    @abstractmethod
+    def shallow(self, x: Tensor) -> Tensor:
+        """First stages, (N, 1, z, y, x) to features at the local stride."""
+
+    @abstractmethod
+    def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features at the local stride to (fused features at the local stride, global embedding, not normalised)."""
+
+    @abstractmethod
+    def head(self, fused: Tensor) -> Tensor:
+        """Fused features to the local embedding, not normalised."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed a batch of volumes.
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, 1, z, y, x)
+            Preprocessed intensities.
+
+        Returns
+        -------
+        local_embedding, global_embedding : Tensor
+            (N, C, z', y', x') each, unit length over C, at the strides of `geometry`.
+        """
+        fused, global_embedding = self.trunk(self.shallow(x))
+        return F.normalize(self.head(fused), dim=1), F.normalize(global_embedding, dim=1)
+
+
+class ConvModule(nn.Module):
+    """Convolution, batch norm and ReLU, under the names mmcv gives them (``conv``, ``bn``).
+
+    With ``norm=False`` it is a plain convolution with bias.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Triple,
+        *,
+        stride: Triple = (1, 1, 1),
+        norm: bool = True,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        z, y, x = kernel
+        self.conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=(z // 2, y // 2, x // 2), bias=not norm)
+        self.bn = nn.BatchNorm3d(outputs) if norm else nn.Identity()
+        self.act = nn.ReLU(inplace=True) if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two convolutions; the shortcut is projected where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Triple, *, stride: Triple, project: bool) -> None:
+        super().__init__()
+        self.conv1 = ConvModule(inputs, outputs, kernel, stride=stride)
+        self.conv2 = ConvModule(outputs, outputs, kernel, act=False)
+        self.downsample = ConvModule(inputs, outputs, (1, 1, 1), stride=stride, act=False) if project else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(self.conv1(x))
+        return self.relu(out.add_(self.downsample(x)))
+
+
+def _stage(inputs: int, outputs: int, kernel: Triple, stride: Triple) -> nn.Sequential:
+    return nn.Sequential(
+        BasicBlock(inputs, outputs, kernel, stride=stride, project=True),
+        BasicBlock(outputs, outputs, kernel, stride=(1, 1, 1), project=False),
+    )
+
+
+class Backbone(nn.Module):
+    """3-D ResNet-18 of the official release; four levels, level 1 after the z pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = ConvModule(1, 64, (3, 7, 7))
+        self.layer1 = _stage(64, 64, (1, 3, 3), (1, 2, 2))
+        self.pool2 = nn.MaxPool3d((2, 1, 1), stride=(2, 1, 1))
+        self.layer2 = _stage(64, 128, (1, 3, 3), (1, 2, 2))
+        self.layer3 = _stage(128, 256, (3, 3, 3), (1, 2, 2))
+        self.layer4 = _stage(256, 512, (3, 3, 3), (2, 2, 2))
+
+
+class Pyramid(nn.Module):
+    """Lateral 1x1x1 convolutions, nearest-neighbour top-down sum, one 3x3x3 convolution on the finest level."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.lateral_convs = nn.ModuleList(ConvModule(n, outputs, (1, 1, 1), norm=False, act=False) for n in inputs)
+        self.fpn_convs = nn.ModuleList([ConvModule(outputs, outputs, (3, 3, 3), norm=False, act=False)])
+
+    def fuse(self, levels: tuple[Tensor, ...]) -> Tensor:
+        """Sum the levels, coarse to fine, on the finest one."""
+        fused = self.lateral_convs[-1](levels[-1])
+        for lateral, level in zip(reversed(self.lateral_convs[:-1]), reversed(levels[:-1]), strict=True):
+            fused = lateral(level).add_(F.interpolate(fused, size=level.shape[2:], mode="nearest"))
+        return fused
+
+    def read_out(self, fused: Tensor) -> Tensor:
+        return self.fpn_convs[0](fused)
+
+
+class SamNetwork(EmbeddingNetwork):
+    """The published SAM network: local 128-d at stride (2, 2, 2), global 128-d at stride (4, 16, 16).
+
+    The z pool makes output slice ``i`` the mean place of input slices ``2 i`` and ``2 i + 1``, hence the half-voxel
+    offset in z; every other stage is centred on its first voxel. Nearest-neighbour upsampling adds context of the
+    coarser pyramid levels from up to one coarse voxel before the centre, equally in every image.
+    """
+
+    geometry = NetworkGeometry(
+        local_stride=(2, 2, 2), local_offset=(0.5, 0.0, 0.0), global_stride=(4, 16, 16), global_offset=(0.5, 0.0, 0.0)
+    )
+    shallow_halo = 2
+    head_halo = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        self.neck = Pyramid((64, 128, 256), 128)
+        self.read_out_head = Pyramid((512,), 128)
+
+    def shallow(self, x: Tensor) -> Tensor:
+        return self.backbone.pool2(self.backbone.layer1(self.backbone.conv1(x)))
+
+    def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        level2 = self.backbone.layer2(features)
+        level3 = self.backbone.layer3(level2)
+        level4 = self.backbone.layer4(level3)
+        global_embedding = self.read_out_head.read_out(self.read_out_head.fuse((level4,)))
+        return self.neck.fuse((features, level2, level3)), global_embedding
+
+    def head(self, fused: Tensor) -> Tensor:
+        return self.neck.read_out(fused)
