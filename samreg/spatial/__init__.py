@@ -1,0 +1,39 @@
+"""Where things are: images, points, transforms; reading, writing and converting them."""
+
+from samreg.spatial.adapters import as_image
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+from samreg.spatial.points import Points, as_points
+from samreg.spatial.resample import resample, resample_spacing
+from samreg.spatial.transforms import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    InverseResidual,
+    Transform,
+    compose,
+    inverse_residual,
+    invert,
+    jacobian_determinant,
+    sample_displacement,
+)
+
+__all__ = [
+    "AffineTransform",
+    "CompositeTransform",
+    "DisplacementField",
+    "Grid",
+    "Image",
+    "InverseResidual",
+    "Points",
+    "Transform",
+    "as_image",
+    "as_points",
+    "compose",
+    "inverse_residual",
+    "invert",
+    "jacobian_determinant",
+    "resample",
+    "resample_spacing",
+    "sample_displacement",
+]

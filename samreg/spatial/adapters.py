@@ -1,0 +1,347 @@
+"""Conversions in memory, both ways: SimpleITK, ANTs, ITK, nibabel, numpy, torch.
+
+SimpleITK, ITK and ANTs are LPS like samreg; nibabel is RAS and is turned here and nowhere else. ANTs and
+nibabel arrays are (x, y, z), all others (z, y, x).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from samreg.errors import InputError, MissingExtraError
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+from samreg.spatial.transforms import (
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    components,
+    compose,
+)
+
+
+def as_image(source: Any, *, name: str = "") -> Image:
+    """Return an :class:`Image` from whatever the user has.
+
+    Parameters
+    ----------
+    source
+        An Image, a path, a SimpleITK, ITK, ANTs or nibabel image, a dictionary
+        ``{"array", "spacing", "origin", "direction"}``, or an array or tensor (z, y, x) that carries no
+        geometry, which is refused unless wrapped in the dictionary.
+    name
+        What to call it in messages when it has no name of its own.
+
+    Raises
+    ------
+    InputError
+        When the type is unknown, or an array comes without its spacing.
+    """
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        from samreg.spatial.io_images import read_image
+
+        return read_image(source)
+    module = type(source).__module__.split(".")[0]
+    if module == "SimpleITK":
+        return from_sitk(source, name=name)
+    if module == "ants":
+        return from_ants(source, name=name)
+    if module == "itk":
+        return from_itk(source, name=name)
+    if module == "nibabel":
+        return from_nibabel(source, name=name)
+    if isinstance(source, Mapping) and "array" in source:
+        array = np.asarray(source["array"])
+        geometry = {key: source.get(key) for key in ("origin", "spacing", "direction")}
+        return Image.from_array(array, **geometry, name=name)
+    if isinstance(source, np.ndarray) or module == "torch":
+        raise InputError(
+            f"{name or 'image'}: an array does not say where its voxels lie; give "
+            "samreg.Image.from_array(array, spacing=(x, y, z), origin=..., direction=...), array order (z, y, x)"
+        )
+    raise InputError(
+        f"{name or 'image'}: cannot read a {type(source).__module__}.{type(source).__name__}; give a path, or a "
+        "samreg, SimpleITK, ITK, ANTs or nibabel image"
+    )
+
+
+def to_sitk(image: Image) -> Any:
+    """Return a SimpleITK image with the same voxels and geometry."""
+    import SimpleITK as sitk
+
+    array = image.array
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
+    result = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    _place_sitk(result, image.grid)
+    return result
+
+
+def from_sitk(image: Any, *, name: str = "") -> Image:
+    """Return an Image from a scalar SimpleITK image.
+
+    Raises
+    ------
+    InputError
+        When the image has several components, or more or fewer dimensions than 2 or 3.
+    """
+    import SimpleITK as sitk
+
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{name or 'image'}: has {image.GetNumberOfComponentsPerPixel()} components; give one")
+    return Image(sitk.GetArrayFromImage(image), _sitk_grid(image, name), name)
+
+
+def to_ants(image: Image) -> Any:
+    """Return an ANTs image with the same voxels and geometry (float32 unless ANTs has the type)."""
+    import ants
+
+    array = image.array
+    if array.dtype not in (np.uint8, np.uint32, np.float32, np.float64):
+        array = array.astype(np.float32)
+    return ants.from_numpy(
+        np.ascontiguousarray(array.T),
+        origin=tuple(image.origin),
+        spacing=tuple(image.spacing),
+        direction=np.array(image.direction),
+    )
+
+
+def from_ants(image: Any, *, name: str = "") -> Image:
+    """Return an Image from a scalar ANTs image.
+
+    Raises
+    ------
+    InputError
+        When the image has several components.
+    """
+    if getattr(image, "has_components", False):
+        raise InputError(f"{name or 'image'}: has {image.components} components; give a scalar image")
+    array = np.ascontiguousarray(image.numpy().T)
+    return Image.from_array(
+        array, origin=image.origin, spacing=image.spacing, direction=np.asarray(image.direction), name=name
+    )
+
+
+def to_itk(image: Image) -> Any:
+    """Return an ITK image (Python package ``itk``) that owns a copy of the voxels.
+
+    Raises
+    ------
+    MissingExtraError
+        When the package itk is not installed.
+    """
+    itk = _import_itk()
+    array = image.array
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    elif array.dtype not in (np.uint8, np.int16, np.uint16, np.float32):
+        array = array.astype(np.float32)
+    result = itk.image_from_array(np.ascontiguousarray(array))
+    result.SetOrigin(image.origin.tolist())
+    result.SetSpacing(image.spacing.tolist())
+    result.SetDirection(itk.matrix_from_array(np.array(image.direction)))
+    return result
+
+
+def from_itk(image: Any, *, name: str = "") -> Image:
+    """Return an Image from a scalar ITK image (Python package ``itk``)."""
+    itk = _import_itk()
+    return Image.from_array(
+        itk.array_from_image(image),
+        origin=np.asarray(image.GetOrigin()),
+        spacing=np.asarray(image.GetSpacing()),
+        direction=itk.array_from_matrix(image.GetDirection()),
+        name=name,
+    )
+
+
+def to_nibabel(image: Image) -> Any:
+    """Return a ``nibabel.Nifti1Image``: array (x, y, z), affine to RAS mm; 2D gets a third axis."""
+    import nibabel as nib
+
+    array = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
+    affine = np.eye(4)
+    affine[: image.ndim, : image.ndim] = image.grid.index_matrix
+    affine[: image.ndim, 3] = image.origin
+    array = array.T if image.ndim == 3 else array.T[..., None]
+    result = nib.Nifti1Image(np.ascontiguousarray(array), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    result.header.set_xyzt_units("mm")
+    result.set_sform(result.affine, code=1)
+    result.set_qform(result.affine, code=1)
+    return result
+
+
+def from_nibabel(image: Any, *, name: str = "") -> Image:
+    """Return an Image from a nibabel image (RAS turned to LPS); a 2D slice keeps its third axis.
+
+    A sheared affine is resampled onto an orthogonal grid of the same spacing.
+
+    Raises
+    ------
+    InputError
+        When the image is not 3D, or its affine is not finite or singular.
+    """
+    name = name or (image.get_filename() or "")
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise InputError(f"{name or 'image'}: shape {image.shape} is {len(shape)}D; select one 3D volume, for "
+                         "example with image.slicer[..., 0]")
+    affine = np.asarray(image.affine, dtype=float)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise InputError(f"{name or 'image'}: the affine is singular or not finite; mend its header")
+    # the stored integers are kept as they are where nothing scales them
+    slope, inter = image.header.get_slope_inter() if hasattr(image.header, "get_slope_inter") else (1, 0)
+    plain = slope in (None, 1) and inter in (None, 0)
+    data = np.asanyarray(image.dataobj) if plain else image.get_fdata(dtype=np.float32)
+    array = np.ascontiguousarray(data.reshape(shape).T)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    direction = lps[:3, :3] / spacing
+    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
+        return _unsheared(array, lps, spacing, name)
+    return Image.from_array(array, origin=lps[:3, 3], spacing=spacing, direction=direction, name=name)
+
+
+def to_torch(image: Image) -> Any:
+    """Return the voxels as a torch tensor (z, y, x); it shares memory where the type allows."""
+    import torch
+
+    array = image.array
+    array = array.astype(np.int32) if array.dtype in (np.uint16, np.uint32) else array
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def transform_to_sitk(transform: Transform) -> Any:
+    """Return a SimpleITK transform (fixed to moving, like ours)."""
+    import SimpleITK as sitk
+
+    parts = [_part_to_sitk(part) for part in components(transform)]
+    if len(parts) == 1:
+        return parts[0]
+    return sitk.CompositeTransform(parts[::-1])  # ITK applies the last one first
+
+
+def transform_from_sitk(transform: Any) -> Transform:
+    """Return our transform from a SimpleITK one (affine kinds, displacement field, composites of them).
+
+    Raises
+    ------
+    InputError
+        For a kind that has no counterpart, such as B-splines: sample it as a displacement field.
+    """
+    import SimpleITK as sitk
+
+    transform = transform.Downcast() if hasattr(transform, "Downcast") else transform
+    if isinstance(transform, sitk.CompositeTransform):
+        count = transform.GetNumberOfTransforms()
+        if count == 0:
+            return AffineTransform.identity(transform.GetDimension())
+        return compose(*(transform_from_sitk(transform.GetNthTransform(i)) for i in reversed(range(count))))
+    if isinstance(transform, sitk.DisplacementFieldTransform):
+        return field_from_sitk(transform.GetDisplacementField())
+    if transform.GetName() != "BSplineTransform" and transform.IsLinear():
+        ndim = transform.GetDimension()
+        origin = np.asarray(transform.TransformPoint([0.0] * ndim))
+        columns = [np.asarray(transform.TransformPoint(list(axis))) - origin for axis in np.eye(ndim)]
+        return AffineTransform(np.stack(columns, axis=1), origin)
+    raise InputError(
+        f"a {transform.GetName()} cannot be read; convert it with SimpleITK.TransformToDisplacementField"
+    )
+
+
+def field_to_sitk(transform: DisplacementField, *, double: bool = False) -> Any:
+    """Return the displacement field as a SimpleITK vector image, LPS mm."""
+    import SimpleITK as sitk
+
+    array = transform.displacement.astype(np.float64) if double else transform.displacement
+    image = sitk.GetImageFromArray(array, isVector=True)
+    _place_sitk(image, transform.grid)
+    return image
+
+
+def field_from_sitk(image: Any, *, name: str = "displacement field") -> DisplacementField:
+    """Return a displacement field from a SimpleITK vector image whose values are LPS mm."""
+    import SimpleITK as sitk
+
+    if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
+        raise InputError(
+            f"{name}: {image.GetNumberOfComponentsPerPixel()} components in {image.GetDimension()}D; a displacement "
+            "field has one for each dimension"
+        )
+    return DisplacementField(sitk.GetArrayFromImage(image).astype(np.float32), _sitk_grid(image, name))
+
+
+def _part_to_sitk(part: Transform) -> Any:
+    import SimpleITK as sitk
+
+    if isinstance(part, AffineTransform):
+        result = sitk.AffineTransform(part.ndim)
+        result.SetMatrix(part.matrix.ravel().tolist())
+        result.SetTranslation(part.translation.tolist())
+        return result
+    if isinstance(part, DisplacementField):
+        return sitk.DisplacementFieldTransform(field_to_sitk(part, double=True))
+    raise InputError(f"a {type(part).__name__} has no SimpleITK counterpart; sample it as a displacement field")
+
+
+def _place_sitk(image: Any, grid: Grid) -> None:
+    image.SetOrigin(grid.origin.tolist())
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetDirection(grid.direction.ravel().tolist())
+
+
+def _sitk_grid(image: Any, name: str) -> Grid:
+    ndim = image.GetDimension()
+    try:
+        return Grid.make(
+            image.GetSize()[::-1],
+            origin=image.GetOrigin(),
+            spacing=image.GetSpacing(),
+            direction=np.asarray(image.GetDirection()).reshape(ndim, ndim),
+        )
+    except InputError as error:
+        raise InputError(f"{name or 'image'}: {error}") from None
+
+
+def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: Any, name: str) -> Image:
+    """Resample a sheared volume onto the orthogonal grid that is nearest to it and covers it."""
+    import logging
+
+    from scipy.ndimage import affine_transform
+
+    u, _, vt = np.linalg.svd(lps[:3, :3] / spacing)
+    direction = u @ vt
+    size = np.asarray(array.shape[::-1])
+    ends = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in size], indexing="ij"), axis=-1).reshape(-1, 3)
+    local = (ends @ lps[:3, :3].T + lps[:3, 3]) @ direction
+    low, high = local.min(axis=0), local.max(axis=0)
+    new_size = np.maximum(1, np.ceil((high - low) / spacing - 1e-6).astype(int))
+    origin = direction @ (low + spacing / 2)
+    to_old = np.linalg.inv(lps[:3, :3])
+    matrix = to_old @ (direction * spacing)
+    offset = to_old @ (origin - lps[:3, 3])
+    order = 0 if array.dtype.kind in "bu" else 1
+    resampled = affine_transform(
+        array, matrix[::-1, ::-1], offset[::-1], tuple(new_size[::-1]), order=order, cval=float(array.min())
+    )
+    logging.getLogger(__name__).warning("%s: sheared affine resampled onto an orthogonal grid", name or "image")
+    return Image.from_array(resampled, origin=origin, spacing=spacing, direction=direction, name=name)
+
+
+def _import_itk() -> Any:
+    try:
+        import itk
+    except ImportError as error:
+        raise MissingExtraError('the package itk is needed: pip install "samreg[elastix]"') from error
+    return itk

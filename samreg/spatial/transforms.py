@@ -1,0 +1,393 @@
+"""Transforms of points, and how they compose and invert.
+
+Every transform maps points of the fixed image to points of the moving image, in LPS mm. This is the direction
+in which images are resampled: the warped image at x takes the moving image's value at ``transform(x)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samreg.errors import InputError
+from samreg.spatial.grid import FloatArray, Grid, as_points_array
+
+_CHUNK = 500_000  # points handled at a time, to bound memory
+
+
+class Transform(ABC):
+    """A map of world points, fixed to moving, LPS mm."""
+
+    @property
+    @abstractmethod
+    def ndim(self) -> int:
+        """Number of dimensions, 2 or 3."""
+
+    @abstractmethod
+    def transform_points(self, points: ArrayLike) -> FloatArray:
+        """Map points (N, d) of the fixed image to the moving image, LPS mm."""
+
+
+@dataclass(frozen=True, eq=False)
+class AffineTransform(Transform):
+    """y = matrix @ x + translation, from fixed to moving, LPS mm.
+
+    Parameters
+    ----------
+    matrix
+        (d, d).
+    translation
+        (d,) mm.
+    """
+
+    matrix: FloatArray
+    translation: FloatArray
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        translation = np.array(self.translation, dtype=np.float64)
+        d = len(translation) if translation.ndim == 1 else 0
+        if d not in (2, 3) or matrix.shape != (d, d):
+            raise InputError(f"an affine needs matrix (d, d) and translation (d,): {matrix.shape}, {translation.shape}")
+        if not (np.isfinite(matrix).all() and np.isfinite(translation).all()):
+            raise InputError("an affine transform must be finite")
+        object.__setattr__(self, "matrix", matrix)
+        object.__setattr__(self, "translation", translation)
+
+    @classmethod
+    def identity(cls, ndim: int) -> AffineTransform:
+        """Return the identity."""
+        return cls(np.eye(ndim), np.zeros(ndim))
+
+    @classmethod
+    def about(cls, center: ArrayLike, matrix: ArrayLike, translation: ArrayLike = 0.0) -> AffineTransform:
+        """Return y = matrix @ (x - center) + center + translation."""
+        center, matrix = np.asarray(center, dtype=float), np.asarray(matrix, dtype=float)
+        return cls(matrix, center - matrix @ center + translation)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, 2 or 3."""
+        return len(self.translation)
+
+    def transform_points(self, points: ArrayLike) -> FloatArray:
+        """Map points (N, d) of the fixed image to the moving image, LPS mm."""
+        return as_points_array(points, self.ndim) @ self.matrix.T + self.translation
+
+    def inverse(self) -> AffineTransform:
+        """Return the exact inverse, moving to fixed.
+
+        Raises
+        ------
+        InputError
+            When the matrix is singular.
+        """
+        if abs(np.linalg.det(self.matrix)) < 1e-12:
+            raise InputError("the affine matrix is singular and has no inverse")
+        inverse = np.linalg.inv(self.matrix)
+        return AffineTransform(inverse, -inverse @ self.translation)
+
+
+@dataclass(frozen=True, eq=False)
+class DisplacementField(Transform):
+    """y = x + u(x), u interpolated linearly on a grid in the fixed frame; u = 0 outside it, as in ITK.
+
+    Parameters
+    ----------
+    displacement
+        (*grid.shape, d) float32, components (x, y, z) in LPS mm.
+    grid
+        Where the displacements are known.
+    """
+
+    displacement: NDArray[np.float32]
+    grid: Grid
+    _components: tuple[NDArray[np.float32], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        displacement = np.asarray(self.displacement, dtype=np.float32)
+        expected = (*self.grid.shape, self.grid.ndim)
+        if displacement.shape != expected:
+            raise InputError(f"displacement must have shape {expected}, got {displacement.shape}")
+        if not np.isfinite(displacement).all():
+            raise InputError("the displacement field contains NaN or infinity")
+        object.__setattr__(self, "displacement", displacement)
+        parts = tuple(np.ascontiguousarray(displacement[..., i]) for i in range(self.grid.ndim))
+        object.__setattr__(self, "_components", parts)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, 2 or 3."""
+        return self.grid.ndim
+
+    def displacement_at(self, points: ArrayLike) -> FloatArray:
+        """Return the displacement (N, d) in mm at world points (N, d) of the fixed image."""
+        from scipy.ndimage import map_coordinates
+
+        points = as_points_array(points, self.ndim)
+        result = np.zeros_like(points)
+        for start in range(0, len(points), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            index = self.grid.world_to_index(points[chunk])
+            inside = ((index >= -0.5) & (index <= np.asarray(self.grid.size) - 0.5)).all(axis=1)
+            where = index[inside, ::-1].T
+            for i, component in enumerate(self._components):
+                values = map_coordinates(component, where, order=1, mode="nearest", output=np.float64)
+                result[chunk, i][inside] = values
+        return result
+
+    def transform_points(self, points: ArrayLike) -> FloatArray:
+        """Map points (N, d) of the fixed image to the moving image, LPS mm."""
+        points = as_points_array(points, self.ndim)
+        return points + self.displacement_at(points)
+
+
+@dataclass(frozen=True, eq=False)
+class CompositeTransform(Transform):
+    """Transforms applied one after the other; the first element is applied to the points first.
+
+    Note that ITK's composite lists them the other way round: it applies the last one first.
+    """
+
+    transforms: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transforms", tuple(self.transforms))
+        if not self.transforms or len({t.ndim for t in self.transforms}) != 1:
+            raise InputError("a composite needs at least one transform, all of one dimension")
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, 2 or 3."""
+        return self.transforms[0].ndim
+
+    def transform_points(self, points: ArrayLike) -> FloatArray:
+        """Map points (N, d) of the fixed image to the moving image, LPS mm."""
+        points = as_points_array(points, self.ndim)
+        for transform in self.transforms:
+            points = transform.transform_points(points)
+        return points
+
+
+def components(transform: Transform) -> tuple[Transform, ...]:
+    """Return the elementary transforms, the one applied first being the first."""
+    if isinstance(transform, CompositeTransform):
+        return tuple(part for inner in transform.transforms for part in components(inner))
+    return (transform,)
+
+
+def compose(*transforms: Transform) -> Transform:
+    """Compose transforms, the first one applied first; neighbouring affines become one.
+
+    Raises
+    ------
+    InputError
+        When there is none or their dimensions differ.
+    """
+    merged: list[Transform] = []
+    for part in (part for transform in transforms for part in components(transform)):
+        last = merged[-1] if merged else None
+        if isinstance(part, AffineTransform) and isinstance(last, AffineTransform) and part.ndim == last.ndim:
+            merged[-1] = AffineTransform(
+                part.matrix @ last.matrix, part.matrix @ last.translation + part.translation
+            )
+        else:
+            merged.append(part)
+    return merged[0] if len(merged) == 1 else CompositeTransform(tuple(merged))
+
+
+@dataclass(frozen=True)
+class InverseResidual:
+    """How far a numerical inverse misses, in mm: the distance from x to inverse(forward(x)).
+
+    Parameters
+    ----------
+    mean, p95, maximum
+        Mean, 95th percentile and largest distance over the points tested, mm.
+    count
+        How many points were tested.
+    """
+
+    mean: float
+    p95: float
+    maximum: float
+    count: int
+
+
+def inverse_residual(forward: Transform, inverse: Transform, points: ArrayLike) -> InverseResidual:
+    """Measure |inverse(forward(x)) - x| at fixed points (N, d), mm.
+
+    Parameters
+    ----------
+    forward
+        Fixed to moving.
+    inverse
+        Moving to fixed.
+    points
+        (N, d) fixed points, LPS mm.
+
+    Raises
+    ------
+    InputError
+        When there are no points to test.
+    """
+    points = as_points_array(points, forward.ndim)
+    if len(points) == 0:
+        raise InputError("no points to measure the inverse at")
+    distance = np.linalg.norm(inverse.transform_points(forward.transform_points(points)) - points, axis=1)
+    return InverseResidual(
+        float(distance.mean()), float(np.percentile(distance, 95)), float(distance.max()), len(points)
+    )
+
+
+def invert(transform: Transform, *, tolerance: float = 0.01, iterations: int = 40) -> Transform:
+    """Invert a transform: affines exactly, displacement fields numerically.
+
+    A field's inverse v fulfils v(y) = -u(y + v(y)) and is solved at every voxel by a fixed-point iteration
+    (Chen et al., A simple fixed-point approach to invert a deformation field, Med. Phys. 2008) that is damped
+    where it does not converge. Measure the result with :func:`inverse_residual`; where a field folds, no
+    inverse exists and the residual says so.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving.
+    tolerance
+        Largest error at a voxel centre at which its iteration stops, mm.
+    iterations
+        Most iterations.
+
+    Returns
+    -------
+    Transform
+        Moving to fixed.
+    """
+    return compose(*(_invert_part(part, tolerance, iterations) for part in reversed(components(transform))))
+
+
+def _invert_part(part: Transform, tolerance: float, iterations: int) -> Transform:
+    if isinstance(part, AffineTransform):
+        return part.inverse()
+    if isinstance(part, DisplacementField):
+        return _invert_field(part, tolerance, iterations)
+    raise InputError(f"cannot invert a {type(part).__name__}")
+
+
+def _invert_field(forward: DisplacementField, tolerance: float, iterations: int) -> DisplacementField:
+    # A field that is not zero at its border carries points out of its grid: the inverse needs that margin.
+    border = _border_values(forward.displacement)
+    reach = float(np.linalg.norm(border, axis=-1).max(initial=0.0))
+    grid = forward.grid.padded(reach) if reach > tolerance else forward.grid
+    result = np.empty((int(np.prod(grid.shape)), grid.ndim), dtype=np.float32)
+    targets = grid.world_points().reshape(-1, grid.ndim)
+    for start in range(0, len(targets), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        result[chunk] = _invert_at(forward, targets[chunk], tolerance, iterations) - targets[chunk]
+    return DisplacementField(result.reshape(*grid.shape, grid.ndim), grid)
+
+
+def _invert_at(forward: DisplacementField, target: FloatArray, tolerance: float, iterations: int) -> FloatArray:
+    """Return the points x with x + u(x) = target, or the best found."""
+    best = target - forward.displacement_at(target)
+    best_error = np.full(len(target), np.inf)
+    active = np.arange(len(target))
+    point, step = best.copy(), np.ones(len(target))
+    for _ in range(iterations):
+        miss = forward.transform_points(point) - target[active]
+        error = np.linalg.norm(miss, axis=1)
+        better = error < best_error[active]
+        best[active[better]], best_error[active[better]] = point[better], error[better]
+        step = np.where(better, np.minimum(1.0, step * 1.2), step * 0.5)
+        point = np.where(better[:, None], point, best[active]) - step[:, None] * miss
+        going = best_error[active] > tolerance
+        active, point, step = active[going], point[going], step[going]
+        if len(active) == 0:
+            break
+    return best
+
+
+def _border_values(displacement: NDArray[np.float32]) -> NDArray[np.float32]:
+    ndim = displacement.ndim - 1
+    sides = [displacement.take(i, axis=axis).reshape(-1, ndim) for axis in range(ndim) for i in (0, -1)]
+    return np.concatenate(sides)
+
+
+def sample_displacement(transform: Transform, grid: Grid) -> DisplacementField:
+    """Return the total displacement of ``transform`` at the voxel centres of ``grid`` as one field.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving.
+    grid
+        Where to sample it, in the fixed frame.
+    """
+    displacement = np.empty((*grid.shape, grid.ndim), dtype=np.float32)
+    for start, points in _slabs(grid):
+        moved = transform.transform_points(points.reshape(-1, grid.ndim)).reshape(points.shape)
+        displacement[start : start + len(points)] = moved - points
+    return DisplacementField(displacement, grid)
+
+
+def tapered(transform: DisplacementField, margin: float) -> DisplacementField:
+    """Let a field fall smoothly to zero over its outermost ``margin`` mm.
+
+    Outside its grid a field is zero, so this makes it continuous everywhere, and invertible where it does not
+    fold.
+    """
+    displacement = transform.displacement.copy()
+    grid = transform.grid
+    for axis, (n, spacing) in enumerate(zip(grid.shape, grid.spacing[::-1], strict=True)):
+        to_border = np.minimum(np.arange(n), np.arange(n)[::-1]) * spacing
+        t = np.clip(to_border / max(margin, 1e-6), 0, 1)
+        window = (t * t * (3 - 2 * t)).astype(np.float32)
+        displacement *= window.reshape([-1 if i == axis else 1 for i in range(grid.ndim)] + [1])
+    return DisplacementField(displacement, grid)
+
+
+def jacobian_determinant(transform: Transform, grid: Grid) -> NDArray[np.float32]:
+    """Return det(dT/dx) at the voxel centres of ``grid`` by central differences.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving.
+    grid
+        Where to evaluate, in the fixed frame; at least 2 voxels along each axis.
+
+    Returns
+    -------
+    ndarray
+        Shape grid.shape. 1 keeps volume, above 1 the moving image's structure is larger, 0 or less is a fold.
+
+    Raises
+    ------
+    InputError
+        When an axis has a single voxel.
+    """
+    if min(grid.shape) < 2:
+        raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {grid.shape}")
+    moved = sample_displacement(transform, grid).displacement
+    inverse_matrix = np.linalg.inv(grid.index_matrix).astype(np.float32)
+    ndim = grid.ndim
+    # array axis k is index axis ndim-1-k; d(u)/d(index) times d(index)/d(world)
+    by_index = np.stack(
+        [np.gradient(moved, axis=ndim - 1 - axis) for axis in range(ndim)], axis=-1
+    )  # (*shape, component, index axis)
+    jacobian = by_index @ inverse_matrix + np.eye(ndim, dtype=np.float32)
+    return np.linalg.det(jacobian).astype(np.float32)
+
+
+def _slabs(grid: Grid) -> Iterator[tuple[int, FloatArray]]:
+    """Yield (first slice, world points) of slabs of the grid along the first array axis."""
+    per_slice = max(1, int(np.prod(grid.shape[1:])))
+    thickness = max(1, _CHUNK // per_slice)
+    last_axis = grid.index_matrix[:, grid.ndim - 1]
+    for start in range(0, grid.shape[0], thickness):
+        count = min(thickness, grid.shape[0] - start)
+        slab = Grid((count, *grid.shape[1:]), grid.origin + start * last_axis, grid.spacing, grid.direction)
+        yield start, slab.world_points()
