@@ -164,11 +164,24 @@ class Pyramid(nn.Module):
         """Sum the levels, coarse to fine, on the finest one."""
         fused = self.lateral_convs[-1](levels[-1])
         for lateral, level in zip(reversed(self.lateral_convs[:-1]), reversed(levels[:-1]), strict=True):
-            fused = lateral(level).add_(F.interpolate(fused, size=level.shape[2:], mode="nearest"))
+            fused = lateral(level).add_(_repeat(fused, level.shape[2:]))
         return fused
 
     def read_out(self, fused: Tensor) -> Tensor:
         return self.fpn_convs[0](fused)
+
+
+def _repeat(x: Tensor, size: torch.Size) -> Tensor:
+    """Nearest-neighbour upsampling of (N, C, z, y, x) where every size is the old one times a whole factor, cropped.
+
+    The values of `torch.nn.functional.interpolate`, three times as fast in channels-last memory on the CPU.
+    """
+    batch, channels, *old = x.shape
+    fz, fy, fx = (-(-new // n) for new, n in zip(size, old, strict=True))
+    z, y, w = old
+    cells = x.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]
+    cells = cells.expand(batch, z, fz, y, fy, w, fx, channels).reshape(batch, z * fz, y * fy, w * fx, channels)
+    return cells[:, : size[0], : size[1], : size[2]].permute(0, 4, 1, 2, 3)
 
 
 class SamNetwork(EmbeddingNetwork):

@@ -1,0 +1,154 @@
+"""Whole-volume inference at bounded memory, exact to rounding.
+
+Only the first stages and the last convolution of a network work on many channels at high resolution, and both
+see few slices around each output slice. They are run in slabs along z with that much overlap; the small levels
+between them are run once on the whole volume. No seam, no blending, and the same result as one forward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from samreg.embedding.network import ConvModule, EmbeddingNetwork
+from samreg.errors import InputError
+
+Progress = Callable[[float], None]
+
+_SLAB = 32  # input slices; at 2 mm and 64 bf16 channels about 0.1 GB
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the torch device to run on; "auto" takes cuda, mps, cpu, the first that is there.
+
+    Raises
+    ------
+    InputError
+        When the device is unknown or not present.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in present.items() if there))
+    choices = "auto, " + ", ".join(name for name, there in present.items() if there)
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"unknown device {device!r}; choose one of {choices}") from None
+    if not present.get(resolved.type, False):
+        raise InputError(f"device {device!r} is not available here; choose one of {choices}")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r}: only {torch.cuda.device_count()} CUDA devices here; choose cuda:0")
+    return resolved
+
+
+def inference_dtype(device: torch.device) -> torch.dtype:
+    """Return the fastest safe floating-point type: half precision where the hardware computes in it."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
+
+
+def optimised(network: EmbeddingNetwork, device: torch.device, dtype: torch.dtype) -> EmbeddingNetwork:
+    """Return a copy for inference: batch norms folded into their convolutions, channels last, on the device."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if isinstance(module, ConvModule) and isinstance(module.bn, nn.BatchNorm3d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last_3d).requires_grad_(False)
+
+
+@torch.inference_mode()
+def embed_volume(
+    network: EmbeddingNetwork,
+    volume: NDArray[np.float32],
+    *,
+    pad_value: float,
+    slab: int = _SLAB,
+    store: torch.dtype = torch.float16,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Embed one preprocessed volume.
+
+    Parameters
+    ----------
+    network : EmbeddingNetwork
+        In evaluation mode; runs on its own device and type.
+    volume : ndarray of float32, shape (z, y, x)
+        Preprocessed intensities.
+    pad_value : float
+        Intensity of air. The volume is padded at its end to whole strides, and to one global stride at least.
+    slab : int
+        Input slices computed at once.
+    store : torch.dtype
+        Type of the result.
+    progress : callable, optional
+        Called with the fraction done, 0 to 1.
+
+    Returns
+    -------
+    local_embedding, global_embedding : Tensor
+        (C, z', y', x') each on the CPU, unit length over C. Channels vary fastest in memory, so that
+        ``.flatten(1).T`` is an (N, C) view.
+    """
+    geometry = network.geometry
+    report = progress or (lambda fraction: None)
+    parameter = next(network.parameters())
+
+    x = torch.from_numpy(volume)[None, None]
+    wanted = [max(-(-n // s) * s, g) for n, s, g in zip(volume.shape, geometry.local_stride, geometry.global_stride, strict=True)]
+    padding = [n - have for n, have in zip(wanted, volume.shape, strict=True)]
+    x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]), value=pad_value)
+
+    features = None
+    for part, start, stop in _in_slabs(
+        lambda piece: network.shallow(piece.to(device=parameter.device, dtype=parameter.dtype)),
+        x, slab=slab, halo=network.shallow_halo, stride=geometry.local_stride[0],
+    ):  # fmt: skip
+        if features is None:
+            features = _empty(part, x.shape[2] // geometry.local_stride[0], parameter.dtype, parameter.device)
+        features[:, :, start:stop] = part
+        report(0.4 * stop / features.shape[2])
+    fused, deepest = network.trunk(features)
+    del features
+    report(0.8)
+    global_embedding = _empty(deepest, deepest.shape[2], store, torch.device("cpu"))
+    global_embedding.copy_(F.normalize(deepest.float(), dim=1))
+
+    local_embedding = None
+    for part, start, stop in _in_slabs(network.head, fused, slab=slab // 2, halo=network.head_halo, stride=1):
+        if local_embedding is None:
+            local_embedding = _empty(part, fused.shape[2], store, torch.device("cpu"))
+        local_embedding[:, :, start:stop] = F.normalize(part.float(), dim=1)
+        report(0.8 + 0.2 * stop / fused.shape[2])
+    return local_embedding[0], global_embedding[0]
+
+
+def _in_slabs(
+    stage: Callable[[Tensor], Tensor], x: Tensor, *, slab: int, halo: int, stride: int
+) -> Iterator[tuple[Tensor, int, int]]:
+    """Yield the output of ``stage`` slab by slab along z, with the output slices it fills.
+
+    ``halo`` is a multiple of ``stride`` that covers what the stage sees beyond a slab.
+    """
+    length = x.shape[2]
+    for start in range(0, length, slab):
+        stop = min(start + slab, length)
+        low, high = max(0, start - halo), min(length, stop + halo)
+        out = stage(x[:, :, low:high])
+        first, last = start // stride, stop // stride
+        yield out[:, :, first - low // stride : last - low // stride], first, last
+
+
+def _empty(like: Tensor, depth: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised (1, C, depth, y, x), channels last."""
+    _, channels, _, height, width = like.shape
+    return torch.empty((1, depth, height, width, channels), dtype=dtype, device=device).permute(0, 4, 1, 2, 3)
