@@ -1,1 +1,120 @@
-"""Anatomical embeddings: from an image to a vector per voxel."""
+"""Anatomical embeddings: from an image to a vector per voxel.
+
+torch is imported with the first use, not with this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samreg.embedding.embedding import Embedding
+    from samreg.embedding.models import EmbeddingModel
+    from samreg.spatial.image import Image
+
+logger = logging.getLogger(__name__)
+
+_EXPORTS = {
+    "Architecture": "checkpoint",
+    "DEFAULT_MODEL": "registry",
+    "Embedding": "embedding",
+    "EmbeddingModel": "models",
+    "EmbeddingNetwork": "network",
+    "MindModel": "mind",
+    "NetworkGeometry": "network",
+    "NetworkModel": "models",
+    "Preprocessing": "preprocessing",
+    "SamNetwork": "network",
+    "available_models": "registry",
+    "body_mask": "preprocessing",
+    "load_checkpoint": "checkpoint",
+    "load_model": "registry",
+    "random_official": "registry",
+    "save_checkpoint": "checkpoint",
+}
+__all__ = ["embed", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def embed(
+    image: Any,
+    *,
+    model: str | os.PathLike[str] | EmbeddingModel | None = None,
+    mask: Any | None = None,
+    device: str = "auto",
+    cache: str | os.PathLike[str] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Embedding:
+    """Embed one image.
+
+    Parameters
+    ----------
+    image : Image, path, SimpleITK, ITK, ANTs or nibabel image
+    model : str, path-like or EmbeddingModel, optional
+        See `load_model`; the best one shipped unless given.
+    mask : as `image`, optional
+        Where matches may lie; non-zero voxels on any grid in the same frame.
+    device : str
+        "auto", "cuda", "mps" or "cpu".
+    cache : path-like, optional
+        File (.h5) to keep the embedding in. It is read instead of computed when image, mask and model are the
+        same as when it was written, else computed anew and overwritten.
+    progress : callable, optional
+        Called with the fraction done.
+
+    Returns
+    -------
+    Embedding
+
+    Raises
+    ------
+    InputError
+        When the image, the mask, the model or the device cannot be used, or `cache` is another kind of file.
+    """
+    from samreg.embedding.embedding import Embedding
+    from samreg.embedding.registry import DEFAULT_MODEL, load_model
+    from samreg.spatial import as_image
+
+    image = as_image(image)
+    mask = None if mask is None else as_image(mask, name="mask")
+    loaded = load_model(DEFAULT_MODEL if model is None else model)
+    if cache is None:
+        return loaded.embed(image, mask=mask, device=device, progress=progress)
+    source = _content_hash(image, mask)
+    if Path(cache).exists():
+        kept = Embedding.load(cache)
+        if (kept.source, kept.model) == (source, loaded.identity):
+            logger.info("%s: embedding of %s read from the cache", cache, image.label)
+            return kept
+        logger.warning("%s: made from another image, mask or model; computed anew and overwritten", cache)
+    embedding = replace(loaded.embed(image, mask=mask, device=device, progress=progress), source=source)
+    embedding.save(cache)
+    return embedding
+
+
+def _content_hash(*images: Image | None) -> str:
+    """Hash of the voxels and grids, whatever the files were called."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image in images:
+        if image is None:
+            digest.update(b"none")
+            continue
+        grid = image.grid
+        digest.update(repr((image.array.dtype.str, grid.shape)).encode())
+        for part in (grid.origin, grid.spacing, grid.direction):
+            digest.update(part.tobytes())
+        for plane in image.array:  # plane by plane: a flipped view is not copied as a whole
+            digest.update(plane.tobytes())
+    return digest.hexdigest()

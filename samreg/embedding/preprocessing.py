@@ -166,8 +166,9 @@ def body_mask(image: Image) -> NDArray[np.bool_]:
         On the grid of `image`; all False where there is nothing but air.
     """
     coarse = standardised(image, max(_BODY_SPACING, float(image.spacing.min())))
-    mask = Image(_inside_body(coarse.array).astype(np.uint8), coarse.grid)
-    return sample_mask(mask, image.grid)
+    # one more voxel all around, since the coarse grid may end a little short of the fine one
+    inside = np.pad(_inside_body(coarse.array), 1, mode="edge")
+    return sample_mask(Image(inside, coarse.grid.padded(float(coarse.spacing.max()))), image.grid)
 
 
 def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
@@ -175,7 +176,6 @@ def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
     if mask.ndim != grid.ndim:
         raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; give a mask of the image")
     binary = mask.with_array((mask.array > 0).astype(np.uint8))
-    # a world point within half a voxel of the border belongs to the border voxel
     return resample(binary, grid, interpolation="nearest", fill=0).array.astype(bool)
 
 

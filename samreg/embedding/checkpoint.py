@@ -1,0 +1,250 @@
+"""Reading and writing network weights: the official SAM checkpoints, and our own safetensors files.
+
+A checkpoint is data, never a program: pickles that ask for anything beyond tensors and plain containers are
+refused before any of their code could run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samreg.embedding.network import EmbeddingNetwork, SamNetwork
+from samreg.embedding.preprocessing import Preprocessing
+from samreg.errors import InputError
+from samreg.spatial.files import atomic_path, require_file
+
+logger = logging.getLogger(__name__)
+
+_METADATA_KEY = "samreg"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of network that checkpoints can hold.
+
+    Attributes
+    ----------
+    name : str
+    build : callable
+        Makes the network from the keyword arguments under ``config`` in the checkpoint's metadata.
+    marker : str
+        A weight that this architecture has and no other; it recognises files that carry no metadata.
+    optional : tuple of str
+        Prefixes of weights that published files of this kind may hold and the network does not use.
+    """
+
+    name: str
+    build: Callable[..., EmbeddingNetwork]
+    marker: str
+    optional: tuple[str, ...] = ()
+
+
+ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register_architecture(architecture: Architecture) -> None:
+    """Make an architecture known to `load_checkpoint`."""
+    ARCHITECTURES[architecture.name] = architecture
+
+
+# UAE-S (SAMv2) adds a semantic head to the same network
+register_architecture(
+    Architecture("sam", SamNetwork, marker="backbone.conv1.conv.weight", optional=("semantic_head.",))
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network with its weights and what the file says about it.
+
+    Attributes
+    ----------
+    network : EmbeddingNetwork
+        In evaluation mode.
+    architecture, name : str
+    preprocessing : Preprocessing
+    calibration : mapping or None
+        Coefficients that turn match similarity into reliability.
+    info : mapping
+        Facts to show the user, such as the weights that were left out.
+    """
+
+    network: EmbeddingNetwork
+    architecture: str
+    name: str
+    preprocessing: Preprocessing
+    calibration: Mapping[str, float] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a network from a checkpoint.
+
+    Parameters
+    ----------
+    path : path-like
+        An official SAM or UAE-S file (.pth) or a samreg safetensors file; recognised by content.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, truncated, no checkpoint, holds code, or fits the network only in part.
+    """
+    path = require_file(path, "checkpoint")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the checkpoint file in it")
+    weights, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), {})
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    architecture = _recognise(path, weights, metadata)
+    left_out = sorted(key for key in weights if key.startswith(architecture.optional))
+    try:
+        network = architecture.build(**metadata.get("config", {}))
+        preprocessing = Preprocessing(**metadata.get("preprocessing", {}))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: its metadata does not describe a {architecture.name} network: {error}") from error
+    _fill(network, {key: value for key, value in weights.items() if key not in set(left_out)}, path)
+    info: dict[str, Any] = {"file": str(path), "architecture": architecture.name}
+    if left_out:
+        heads = sorted({key.split(".")[0] for key in left_out})
+        info["left_out"] = f"{len(left_out)} weights of {', '.join(heads)}"
+        logger.info("%s: %s not used; the local and global embeddings do not need them", path, info["left_out"])
+    return Checkpoint(
+        network=network.eval(),
+        architecture=architecture.name,
+        name=str(metadata.get("name", path.stem)),
+        preprocessing=preprocessing,
+        calibration=metadata.get("calibration"),
+        info=info,
+    )
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    network: EmbeddingNetwork,
+    *,
+    architecture: str,
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    calibration: Mapping[str, float] | None = None,
+) -> None:
+    """Write a network as a safetensors file that `load_checkpoint` reads back.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write, usually ``.safetensors``.
+    network : EmbeddingNetwork
+    architecture : str
+        A name in `ARCHITECTURES`.
+    name : str
+        Name of the model.
+    config : mapping, optional
+        Keyword arguments of the architecture.
+    preprocessing : Preprocessing, optional
+        What the network expects; the published SAM's unless given.
+    calibration : mapping, optional
+        Reliability coefficients.
+    """
+    from safetensors.torch import save_file
+
+    metadata = {
+        "architecture": architecture,
+        "config": dict(config or {}),
+        "preprocessing": asdict(preprocessing or Preprocessing()),
+        "name": name,
+        "calibration": None if calibration is None else dict(calibration),
+    }
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary, metadata={_METADATA_KEY: json.dumps(metadata)})
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Safetensors start with the length of a JSON header (8 bytes), then the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY, "{}")
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        metadata = json.loads(text)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is a damaged safetensors file ({error}); copy or download it again") from error
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path}: its samreg metadata is no JSON object; write it with save_checkpoint")
+    return weights, metadata
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file makes torch raise almost anything
+        text = str(error)
+        if "Unsupported global" in text or "Unsupported class" in text or "Unsupported operand" in text:
+            wanted = next((line.strip() for line in text.splitlines() if "nsupported" in line), "Python objects")
+            raise InputError(
+                f"{path} is refused: it holds more than weights and could run code ({wanted[:160]}); where you trust "
+                "it, save its state_dict alone as safetensors in a separate environment and load that"
+            ) from None
+        raise InputError(
+            f"{path} is no readable checkpoint, or cut short ({type(error).__name__}); download it again and compare "
+            "its size and hash"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+        raise InputError(f"{path} holds no weights; give a state dict, or a file with the entry 'state_dict'")
+    return dict(state)
+
+
+def _recognise(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Architecture:
+    known = ", ".join(ARCHITECTURES)
+    if (name := metadata.get("architecture")) is not None:
+        if name not in ARCHITECTURES:
+            raise InputError(f"{path}: unknown architecture {name!r}; this samreg knows {known}; update it")
+        return ARCHITECTURES[name]
+    for architecture in ARCHITECTURES.values():
+        if architecture.marker in weights:
+            return architecture
+    raise InputError(
+        f"{path}: its weights ({', '.join(list(weights)[:3])}, ...) are of no network samreg knows ({known}); "
+        "give an official SAM or UAE-S checkpoint or one trained with samreg"
+    )
+
+
+def _fill(network: EmbeddingNetwork, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load the weights; refuse a partial fit, since it would run and give nonsense."""
+    expected = network.state_dict()
+    # checkpoints stripped for inference may lack these counters, which only training reads
+    missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in weights if key not in expected]
+    shapes = [
+        f"{key} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
+        for key, value in weights.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    faults = [
+        f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
+        if keys
+    ]
+    if faults:
+        raise InputError(f"{path} fits the network only in part ({'; '.join(faults)}); give the checkpoint it was made for")
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise InputError(f"{path} holds weights that are NaN or infinite; train or download it again")
+    network.load_state_dict(weights, strict=False)

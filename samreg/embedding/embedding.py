@@ -1,0 +1,182 @@
+"""Embedding: the vectors of one image, where they lie, and how they are kept on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from samreg.errors import InputError
+from samreg.spatial.files import atomic_path, require_file
+from samreg.spatial.grid import Grid
+
+_FORMAT = "samreg-embedding"
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Every voxel of an image as a unit vector that says which body part it is.
+
+    Attributes
+    ----------
+    local : Tensor, shape (C, z, y, x)
+        Fine appearance, unit length over C, half precision on the CPU. Channels vary fastest in memory:
+        ``local.flatten(1).T`` is an (N, C) view.
+    local_grid : Grid
+        World position (LPS mm) of each local vector, the centre of its receptive field.
+    global_ : Tensor, shape (C2, z, y, x), or None
+        Coarse whereabouts in the body, unit length over C2; None where a model has none.
+    global_grid : Grid or None
+        World position of each global vector.
+    body : ndarray of bool, shape (z, y, x)
+        On `local_grid`: inside the body and the caller's mask.
+    image_grid : Grid
+        Grid of the image that was embedded.
+    model : str
+        Name and fingerprint of the model, ``name@12345678``. Only embeddings of one model can be compared.
+    calibration : mapping or None
+        The model's coefficients that turn match similarity into reliability.
+    source : str
+        Hash of the image and mask it was computed from, or "".
+    """
+
+    local: Tensor
+    local_grid: Grid
+    global_: Tensor | None
+    global_grid: Grid | None
+    body: NDArray[np.bool_]
+    image_grid: Grid
+    model: str
+    calibration: Mapping[str, float] | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if tuple(self.local.shape[1:]) != self.local_grid.shape or self.body.shape != self.local_grid.shape:
+            raise InputError(
+                f"embedding: local {tuple(self.local.shape)}, body {self.body.shape} and grid {self.local_grid.shape} differ"
+            )
+        if (self.global_ is None) != (self.global_grid is None):
+            raise InputError("embedding: give both the global vectors and their grid, or neither")
+        if self.global_grid is not None and tuple(self.global_.shape[1:]) != self.global_grid.shape:
+            raise InputError(f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ")
+
+    def sample_local(self, points: ArrayLike) -> Tensor:
+        """Interpolate the local vectors.
+
+        Parameters
+        ----------
+        points : array_like, shape (N, d)
+            World points, LPS mm; outside the grid the border's vectors are taken.
+
+        Returns
+        -------
+        Tensor, shape (N, C), float32, unit length
+        """
+        return _sample(self.local, self.local_grid, points)
+
+    def sample_global(self, points: ArrayLike) -> Tensor:
+        """Interpolate the global vectors as `sample_local` does the local ones: (N, C2) float32, unit length.
+
+        Raises
+        ------
+        InputError
+            When the model has no global part.
+        """
+        if self.global_ is None or self.global_grid is None:
+            raise InputError(f"the embedding of model {self.model} has no global part; use sample_local alone")
+        return _sample(self.global_, self.global_grid, points)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the embedding to an HDF5 file (.h5), whole or not at all.
+
+        Raises
+        ------
+        InputError
+            When the file cannot be written.
+        """
+        import h5py
+
+        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs.update(format=_FORMAT, version=_VERSION, model=self.model, source=self.source)
+            file.attrs["calibration"] = json.dumps(None if self.calibration is None else dict(self.calibration))
+            _write_vectors(file, "local", self.local, self.local_grid)
+            if self.global_ is not None and self.global_grid is not None:
+                _write_vectors(file, "global", self.global_, self.global_grid)
+            file.create_dataset("body", data=self.body, compression="gzip", compression_opts=1)
+            _write_grid(file.create_group("image"), self.image_grid)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Embedding:
+        """Read an embedding written by `save`.
+
+        Raises
+        ------
+        InputError
+            When the file is missing, damaged, of another kind or of a newer version.
+        """
+        import h5py
+
+        path = require_file(path, "embedding")
+        try:
+            with h5py.File(path, "r") as file:
+                if file.attrs.get("format") != _FORMAT:
+                    raise InputError(f"{path} is no samreg embedding; give a file written by Embedding.save")
+                if (version := int(file.attrs["version"])) > _VERSION:
+                    raise InputError(f"{path}: embedding format {version} is newer than {_VERSION}; update samreg")
+                local, local_grid = _read_vectors(file["local"])
+                global_, global_grid = _read_vectors(file["global"]) if "global" in file else (None, None)
+                return cls(
+                    local=local,
+                    local_grid=local_grid,
+                    global_=global_,
+                    global_grid=global_grid,
+                    body=file["body"][()],
+                    image_grid=_read_grid(file["image"]),
+                    model=str(file.attrs["model"]),
+                    calibration=json.loads(file.attrs["calibration"]),
+                    source=str(file.attrs["source"]),
+                )
+        except (OSError, KeyError, RuntimeError) as error:  # how h5py reports damage
+            raise InputError(f"{path} is not a whole embedding file ({error}); delete it and embed again") from error
+
+
+def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:
+    index = grid.world_to_index(points)
+    rows = vectors.flatten(1).T
+    size = np.asarray(grid.size)
+    index = np.clip(index, 0, size - 1)
+    base = np.minimum(index.astype(np.int64), np.maximum(size - 2, 0))
+    fraction = index - base
+    strides = np.cumprod(np.concatenate([[1], size[:-1]]))  # x varies fastest
+    result = torch.zeros((len(index), vectors.shape[0]))
+    for corner in np.ndindex(*(2,) * grid.ndim):
+        weight = np.prod(np.where(corner, fraction, 1 - fraction), axis=1)
+        where = np.minimum(base + np.asarray(corner), size - 1) @ strides
+        result += torch.from_numpy(weight).float()[:, None] * rows[torch.from_numpy(where)].float()
+    return F.normalize(result, dim=1)
+
+
+def _write_vectors(file: object, name: str, vectors: Tensor, grid: Grid) -> None:
+    group = file.create_group(name)
+    group.create_dataset("vectors", data=vectors.to(torch.float16).movedim(0, -1).contiguous().numpy())
+    _write_grid(group, grid)
+
+
+def _read_vectors(group: Mapping) -> tuple[Tensor, Grid]:
+    return torch.from_numpy(group["vectors"][()]).movedim(-1, 0), _read_grid(group)
+
+
+def _write_grid(group: object, grid: Grid) -> None:
+    group.attrs.update(shape=grid.shape, origin=grid.origin, spacing=grid.spacing, direction=grid.direction)
+
+
+def _read_grid(group: object) -> Grid:
+    return Grid(*(group.attrs[key] for key in ("shape", "origin", "spacing", "direction")))

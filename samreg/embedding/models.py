@@ -1,0 +1,189 @@
+"""Embedding models: what turns an image into an `Embedding`."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samreg.embedding.embedding import Embedding
+from samreg.embedding.inference import Progress, embed_volume, inference_dtype, optimised, resolve_device
+from samreg.embedding.network import EmbeddingNetwork
+from samreg.embedding.preprocessing import AIR, Preprocessing, body_mask, check_ct, sample_mask, standardised
+from samreg.errors import InputError
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+
+
+class EmbeddingModel(ABC):
+    """Turns an image into an `Embedding`.
+
+    Attributes
+    ----------
+    name : str
+    ndim : int
+        Dimensions of the images it takes.
+    info : mapping
+        Facts to show the user.
+    calibration : mapping or None
+        Coefficients that turn match similarity into reliability.
+    """
+
+    name: str
+    ndim: int = 3
+    info: Mapping[str, Any] = MappingProxyType({})
+    calibration: Mapping[str, float] | None = None
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that change with anything that changes the vectors."""
+
+    @property
+    def identity(self) -> str:
+        """Name and fingerprint, as embeddings carry it: ``name@12345678``."""
+        return f"{self.name}@{self.fingerprint}"
+
+    @abstractmethod
+    def embed(
+        self,
+        image: Image,
+        *,
+        mask: Image | None = None,
+        device: str | torch.device = "auto",
+        progress: Progress | None = None,
+    ) -> Embedding:
+        """Embed one image.
+
+        Parameters
+        ----------
+        image : Image
+            In the units the model expects, Hounsfield units for CT; any orientation and voxel size.
+        mask : Image, optional
+            Where matches may lie, non-zero; on any grid. The body is found automatically and both are joined.
+        device : str or torch.device
+            "auto", "cuda", "mps" or "cpu".
+        progress : callable, optional
+            Called with the fraction done.
+
+        Raises
+        ------
+        InputError
+            When the image cannot be what the model expects, holds no body, or the mask leaves nothing of it.
+        """
+
+
+class NetworkModel(EmbeddingModel):
+    """An embedding network with the preprocessing it was trained for.
+
+    Parameters
+    ----------
+    network : EmbeddingNetwork
+        ``model.network(x)`` gives (local, global) of preprocessed batches (N, 1, z, y, x).
+    preprocessing : Preprocessing
+    name : str
+    calibration : mapping, optional
+    info : mapping, optional
+    """
+
+    def __init__(
+        self,
+        network: EmbeddingNetwork,
+        preprocessing: Preprocessing,
+        *,
+        name: str,
+        calibration: Mapping[str, float] | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.preprocessing = preprocessing
+        self.name = name
+        self.calibration = calibration
+        self.info = dict(info or {})
+        self._ready: dict[torch.device, EmbeddingNetwork] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Eight digits of the hash over architecture, preprocessing and weights."""
+        digest = hashlib.sha256(repr((type(self.network).__name__, asdict(self.preprocessing))).encode())
+        for key, value in sorted(self.network.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:8]
+
+    def embed(
+        self,
+        image: Image,
+        *,
+        mask: Image | None = None,
+        device: str | torch.device = "auto",
+        progress: Progress | None = None,
+    ) -> Embedding:
+        """Embed one CT; see `EmbeddingModel.embed`."""
+        where = resolve_device(device)
+        check_ct(image)
+        geometry, settings = self.network.geometry, self.preprocessing
+        volume = standardised(image, settings.spacing)
+        inside = body_mask(volume)
+        require_body(inside, image)
+        local, global_ = embed_volume(
+            self._on(where),
+            settings.normalise(volume.array),
+            pad_value=float(settings.normalise(np.float32([AIR]))[0]),
+            progress=progress,
+        )
+        local_grid = strided_grid(volume.grid, local.shape[1:], geometry.local_stride, geometry.local_offset)
+        body = sample_mask(volume.with_array(inside), local_grid)
+        return Embedding(
+            local=local,
+            local_grid=local_grid,
+            global_=global_,
+            global_grid=strided_grid(volume.grid, global_.shape[1:], geometry.global_stride, geometry.global_offset),
+            body=masked_body(body, local_grid, mask, image),
+            image_grid=image.grid,
+            model=self.identity,
+            calibration=self.calibration,
+        )
+
+    def _on(self, device: torch.device) -> EmbeddingNetwork:
+        if device not in self._ready:
+            self._ready = {device: optimised(self.network, device, inference_dtype(device))}
+        return self._ready[device]
+
+
+def strided_grid(grid: Grid, shape: tuple[int, ...], stride: tuple[int, ...], offset: tuple[float, ...]) -> Grid:
+    """Grid of outputs whose voxel i lies at voxel ``stride * i + offset``, in (z, y, x), of `grid`."""
+    return Grid(
+        tuple(shape), grid.index_to_world(offset[::-1])[0], grid.spacing * np.asarray(stride[::-1]), grid.direction
+    )
+
+
+def require_body(inside: NDArray[np.bool_], image: Image) -> None:
+    """Raise InputError when nothing of the image is inside a body."""
+    if not inside.any():
+        raise InputError(f"{image.label}: no body found, all voxels are air; check that it is a CT in Hounsfield units")
+
+
+def masked_body(body: NDArray[np.bool_], grid: Grid, mask: Image | None, image: Image) -> NDArray[np.bool_]:
+    """Body on `grid` within the caller's mask.
+
+    Raises
+    ------
+    InputError
+        When the two have nothing in common.
+    """
+    if mask is not None:
+        body = body & sample_mask(mask, grid)
+        if not body.any():
+            raise InputError(
+                f"{mask.name or 'mask'}: has no voxel inside the body of {image.label}; check that both lie in one frame"
+            )
+    return body

@@ -1,0 +1,110 @@
+"""Finding a model by name, file or address."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from samreg.embedding.checkpoint import load_checkpoint
+from samreg.embedding.mind import MindModel
+from samreg.embedding.models import EmbeddingModel, NetworkModel
+from samreg.embedding.network import SamNetwork
+from samreg.embedding.preprocessing import Preprocessing
+from samreg.errors import InputError, MissingExtraError
+from samreg.spatial.files import require_file
+
+WEIGHTS = Path(__file__).parent / "weights"
+_PREFERRED, _FALLBACK = "ct-small", "mind"
+DEFAULT_MODEL = _PREFERRED if (WEIGHTS / f"{_PREFERRED}.safetensors").is_file() else _FALLBACK
+
+
+def available_models() -> Mapping[str, str]:
+    """Return the names `load_model` knows and what each one is."""
+    shipped = {path.stem: "network, weights shipped with samreg" for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    return {
+        **shipped,
+        "mind": "weight-free descriptor: MIND-SSC, tissue context and body position",
+        "sam-random": "the published SAM network with random weights, for tests and timing only",
+    }
+
+
+def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str | None = None) -> EmbeddingModel:
+    """Load an embedding model.
+
+    Parameters
+    ----------
+    source : str, path-like or EmbeddingModel
+        A name (see `available_models`), a checkpoint file (official ``SAM.pth``, UAE-S, or samreg safetensors), or
+        the http(s) address of one. A model is returned as it is.
+    sha256 : str, optional
+        Expected SHA-256 of the file, hexadecimal; needed for an address.
+
+    Returns
+    -------
+    EmbeddingModel
+
+    Raises
+    ------
+    InputError
+        For an unknown name, a missing or damaged file, a wrong hash, or an address without a hash.
+    """
+    if isinstance(source, EmbeddingModel):
+        return source
+    name = os.fspath(source)
+    if name.startswith(("http://", "https://")):
+        return _from_file(_download(name, sha256))
+    if name in available_models():
+        if name == "mind":
+            return MindModel()
+        return random_official() if name == "sam-random" else _from_file(WEIGHTS / f"{name}.safetensors")
+    if not Path(name).exists() and not Path(name).suffix and Path(name).name == name:
+        raise InputError(f"unknown model {name!r}; choose {', '.join(available_models())}, or give a checkpoint file")
+    path = require_file(name, "checkpoint")
+    if sha256 is not None and (found := _sha256(path)) != sha256.lower():
+        raise InputError(f"{path}: SHA-256 is {found}, expected {sha256.lower()}; download it again")
+    return _from_file(path)
+
+
+def random_official(seed: int = 0) -> NetworkModel:
+    """Return the published SAM network with random weights: right shapes and cost, meaningless vectors."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SamNetwork()
+    return NetworkModel(network, Preprocessing(), name="sam-random", info={"architecture": "sam", "seed": seed})
+
+
+def _from_file(path: Path) -> NetworkModel:
+    checkpoint = load_checkpoint(path)
+    return NetworkModel(
+        checkpoint.network,
+        checkpoint.preprocessing,
+        name=checkpoint.name,
+        calibration=checkpoint.calibration,
+        info=checkpoint.info,
+    )
+
+
+def _download(url: str, sha256: str | None) -> Path:
+    """Fetch a checkpoint once; later calls find it in the user's cache folder."""
+    if sha256 is None:
+        raise InputError(f"{url}: give sha256=, the expected hash of the file, so that nothing else is loaded")
+    try:
+        import pooch
+    except ImportError as error:
+        raise MissingExtraError("loading a model by address needs pooch: pip install pooch") from error
+    try:
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256.lower()}", path=pooch.os_cache("samreg")))
+    except (OSError, ValueError) as error:  # pooch: ValueError for a wrong hash, requests' errors are OSError
+        raise InputError(f"cannot load {url}: {error}; check the address, the network and the hash") from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
