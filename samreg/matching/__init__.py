@@ -1,0 +1,21 @@
+"""Two embeddings to correspondences: search, sub-voxel refinement, consistency, reliability."""
+
+from samreg.matching.correspondences import Correspondences
+from samreg.matching.features import Features, features, interpolate
+from samreg.matching.matching import lattice, match_points, stable_matches
+from samreg.matching.reliability import Calibration, fit_calibration
+from samreg.matching.search import Prediction, find
+
+__all__ = [
+    "Calibration",
+    "Correspondences",
+    "Features",
+    "Prediction",
+    "features",
+    "find",
+    "fit_calibration",
+    "interpolate",
+    "lattice",
+    "match_points",
+    "stable_matches",
+]

@@ -1,0 +1,105 @@
+"""From features to correspondences: single points, a lattice over the body, and stable matches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from samreg.matching.correspondences import Correspondences
+from samreg.matching.features import Features, interpolate
+from samreg.matching.reliability import DEFAULT_CALIBRATION, Calibration
+from samreg.matching.search import Prediction, find
+from samreg.spatial.grid import FloatArray
+
+
+def match_points(
+    fixed: Features,
+    points: ArrayLike,
+    moving: Features,
+    *,
+    prediction: Prediction | None = None,
+    coarse: bool = False,
+    calibration: Calibration = DEFAULT_CALIBRATION,
+) -> Correspondences:
+    """Match points of the fixed image to the moving image and back.
+
+    Parameters
+    ----------
+    fixed, moving
+        Features of the two images.
+    points
+        (N, d) world points of the fixed image, LPS mm.
+    prediction
+        Where their matches are expected in the moving image; the way back is then searched in a window of the
+        same radius around the points. Everywhere unless given.
+    coarse
+        Search every second voxel first; for thousands of points.
+    calibration
+        Turns similarity and cycle error into reliability.
+
+    Returns
+    -------
+    Correspondences
+        One for each point, in order; ``cycle_error`` is the distance at which the way back ends.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    there = find(interpolate(fixed, points), moving, prediction=prediction, coarse=coarse)
+    home = None if prediction is None else replace(prediction, positions=points)
+    back = find(interpolate(moving, there.positions), fixed, prediction=home, coarse=coarse)
+    cycle_error = np.linalg.norm(back.positions - points, axis=1)
+    return Correspondences(
+        points, there.positions, there.similarity, calibration(there.similarity, cycle_error), cycle_error
+    )
+
+
+def lattice(source: Features, spacing: float) -> FloatArray:
+    """Return body voxels on a lattice of about ``spacing`` mm, (N, d) world points, LPS mm."""
+    step = np.maximum(1, np.round(spacing / source.grid.spacing)).astype(int)
+    index = source.index.cpu().numpy()
+    return source.grid.index_to_world(index[(index % step == step // 2).all(axis=1)])
+
+
+def stable_matches(
+    fixed: Features,
+    moving: Features,
+    *,
+    spacing: float = 12.0,
+    rounds: int = 5,
+    tolerance: float | None = None,
+    calibration: Calibration = DEFAULT_CALIBRATION,
+) -> Correspondences:
+    """Return matches that are fixed points of going there and back.
+
+    From every lattice point the nearest neighbour is followed to the moving image and back, again and again;
+    a pair is kept when another round leads back to where it started, and once only (stable matching of SAME++,
+    arXiv 2311.14986, section III-B, and the fixed points of UAE, arXiv 2311.15111).
+
+    Parameters
+    ----------
+    fixed, moving
+        Features of the two images.
+    spacing
+        Distance of the starting points, mm.
+    rounds
+        Alternations.
+    tolerance
+        A fixed point returns within this many mm; one voxel diagonal unless given.
+    calibration
+        Turns similarity and cycle error into reliability.
+    """
+    tolerance = float(np.linalg.norm(fixed.grid.spacing)) if tolerance is None else tolerance
+    points = lattice(fixed, spacing)
+    for _ in range(rounds - 1):
+        there = find(interpolate(fixed, points), moving, coarse=True)
+        points = find(interpolate(moving, there.positions), fixed, coarse=True).positions
+        points = _distinct(points, tolerance)
+    pairs = match_points(fixed, points, moving, coarse=True, calibration=calibration)
+    return pairs.take(pairs.cycle_error <= tolerance)
+
+
+def _distinct(points: FloatArray, distance: float) -> FloatArray:
+    """Return one point of every cell of ``distance`` mm."""
+    _, first = np.unique(np.floor(points / distance).astype(int), axis=0, return_index=True)
+    return points[np.sort(first)]
