@@ -113,19 +113,24 @@ def mind_ssc(volume: Tensor) -> Tensor:
     def shifted(step: tuple[int, ...]) -> Tensor:
         return padded[step[0] : step[0] + z, step[1] : step[1] + y, step[2] : step[2] + x]
 
-    distance = torch.stack([_box(torch.square(shifted(a) - shifted(b))) for a, b in pairs])
+    distance = _box(torch.stack([torch.square(shifted(a) - shifted(b)) for a, b in pairs]))
     distance -= distance.amin(dim=0)
     variance = distance.mean(dim=0)
     mean = float(variance.mean())
     return torch.exp(-distance / variance.clamp(1e-3 * mean + 1e-6, 1e3 * mean + 1e-6))
 
 
-def _box(volume: Tensor) -> Tensor:
-    """Mean over 3x3x3 voxels, the border repeated outwards."""
-    out = F.pad(volume[None, None], (1,) * 6, mode="replicate")
-    for kernel in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):
-        out = F.avg_pool3d(out, kernel, stride=1)
-    return out[0, 0]
+def _box(channels: Tensor) -> Tensor:
+    """Mean over 3x3x3 voxels of (C, z, y, x), the border repeated outwards."""
+    for axis in (1, 2, 3):
+        length = channels.shape[axis]
+        inner = channels.clone()
+        inner.narrow(axis, 1, length - 1).add_(channels.narrow(axis, 0, length - 1))
+        inner.narrow(axis, 0, length - 1).add_(channels.narrow(axis, 1, length - 1))
+        inner.narrow(axis, 0, 1).add_(channels.narrow(axis, 0, 1))
+        inner.narrow(axis, length - 1, 1).add_(channels.narrow(axis, length - 1, 1))
+        channels = inner.div_(3)
+    return channels
 
 
 def _local_part(hu: Tensor) -> Tensor:
@@ -188,10 +193,10 @@ def _context(tissue: Tensor) -> Tensor:
 
 
 def _position(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Position relative to the body, (3, z, y, x) float32: x, y, z in mm of an average torso, NaN-free.
+    """Position relative to the body, (3, z, y, x) float32: x, y, z in mm of an average torso.
 
     x and y are taken from the centre of the body in the slice and scaled by its spread; z runs from the base
-    (0) to the apex (`_LUNG_MM`) of the lungs where they are seen. Where they are not, z is 0 and far beyond the
+    (0) to the apex (`_LUNG_MM`) of the lungs where they are seen. Where they are not, z is infinite, beyond the
     range of its encoding (see `_bumps`), which makes it say nothing.
     """
     from scipy.ndimage import gaussian_filter1d
@@ -218,10 +223,9 @@ def _lung_height(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDAr
     """Height over the lung base of every slice in mm of average lungs, (z,); infinite where no lung end is seen."""
     lung = ((hu < -600) & (hu > -980) & body).sum(axis=(1, 2)) * spacing[0] * spacing[1]  # mm^2
     height = np.arange(len(lung)) * spacing[2]
-    volume = np.cumsum(lung) * spacing[2]
-    if volume[-1] < 2e5:  # mm^3; less is bowel gas or a sliver of lung
+    if lung.sum() * spacing[2] < 2e5:  # mm^3; less is bowel gas or a sliver of lung
         return np.full(len(lung), np.inf)
-    base, apex = np.interp([0.02 * volume[-1], 0.995 * volume[-1]], volume, height)
+    base, apex = height[np.flatnonzero(lung > 0.08 * lung.max())[[0, -1]]]
     full = 0.25 * lung.max()
     base_seen, apex_seen = lung[:2].mean() < full, lung[-2:].mean() < full
     if base_seen and apex_seen and apex - base > 120:

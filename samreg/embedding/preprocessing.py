@@ -17,6 +17,7 @@ AIR = -1024.0
 _BODY_SPACING = 4.0  # mm; the mask is computed at this voxel size
 _TISSUE_HU = -500.0  # air and lung lie below, every other tissue above
 _OUTSIDE_HU = -930.0  # median of the air around a body lies below; of lung, emphysema included, above
+_BENEATH_HU = -880.0  # the same for air with a table in it, which spans the image from left to right
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,10 @@ def _inside_body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     at_border = np.zeros(count + 1, bool)
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         at_border[edge.ravel()] = True
-    median = ndimage.median(hu, labels, np.arange(1, count + 1))
-    outside = np.zeros(count + 1, bool)
-    outside[1:] = at_border[1:] & (np.asarray(median) < _OUTSIDE_HU)
+    spans = np.isin(np.arange(count + 1), np.intersect1d(labels[:, :, 0], labels[:, :, -1]))
+    median = np.asarray(ndimage.median(hu, labels, np.arange(1, count + 1)))
+    outside = at_border & (np.append(np.inf, median) < np.where(spans, _BENEATH_HU, _OUTSIDE_HU))
+    outside[0] = False
     return ~outside[labels]
 
 

@@ -1,0 +1,129 @@
+"""Orientation, resampling, the body mask and the gate."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from samreg.embedding.preprocessing import Preprocessing, body_mask, check_ct, oriented, standardised
+from samreg.errors import InputError
+from samreg.spatial.image import Image
+
+
+def phantom(shape=(40, 60, 80), spacing=3.0) -> Image:
+    """A body with two lungs on a table, in air."""
+    z, y, x = np.indices(shape)
+    cy, cx = shape[1] * 0.45, (shape[2] - 1) / 2
+    hu = np.full(shape, -1000, np.int16)
+    hu[((y - cy) / 20) ** 2 + ((x - cx) / 32) ** 2 < 1] = 40
+    for side in (-1, 1):
+        hu[((y - cy) / 12) ** 2 + ((x - cx - side * 15) / 9) ** 2 < 1] = -850
+    hu[:, shape[1] - 4, 5:-5] = 100  # table
+    return Image.from_array(hu, spacing=(spacing,) * 3, origin=(-100, -80, 30), name="phantom")
+
+
+def test_preprocessing_is_the_published_one():
+    scaled = Preprocessing().normalise(np.float32([-2000, -1024, 1023.5, 3071, 9000]))
+    np.testing.assert_allclose(scaled, [-50, -50, 77.5, 205, 205], atol=1e-4)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:])
+def test_orientation_keeps_every_voxel_in_its_place(order):
+    rng = np.random.default_rng(0)
+    direction = np.eye(3)[:, list(order)] * [-1, 1, -1]
+    image = Image.from_array(
+        rng.normal(size=(3, 4, 5)), origin=(7, 8, 9), spacing=(1, 2, 3), direction=direction, name="turned"
+    )
+    turned = oriented(image)
+    np.testing.assert_allclose(turned.direction, np.eye(3), atol=1e-12)
+    points = image.grid.world_points().reshape(-1, 3)
+    index = np.rint(turned.grid.world_to_index(points)).astype(int)
+    np.testing.assert_array_equal(turned.array[index[:, 2], index[:, 1], index[:, 0]], image.array.ravel())
+
+
+def test_standard_image_is_unchanged():
+    image = phantom(spacing=2.0)
+    result = standardised(image, 2.0)
+    np.testing.assert_array_equal(result.array, image.array)
+    assert result.array.dtype == np.float32
+    assert result.grid.same_as(image.grid)
+
+
+def test_oblique_image_lands_in_place():
+    angle = np.deg2rad(20)
+    direction = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    array = np.full((20, 40, 40), -1000, np.int16)
+    array[8:12, 28:32, 10:14] = 1000
+    image = Image.from_array(array, spacing=(2, 2, 2), direction=direction, origin=(5, 6, 7))
+    result = standardised(image, 2.0)
+    np.testing.assert_allclose(result.direction, np.eye(3))
+    weight = result.array.astype(float).clip(0)
+    centre = (result.grid.world_points() * weight[..., None]).sum((0, 1, 2)) / weight.sum()
+    np.testing.assert_allclose(centre, image.grid.index_to_world([[11.5, 29.5, 9.5]])[0], atol=0.2)
+    assert result.array.min() >= -1024
+
+
+def test_downsampling_averages():
+    rng = np.random.default_rng(0)
+    image = Image.from_array(rng.normal(0, 100, (24, 90, 90)).astype(np.int16), spacing=(0.7, 0.7, 1.25))
+    assert standardised(image, 2.0).array.std() < 45
+
+
+def test_body_has_lungs_and_no_table():
+    image = phantom()
+    body = body_mask(image)
+    truth = image.array > -900
+    truth[:, -8:] = False
+    assert body.shape == image.shape
+    assert (body & truth).sum() > 0.97 * truth.sum()
+    assert (body & ~truth).sum() < 0.05 * truth.sum()
+
+
+def test_body_of_a_lung_crop_is_nearly_everything():
+    image = phantom()
+    crop = image.array[10:30, 15:40, 12:40]  # one lung, cut by no outside air
+    body = body_mask(Image.from_array(crop, spacing=(3, 3, 3)))
+    assert body[crop > -900].mean() > 0.95
+
+
+def test_body_of_air_is_empty():
+    air = np.random.default_rng(0).normal(-1000, 20, (20, 30, 30)).astype(np.int16)
+    assert not body_mask(Image.from_array(air, spacing=(4, 4, 4))).any()
+
+
+GOOD = np.random.default_rng(0).integers(-1000, 400, (8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing", "match"),
+    [
+        (np.where(GOOD > 350, np.nan, GOOD.astype(np.float32)), 2, "NaN"),
+        (np.where(GOOD > 350, np.inf, GOOD.astype(np.float32)), 2, "infinite"),
+        (((GOOD + 1000) // 6).astype(np.uint8), 2, "8-bit"),
+        ((GOOD + 1024).astype(np.int16), 2, "rescale"),
+        ((GOOD / 1000).astype(np.float32), 2, "normalised"),
+        (np.full((8, 8, 8), -1000, np.int16), 2, "constant"),
+        (GOOD.astype(np.int16), 0.002, "spacing"),
+        (GOOD.astype(np.int16), 50, "spacing"),
+        (GOOD[:1].astype(np.int16), 2, "extent"),
+    ],
+)
+def test_gate(array, spacing, match):
+    with pytest.raises(InputError, match=match) as info:
+        check_ct(Image.from_array(array, spacing=(spacing,) * 3, name="scan.nii"))
+    assert "scan.nii" in str(info.value)
+
+
+def test_gate_lets_ct_pass_and_refuses_2d():
+    check_ct(phantom())
+    with pytest.raises(InputError, match="2D"):
+        check_ct(Image.from_array(GOOD[0], spacing=(1, 1)))
+
+
+def test_preprocessing_refuses_nonsense():
+    with pytest.raises(InputError, match="hu_range"):
+        Preprocessing(hu_range=(100, -100))
+    with pytest.raises(InputError, match="spacing"):
+        Preprocessing(spacing=0)
