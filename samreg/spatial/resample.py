@@ -91,15 +91,17 @@ def resample_spacing(image: Image, spacing: ArrayLike) -> Image:
     Image
         float32, on ``image.grid.with_spacing(spacing)``.
     """
+    from scipy.sparse import csr_array  # a dense product costs many times more, in the BLAS's threads
+
     grid = image.grid.with_spacing(spacing)
     # (array axis k belongs to index axis d-1-k)
-    weights = [_triangle_weights(image.grid, grid, axis) for axis in reversed(range(grid.ndim))]
+    weights = [csr_array(_triangle_weights(image.grid, grid, axis)) for axis in reversed(range(grid.ndim))]
     if grid.ndim == 2:
-        return Image(weights[0] @ image.array.astype(np.float32) @ weights[1].T, grid, image.name)
+        return Image(weights[0] @ (weights[1] @ image.array.astype(np.float32).T).T, grid, image.name)
     planes = np.empty((image.shape[0], *grid.shape[1:]), dtype=np.float32)
     for z, plane in enumerate(image.array):
-        planes[z] = weights[1] @ (plane.astype(np.float32) @ weights[2].T)
-    array = np.tensordot(weights[0], planes, axes=(1, 0)).astype(np.float32, copy=False)
+        planes[z] = (weights[2] @ (weights[1] @ plane.astype(np.float32)).T).T
+    array = (weights[0] @ planes.reshape(len(planes), -1)).reshape(grid.shape)
     return Image(array, grid, image.name)
 
 
