@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -195,12 +196,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file makes torch raise almost anything
-        text = str(error)
-        if "Unsupported global" in text or "Unsupported class" in text or "Unsupported operand" in text:
-            wanted = next((line.strip() for line in text.splitlines() if "nsupported" in line), "Python objects")
+        if wanted := re.search(r"GLOBAL:? (\S+)", str(error), re.IGNORECASE):
             raise InputError(
-                f"{path} is refused: it holds more than weights and could run code ({wanted[:160]}); where you trust "
-                "it, save its state_dict alone as safetensors in a separate environment and load that"
+                f"{path} is refused: it holds more than weights and could run code ({wanted[1]}); where you trust it, "
+                "save its state_dict alone as safetensors in a separate environment and load that"
             ) from None
         raise InputError(
             f"{path} is no readable checkpoint, or cut short ({type(error).__name__}); download it again and compare "

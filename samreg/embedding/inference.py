@@ -104,8 +104,10 @@ def embed_volume(
     parameter = next(network.parameters())
 
     x = torch.from_numpy(volume)[None, None]
-    wanted = [max(-(-n // s) * s, g) for n, s, g in zip(volume.shape, geometry.local_stride, geometry.global_stride, strict=True)]
-    padding = [n - have for n, have in zip(wanted, volume.shape, strict=True)]
+    padding = [
+        max(-(-n // fine) * fine, coarse) - n
+        for n, fine, coarse in zip(volume.shape, geometry.local_stride, geometry.global_stride, strict=True)
+    ]
     x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]), value=pad_value)
 
     features = None

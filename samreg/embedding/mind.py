@@ -34,8 +34,8 @@ _MIND_SCALES = 3  # 4, 8, 16 mm
 _LOCAL_CONSTANT = 0.5
 # Hounsfield knots of the tissue classes: gas, lung, fat, soft, enhanced, bone; memberships between them are linear
 _KNOTS = (-1000.0, -850.0, -100.0, 50.0, 250.0, 600.0)
-# (pooling from the 4 mm grid, distance in mm, shells) of the cells around a voxel
-_CELLS = ((2, 16.0, 1), (4, 40.0, 2), (8, 80.0, 1))
+# (pooling from the 8 mm grid, distance in mm, shells) of the cells around a voxel
+_CELLS = ((1, 16.0, 1), (2, 40.0, 2), (4, 80.0, 1))
 _SHARES = {"context": 0.45, "x": 0.15, "y": 0.15, "z": 0.25}
 _KERNEL_MM = {"x": 40.0, "y": 40.0, "z": 50.0}
 _RANGE_MM = {"x": 280.0, "y": 200.0, "z": 600.0}
@@ -179,7 +179,7 @@ def _context(tissue: Tensor) -> Tensor:
     size = base.shape[1:]
     cells = []
     for pooling, distance, shells in _CELLS:
-        smooth = _unpooled(_pooled(tissue, pooling), [2 * n for n in size], pooling)[:, ::2, ::2, ::2] if pooling > 2 else base
+        smooth = _unpooled(_pooled(base, pooling), size, pooling)
         steps = round(distance / (2 * _SPACING))
         padded = F.pad(smooth[None], (steps,) * 6, mode="replicate")[0]
         for offset in np.ndindex(3, 3, 3):
@@ -251,13 +251,14 @@ def _bumps(place: Tensor, axis: str) -> Tensor:
 
 
 def _pooled(channels: Tensor, factor: int) -> Tensor:
-    """Mean over blocks; the last, incomplete ones are averaged over what they have."""
+    """Mean over blocks of `factor` voxels; the border is repeated to fill the last blocks."""
     if factor == 1:
         return channels
-    return F.avg_pool3d(channels[None], factor, ceil_mode=True, count_include_pad=False)[0]
+    z, y, x = (-n % factor for n in channels.shape[1:])
+    return F.avg_pool3d(F.pad(channels[None], (0, x, 0, y, 0, z), mode="replicate"), factor)[0]
 
 
-def _unpooled(channels: Tensor, size: torch.Size | list[int], factor: int) -> Tensor:
+def _unpooled(channels: Tensor, size: torch.Size, factor: int) -> Tensor:
     """Trilinear interpolation back from blocks of `factor` voxels."""
     if factor == 1:
         return channels

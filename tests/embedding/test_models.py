@@ -1,0 +1,227 @@
+"""Models, embeddings, files and the cache, on a small phantom."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import logging
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import samreg.embedding as embedding_room
+from samreg.embedding import Embedding, MindModel, NetworkModel, embed, load_model, random_official, save_checkpoint
+from samreg.embedding.registry import available_models
+from samreg.errors import InputError
+from samreg.spatial.image import Image
+
+
+def phantom(shape=(32, 40, 48), spacing=4.0, direction=None) -> Image:
+    z, y, x = np.indices(shape)
+    hu = np.full(shape, -1000, np.float32)
+    hu[((y - 20) / 16) ** 2 + ((x - 23.5) / 21) ** 2 < 1] = 40
+    for side in (-1, 1):
+        lung = ((y - 20) / 9) ** 2 + ((x - 23.5 - 10 * side) / 7) ** 2 + ((z - 16) / 12) ** 2 < 1
+        hu[lung] = -850
+    hu[((y - 31) ** 2 + (x - 23.5) ** 2) < 9] = 500  # spine
+    hu += np.random.default_rng(0).normal(0, 15, shape).astype(np.float32)
+    return Image.from_array(hu.round().astype(np.int16), spacing=(spacing,) * 3, origin=(-90, -70, 300), name="phantom")
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    return phantom()
+
+
+@pytest.fixture(scope="module")
+def sam() -> NetworkModel:
+    return random_official()
+
+
+@pytest.fixture(scope="module", params=["mind", "sam"])
+def embedding(request, image, sam) -> Embedding:
+    return (MindModel() if request.param == "mind" else sam).embed(image, device="cpu")
+
+
+def test_embedding_is_made_of_unit_vectors_that_cover_the_image(embedding, image):
+    for vectors, grid in ((embedding.local, embedding.local_grid), (embedding.global_, embedding.global_grid)):
+        assert tuple(vectors.shape[1:]) == grid.shape
+        assert (vectors.float().norm(dim=0) - 1).abs().max() < 5e-3
+        assert (vectors.dtype, vectors.device.type) == (torch.float16, "cpu")
+        extent = grid.extent
+        assert (extent >= image.grid.extent - 1e-6).all()
+    assert embedding.image_grid is image.grid
+    points = image.grid.world_points()[image.array > -200]
+    index = np.clip(np.rint(embedding.local_grid.world_to_index(points)).astype(int), 0, np.array(embedding.body.shape[::-1]) - 1)
+    assert embedding.body[index[:, 2], index[:, 1], index[:, 0]].mean() > 0.95
+
+
+def test_sampling(embedding):
+    index = np.array([[3, 4, 5], [6, 7, 8]])
+    points = embedding.local_grid.index_to_world(index)
+    at_voxels = embedding.sample_local(points)
+    expected = torch.stack([embedding.local[:, z, y, x].float() for x, y, z in index])
+    torch.testing.assert_close(at_voxels, expected, atol=2e-3, rtol=0)
+    a, b = embedding.local[:, 5, 4, 3].float(), embedding.local[:, 5, 4, 4].float()
+    between = embedding.sample_local(embedding.local_grid.index_to_world([[3.25, 4, 5]]))[0]
+    torch.testing.assert_close(between, torch.nn.functional.normalize(0.75 * a + 0.25 * b, dim=0))
+    far = embedding.sample_global([[1e4, 1e4, 1e4]])
+    torch.testing.assert_close(far[0], embedding.global_[:, -1, -1, -1].float(), atol=2e-3, rtol=0)
+
+
+def test_file_round_trip(embedding, tmp_path):
+    path = tmp_path / "e.h5"
+    embedding.save(path)
+    again = Embedding.load(path)
+    assert torch.equal(again.local, embedding.local)
+    assert torch.equal(again.global_, embedding.global_)
+    np.testing.assert_array_equal(again.body, embedding.body)
+    for name in ("local_grid", "global_grid", "image_grid"):
+        assert getattr(again, name).same_as(getattr(embedding, name))
+    assert (again.model, again.calibration) == (embedding.model, embedding.calibration)
+    assert again.local.flatten(1).T.is_contiguous()
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(path.read_bytes()[:5000])
+    (tmp_path / "text.h5").write_text("hello")
+    for name in ("cut.h5", "text.h5", "missing.h5"):
+        with pytest.raises(InputError, match=name):
+            Embedding.load(tmp_path / name)
+
+
+def test_foreign_and_newer_files_are_refused(embedding, tmp_path):
+    import h5py
+
+    path = tmp_path / "e.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+    with pytest.raises(InputError, match="no samreg embedding"):
+        Embedding.load(path)
+    embedding.save(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = 99
+    with pytest.raises(InputError, match="newer"):
+        Embedding.load(path)
+
+
+def test_network_offsets_reach_the_grid(image, sam):
+    grid = sam.embed(image, device="cpu").local_grid
+    np.testing.assert_allclose(grid.spacing, [4, 4, 4])
+    # 4 mm voxels start 2 mm before their centre, 2 mm voxels 1 mm after that; the pool adds half a 2 mm voxel in z
+    np.testing.assert_allclose(grid.origin - image.origin, [-1, -1, 0], atol=1e-6)
+
+
+def test_mind_finds_the_same_place_in_a_shifted_scan(image):
+    model = MindModel()
+    moved = Image.from_array(image.array, spacing=image.spacing, origin=image.origin + [31, -17, 45])
+    a, b = model.embed(image), model.embed(moved)
+    rng = np.random.default_rng(0)
+    inside = np.argwhere(a.body)
+    query = a.local_grid.index_to_world(inside[rng.choice(len(inside), 50)][:, ::-1])
+    candidates = b.local_grid.index_to_world(np.argwhere(b.body)[:, ::-1])
+    similarity = a.sample_local(query) @ b.sample_local(candidates).T
+    similarity += a.sample_global(query) @ b.sample_global(candidates).T
+    found = candidates[similarity.argmax(1).numpy()]
+    np.testing.assert_allclose(found - query, np.broadcast_to([31, -17, 45], found.shape), atol=1e-6)
+
+
+def test_mask_limits_the_body(image):
+    whole = MindModel().embed(image)
+    keep = np.zeros(image.shape, np.uint8)
+    keep[:10] = 1
+    part = MindModel().embed(image, mask=image.with_array(keep))
+    assert 0 < part.body.sum() < whole.body.sum()
+    with pytest.raises(InputError, match="inside the body"):
+        MindModel().embed(image, mask=image.with_array(np.zeros_like(keep)))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 2, 2)])
+def test_a_few_voxels_embed(shape, sam):
+    array = np.random.default_rng(0).integers(-100, 200, shape).astype(np.int16)
+    tiny = Image.from_array(array, spacing=(4, 4, 4))
+    for model in (MindModel(), sam):
+        result = model.embed(tiny, device="cpu")
+        assert torch.isfinite(result.local).all()
+        assert torch.isfinite(result.global_).all()
+
+
+def test_air_is_refused(sam):
+    air = np.random.default_rng(0).normal(-1000, 30, (10, 20, 20)).astype(np.int16)
+    with pytest.raises(InputError, match="no body"):
+        sam.embed(Image.from_array(air, spacing=(4, 4, 4)))
+
+
+def test_fingerprints_tell_models_apart(sam):
+    assert sam.fingerprint == random_official().fingerprint
+    assert sam.fingerprint != random_official(seed=1).fingerprint
+    assert sam.identity == f"sam-random@{sam.fingerprint}"
+
+
+def test_cache(image, tmp_path, caplog):
+    path = tmp_path / "cache.h5"
+    first = embed(image, model="mind", cache=path)
+    with caplog.at_level(logging.INFO, "samreg"):
+        again = embed(Image(image.array, image.grid, "another name"), model="mind", cache=path)
+    assert "read from the cache" in caplog.text
+    assert torch.equal(first.local, again.local)
+    caplog.clear()
+    brighter = image.with_array(image.array + 1)
+    fresh = embed(brighter, model="mind", cache=path)
+    assert "computed anew" in caplog.text
+    assert Embedding.load(path).source == fresh.source != first.source
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    with pytest.raises(InputError, match="notes.txt"):
+        embed(image, model="mind", cache=other)
+    assert other.read_text() == "mine"
+
+
+def test_names(sam):
+    assert load_model("mind").name == "mind"
+    assert load_model(sam) is sam
+    assert {"mind", "sam-random", embedding_room.DEFAULT_MODEL} <= set(available_models())
+    with pytest.raises(InputError, match="choose .*mind"):
+        load_model("resnet")
+    with pytest.raises(InputError, match="not found"):
+        load_model("folder/SAM.pth")
+
+
+def test_model_by_address(tmp_path, sam, monkeypatch):
+    pooch = pytest.importorskip("pooch")
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
+    folder = tmp_path / "served"
+    path = folder / "weights.safetensors"
+    save_checkpoint(path, sam.network, architecture="sam", name="served")
+    good = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/weights.safetensors"
+    try:
+        assert load_model(url, sha256=good).name == "served"
+        with pytest.raises(InputError, match="sha256="):
+            load_model(url)
+        with pytest.raises(InputError, match="hash"):
+            load_model(url, sha256="0" * 64)
+        with pytest.raises(InputError, match="cannot load"):
+            load_model(url + ".gone", sha256=good)
+    finally:
+        server.shutdown()
+    with pytest.raises(InputError, match="SHA-256"):
+        load_model(path, sha256="0" * 64)
+    assert load_model(path, sha256=good.upper()).name == "served"
+
+
+def test_importing_the_room_does_not_import_torch():
+    code = "import sys, samreg.embedding; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError):
+        embedding_room.nothing  # noqa: B018
