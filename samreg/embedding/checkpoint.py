@@ -111,13 +111,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         network = architecture.build(**metadata.get("config", {}))
         preprocessing = Preprocessing(**metadata.get("preprocessing", {}))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: its metadata does not describe a {architecture.name} network: {error}") from error
+        raise InputError(
+            f"{path}: its metadata does not describe a {architecture.name} network: {error}"
+        ) from error
     _fill(network, {key: value for key, value in weights.items() if key not in set(left_out)}, path)
     info: dict[str, Any] = {"file": str(path), "architecture": architecture.name}
     if left_out:
         heads = sorted({key.split(".")[0] for key in left_out})
         info["left_out"] = f"{len(left_out)} weights of {', '.join(heads)}"
-        logger.info("%s: %s not used; the local and global embeddings do not need them", path, info["left_out"])
+        logger.info(
+            "%s: %s not used; the local and global embeddings do not need them", path, info["left_out"]
+        )
     return Checkpoint(
         network=network.eval(),
         architecture=architecture.name,
@@ -186,7 +190,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         metadata = json.loads(text)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is a damaged safetensors file ({error}); copy or download it again") from error
+        raise InputError(
+            f"{path} is a damaged safetensors file ({error}); copy or download it again"
+        ) from error
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its samreg metadata is no JSON object; write it with save_checkpoint")
     return weights, metadata
@@ -198,15 +204,21 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a foreign file makes torch raise almost anything
         if wanted := re.search(r"GLOBAL:? (\S+)", str(error), re.IGNORECASE):
             raise InputError(
-                f"{path} is refused: it holds more than weights and could run code ({wanted[1]}); where you trust it, "
+                f"{path} is refused: it holds more than weights and could run code ({wanted[1]}); where you "
+                f"trust it, "
                 "save its state_dict alone as safetensors in a separate environment and load that"
             ) from None
         raise InputError(
-            f"{path} is no readable checkpoint, or cut short ({type(error).__name__}); download it again and compare "
+            f"{path} is no readable checkpoint, or cut short ({type(error).__name__}); download it again and "
+            f"compare "
             "its size and hash"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+    if (
+        not isinstance(state, Mapping)
+        or not all(isinstance(value, Tensor) for value in state.values())
+        or not state
+    ):
         raise InputError(f"{path} holds no weights; give a state dict, or a file with the entry 'state_dict'")
     return dict(state)
 
@@ -221,7 +233,8 @@ def _recognise(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str,
         if architecture.marker in weights:
             return architecture
     raise InputError(
-        f"{path}: its weights ({', '.join(list(weights)[:3])}, ...) are of no network samreg knows ({known}); "
+        f"{path}: its weights ({', '.join(list(weights)[:3])}, ...) are of no network samreg knows "
+        f"({known}); "
         "give an official SAM or UAE-S checkpoint or one trained with samreg"
     )
 
@@ -243,7 +256,9 @@ def _fill(network: EmbeddingNetwork, weights: Mapping[str, Tensor], path: Path) 
         if keys
     ]
     if faults:
-        raise InputError(f"{path} fits the network only in part ({'; '.join(faults)}); give the checkpoint it was made for")
+        raise InputError(
+            f"{path} fits the network only in part ({'; '.join(faults)}); give the checkpoint it was made for"
+        )
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise InputError(f"{path} holds weights that are NaN or infinite; train or download it again")
     network.load_state_dict(weights, strict=False)

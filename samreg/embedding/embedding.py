@@ -61,12 +61,15 @@ class Embedding:
     def __post_init__(self) -> None:
         if tuple(self.local.shape[1:]) != self.local_grid.shape or self.body.shape != self.local_grid.shape:
             raise InputError(
-                f"embedding: local {tuple(self.local.shape)}, body {self.body.shape} and grid {self.local_grid.shape} differ"
+                f"embedding: local {tuple(self.local.shape)}, body {self.body.shape} and grid "
+                f"{self.local_grid.shape} differ"
             )
         if (self.global_ is None) != (self.global_grid is None):
             raise InputError("embedding: give both the global vectors and their grid, or neither")
         if self.global_grid is not None and tuple(self.global_.shape[1:]) != self.global_grid.shape:
-            raise InputError(f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ")
+            raise InputError(
+                f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ"
+            )
 
     def sample_local(self, points: ArrayLike) -> Tensor:
         """Interpolate the local vectors.
@@ -91,7 +94,9 @@ class Embedding:
             When the model has no global part.
         """
         if self.global_ is None or self.global_grid is None:
-            raise InputError(f"the embedding of model {self.model} has no global part; use sample_local alone")
+            raise InputError(
+                f"the embedding of model {self.model} has no global part; use sample_local alone"
+            )
         return _sample(self.global_, self.global_grid, points)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -106,7 +111,9 @@ class Embedding:
 
         with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs.update(format=_FORMAT, version=_VERSION, model=self.model, source=self.source)
-            file.attrs["calibration"] = json.dumps(None if self.calibration is None else dict(self.calibration))
+            file.attrs["calibration"] = json.dumps(
+                None if self.calibration is None else dict(self.calibration)
+            )
             _write_vectors(file, "local", self.local, self.local_grid)
             if self.global_ is not None and self.global_grid is not None:
                 _write_vectors(file, "global", self.global_, self.global_grid)
@@ -130,7 +137,9 @@ class Embedding:
                 if file.attrs.get("format") != _FORMAT:
                     raise InputError(f"{path} is no samreg embedding; give a file written by Embedding.save")
                 if (version := int(file.attrs["version"])) > _VERSION:
-                    raise InputError(f"{path}: embedding format {version} is newer than {_VERSION}; update samreg")
+                    raise InputError(
+                        f"{path}: embedding format {version} is newer than {_VERSION}; update samreg"
+                    )
                 local, local_grid = _read_vectors(file["local"])
                 global_, global_grid = _read_vectors(file["global"]) if "global" in file else (None, None)
                 return cls(
@@ -145,7 +154,9 @@ class Embedding:
                     source=str(file.attrs["source"]),
                 )
         except (OSError, KeyError, RuntimeError) as error:  # how h5py reports damage
-            raise InputError(f"{path} is not a whole embedding file ({error}); delete it and embed again") from error
+            raise InputError(
+                f"{path} is not a whole embedding file ({error}); delete it and embed again"
+            ) from error
 
 
 def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:

@@ -1,8 +1,9 @@
 """Whole-volume inference at bounded memory, exact to rounding.
 
 Only the first stages and the last convolution of a network work on many channels at high resolution, and both
-see few slices around each output slice. They are run in slabs along z with that much overlap; the small levels
-between them are run once on the whole volume. No seam, no blending, and the same result as one forward pass.
+see few slices around each output slice. They are run in slabs along z with that much overlap; the small
+levels between them are run once on the whole volume. No seam, no blending, and the same result as one
+forward pass.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if not present.get(resolved.type, False):
         raise InputError(f"device {device!r} is not available here; choose one of {choices}")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r}: only {torch.cuda.device_count()} CUDA devices here; choose cuda:0")
+        raise InputError(
+            f"device {device!r}: only {torch.cuda.device_count()} CUDA devices here; choose cuda:0"
+        )
     return resolved
 
 
@@ -57,7 +60,7 @@ def inference_dtype(device: torch.device) -> torch.dtype:
 
 
 def optimised(network: EmbeddingNetwork, device: torch.device, dtype: torch.dtype) -> EmbeddingNetwork:
-    """Return a copy for inference: batch norms folded into their convolutions, channels last, on the device."""
+    """Return a copy for inference: batch norms folded into convolutions, channels last, on the device."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():
         if isinstance(module, ConvModule) and isinstance(module.bn, nn.BatchNorm3d):

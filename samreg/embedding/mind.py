@@ -1,8 +1,8 @@
-"""A descriptor that needs no weights: MIND for detail, tissue surroundings and place in the body for whereabouts.
+"""A descriptor that needs no weights: MIND for detail, tissues around and place in the body beyond that.
 
-Local part, 4 mm grid: MIND-SSC at 4, 8 and 16 mm. Global part, 8 mm grid: the tissue mixture in cells around the
-voxel, near cells small and far cells large, and the position relative to the body's outline and the lungs.
-All of it is made so that the dot product of two vectors is a sensible similarity.
+Local part, 4 mm grid: MIND-SSC at 4, 8 and 16 mm. Global part, 8 mm grid: the tissue mixture in cells around
+the voxel, near cells small and far cells large, and the position relative to the body's outline and the
+lungs. All of it is made so that the dot product of two vectors is a sensible similarity.
 
 References
 ----------
@@ -25,14 +25,15 @@ from torch import Tensor
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.inference import Progress, resolve_device
 from samreg.embedding.models import EmbeddingModel, masked_body, require_body, strided_grid
-from samreg.embedding.preprocessing import body_mask, check_ct, sample_mask, standardised
+from samreg.embedding.preprocessing import body_mask, check_ct, standardised
 from samreg.spatial.image import Image
 
 _SPACING = 4.0  # mm, of the local grid; the global grid has twice that
 _MIND_SCALES = 3  # 4, 8, 16 mm
 # Share of the local vector that is the same everywhere: damps MIND, which is noisy between subjects
 _LOCAL_CONSTANT = 0.5
-# Hounsfield knots of the tissue classes: gas, lung, fat, soft, enhanced, bone; memberships between them are linear
+# Hounsfield knots of the tissue classes: gas, lung, fat, soft, enhanced, bone; memberships between them are
+# linear
 _KNOTS = (-1000.0, -850.0, -100.0, 50.0, 250.0, 600.0)
 # (pooling from the 8 mm grid, distance in mm, shells) of the cells around a voxel
 _CELLS = ((1, 16.0, 1), (2, 40.0, 2), (4, 80.0, 1))
@@ -105,7 +106,10 @@ def mind_ssc(volume: Tensor) -> Tensor:
     neighbours = [step for step in np.ndindex(3, 3, 3) if np.abs(np.subtract(step, 1)).sum() == 1]
     # pairs of neighbours at distance sqrt(2): all but the opposite ones
     pairs = [
-        (a, b) for i, a in enumerate(neighbours) for b in neighbours[i + 1 :] if np.square(np.subtract(a, b)).sum() == 2
+        (a, b)
+        for i, a in enumerate(neighbours)
+        for b in neighbours[i + 1 :]
+        if np.square(np.subtract(a, b)).sum() == 2
     ]
     z, y, x = volume.shape
     padded = F.pad(volume[None, None], (1,) * 6, mode="replicate")[0, 0]
@@ -188,16 +192,20 @@ def _context(tissue: Tensor) -> Tensor:
             if order > 1 and not (order == 3 and shells == 2):
                 continue
             low = [o * steps for o in offset]
-            cells.append(padded[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1], low[2] : low[2] + size[2]])
+            cells.append(
+                padded[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1], low[2] : low[2] + size[2]]
+            )
     return torch.sqrt(torch.cat(cells).clamp_min(0) / len(cells))
 
 
-def _position(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float32]:
+def _position(
+    hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]
+) -> NDArray[np.float32]:
     """Position relative to the body, (3, z, y, x) float32: x, y, z in mm of an average torso.
 
     x and y are taken from the centre of the body in the slice and scaled by its spread; z runs from the base
-    (0) to the apex (`_LUNG_MM`) of the lungs where they are seen. Where they are not, z is infinite, beyond the
-    range of its encoding (see `_bumps`), which makes it say nothing.
+    (0) to the apex (`_LUNG_MM`) of the lungs where they are seen. Where they are not, z is infinite, beyond
+    the range of its encoding (see `_bumps`), which makes it say nothing.
     """
     from scipy.ndimage import gaussian_filter1d
 
@@ -219,8 +227,10 @@ def _position(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray
     return places
 
 
-def _lung_height(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Height over the lung base of every slice in mm of average lungs, (z,); infinite where no lung end is seen."""
+def _lung_height(
+    hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Height over the lung base per slice, mm of average lungs, (z,); infinite where no lung end is seen."""
     lung = ((hu < -600) & (hu > -980) & body).sum(axis=(1, 2)) * spacing[0] * spacing[1]  # mm^2
     height = np.arange(len(lung)) * spacing[2]
     if lung.sum() * spacing[2] < 2e5:  # mm^3; less is bowel gas or a sliver of lung

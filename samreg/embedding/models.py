@@ -146,7 +146,9 @@ class NetworkModel(EmbeddingModel):
             local=local,
             local_grid=local_grid,
             global_=global_,
-            global_grid=strided_grid(volume.grid, global_.shape[1:], geometry.global_stride, geometry.global_offset),
+            global_grid=strided_grid(
+                volume.grid, global_.shape[1:], geometry.global_stride, geometry.global_offset
+            ),
             body=masked_body(body, local_grid, mask, image),
             image_grid=image.grid,
             model=self.identity,
@@ -159,17 +161,24 @@ class NetworkModel(EmbeddingModel):
         return self._ready[device]
 
 
-def strided_grid(grid: Grid, shape: tuple[int, ...], stride: tuple[int, ...], offset: tuple[float, ...]) -> Grid:
+def strided_grid(
+    grid: Grid, shape: tuple[int, ...], stride: tuple[int, ...], offset: tuple[float, ...]
+) -> Grid:
     """Grid of outputs whose voxel i lies at voxel ``stride * i + offset``, in (z, y, x), of `grid`."""
     return Grid(
-        tuple(shape), grid.index_to_world(offset[::-1])[0], grid.spacing * np.asarray(stride[::-1]), grid.direction
+        tuple(shape),
+        grid.index_to_world(offset[::-1])[0],
+        grid.spacing * np.asarray(stride[::-1]),
+        grid.direction,
     )
 
 
 def require_body(inside: NDArray[np.bool_], image: Image) -> None:
     """Raise InputError when nothing of the image is inside a body."""
     if not inside.any():
-        raise InputError(f"{image.label}: no body found, all voxels are air; check that it is a CT in Hounsfield units")
+        raise InputError(
+            f"{image.label}: no body found, all voxels are air; check that it is a CT in Hounsfield units"
+        )
 
 
 def masked_body(body: NDArray[np.bool_], grid: Grid, mask: Image | None, image: Image) -> NDArray[np.bool_]:
@@ -184,6 +193,7 @@ def masked_body(body: NDArray[np.bool_], grid: Grid, mask: Image | None, image: 
         body = body & sample_mask(mask, grid)
         if not body.any():
             raise InputError(
-                f"{mask.name or 'mask'}: has no voxel inside the body of {image.label}; check that both lie in one frame"
+                f"{mask.name or 'mask'}: has no voxel inside the body of {image.label}; check that both lie "
+                f"in one frame"
             )
     return body

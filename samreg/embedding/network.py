@@ -1,9 +1,9 @@
 """The published SAM network in plain torch, and what every embedding network has to offer.
 
 The architecture follows the official release (`alibaba-damo-academy/self-supervised-anatomical-embedding-v2`,
-`sam/models/backbones/resnet3d.py`, `fpn3d.py`): a 3-D ResNet-18 without a pool after the stem, a feature pyramid
-for the local embedding and a separate read-out of the deepest level for the global one. Module names give exactly
-the keys of the official checkpoints.
+`sam/models/backbones/resnet3d.py`, `fpn3d.py`): a 3-D ResNet-18 without a pool after the stem, a feature
+pyramid for the local embedding and a separate read-out of the deepest level for the global one. Module names
+give exactly the keys of the official checkpoints.
 
 References
 ----------
@@ -46,8 +46,9 @@ class NetworkGeometry:
 class EmbeddingNetwork(nn.Module, ABC):
     """A network that gives every voxel a local and a global unit vector.
 
-    The forward pass is split in three so that large volumes run at bounded memory (`samreg.embedding.inference`):
-    `shallow` and `head` are run slab by slab along z, `trunk` on the whole, already small, volume.
+    The forward pass is split in three so that large volumes run at bounded memory
+    (`samreg.embedding.inference`): `shallow` and `head` are run slab by slab along z, `trunk` on the whole,
+    already small, volume.
 
     Attributes
     ----------
@@ -68,7 +69,8 @@ class EmbeddingNetwork(nn.Module, ABC):
 
     @abstractmethod
     def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features at the local stride to (fused features at the local stride, global embedding, not normalised)."""
+        """Features at the local stride to (fused features at that stride, global embedding before its
+        norm)."""
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
@@ -109,7 +111,9 @@ class ConvModule(nn.Module):
     ) -> None:
         super().__init__()
         z, y, x = kernel
-        self.conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=(z // 2, y // 2, x // 2), bias=not norm)
+        self.conv = nn.Conv3d(
+            inputs, outputs, kernel, stride=stride, padding=(z // 2, y // 2, x // 2), bias=not norm
+        )
         self.bn = nn.BatchNorm3d(outputs) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 
@@ -124,7 +128,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvModule(inputs, outputs, kernel, stride=stride)
         self.conv2 = ConvModule(outputs, outputs, kernel, act=False)
-        self.downsample = ConvModule(inputs, outputs, (1, 1, 1), stride=stride, act=False) if project else nn.Identity()
+        self.downsample = (
+            ConvModule(inputs, outputs, (1, 1, 1), stride=stride, act=False) if project else nn.Identity()
+        )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,11 +159,13 @@ class Backbone(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Lateral 1x1x1 convolutions, nearest-neighbour top-down sum, one 3x3x3 convolution on the finest level."""
+    """Lateral 1x1x1 convolutions, nearest-neighbour top-down sum, a 3x3x3 convolution on the finest level."""
 
     def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
         super().__init__()
-        self.lateral_convs = nn.ModuleList(ConvModule(n, outputs, (1, 1, 1), norm=False, act=False) for n in inputs)
+        self.lateral_convs = nn.ModuleList(
+            ConvModule(n, outputs, (1, 1, 1), norm=False, act=False) for n in inputs
+        )
         self.fpn_convs = nn.ModuleList([ConvModule(outputs, outputs, (3, 3, 3), norm=False, act=False)])
 
     def fuse(self, levels: tuple[Tensor, ...]) -> Tensor:
@@ -172,7 +180,7 @@ class Pyramid(nn.Module):
 
 
 def _repeat(x: Tensor, size: torch.Size) -> Tensor:
-    """Nearest-neighbour upsampling of (N, C, z, y, x) where every size is the old one times a whole factor, cropped.
+    """Nearest-neighbour upsampling of (N, C, z, y, x) by whole factors, cropped to `size`.
 
     The values of `torch.nn.functional.interpolate`, three times as fast in channels-last memory on the CPU.
     """
@@ -180,20 +188,26 @@ def _repeat(x: Tensor, size: torch.Size) -> Tensor:
     fz, fy, fx = (-(-new // n) for new, n in zip(size, old, strict=True))
     z, y, w = old
     cells = x.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]
-    cells = cells.expand(batch, z, fz, y, fy, w, fx, channels).reshape(batch, z * fz, y * fy, w * fx, channels)
+    cells = cells.expand(batch, z, fz, y, fy, w, fx, channels).reshape(
+        batch, z * fz, y * fy, w * fx, channels
+    )
     return cells[:, : size[0], : size[1], : size[2]].permute(0, 4, 1, 2, 3)
 
 
 class SamNetwork(EmbeddingNetwork):
     """The published SAM network: local 128-d at stride (2, 2, 2), global 128-d at stride (4, 16, 16).
 
-    The z pool makes output slice ``i`` the mean place of input slices ``2 i`` and ``2 i + 1``, hence the half-voxel
-    offset in z; every other stage is centred on its first voxel. Nearest-neighbour upsampling adds context of the
-    coarser pyramid levels from up to one coarse voxel before the centre, equally in every image.
+    The z pool makes output slice ``i`` the mean place of input slices ``2 i`` and ``2 i + 1``, hence the
+    half-voxel offset in z; every other stage is centred on its first voxel. Nearest-neighbour upsampling
+    adds context of the coarser pyramid levels from up to one coarse voxel before the centre, equally in
+    every image.
     """
 
     geometry = NetworkGeometry(
-        local_stride=(2, 2, 2), local_offset=(0.5, 0.0, 0.0), global_stride=(4, 16, 16), global_offset=(0.5, 0.0, 0.0)
+        local_stride=(2, 2, 2),
+        local_offset=(0.5, 0.0, 0.0),
+        global_stride=(4, 16, 16),
+        global_offset=(0.5, 0.0, 0.0),
     )
     shallow_halo = 2
     head_halo = 1

@@ -87,8 +87,8 @@ def oriented(image: Image) -> Image:
 def standardised(image: Image, spacing: float) -> Image:
     """Resample a CT to isotropic voxels on axes along x, y, z of the world (LPS).
 
-    Axis-aligned images keep their borders; oblique ones are resampled onto the axis-aligned box around them and
-    filled up with air. Coarser voxels average finer ones.
+    Axis-aligned images keep their borders; oblique ones are resampled onto the axis-aligned box around them
+    and filled up with air. Coarser voxels average finer ones.
 
     Parameters
     ----------
@@ -124,11 +124,13 @@ def check_ct(image: Image) -> None:
         raise InputError(f"{label}: a {image.ndim}D image; this model embeds 3D CT, give a volume")
     if image.spacing.min() < 0.05 or image.spacing.max() > 20:
         raise InputError(
-            f"{label}: voxel size {np.round(image.spacing, 5).tolist()} mm is not a CT's; set the spacing in mm"
+            f"{label}: voxel size {np.round(image.spacing, 5).tolist()} mm is not a CT's; set the spacing in "
+            f"mm"
         )
     if image.grid.extent.max() > 3000 or image.grid.extent.min() < 4:
         raise InputError(
-            f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; check the spacing (mm), and "
+            f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; check the "
+            f"spacing (mm), and "
             "give a volume of several slices"
         )
     if image.array.dtype.kind == "f":
@@ -142,10 +144,13 @@ def check_ct(image: Image) -> None:
     if high - low < 100:
         raise InputError(f"{where} are constant or normalised; give the original CT in Hounsfield units")
     if low >= 0 and high <= 255:
-        raise InputError(f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000)")
+        raise InputError(
+            f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000)"
+        )
     if low >= 0:
         raise InputError(
-            f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale slope and "
+            f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale "
+            f"slope and "
             "intercept (often value - 1024), and other modalities are not supported by this model"
         )
 
@@ -153,8 +158,8 @@ def check_ct(image: Image) -> None:
 def body_mask(image: Image) -> NDArray[np.bool_]:
     """Find the body: inside the skin, lungs and bowel gas included, the table left out.
 
-    Works on partial views: air is outside only where it reaches the border of its axial slice and is as thin as
-    air is, so that lungs cut by the border stay inside.
+    Works on partial views: air is outside only where it reaches the border of its axial slice and is as thin
+    as air is, so that lungs cut by the border stay inside.
 
     Parameters
     ----------
@@ -175,7 +180,9 @@ def body_mask(image: Image) -> NDArray[np.bool_]:
 def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
     """Sample a mask onto another grid, nearest neighbour, False outside; returns (z, y, x) bool."""
     if mask.ndim != grid.ndim:
-        raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; give a mask of the image")
+        raise InputError(
+            f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; give a mask of the image"
+        )
     binary = mask.with_array((mask.array > 0).astype(np.uint8))
     return resample(binary, grid, interpolation="nearest", fill=0).array.astype(bool)
 

@@ -44,7 +44,10 @@ def test_bare_state_dict(tmp_path, weights):
 
 def test_uae_s_says_what_it_leaves_out(tmp_path, weights, caplog):
     path = tmp_path / "SAMv2.pth"
-    extra = {"semantic_head.fpn_convs.0.conv.weight": torch.zeros(1), "semantic_head.fpn_convs.0.conv.bias": torch.zeros(1)}
+    extra = {
+        "semantic_head.fpn_convs.0.conv.weight": torch.zeros(1),
+        "semantic_head.fpn_convs.0.conv.bias": torch.zeros(1),
+    }
     torch.save({"state_dict": {**weights, **extra}}, path)
     with caplog.at_level(logging.INFO, "samreg"):
         checkpoint = load_checkpoint(path)
@@ -58,10 +61,16 @@ def test_safetensors_round_trip(tmp_path, weights):
     network = SamNetwork()
     network.load_state_dict(weights)
     settings = Preprocessing(spacing=3, hu_range=(-500, 500), scale_range=(0, 1))
-    save_checkpoint(path, network, architecture="sam", name="mine", preprocessing=settings, calibration={"slope": 2.0})
+    save_checkpoint(
+        path, network, architecture="sam", name="mine", preprocessing=settings, calibration={"slope": 2.0}
+    )
     checkpoint = load_checkpoint(path)
     assert _same(checkpoint.network, weights)
-    assert (checkpoint.name, checkpoint.preprocessing, checkpoint.calibration) == ("mine", settings, {"slope": 2.0})
+    assert (checkpoint.name, checkpoint.preprocessing, checkpoint.calibration) == (
+        "mine",
+        settings,
+        {"slope": 2.0},
+    )
 
 
 def test_partial_fit_is_refused(tmp_path, weights):
@@ -74,7 +83,12 @@ def test_partial_fit_is_refused(tmp_path, weights):
     with pytest.raises(InputError) as info:
         load_checkpoint(path)
     message = str(info.value)
-    for part in ("1 missing: neck.fpn_convs.0.conv.bias", "1 unexpected: extra.weight", "1 mis-shaped", "(64, 1, 7, 7, 7)"):
+    for part in (
+        "1 missing: neck.fpn_convs.0.conv.bias",
+        "1 unexpected: extra.weight",
+        "1 mis-shaped",
+        "(64, 1, 7, 7, 7)",
+    ):
         assert part in message
 
 
@@ -91,8 +105,8 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, monkeypatch, weights, zip
     if zipped:
         torch.save(content, path)
     else:
-        path.write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(InputError, match="evil.pth"):
+        path.write_bytes(pickle.dumps(_Bomb(), protocol=2))
+    with pytest.raises(InputError, match="evil"):
         load_checkpoint(path)
     assert not (tmp_path / "detonated").exists()
     if zipped:

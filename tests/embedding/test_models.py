@@ -15,7 +15,15 @@ import pytest
 import torch
 
 import samreg.embedding as embedding_room
-from samreg.embedding import Embedding, MindModel, NetworkModel, embed, load_model, random_official, save_checkpoint
+from samreg.embedding import (
+    Embedding,
+    MindModel,
+    NetworkModel,
+    embed,
+    load_model,
+    random_official,
+    save_checkpoint,
+)
 from samreg.embedding.registry import available_models
 from samreg.errors import InputError
 from samreg.spatial.image import Image
@@ -30,7 +38,9 @@ def phantom(shape=(32, 40, 48), spacing=4.0, direction=None) -> Image:
         hu[lung] = -850
     hu[((y - 31) ** 2 + (x - 23.5) ** 2) < 9] = 500  # spine
     hu += np.random.default_rng(0).normal(0, 15, shape).astype(np.float32)
-    return Image.from_array(hu.round().astype(np.int16), spacing=(spacing,) * 3, origin=(-90, -70, 300), name="phantom")
+    return Image.from_array(
+        hu.round().astype(np.int16), spacing=(spacing,) * 3, origin=(-90, -70, 300), name="phantom"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +59,10 @@ def embedding(request, image, sam) -> Embedding:
 
 
 def test_embedding_is_made_of_unit_vectors_that_cover_the_image(embedding, image):
-    for vectors, grid in ((embedding.local, embedding.local_grid), (embedding.global_, embedding.global_grid)):
+    for vectors, grid in (
+        (embedding.local, embedding.local_grid),
+        (embedding.global_, embedding.global_grid),
+    ):
         assert tuple(vectors.shape[1:]) == grid.shape
         assert (vectors.float().norm(dim=0) - 1).abs().max() < 5e-3
         assert (vectors.dtype, vectors.device.type) == (torch.float16, "cpu")
@@ -57,7 +70,11 @@ def test_embedding_is_made_of_unit_vectors_that_cover_the_image(embedding, image
         assert (extent >= image.grid.extent - 1e-6).all()
     assert embedding.image_grid is image.grid
     points = image.grid.world_points()[image.array > -200]
-    index = np.clip(np.rint(embedding.local_grid.world_to_index(points)).astype(int), 0, np.array(embedding.body.shape[::-1]) - 1)
+    index = np.clip(
+        np.rint(embedding.local_grid.world_to_index(points)).astype(int),
+        0,
+        np.array(embedding.body.shape[::-1]) - 1,
+    )
     assert embedding.body[index[:, 2], index[:, 1], index[:, 0]].mean() > 0.95
 
 
@@ -111,13 +128,14 @@ def test_foreign_and_newer_files_are_refused(embedding, tmp_path):
 def test_network_offsets_reach_the_grid(image, sam):
     grid = sam.embed(image, device="cpu").local_grid
     np.testing.assert_allclose(grid.spacing, [4, 4, 4])
-    # 4 mm voxels start 2 mm before their centre, 2 mm voxels 1 mm after that; the pool adds half a 2 mm voxel in z
+    # 2 mm voxels start 1 mm before the first 4 mm centre; the pool adds half of one in z
     np.testing.assert_allclose(grid.origin - image.origin, [-1, -1, 0], atol=1e-6)
 
 
 def test_mind_finds_the_same_place_in_a_shifted_scan(image):
     model = MindModel()
-    moved = Image.from_array(image.array, spacing=image.spacing, origin=image.origin + [31, -17, 45])
+    shift = np.array([31, -17, 45])
+    moved = Image.from_array(image.array, spacing=image.spacing, origin=image.origin + shift)
     a, b = model.embed(image), model.embed(moved)
     rng = np.random.default_rng(0)
     inside = np.argwhere(a.body)
@@ -126,7 +144,7 @@ def test_mind_finds_the_same_place_in_a_shifted_scan(image):
     similarity = a.sample_local(query) @ b.sample_local(candidates).T
     similarity += a.sample_global(query) @ b.sample_global(candidates).T
     found = candidates[similarity.argmax(1).numpy()]
-    np.testing.assert_allclose(found - query, np.broadcast_to([31, -17, 45], found.shape), atol=1e-6)
+    np.testing.assert_allclose(found - query, np.broadcast_to(shift, found.shape), atol=1e-6)
 
 
 def test_mask_limits_the_body(image):
@@ -175,7 +193,7 @@ def test_cache(image, tmp_path, caplog):
     assert Embedding.load(path).source == fresh.source != first.source
     other = tmp_path / "notes.txt"
     other.write_text("mine")
-    with pytest.raises(InputError, match="notes.txt"):
+    with pytest.raises(InputError, match="notes"):
         embed(image, model="mind", cache=other)
     assert other.read_text() == "mine"
 
@@ -184,7 +202,7 @@ def test_names(sam):
     assert load_model("mind").name == "mind"
     assert load_model(sam) is sam
     assert {"mind", "sam-random", embedding_room.DEFAULT_MODEL} <= set(available_models())
-    with pytest.raises(InputError, match="choose .*mind"):
+    with pytest.raises(InputError, match=r"choose .*mind"):
         load_model("resnet")
     with pytest.raises(InputError, match="not found"):
         load_model("folder/SAM.pth")
@@ -223,5 +241,4 @@ def test_model_by_address(tmp_path, sam, monkeypatch):
 def test_importing_the_room_does_not_import_torch():
     code = "import sys, samreg.embedding; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    with pytest.raises(AttributeError):
-        embedding_room.nothing  # noqa: B018
+    assert not hasattr(embedding_room, "nothing")

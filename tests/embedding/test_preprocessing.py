@@ -14,7 +14,7 @@ from samreg.spatial.image import Image
 
 def phantom(shape=(40, 60, 80), spacing=3.0) -> Image:
     """A body with two lungs on a table, in air."""
-    z, y, x = np.indices(shape)
+    _, y, x = np.indices(shape)
     cy, cx = shape[1] * 0.45, (shape[2] - 1) / 2
     hu = np.full(shape, -1000, np.int16)
     hu[((y - cy) / 20) ** 2 + ((x - cx) / 32) ** 2 < 1] = 40
