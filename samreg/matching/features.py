@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,12 @@ class Features:
     def positions(self) -> FloatArray:
         """(K, d) world positions of the rows, LPS mm."""
         return self.grid.index_to_world(self.index.cpu().numpy())
+
+    @cached_property
+    def sparse_rows(self) -> torch.Tensor:
+        """Rows of every second voxel along each axis; all rows where that leaves none."""
+        even = (self.index % 2 == 0).all(dim=1).nonzero()[:, 0]
+        return even if len(even) else torch.arange(len(self.index), device=self.index.device)
 
 
 def features(
@@ -112,7 +119,7 @@ def interpolate(source: Features, points: ArrayLike) -> torch.Tensor:
     weights = torch.as_tensor(weight, dtype=torch.float32, device=rows.device) * (rows >= 0)
     lost = (weights.sum(dim=1) < 1e-6).nonzero()[:, 0]
     if len(lost):
-        rows[lost, 0] = _nearest_rows(source, index[lost.cpu().numpy()])
+        rows[lost, 0] = nearest_rows(source, index[lost.cpu().numpy()])
         weights[lost, 0] = 1.0
     gathered = source.vectors[rows.clamp(min=0)].float()
     return torch.nn.functional.normalize((gathered * weights[..., None]).sum(dim=1), dim=1)
@@ -125,6 +132,13 @@ def rows_at(source: Features, index: torch.Tensor) -> torch.Tensor:
     safe = torch.minimum(index.clamp(min=0), size - 1)
     rows = source.row[tuple(safe[..., axis] for axis in reversed(range(source.grid.ndim)))].long()
     return torch.where(inside, rows, -1)
+
+
+def nearest_rows(source: Features, index: FloatArray) -> torch.Tensor:
+    """Return the row of the body voxel nearest to each continuous index (N, d)."""
+    spacing = torch.tensor(source.grid.spacing, device=source.index.device)
+    wanted = torch.tensor(index, device=source.index.device)
+    return torch.cdist(wanted * spacing, source.index * spacing).argmin(dim=1)
 
 
 def search_dtype(device: str | torch.device) -> torch.dtype:
@@ -149,11 +163,3 @@ def _interpolated_global(
         volume, where, mode="bilinear", padding_mode="border", align_corners=True
     )
     return torch.nn.functional.normalize(sampled[0].flatten(1).T, dim=1)
-
-
-def _nearest_rows(source: Features, index: FloatArray) -> torch.Tensor:
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(source.index.cpu().numpy() * source.grid.spacing)
-    _, nearest = tree.query(index * source.grid.spacing)
-    return torch.as_tensor(nearest, device=source.row.device)

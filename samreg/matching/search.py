@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from samreg.matching.features import Features, rows_at
+from samreg.matching.features import Features, nearest_rows, rows_at
 from samreg.spatial.grid import FloatArray
 
 MEMORY_LIMIT_MB = 256  # for one block of similarities or gathered vectors
@@ -68,8 +67,8 @@ def find(
     prediction
         Where to search; everywhere in the body unless given.
     coarse
-        Search every second voxel along each axis first, then the neighbourhood of the best at full resolution.
-        About 8 times faster; for thousands of queries.
+        Search every second voxel along each axis first, then the neighbourhood of the best at full resolution:
+        about 8 times faster, for thousands of queries.
     memory_limit_mb
         Bound on the memory of one block.
 
@@ -78,66 +77,83 @@ def find(
     Found
         Positions refined between voxels by a parabola along each axis.
     """
-    if prediction is not None:
-        best = _search_window(query, target, prediction, memory_limit_mb)
-    elif coarse:
-        even = (target.index % 2 == 0).all(dim=1).nonzero()[:, 0]
-        best = even[_search_all(query, target.vectors[even], memory_limit_mb)] if len(even) else None
-        if best is None:
-            best = _search_all(query, target.vectors, memory_limit_mb)
+    rows = target.sparse_rows if coarse else None
+    if prediction is None:
+        best = _search_all(query, target, rows, memory_limit_mb)
     else:
-        best = _search_all(query, target.vectors, memory_limit_mb)
+        best = _search_near(query, target, prediction, coarse, memory_limit_mb)
     return _refine(query, target, best, memory_limit_mb)
 
 
-def _search_all(query: torch.Tensor, vectors: torch.Tensor, memory_limit_mb: int) -> torch.Tensor:
-    """Return the row (N,) of the largest dot product."""
-    best = torch.empty(len(query), dtype=torch.long, device=vectors.device)
-    block = max(1, memory_limit_mb * 2**20 // (4 * max(1, len(vectors))))
-    keys = vectors.T
-    for start in range(0, len(query), block):
-        best[start : start + block] = (query[start : start + block].to(vectors.dtype) @ keys).argmax(dim=1)
-    return best
-
-
-def _search_window(
-    query: torch.Tensor, target: Features, prediction: Prediction, memory_limit_mb: int
+def _search_all(
+    query: torch.Tensor, target: Features, rows: torch.Tensor | None, memory_limit_mb: int
 ) -> torch.Tensor:
-    """Return the best row (N,) within a ball around the prediction; the nearest body voxel where it is empty."""
-    grid = target.grid
-    device = target.vectors.device
-    center = torch.as_tensor(grid.world_to_index(prediction.positions), device=device)
-    offsets = _ball(grid.spacing, prediction.radius, device)
-    spacing = torch.as_tensor(grid.spacing, device=device)
-    best = torch.empty(len(query), dtype=torch.long, device=device)
-    per_query = len(offsets) * target.vectors.shape[1] * 6
-    block = max(1, memory_limit_mb * 2**20 // per_query)
+    """Return the row (N,) of the largest dot product among ``rows``, or all."""
+    keys = (target.vectors if rows is None else target.vectors[rows]).T
+    best = torch.empty(len(query), dtype=torch.long, device=keys.device)
+    block = max(1, memory_limit_mb * 2**20 // (4 * max(1, keys.shape[1])))
     for start in range(0, len(query), block):
-        here = slice(start, start + block)
-        voxels = center[here].round().long()[:, None] + offsets
-        rows = rows_at(target, voxels)
-        score = _similarities(query[here], target, rows)
-        if prediction.penalty:
-            off = (voxels - center[here][:, None]) * spacing
-            score = score - prediction.penalty * (off.square().sum(dim=-1) / prediction.radius**2).float()
-        value, choice = score.max(dim=1)
-        best[here] = rows.gather(1, choice[:, None])[:, 0]
-        empty = (value == -torch.inf).nonzero()[:, 0]
-        if len(empty):
-            best[start + empty] = _nearest_body(target, center[here][empty])
+        best[start : start + block] = (query[start : start + block].to(keys.dtype) @ keys).argmax(dim=1)
+    return best if rows is None else rows[best]
+
+
+def _search_near(
+    query: torch.Tensor, target: Features, prediction: Prediction, coarse: bool, memory_limit_mb: int
+) -> torch.Tensor:
+    """Return the best row (N,) within a ball around the prediction; the nearest body voxel where it is empty.
+
+    Queries whose predictions lie in one cell share a box of candidates, so that the work is a few matrix
+    products.
+    """
+    grid, device = target.grid, target.vectors.device
+    best = torch.empty(len(query), dtype=torch.long, device=device)
+    cell = np.floor(prediction.positions / max(2 * prediction.radius, 64.0)).astype(int)
+    _, member = np.unique(cell, axis=0, return_inverse=True)
+    order = np.argsort(member.ravel(), kind="stable")
+    for members in np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1]):
+        expected = prediction.positions[members]
+        rows = _rows_in_box(target, expected, prediction.radius, coarse)
+        if len(rows) == 0:
+            best[members] = nearest_rows(target, grid.world_to_index(expected))
+            continue
+        places = torch.tensor(grid.index_to_world(target.index[rows].cpu().numpy()), dtype=torch.float32)
+        places, keys = places.to(device), target.vectors[rows].T
+        block = max(1, memory_limit_mb * 2**20 // (12 * len(rows)))
+        for start in range(0, len(members), block):
+            here = members[start : start + block]
+            wanted = torch.tensor(prediction.positions[here], dtype=torch.float32, device=device)
+            away = torch.cdist(wanted, places) / prediction.radius
+            score = (query[here].to(keys.dtype) @ keys).float() - prediction.penalty * away.square()
+            value, choice = score.masked_fill_(away > 1, -torch.inf).max(dim=1)
+            best[here] = rows[choice]
+            empty = (value == -torch.inf).cpu().numpy()
+            if empty.any():
+                best[here[empty]] = nearest_rows(target, grid.world_to_index(prediction.positions[here[empty]]))
     return best
+
+
+def _rows_in_box(target: Features, positions: FloatArray, radius: float, coarse: bool) -> torch.Tensor:
+    """Return the rows of the body voxels in the index box around world points (N, d) grown by ``radius`` mm."""
+    index = target.grid.world_to_index(positions)
+    reach = radius / target.grid.spacing
+    low = np.clip(np.floor(index.min(axis=0) - reach), 0, None).astype(int)
+    high = np.clip(np.ceil(index.max(axis=0) + reach) + 1, 0, target.grid.size).astype(int)
+    step = 2 if coarse else 1
+    low = low + low % step
+    box = target.row[tuple(slice(a, b, step) for a, b in zip(low[::-1], high[::-1], strict=True))].flatten()
+    return box[box >= 0].long()
 
 
 def _refine(query: torch.Tensor, target: Features, best: torch.Tensor, memory_limit_mb: int) -> Found:
     """Climb to the best voxel of the neighbourhood in full precision, then between voxels."""
     device, ndim = target.vectors.device, target.grid.ndim
     neighbourhood = torch.stack(
-        torch.meshgrid(*[torch.arange(-2, 3, device=device)] * ndim, indexing="ij"), dim=-1
+        torch.meshgrid(*[torch.arange(-1, 2, device=device)] * ndim, indexing="ij"), dim=-1
     ).reshape(-1, ndim)
     steps = torch.cat([torch.zeros(1, ndim), torch.eye(ndim), -torch.eye(ndim)]).long().to(device)
     index = np.empty((len(query), ndim))
     similarity = np.empty(len(query))
-    block = max(1, memory_limit_mb * 2**20 // (5**ndim * target.vectors.shape[1] * 6))
+    block = max(1, memory_limit_mb * 2**20 // (3**ndim * target.vectors.shape[1] * 6))
     for start in range(0, len(query), block):
         here = slice(start, start + block)
         voxels = target.index[best[here]][:, None] + neighbourhood
@@ -164,16 +180,3 @@ def _similarities(query: torch.Tensor, target: Features, rows: torch.Tensor) -> 
     product = torch.bmm(gathered, query[..., None])[..., 0]
     return product.masked_fill(rows < 0, -torch.inf)
 
-
-def _ball(spacing: FloatArray, radius: float, device: torch.device) -> torch.Tensor:
-    """Return the voxel offsets (W, d), order (x, y, z), within ``radius`` mm."""
-    ranges = [torch.arange(-math.ceil(radius / s), math.ceil(radius / s) + 1) for s in spacing]
-    offsets = torch.stack(torch.meshgrid(*ranges, indexing="ij"), dim=-1).reshape(-1, len(spacing))
-    distance = (offsets * torch.as_tensor(spacing)).square().sum(dim=1).sqrt()
-    return offsets[distance <= max(radius, float(max(spacing)))].to(device)
-
-
-def _nearest_body(target: Features, center: torch.Tensor) -> torch.Tensor:
-    """Return the row of the body voxel nearest to each continuous index (N, d)."""
-    spacing = torch.as_tensor(target.grid.spacing, device=center.device)
-    return torch.cdist(center * spacing, target.index * spacing).argmin(dim=1)

@@ -2,5 +2,15 @@
 
 from samreg.seeding.affine import AffineFit, fit_affine
 from samreg.seeding.field import fit_displacement
+from samreg.seeding.orientation import seed_any_orientation
+from samreg.seeding.seed import Seed, global_affine, make_seed
 
-__all__ = ["AffineFit", "fit_affine", "fit_displacement"]
+__all__ = [
+    "AffineFit",
+    "Seed",
+    "fit_affine",
+    "fit_displacement",
+    "global_affine",
+    "make_seed",
+    "seed_any_orientation",
+]

@@ -1,0 +1,274 @@
+"""register(): two scans in, a transform and its quality out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from samreg.errors import EngineError, InputError
+from samreg.result import RegistrationResult
+from samreg.spatial.adapters import as_image
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+from samreg.spatial.resample import resample_spacing
+from samreg.spatial.transforms import (
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    components,
+    compose,
+    sample_displacement,
+    tapered,
+)
+
+METHODS = ("hybrid", "embedding", "registration")
+TRANSFORMS = ("deformable", "affine", "rigid")
+_FIELD_MARGIN = 30.0  # mm around the fixed image over which a field falls to zero
+
+log = logging.getLogger(__name__)
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    method: str = "hybrid",
+    engine: str | None = None,
+    transform: str = "deformable",
+    model: Any = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    device: str = "auto",
+    seed: int = 0,
+    threads: int | None = None,
+    spacing: float = 2.0,
+    engine_options: Mapping[str, Any] | None = None,
+    verbose: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> RegistrationResult:
+    """Register two scans of the body.
+
+    Parameters
+    ----------
+    fixed, moving
+        Paths, DICOM folders, SimpleITK, ITK, ANTs or nibabel images, or :class:`samreg.Image`; CT in HU for the
+        methods that embed. Grids, spacings and extents may differ.
+    method
+        "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
+        "hybrid": the engine, seeded by the embeddings.
+    engine
+        "ants" or "elastix"; the first that is installed unless given.
+    transform
+        "rigid", "affine" or "deformable".
+    model
+        Name, path or model for the embeddings; samreg's default unless given.
+    fixed_mask, moving_mask
+        Where to look, non-zero voxels; embeddings are matched and engines compare only there.
+    device
+        "auto", "cpu", "cuda" or "mps", for the embeddings.
+    seed
+        Makes the run repeatable on one machine; see the engines for what that costs.
+    threads
+        CPU threads; all unless given.
+    spacing
+        Voxel size at which engines work, mm; never finer than the fixed image.
+    engine_options
+        Options of the engine, as :class:`~samreg.engines.ants.AntsOptions`.
+    verbose
+        Log what the engine prints at level INFO.
+    progress
+        Called with the name of each stage as it starts.
+
+    Returns
+    -------
+    RegistrationResult
+        False, with a ``reason``, where the images are at fault: too few matches, no overlap, mirrored.
+
+    Raises
+    ------
+    InputError
+        When the call is at fault: a missing or damaged file, no CT, an unknown option.
+    MissingExtraError
+        When the engine is not installed; the message says what to install.
+    EngineError
+        When the engine fails.
+    """
+    _check_choice("method", method, METHODS)
+    _check_choice("transform", transform, TRANSFORMS)
+    _check_spacing(spacing)
+    engine_name = _choose_engine(engine) if method != "registration" or engine is None else engine
+    fixed, moving = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
+    if fixed.ndim != moving.ndim:
+        raise InputError(
+            f"{fixed.label} is {fixed.ndim}D and {moving.label} is {moving.ndim}D; give both in one dimension"
+        )
+    masks = [None if mask is None else as_image(mask, name="mask") for mask in (fixed_mask, moving_mask)]
+    clock = _Clock(progress)
+    options = {
+        "method": method,
+        "engine": None if method == "embedding" else engine_name,
+        "transform": transform,
+        "model": None,
+        "seed": seed,
+        "threads": threads,
+        "spacing": spacing,
+        "engine_options": {} if engine_options is None else dict(engine_options),
+    }
+    versions = {"samreg": importlib.metadata.version("samreg")}
+    start, found, body, notes, engine_log = None, None, None, (), ""
+    with _threads(threads):
+        if method != "registration":
+            found, body, notes, options["model"] = _seed(
+                fixed, moving, masks, model=model, transform=transform, device=device, seed=seed, clock=clock
+            )
+            versions["torch"] = importlib.metadata.version("torch")
+            if not found:
+                return RegistrationResult(
+                    fixed, moving, None, seed=found, body=body, options=options, timings=clock.timings,
+                    versions=versions, notes=notes, reason=found.reason,
+                )
+            start = found.transform
+        if method == "embedding":
+            result = start
+        else:
+            from samreg.engines import get_engine
+
+            with clock("registration"):
+                outcome = get_engine(engine_name).register(
+                    _working(fixed, spacing),
+                    _working(moving, spacing),
+                    start=start,
+                    transform=transform,
+                    fixed_mask=masks[0],
+                    moving_mask=masks[1],
+                    seed=seed,
+                    threads=threads,
+                    verbose=verbose,
+                    options=engine_options,
+                )
+            result, engine_log = outcome.transform, outcome.log
+            versions[engine_name] = outcome.version
+        with clock("composition"):
+            result = _on_one_grid(result, fixed.grid.with_spacing(_working_spacing(fixed, spacing)))
+    if not np.isfinite(result.transform_points(fixed.grid.corners())).all():
+        raise EngineError(f"{options['engine'] or 'the embedding'} returned a transform that is not finite")
+    return RegistrationResult(
+        fixed, moving, result, seed=found, body=body, options=options, timings=clock.timings, versions=versions,
+        notes=notes, log=engine_log,
+    )
+
+
+def _seed(
+    fixed: Image,
+    moving: Image,
+    masks: list[Image | None],
+    *,
+    model: Any,
+    transform: str,
+    device: str,
+    seed: int,
+    clock: _Clock,
+) -> tuple[Any, Image, tuple[str, ...], str]:
+    """Embed both images and return the seed, the fixed body, notes for the user, and the model's name."""
+    from samreg.embedding import DEFAULT_MODEL, load_model
+    from samreg.seeding import seed_any_orientation
+
+    with clock("model"):
+        network = load_model(DEFAULT_MODEL if model is None else model)
+    with clock("embedding"):
+        fixed_embedding = network.embed(fixed, mask=masks[0], device=device)
+        moving_embedding = network.embed(moving, mask=masks[1], device=device)
+    with clock("seeding"):
+        found, notes = seed_any_orientation(
+            fixed, moving, fixed_embedding, moving_embedding,
+            embed=lambda image: network.embed(image, device=device),
+            transform=transform, seed=seed,
+        )
+    body = Image(fixed_embedding.body.astype(np.uint8), fixed_embedding.local_grid, "body")
+    return found, body, notes, fixed_embedding.model
+
+
+def _on_one_grid(transform: Transform, grid: Grid) -> Transform:
+    """Return the transform as one displacement field, zero at its border, followed by one affine."""
+    parts = components(transform)
+    if len(parts) == 1 and isinstance(parts[0], AffineTransform):
+        return transform
+    affine = parts[-1] if isinstance(parts[-1], AffineTransform) else AffineTransform.identity(transform.ndim)
+    residual = sample_displacement(compose(transform, affine.inverse()), grid.padded(_FIELD_MARGIN))
+    return compose(tapered(DisplacementField(residual.displacement, residual.grid), _FIELD_MARGIN), affine)
+
+
+def _working(image: Image, spacing: float) -> Image:
+    """Return the image at the voxel size engines work at."""
+    return resample_spacing(image, _working_spacing(image, spacing))
+
+
+def _working_spacing(image: Image, spacing: float) -> float:
+    return max(float(spacing), float(image.spacing.min()))
+
+
+def _choose_engine(engine: str | None) -> str:
+    from samreg.engines import available_engines
+
+    if engine is not None:
+        return engine
+    present = available_engines()
+    if not present:
+        raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')
+    return present[0]
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_spacing(spacing: float) -> None:
+    if not (np.isfinite(spacing) and 0.2 <= spacing <= 20):
+        raise InputError(f"spacing must be between 0.2 and 20 mm, got {spacing}")
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    """Let torch and SimpleITK use this many threads within the block."""
+    if threads is None:
+        yield
+        return
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    import SimpleITK as sitk
+    import torch
+
+    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    torch.set_num_threads(threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])
+
+
+class _Clock:
+    """Times the stages and tells the user which one runs."""
+
+    def __init__(self, progress: Callable[[str], None] | None) -> None:
+        self.timings: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if self._progress is not None:
+            self._progress(stage)
+        log.debug("stage %s", stage)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start

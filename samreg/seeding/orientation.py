@@ -1,0 +1,172 @@
+"""Images whose axes are turned or mirrored: noticed, tried, and said.
+
+Embeddings know how a body lies: a scan turned by 90 degrees or more, or mirrored by a wrong header, matches
+badly, or matches the wrong side. A low-resolution correlation over all 48 axis orientations proposes another
+one; the embedding of the re-oriented image must then agree far better before it is believed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from samreg.embedding.embedding import Embedding
+from samreg.seeding.seed import Seed, make_seed
+from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.image import Image
+from samreg.spatial.resample import resample, resample_spacing
+from samreg.spatial.transforms import AffineTransform, compose
+
+_SPACING = 16.0  # mm, of the volumes that are correlated
+_CLEARLY_BETTER = 0.02  # correlation by which another orientation must win to be tried
+_WEAK = 0.3  # inlier share under which the best other orientation is tried in any case
+
+
+def seed_any_orientation(
+    fixed: Image,
+    moving: Image,
+    fixed_embedding: Embedding,
+    moving_embedding: Embedding,
+    *,
+    embed: Callable[[Image], Embedding],
+    transform: str,
+    seed: int = 0,
+) -> tuple[Seed, tuple[str, ...]]:
+    """Return the seed and what the user should know about the orientation.
+
+    Parameters
+    ----------
+    fixed, moving
+        CT images in HU.
+    fixed_embedding, moving_embedding
+        Their embeddings.
+    embed
+        Embeds the re-oriented moving image.
+    transform
+        "rigid", "affine" or "deformable".
+    seed
+        Of the random hypotheses.
+
+    Returns
+    -------
+    Seed
+        Through the turned image where that matches far better; false when the moving image looks mirrored.
+    tuple of str
+        Notes in plain words.
+    """
+    found = make_seed(fixed_embedding, moving_embedding, transform=transform, grid=fixed.grid, seed=seed)
+    turn = propose_orientation(fixed, moving, weak=found.affine.inlier_share < _WEAK)
+    if turn is None:
+        return found, ()
+    turned, undo = reoriented(moving, turn)
+    other = make_seed(fixed_embedding, embed(turned), transform=transform, grid=fixed.grid, seed=seed)
+    if other.affine.inlier_share < 1.25 * found.affine.inlier_share + 0.02 or not other:
+        return found, ()
+    how = describe_orientation(turn)
+    if np.linalg.det(turn) < 0:
+        reason = (
+            f"{moving.label} looks mirrored ({how}): its mirror image matches {fixed.label} far better "
+            f"({other.affine.inlier_share:.0%} against {found.affine.inlier_share:.0%} of the matches agree); "
+            "mend its direction or flip the array"
+        )
+        return Seed(None, other.affine, other.correspondences, reason), ()
+    assert other.transform is not None
+    pairs = other.correspondences
+    pairs = type(pairs)(
+        pairs.fixed, undo.transform_points(pairs.moving), pairs.similarity, pairs.reliability, pairs.cycle_error
+    )
+    note = (
+        f"{moving.label} lies turned against {fixed.label} ({how}); it was registered so. "
+        "If that is not how the patient lay, mend its direction"
+    )
+    return Seed(compose(other.transform, undo), other.affine, pairs), (note,)
+
+
+def propose_orientation(fixed: Image, moving: Image, *, weak: bool = False) -> FloatArray | None:
+    """Return the signed permutation of the world axes after which ``moving`` correlates clearly best, or None.
+
+    Parameters
+    ----------
+    fixed, moving
+        CT images in HU.
+    weak
+        Ask for the best other orientation even when it is not clearly better.
+
+    Returns
+    -------
+    ndarray or None
+        (3, 3) matrix R; the image re-oriented by it has the voxel of x at R (x - c) + c.
+    """
+    target, source = _standard(fixed), _standard(moving)
+    turns = _orientations()  # the first is the identity
+    scores = [_correlation(target, _turned(source, turn)) for turn in turns]
+    best = 1 + int(np.argmax(scores[1:]))
+    return turns[best] if scores[best] > scores[0] + (0.0 if weak else _CLEARLY_BETTER) else None
+
+
+def reoriented(image: Image, turn: FloatArray) -> tuple[Image, AffineTransform]:
+    """Turn the image about its centre in the world; the array stays as it is.
+
+    Returns
+    -------
+    Image
+        The turned image.
+    AffineTransform
+        From the turned image's world to the given one's.
+    """
+    grid, center = image.grid, image.grid.center
+    forward = AffineTransform.about(center, turn)
+    origin = forward.transform_points(grid.origin)[0]
+    turned = Image(image.array, Grid(grid.shape, origin, grid.spacing, turn @ grid.direction), image.name)
+    return turned, forward.inverse()
+
+
+def describe_orientation(turn: FloatArray) -> str:
+    """Say in words where the patient's left, back and head went."""
+    names = (("right", "left"), ("front", "back"), ("foot", "head"))
+    parts = []
+    for axis in range(3):
+        to = int(np.abs(turn[:, axis]).argmax())
+        if to != axis or turn[to, axis] < 0:
+            parts.append(f"its {names[axis][1]} is where the {names[to][int(turn[to, axis] > 0)]} should be")
+    return ", ".join(parts)
+
+
+def _orientations() -> list[FloatArray]:
+    turns = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            turn = np.zeros((3, 3))
+            turn[order, range(3)] = signs
+            turns.append(turn)
+    return turns
+
+
+def _turned(volume: FloatArray, turn: FloatArray) -> FloatArray:
+    """Return an axis-aligned volume (z, y, x) with its world axes permuted and flipped by ``turn``."""
+    source = np.abs(turn).argmax(axis=1)  # world axis b comes from world axis source[b]
+    turned = volume.transpose([2 - source[b] for b in (2, 1, 0)])
+    return turned[tuple(slice(None, None, int(turn[b, source[b]])) for b in (2, 1, 0))]
+
+
+def _standard(image: Image) -> FloatArray:
+    """Return a small axis-aligned volume, tissue between 0 (air) and 1 (bone)."""
+    coarse = resample_spacing(image, np.maximum(_SPACING, image.spacing))
+    corners = coarse.grid.corners()
+    size = np.maximum(1, np.round(np.ptp(corners, axis=0) / _SPACING)).astype(int)
+    box = Grid.make(tuple(size[::-1]), origin=corners.min(axis=0) + _SPACING / 2, spacing=_SPACING)
+    if not box.same_as(coarse.grid):
+        coarse = resample(coarse, box, fill=-1000.0)
+    return (np.clip(coarse.array, -1000, 300) + 1000) / 1300
+
+
+def _correlation(fixed: FloatArray, moving: FloatArray) -> float:
+    """Return the best normalised correlation over all shifts that keep most of the smaller image."""
+    import SimpleITK as sitk
+
+    f, m = (sitk.GetImageFromArray(np.ascontiguousarray(a, dtype=np.float32)) for a in (fixed, moving))
+    overlap = 0.6 * min(fixed.size, moving.size) / max(fixed.size, moving.size)
+    result = sitk.FFTNormalizedCorrelation(f, m, 0, overlap)
+    return float(sitk.GetArrayViewFromImage(result).max())

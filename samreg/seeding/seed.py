@@ -1,0 +1,158 @@
+"""From two embeddings to a transform that seeds an engine, or is the result itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from samreg.embedding.embedding import Embedding
+from samreg.errors import InputError
+from samreg.matching.correspondences import Correspondences
+from samreg.matching.features import Features, features
+from samreg.matching.matching import lattice, match_points
+from samreg.matching.reliability import Calibration
+from samreg.matching.search import Prediction
+from samreg.seeding.affine import AffineFit, fit_affine
+from samreg.seeding.field import fit_displacement
+from samreg.spatial.grid import Grid
+from samreg.spatial.transforms import Transform, compose
+
+TRANSFORMS = ("rigid", "affine", "deformable")
+_COARSE_LATTICE = 24.0  # mm, for the global affine
+_FINE_LATTICE = 16.0  # mm, for the refined affine and the field
+# (search radius mm, similarity lost at that radius) of the passes that refine an affine prediction
+_PASSES = ((36.0, 0.15), (20.0, 0.10))
+
+
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """A transform from embeddings alone, or why there is none; false when it failed.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving, LPS mm: an affine, or a displacement field followed by an affine. None when it failed.
+    affine
+        The robust fit to the global matches.
+    correspondences
+        The matches the transform was fitted to.
+    reason
+        Why it failed; empty when it did not.
+    """
+
+    transform: Transform | None
+    affine: AffineFit
+    correspondences: Correspondences
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.transform is not None
+
+
+def global_affine(
+    fixed: Features,
+    moving: Features,
+    *,
+    kind: str = "affine",
+    spacing: float = _COARSE_LATTICE,
+    calibration: Calibration,
+    seed: int = 0,
+) -> tuple[AffineFit, Correspondences]:
+    """Match a lattice over the whole body and fit one robust transform.
+
+    Parameters
+    ----------
+    fixed, moving
+        Features of the two images.
+    kind
+        "rigid", "similarity" or "affine".
+    spacing
+        Distance of the lattice points, mm.
+    calibration
+        Turns similarity and cycle error into reliability.
+    seed
+        Of the random hypotheses.
+    """
+    pairs = match_points(fixed, lattice(fixed, spacing), moving, coarse=True, calibration=calibration)
+    return fit_affine(pairs, kind=kind, seed=seed), pairs
+
+
+def make_seed(
+    fixed: Embedding,
+    moving: Embedding,
+    *,
+    transform: str = "deformable",
+    grid: Grid | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Seed:
+    """Fit a transform to the correspondences of two embeddings.
+
+    A lattice matched over the whole body gives a robust global transform; matches searched near its prediction
+    refine it and, for "deformable", carry a smooth displacement field, in passes of shrinking radius.
+
+    Parameters
+    ----------
+    fixed, moving
+        Embeddings by the same model.
+    transform
+        "rigid", "affine" or "deformable".
+    grid
+        Where a displacement field is needed; the grid of the fixed image unless given.
+    device
+        Where to search.
+    seed
+        Of the random hypotheses.
+
+    Returns
+    -------
+    Seed
+        False, with a reason, when the matches are too few or do not agree.
+
+    Raises
+    ------
+    InputError
+        When the embeddings come from different models, or the transform is unknown.
+    """
+    if transform not in TRANSFORMS:
+        raise InputError(f"unknown transform {transform!r}; choose one of {', '.join(TRANSFORMS)}")
+    require_one_model(fixed, moving)
+    calibration = Calibration.from_mapping(fixed.calibration)
+    f, m = features(fixed, device=device), features(moving, device=device)
+    fit, pairs = global_affine(
+        f, m, kind="rigid" if transform == "rigid" else "affine", calibration=calibration, seed=seed
+    )
+    if fit.transform is None:
+        return Seed(None, fit, pairs, fit.reason)
+    current: Transform = fit.transform
+    points = lattice(f, _FINE_LATTICE)
+    for radius, penalty in _PASSES:
+        prediction = Prediction(current.transform_points(points), radius, penalty)
+        pairs = match_points(f, points, m, prediction=prediction, coarse=True, calibration=calibration)
+        pairs = _inside_view(pairs, current, moving)
+        if len(pairs) < 12:
+            return Seed(None, fit, pairs, f"too few matches: {len(pairs)} of {len(points)} lie in the moving image")
+        if transform == "deformable":
+            field = fit_displacement(pairs, fit.transform, fixed.image_grid if grid is None else grid)
+            current = compose(field, fit.transform)
+        else:
+            refit = fit_affine(pairs, kind=transform, seed=seed)
+            if refit.transform is None:
+                return Seed(None, refit, pairs, refit.reason)
+            fit, current = refit, refit.transform
+    return Seed(current, fit, pairs)
+
+
+def require_one_model(fixed: Embedding, moving: Embedding) -> None:
+    """Raise :class:`InputError` unless both embeddings come from the same model."""
+    if fixed.model != moving.model:
+        raise InputError(
+            f"the embeddings come from different models: {fixed.model} and {moving.model}; embed both with one model"
+        )
+
+
+def _inside_view(pairs: Correspondences, prediction: Transform, moving: Embedding) -> Correspondences:
+    """Drop the pairs whose counterpart is predicted outside the moving image: they can only be wrong."""
+    return pairs.take(np.flatnonzero(moving.image_grid.contains(prediction.transform_points(pairs.fixed), margin=4.0)))
+
