@@ -1,0 +1,96 @@
+"""elastix: direction, starts, masks, points and repeatability. Every run loads ITK anew, so they are few."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+itk = pytest.importorskip("itk")
+if not hasattr(itk, "ElastixRegistrationMethod"):
+    pytest.skip("itk-elastix is not installed", allow_module_level=True)
+
+from samreg.engines import _elastix_worker, get_engine
+from samreg.engines.elastix import ElastixOptions, _parameters
+from samreg.engines.worker import _read_transform
+from samreg.errors import EngineError
+from samreg.spatial import Image
+from samreg.spatial.adapters import to_itk
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return get_engine("elastix")
+
+
+def test_unseeded_affine_honours_masks(engine, phantom):
+    hidden = np.zeros(phantom.moving.shape, bool)
+    hidden[:, :, 40:] = True
+    noise = np.random.default_rng(1).uniform(-1000, 1000, phantom.moving.shape)
+    spoilt = phantom.moving.with_array(np.where(hidden, noise, phantom.moving.array))
+    mask = Image((~hidden).astype(np.uint8), phantom.moving.grid)
+    result = engine.register(phantom.fixed, spoilt, transform="affine", moving_mask=mask, seed=1)
+    assert phantom.error(result.transform) < 0.7
+    assert result.version.startswith("itk-elastix ")
+    assert "ELASTIX version" in result.log
+
+
+@pytest.mark.parametrize("transform", ["rigid", "deformable"])
+def test_zero_iterations_return_the_start(engine, phantom, deformable_start, transform):
+    result = engine.register(
+        phantom.fixed, phantom.moving, start=deformable_start, transform=transform, options={"iterations": 0}
+    )
+    wanted = deformable_start.transform_points(phantom.points)
+    assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
+
+
+def test_seeded_improves_and_repeats_bit_for_bit(engine, phantom, deformable_start):
+    runs = [
+        engine.register(
+            phantom.fixed, phantom.moving, start=deformable_start, seed=3, threads=2,
+            options={"iterations": 60, "samples": 2000, "grid_spacing": 20.0},
+        )
+        for _ in range(2)
+    ]
+    assert phantom.error(runs[0].transform) < 0.6 * phantom.error(deformable_start)
+    first, second = (run.transform.transform_points(phantom.points) for run in runs)
+    assert np.array_equal(first, second)
+
+
+def test_corresponding_points_alone_can_pull(engine, phantom, affine_start):
+    truth = phantom.truth.transform_points(phantom.points)
+    options = {"iterations": 60, "corresponding_points": (phantom.points, truth), "points_weight": 10.0}
+    result = engine.register(
+        phantom.fixed, phantom.moving, start=affine_start, transform="rigid", seed=1, options=options
+    )
+    assert phantom.error(result.transform) < 0.3
+    assert "CorrespondingPointsEuclideanDistanceMetric" in result.log
+
+
+def test_fields_map_points_as_transformix_does(phantom, tmp_path):
+    fixed, moving = to_itk(phantom.fixed), to_itk(phantom.moving)
+    options = ElastixOptions(iterations=30, samples=1000, bending_weight=0.0, grid_spacing=30.0)
+    parameters = itk.ParameterObject.New()
+    parameters.AddParameterMap(_parameters("deformable", options, 1, initialise=False, points=False, seed=1))
+    elastix = itk.ElastixRegistrationMethod.New(fixed, moving)
+    elastix.SetParameterObject(parameters)
+    elastix.UpdateLargestPossibleRegion()
+    transform = elastix.ConvertToItkTransform(elastix.GetCombinationTransform())
+    _elastix_worker._write_field(itk, transform, fixed, tmp_path / "field.nrrd")
+    ours = _read_transform(tmp_path / "field.nrrd").transform_points(phantom.points)
+
+    points = itk.Mesh[itk.F, 3].New()
+    for i, point in enumerate(phantom.points):
+        points.SetPoint(i, point.tolist())
+    transformix = itk.TransformixFilter.New(moving)
+    transformix.SetInputMesh(points)
+    transformix.SetTransformParameterObject(elastix.GetTransformParameterObject())
+    transformix.Update()
+    theirs = np.array([list(transformix.GetOutputMesh().GetPoint(i)) for i in range(len(ours))])
+    assert np.abs(theirs - phantom.points).max() > 0.5
+    assert np.abs(ours - theirs).max() < 0.05
+
+
+def test_failures_say_why(engine):
+    tiny = Image.from_array(np.arange(8.0).reshape(2, 2, 2))
+    with pytest.raises(EngineError, match="end of its log"):
+        engine.register(tiny, tiny, transform="affine")
