@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from samreg.errors import InputError, MissingExtraError
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.transforms import (
     AffineTransform,
@@ -22,6 +22,8 @@ from samreg.spatial.transforms import (
     components,
     compose,
 )
+
+_RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def as_image(source: Any, *, name: str = "") -> Image:
@@ -165,15 +167,18 @@ def from_itk(image: Any, *, name: str = "") -> Image:
 
 
 def to_nibabel(image: Image) -> Any:
-    """Return a ``nibabel.Nifti1Image``: array (x, y, z), affine to RAS mm; 2D gets a third axis."""
+    """Return a ``nibabel.Nifti1Image``: array (x, y, z) or (x, y), affine to RAS mm."""
     import nibabel as nib
 
-    array = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
+    array = image.array
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
     affine = np.eye(4)
     affine[: image.ndim, : image.ndim] = image.grid.index_matrix
     affine[: image.ndim, 3] = image.origin
-    array = array.T if image.ndim == 3 else array.T[..., None]
-    result = nib.Nifti1Image(np.ascontiguousarray(array), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    result = nib.Nifti1Image(np.ascontiguousarray(array.T), _RAS_LPS @ affine, dtype=array.dtype)
     result.header.set_xyzt_units("mm")
     result.set_sform(result.affine, code=1)
     result.set_qform(result.affine, code=1)
@@ -181,36 +186,72 @@ def to_nibabel(image: Image) -> Any:
 
 
 def from_nibabel(image: Any, *, name: str = "") -> Image:
-    """Return an Image from a nibabel image (RAS turned to LPS); a 2D slice keeps its third axis.
+    """Return an Image from a nibabel image (RAS turned to LPS); a 3D volume of one slice stays 3D.
 
-    A sheared affine is resampled onto an orthogonal grid of the same spacing.
+    Stored integers keep their type unless the file scales them; scaled ones become float32. A sheared affine is
+    resampled onto an orthogonal grid of the same spacing.
 
     Raises
     ------
     InputError
-        When the image is not 3D, or its affine is not finite or singular.
+        When the image is not 2D or 3D, or its affine is not finite or singular.
     """
+    import nibabel as nib
+
     name = name or (image.get_filename() or "")
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3:
+    if len(shape) not in (2, 3):
         raise InputError(f"{name or 'image'}: shape {image.shape} is {len(shape)}D; select one 3D volume, for "
                          "example with image.slicer[..., 0]")
-    affine = np.asarray(image.affine, dtype=float)
+    if min(shape) < 1:
+        raise InputError(f"{name or 'image'}: is empty, shape {image.shape}; give an image that has voxels")
+    data = image.dataobj
+    if nib.is_proxy(data) and (getattr(data, "slope", 1), getattr(data, "inter", 0)) != (1, 0):
+        data = data.get_scaled(np.float32)
+    data = np.asanyarray(data)
+    # a copy in native byte order: no memory map of a file that may change, and torch takes no other order
+    array = np.array(data.reshape(shape).T, dtype=data.dtype.newbyteorder("="), order="C")
+    return place(array, nifti_to_lps(image, name), name=name)
+
+
+def nifti_to_lps(image: Any, name: str = "") -> FloatArray:
+    """Return the (4, 4) matrix from voxel indices (x, y, z) of a nibabel image to LPS mm.
+
+    Raises
+    ------
+    InputError
+        When the affine is not finite or singular.
+    """
+    affine = np.array(image.affine, dtype=float)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise InputError(f"{name or 'image'}: the affine is singular or not finite; mend its header")
-    # the stored integers are kept as they are where nothing scales them
-    slope, inter = image.header.get_slope_inter() if hasattr(image.header, "get_slope_inter") else (1, 0)
-    plain = slope in (None, 1) and inter in (None, 0)
-    data = np.asanyarray(image.dataobj) if plain else image.get_fdata(dtype=np.float32)
-    array = np.ascontiguousarray(data.reshape(shape).T)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    direction = lps[:3, :3] / spacing
-    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
-        return _unsheared(array, lps, spacing, name)
-    return Image.from_array(array, origin=lps[:3, 3], spacing=spacing, direction=direction, name=name)
+        raise InputError(
+            f"{name or 'image'}: the affine {affine[:3].round(6).tolist()} is singular or not finite; mend its header"
+        )
+    units = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
+    affine[:3] *= {"meter": 1000.0, "micron": 0.001}.get(units, 1.0)
+    return _RAS_LPS @ affine
+
+
+def place(array: np.ndarray[Any, Any], to_world: FloatArray, *, name: str = "") -> Image:
+    """Return an Image from an array (z, y, x) or (y, x) and the (4, 4) matrix from its indices (x, y, z) to LPS mm.
+
+    A sheared 3D volume is resampled onto an orthogonal grid of the same spacing.
+
+    Raises
+    ------
+    InputError
+        When a 2D array is tilted out of the x-y plane.
+    """
+    if array.ndim == 2 and np.abs([to_world[2, :2], to_world[:2, 2]]).max() > 1e-6:
+        raise InputError(f"{name or 'image'}: a 2D image lies oblique in space; store it as a volume of one slice")
+    d = array.ndim
+    spacing = np.linalg.norm(to_world[:d, :d], axis=0)
+    direction = to_world[:d, :d] / spacing
+    if d == 3 and np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
+        return _unsheared(array, to_world, spacing, name)
+    return Image.from_array(array, origin=to_world[:d, 3], spacing=spacing, direction=direction, name=name)
 
 
 def to_torch(image: Image) -> Any:

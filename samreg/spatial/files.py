@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from samreg.errors import InputError
+from samreg.errors import InputError, SamregError
 
 
 @contextlib.contextmanager
@@ -47,6 +48,33 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], remedy: str = "is it complete? Copy or export it again") -> Iterator[None]:
+    """Turn whatever a reader raises on a damaged or foreign file into an :class:`InputError` that names it.
+
+    Parameters
+    ----------
+    path
+        The file being read.
+    remedy
+        What the user can do about it.
+    """
+    try:
+        yield
+    except SamregError:
+        raise
+    except Exception as error:  # third-party readers raise anything on damaged bytes
+        raise InputError(f"cannot read {path}: {reason(error)}; {remedy}") from error
+
+
+def reason(error: Exception) -> str:
+    """Return the gist of an exception in one line, without ITK's source locations."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    itk = [line for line in lines if "ITK ERROR" in line]
+    text = re.sub(r".*ITK ERROR: (\w+\(0x[0-9a-f]+\): )?", "", itk[0]) if itk else " ".join(lines)
+    return (text or type(error).__name__)[:300].rstrip(". ")
 
 
 def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
