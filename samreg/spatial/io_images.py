@@ -245,7 +245,7 @@ def _read_slices(files: tuple[str, ...], name: str) -> Image:
     if array.ndim != 3:
         raise InputError(f"{name}: several values a voxel (colour); convert it to greyscale")
     to_world = np.eye(4)
-    to_world[:3, 0], to_world[:3, 1] = (first * np.asarray(headers[0].GetSpacing()[:2])[:, None])
+    to_world[:3, 0], to_world[:3, 1] = first * np.asarray(headers[0].GetSpacing()[:2])[:, None]
     to_world[:3, 2] = (positions[-1] - positions[0]) / (len(files) - 1)
     to_world[:3, 3] = positions[0]
     return place(array, to_world, name=name)
