@@ -105,13 +105,14 @@ class Engine(Protocol):
 
 class _Entry(NamedTuple):
     distribution: str  # the package on PyPI, asked for its version
+    install: str
     module: str
     attribute: str
 
 
 _ENGINES = {
-    "ants": _Entry("antspyx", "samreg.engines.ants", "AntsEngine"),
-    "elastix": _Entry("itk-elastix", "samreg.engines.elastix", "ElastixEngine"),
+    "ants": _Entry("antspyx", "antspyx", "samreg.engines.ants", "AntsEngine"),
+    "elastix": _Entry("itk-elastix", '"samreg[elastix]"', "samreg.engines.elastix", "ElastixEngine"),
 }
 
 
@@ -148,9 +149,8 @@ def engine_version(name: str) -> str:
     """
     version = _version(name)
     if version is None:
-        raise MissingExtraError(
-            f'the {name} engine needs {_ENGINES[name].distribution}: pip install "samreg[{name}]"'
-        )
+        entry = _ENGINES[name]
+        raise MissingExtraError(f"the {name} engine needs {entry.distribution}: pip install {entry.install}")
     return f"{_ENGINES[name].distribution} {version}"
 
 
@@ -273,7 +273,9 @@ def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> 
     valid = mask if mask is not None else moving.with_array(np.ones(moving.shape, np.uint8))
     valid = resample(valid, grid, transform=start, interpolation="nearest", fill=0)
     if not valid.array.any():
-        raise EngineError(f"the start leaves no overlap of the images: it carries the fixed view outside {moving.label}")
+        raise EngineError(
+            f"the start leaves no overlap of the images: it carries the fixed view outside {moving.label}"
+        )
     warped = resample(moving, grid, transform=start, fill=0.0)
     return warped, None if valid.array.all() else valid
 

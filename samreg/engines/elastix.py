@@ -109,8 +109,8 @@ class ElastixEngine:
         resolutions = settings.resolutions or (
             _RESOLUTIONS_UNSEEDED[transform] if start is None else _RESOLUTIONS_SEEDED
         )
-        masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
-        run = {"threads": threads, "verbose": verbose}
+        masks: dict[str, Any] = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
+        run: dict[str, Any] = {"threads": threads, "verbose": verbose}
         log = ""
         if start is None and transform == "deformable":
             affine = self.register(fixed, moving, transform="affine", **masks, seed=seed, **run, options=settings)
@@ -164,7 +164,7 @@ def _parameters(
         "AutomaticTransformInitializationMethod": "CenterOfGravity",
         "FinalGridSpacingInPhysicalUnits": settings.grid_spacing,
     }
-    parameters = {key: (str(value),) for key, value in values.items()}
+    parameters: dict[str, tuple[str, ...]] = {key: (str(value),) for key, value in values.items()}
     parameters["Metric"] = tuple(name for name, _ in metrics)
     for i, (_, weight) in enumerate(metrics):
         parameters[f"Metric{i}Weight"] = (str(weight),)

@@ -36,8 +36,11 @@ def phantom() -> Phantom:
     texture = gaussian_filter(rng.normal(size=(48, 52, 56)), 3)
     texture = (texture - texture.min()) / np.ptp(texture) * 1500 - 1000
     fixed = Image.from_array(
-        texture.astype(np.float32), origin=(-30, 200, -500), spacing=(2, 2, 2.5),
-        direction=rotation(0.3) @ np.diag([1.0, 1.0, -1.0]), name="fixed",
+        texture.astype(np.float32),
+        origin=(-30, 200, -500),
+        spacing=(2, 2, 2.5),
+        direction=rotation(0.3) @ np.diag([1.0, 1.0, -1.0]),
+        name="fixed",
     )
     matrix = [[1.03, 0.05, 0.0], [-0.04, 0.98, 0.02], [0.0, 0.03, 1.01]]
     truth = AffineTransform.about(fixed.grid.center, matrix, (6.0, -5.0, 4.0))

@@ -50,12 +50,11 @@ def test_unseeded(engine, phantom, transform, limit):
 
 
 @pytest.mark.parametrize("transform", ["affine", "deformable"])
-def test_zero_iterations_return_the_start(engine, phantom, deformable_start, transform):
+def test_zero_iterations_return_the_start(engine, phantom, transform, request):
+    start = request.getfixturevalue(f"{transform}_start")
     none = {"iterations": (0, 0), "affine_iterations": (0, 0, 0, 0)}
-    result = engine.register(
-        phantom.fixed, phantom.moving, start=deformable_start, transform=transform, options=none
-    )
-    wanted = deformable_start.transform_points(phantom.points)
+    result = engine.register(phantom.fixed, phantom.moving, start=start, transform=transform, options=none)
+    wanted = start.transform_points(phantom.points)
     assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
 
 
@@ -126,6 +125,6 @@ def test_nothing_is_left_behind(engine, phantom, affine_start, monkeypatch, tmp_
 def test_failures_say_why(engine, phantom, monkeypatch):
     with pytest.raises(InputError, match="threads"):
         engine.register(phantom.fixed, phantom.moving, threads=0)
-    with pytest.raises(EngineError, match="end of its log(.|\n)*Nonsense does not exist"):
-        monkeypatch.setattr(ants_module, "_type_of_transform", lambda *_: "Nonsense")
+    monkeypatch.setattr(ants_module, "_type_of_transform", lambda *_: "Nonsense")
+    with pytest.raises(EngineError, match=r"end of its log(.|\n)*Nonsense does not exist"):
         engine.register(phantom.fixed, phantom.moving)

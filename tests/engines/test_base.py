@@ -66,7 +66,7 @@ def test_intensities_are_clipped_and_air_weighs_nothing(phantom):
 
 
 def test_prewarp_fills_with_air_and_masks_what_is_not_seen(phantom):
-    away = AffineTransform(phantom.truth.matrix, phantom.truth.translation + [40.0, 0.0, 0.0])
+    away = AffineTransform(phantom.truth.matrix, phantom.truth.translation + np.array([40.0, 0.0, 0.0]))
     pair = base.prepare(phantom.fixed, phantom.moving, **{**NOTHING, "start": away})
     assert pair.moving.grid.same_as(phantom.fixed.grid.padded(base.MARGIN_MM))
     points = pair.moving.grid.world_points().reshape(-1, 3)
@@ -89,11 +89,11 @@ def test_masks_are_resampled_and_must_not_be_empty(phantom):
     mask = Image(np.ones(coarse.shape, bool), coarse, "lungs")
     pair = base.prepare(phantom.fixed, phantom.moving, **{**NOTHING, "fixed_mask": mask})
     assert pair.fixed_mask.grid.same_as(phantom.fixed.grid)
+    empty = mask.with_array(np.zeros(coarse.shape))
     with pytest.raises(InputError, match="fixed mask lungs is empty"):
-        empty = mask.with_array(np.zeros(coarse.shape))
         base.prepare(phantom.fixed, phantom.moving, **{**NOTHING, "fixed_mask": empty})
+    away = Image.from_array(np.ones((4, 4, 4)), origin=(5000, 0, 0), name="away")
     with pytest.raises(InputError, match="does not overlap"):
-        away = Image.from_array(np.ones((4, 4, 4)), origin=(5000, 0, 0), name="away")
         base.prepare(phantom.fixed, phantom.moving, **{**NOTHING, "moving_mask": away})
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-itk = pytest.importorskip("itk")
-if not hasattr(itk, "ElastixRegistrationMethod"):
-    pytest.skip("itk-elastix is not installed", allow_module_level=True)
-
-from samreg.engines import _elastix_worker, get_engine
+from samreg.engines import _elastix_worker, available_engines, get_engine
 from samreg.engines.elastix import ElastixOptions, _parameters
 from samreg.engines.worker import _read_transform
-from samreg.errors import EngineError
 from samreg.spatial import Image
 from samreg.spatial.adapters import to_itk
+
+pytestmark = pytest.mark.skipif("elastix" not in available_engines(), reason="itk-elastix is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +31,23 @@ def test_unseeded_affine_honours_masks(engine, phantom):
     assert "ELASTIX version" in result.log
 
 
-@pytest.mark.parametrize("transform", ["rigid", "deformable"])
-def test_zero_iterations_return_the_start(engine, phantom, deformable_start, transform):
-    result = engine.register(
-        phantom.fixed, phantom.moving, start=deformable_start, transform=transform, options={"iterations": 0}
-    )
-    wanted = deformable_start.transform_points(phantom.points)
+@pytest.mark.parametrize("transform", ["affine", "deformable"])
+def test_zero_iterations_return_the_start(engine, phantom, transform, request):
+    start = request.getfixturevalue(f"{transform}_start")
+    none = {"iterations": 0}
+    result = engine.register(phantom.fixed, phantom.moving, start=start, transform=transform, options=none)
+    wanted = start.transform_points(phantom.points)
     assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
 
 
 def test_seeded_improves_and_repeats_bit_for_bit(engine, phantom, deformable_start):
     runs = [
         engine.register(
-            phantom.fixed, phantom.moving, start=deformable_start, seed=3, threads=2,
+            phantom.fixed,
+            phantom.moving,
+            start=deformable_start,
+            seed=3,
+            threads=2,
             options={"iterations": 60, "samples": 2000, "grid_spacing": 20.0},
         )
         for _ in range(2)
@@ -56,7 +57,7 @@ def test_seeded_improves_and_repeats_bit_for_bit(engine, phantom, deformable_sta
     assert np.array_equal(first, second)
 
 
-def test_corresponding_points_alone_can_pull(engine, phantom, affine_start):
+def test_corresponding_points_pull(engine, phantom, affine_start):
     truth = phantom.truth.transform_points(phantom.points)
     options = {"iterations": 60, "corresponding_points": (phantom.points, truth), "points_weight": 10.0}
     result = engine.register(
@@ -67,6 +68,8 @@ def test_corresponding_points_alone_can_pull(engine, phantom, affine_start):
 
 
 def test_fields_map_points_as_transformix_does(phantom, tmp_path):
+    import itk
+
     fixed, moving = to_itk(phantom.fixed), to_itk(phantom.moving)
     options = ElastixOptions(iterations=30, samples=1000, bending_weight=0.0, grid_spacing=30.0)
     parameters = itk.ParameterObject.New()
@@ -88,9 +91,3 @@ def test_fields_map_points_as_transformix_does(phantom, tmp_path):
     theirs = np.array([list(transformix.GetOutputMesh().GetPoint(i)) for i in range(len(ours))])
     assert np.abs(theirs - phantom.points).max() > 0.5
     assert np.abs(ours - theirs).max() < 0.05
-
-
-def test_failures_say_why(engine):
-    tiny = Image.from_array(np.arange(8.0).reshape(2, 2, 2))
-    with pytest.raises(EngineError, match="end of its log"):
-        engine.register(tiny, tiny, transform="affine")
