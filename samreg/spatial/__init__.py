@@ -3,6 +3,9 @@
 from samreg.spatial.adapters import as_image
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.io_images import read_image, write_image
+from samreg.spatial.io_points import read_points, write_points
+from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points, as_points
 from samreg.spatial.resample import resample, resample_spacing
 from samreg.spatial.transforms import (
@@ -33,7 +36,13 @@ __all__ = [
     "inverse_residual",
     "invert",
     "jacobian_determinant",
+    "read_image",
+    "read_points",
+    "read_transform",
     "resample",
     "resample_spacing",
     "sample_displacement",
+    "write_image",
+    "write_points",
+    "write_transform",
 ]

@@ -175,10 +175,7 @@ def to_nibabel(image: Image) -> Any:
         array = array.astype(np.uint8)
     elif array.dtype == np.float16:
         array = array.astype(np.float32)
-    affine = np.eye(4)
-    affine[: image.ndim, : image.ndim] = image.grid.index_matrix
-    affine[: image.ndim, 3] = image.origin
-    result = nib.Nifti1Image(np.ascontiguousarray(array.T), _RAS_LPS @ affine, dtype=array.dtype)
+    result = nib.Nifti1Image(np.ascontiguousarray(array.T), to_nifti_affine(image.grid), dtype=array.dtype)
     result.header.set_xyzt_units("mm")
     result.set_sform(result.affine, code=1)
     result.set_qform(result.affine, code=1)
@@ -214,6 +211,14 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
     # a copy in native byte order: no memory map of a file that may change, and torch takes no other order
     array = np.array(data.reshape(shape).T, dtype=data.dtype.newbyteorder("="), order="C")
     return place(array, nifti_to_lps(image, name), name=name)
+
+
+def to_nifti_affine(grid: Grid) -> FloatArray:
+    """Return the (4, 4) matrix from voxel indices (x, y, z) to RAS mm."""
+    affine = np.eye(4)
+    affine[: grid.ndim, : grid.ndim] = grid.index_matrix
+    affine[: grid.ndim, 3] = grid.origin
+    return _RAS_LPS @ affine
 
 
 def nifti_to_lps(image: Any, name: str = "") -> FloatArray:

@@ -116,8 +116,8 @@ def load_nifti(path: Path) -> Any:
         two = len(raw) >= 540 and 540 in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
         kind = nib.Nifti2Header if two else nib.Nifti1Header
         header = kind(binaryblock=raw[: kind.sizeof_hdr], check=False)
-        image = nib.load(str(path))
-    sizes = np.asarray(header["pixdim"][1 : 1 + min(3, len(image.shape))], dtype=float)
+        image: Any = nib.load(str(path))
+    sizes = np.array(header["pixdim"][1 : 1 + min(3, len(image.shape))], dtype=np.float64)
     if not np.isfinite(sizes).all() or (sizes == 0).any():
         raise InputError(f"{path}: voxel size {sizes.tolist()} mm; write the true voxel size into its header")
     if int(header["qform_code"]) == 0 and int(header["sform_code"]) == 0:

@@ -88,7 +88,7 @@ class AffineTransform(Transform):
         """
         if abs(np.linalg.det(self.matrix)) < 1e-12:
             raise InputError("the affine matrix is singular and has no inverse")
-        inverse = np.linalg.inv(self.matrix)
+        inverse: FloatArray = np.linalg.inv(self.matrix).astype(np.float64, copy=False)
         return AffineTransform(inverse, -inverse @ self.translation)
 
 
@@ -327,7 +327,7 @@ def sample_displacement(transform: Transform, grid: Grid) -> DisplacementField:
         Where to sample it, in the fixed frame.
     """
     displacement = np.empty((*grid.shape, grid.ndim), dtype=np.float32)
-    for start, points in _slabs(grid):
+    for start, points in slabs(grid):
         moved = transform.transform_points(points.reshape(-1, grid.ndim)).reshape(points.shape)
         displacement[start : start + len(points)] = moved - points
     return DisplacementField(displacement, grid)
@@ -382,7 +382,7 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> NDArray[np.float32
     return np.linalg.det(jacobian).astype(np.float32)
 
 
-def _slabs(grid: Grid) -> Iterator[tuple[int, FloatArray]]:
+def slabs(grid: Grid) -> Iterator[tuple[int, FloatArray]]:
     """Yield (first slice, world points) of slabs of the grid along the first array axis."""
     per_slice = max(1, int(np.prod(grid.shape[1:])))
     thickness = max(1, _CHUNK // per_slice)
