@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.network import EmbeddingNetwork, SamNetwork
 from samreg.embedding.preprocessing import Preprocessing
 from samreg.errors import InputError
@@ -61,6 +62,7 @@ def register_architecture(architecture: Architecture) -> None:
 register_architecture(
     Architecture("sam", SamNetwork, marker="backbone.conv1.conv.weight", optional=("semantic_head.",))
 )
+register_architecture(Architecture("compact", CompactNetwork, marker="fine_stem.0.weight"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,183 @@
+"""What a training run is made of, read from a YAML or TOML file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from samreg.errors import InputError, MissingExtraError
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How a view of a volume is drawn; lengths in mm, intensities in HU.
+
+    Attributes
+    ----------
+    rotation : float
+        Largest rotation about each axis, degrees.
+    scale, anisotropy : float
+        Largest isotropic scale factor and, on top, per axis; drawn log-uniformly.
+    warp : float
+        Largest root-mean-square gradient of the smooth warp.
+    wavelength : tuple of float
+        Shortest and longest wave of the warp.
+    size : tuple of int
+        Largest size of a view in voxels of 4 mm, (z, y, x).
+    crop : float
+        Smallest fraction of the volume's extent that a view covers, per axis; z is cropped always, the other
+        axes in `crop_in_plane` of the views.
+    crop_in_plane, mirror, lesion, blur, contrast : float
+        Probabilities. Both views of a pair are mirrored alike: a mirrored body is another person.
+    noise : float
+        Largest standard deviation of the noise.
+    """
+
+    rotation: float = 18.0
+    scale: float = 1.25
+    anisotropy: float = 1.15
+    warp: float = 0.3
+    wavelength: tuple[float, float] = (70.0, 350.0)
+    size: tuple[int, int, int] = (60, 60, 80)
+    crop: float = 0.4
+    crop_in_plane: float = 0.3
+    mirror: float = 0.15
+    lesion: float = 0.3
+    blur: float = 0.4
+    contrast: float = 0.5
+    noise: float = 60.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A training run.
+
+    Attributes
+    ----------
+    images : str
+        Folder of CT volumes (every format `samreg.read_image` reads).
+    output : str
+        Folder for checkpoints and logs.
+    steps : int
+    learning_rate, weight_decay, warmup, ema : float
+        AdamW with linear warm-up over `warmup` steps and cosine decay to 2 %; decay of the averaged weights.
+    temperature_local, temperature_global : float
+    points, candidates : int
+        Anchors per pair and loss, and negatives each of them is compared with.
+    patches : int
+        Fine patches per pair, of `patch` voxels of 2 mm (z, y, x), multiples of 4.
+    ignore_local, ignore_global : float
+        Candidates nearer than this (mm) to the true match are no negatives.
+    cross_subject : str or None
+        Folder with dense maps between the training volumes (`samreg.training.cross_subject`).
+    cross_fraction : float
+        Fraction of the steps on pairs of different people, where maps are given.
+    initial : str or None
+        Weights to start from (a checkpoint of an earlier run).
+    network : dict
+        Keyword arguments of `CompactNetwork`.
+    views : ViewConfig
+    seed, save_every, validate_every, threads : int
+        Steps between checkpoints and between validations (0: none); threads 0 leaves torch's choice.
+    precision : str
+        "bfloat16" or "float32".
+    device : str
+        "auto", "cpu", "cuda".
+    tensorboard : bool
+    """
+
+    images: str
+    output: str
+    steps: int = 2000
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    warmup: int = 50
+    ema: float = 0.99
+    temperature_local: float = 0.07
+    temperature_global: float = 0.1
+    points: int = 384
+    candidates: int = 3000
+    patches: int = 2
+    patch: tuple[int, int, int] = (32, 56, 56)
+    ignore_local: float = 6.0
+    ignore_global: float = 12.0
+    cross_subject: str | None = None
+    cross_fraction: float = 0.5
+    initial: str | None = None
+    network: dict[str, Any] = field(default_factory=dict)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    seed: int = 0
+    save_every: int = 100
+    validate_every: int = 0
+    threads: int = 0
+    precision: str = "bfloat16"
+    device: str = "auto"
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bfloat16", "float32"):
+            raise InputError(f"precision {self.precision!r}; choose bfloat16 or float32")
+        if any(n % 4 or n < 24 for n in self.patch):
+            raise InputError(f"patch {self.patch} must be multiples of 4 voxels and at least 24")
+        for name in ("steps", "points", "candidates", "patches", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> TrainingConfig:
+        """Read a configuration.
+
+        Parameters
+        ----------
+        path : path-like
+            ``.yaml``, ``.yml`` or ``.toml``. Relative folders in it count from the file's own folder.
+
+        Raises
+        ------
+        InputError
+            When the file is missing, of another type, or names an unknown setting.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such training configuration")
+        values = _read(path)
+        views = _known(ViewConfig, values.pop("views", {}), path)
+        values = _known(cls, values, path)
+        for key in ("images", "output", "cross_subject", "initial"):
+            if values.get(key) is not None:
+                values[key] = str(path.parent / values[key])
+        for key in ("images", "output"):
+            if key not in values:
+                raise InputError(f"{path}: give {key}, a folder")
+        return cls(**values, views=ViewConfig(**views))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".toml":
+        try:
+            import tomllib
+        except ImportError:  # Python 3.10
+            import tomli as tomllib
+        with path.open("rb") as file:
+            values: Any = tomllib.load(file)
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            import yaml
+        except ImportError as error:
+            raise MissingExtraError("a .yaml configuration needs pyyaml: pip install pyyaml") from error
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    else:
+        raise InputError(f"{path}: give a .yaml or .toml file")
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a list of settings, 'name: value' per line, is expected")
+    return values
+
+
+def _known(kind: type, values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Check names and turn lists into tuples."""
+    names = {f.name for f in fields(kind)}
+    if unknown := sorted(set(values) - names):
+        raise InputError(f"{path}: unknown setting {', '.join(unknown)}; choose from {', '.join(sorted(names))}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

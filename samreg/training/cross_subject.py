@@ -1,0 +1,210 @@
+"""Positive pairs of different people: smooth maps between training volumes, found by the model so far.
+
+Each map is seeded by embedding matches, made smooth by a robust affine and a displacement field, and trusted
+only where matches that return to where they started agree with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samreg.embedding.embedding import Embedding
+from samreg.embedding.models import EmbeddingModel
+from samreg.errors import InputError
+from samreg.matching.correspondences import Correspondences
+from samreg.matching.features import Features, features
+from samreg.matching.matching import lattice, match_points
+from samreg.matching.reliability import Calibration
+from samreg.matching.search import Prediction
+from samreg.seeding.affine import fit_affine
+from samreg.seeding.field import fit_displacement
+from samreg.seeding.seed import global_affine
+from samreg.spatial import Grid, Transform, as_image, compose
+from samreg.spatial.files import atomic_path
+from samreg.training.data import Map, Pair, Volume, list_images
+
+logger = logging.getLogger(__name__)
+
+_SPACING = 8.0  # mm, of the stored maps
+_LATTICE = 14.0  # mm, between the matches a field is fitted to
+_PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
+_CYCLE = 10.0  # mm within which a match must return
+_AGREEMENT = 10.0  # mm within which the field must agree with it
+_REACH = 16.0  # mm over which a match speaks for its surroundings
+_LEAST_SHARE = 0.25  # of the matches must agree with the field, or the pair is dropped
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMap:
+    """A map between two images with the matches that speak for it.
+
+    Attributes
+    ----------
+    transform : Transform
+        Fixed to moving, LPS mm.
+    matches : Correspondences
+        What it was fitted to.
+    agreeing : ndarray of bool
+        Which matches are consistent and agree with the transform.
+    """
+
+    transform: Transform
+    matches: Correspondences
+    agreeing: NDArray[np.bool_]
+
+    @property
+    def share(self) -> float:
+        """Share of the matches that agree."""
+        return float(self.agreeing.mean())
+
+
+def build_maps(
+    images: str | os.PathLike[str],
+    model: EmbeddingModel,
+    output: str | os.PathLike[str],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Match training volumes with each other and store the maps that can be trusted.
+
+    Parameters
+    ----------
+    images : path-like
+        Folder of CT volumes.
+    model : EmbeddingModel
+        The model trained so far.
+    output : path-like
+        Folder for the maps, one ``FIXED--MOVING.npz`` each; give it as `TrainingConfig.cross_subject`.
+    pairs : sequence of (str, str), optional
+        Names of the volumes to match, fixed and moving; all ordered pairs unless given.
+    seed : int
+        Of the robust fits.
+
+    Returns
+    -------
+    list of Path
+        The files written; pairs that share too little are left out.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    paths = {path.name.split(".")[0]: path for path in list_images(images)}
+    if pairs is None:
+        pairs = [(a, b) for a in paths for b in paths if a != b]
+    needed = {name for pair in pairs for name in pair}
+    embeddings = {name: model.embed(as_image(paths[name])) for name in sorted(needed)}
+    prepared = {name: features(embedding) for name, embedding in embeddings.items()}
+    written = []
+    for fixed, moving in pairs:
+        fitted = fit_map(
+            embeddings[fixed], embeddings[moving], fixed_features=prepared[fixed],
+            moving_features=prepared[moving], seed=seed,
+        )  # fmt: skip
+        if fitted is None or fitted.share < _LEAST_SHARE:
+            logger.info("%s -- %s: dropped (%s)", fixed, moving, "no map" if fitted is None else f"{fitted.share:.2f}")
+            continue
+        path = output / f"{fixed}--{moving}.npz"
+        _write(path, fitted, embeddings[fixed].image_grid, embeddings[moving].image_grid)
+        logger.info("%s -- %s: %.0f %% of %d matches agree", fixed, moving, 100 * fitted.share, len(fitted.agreeing))
+        written.append(path)
+    return written
+
+
+def fit_map(
+    fixed: Embedding,
+    moving: Embedding,
+    *,
+    fixed_features: Features | None = None,
+    moving_features: Features | None = None,
+    seed: int = 0,
+) -> FittedMap | None:
+    """Fit a smooth map, fixed to moving, to the matches of two embeddings; None where they do not agree."""
+    f = features(fixed) if fixed_features is None else fixed_features
+    m = features(moving) if moving_features is None else moving_features
+    calibration = Calibration.from_mapping(fixed.calibration)
+    fit, _ = global_affine(f, m, calibration=calibration, seed=seed)
+    if fit.transform is None:
+        return None
+    points = lattice(f, _LATTICE)
+    current: Transform = fit.transform
+    for number, (radius, penalty) in enumerate(_PASSES):
+        expected = current.transform_points(points)
+        seen = moving.image_grid.contains(expected, margin=4.0)
+        if seen.sum() < 50:
+            return None
+        prediction = Prediction(expected[seen], radius, penalty)
+        matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
+        returned = matches.take(matches.cycle_error < 2 * _CYCLE)
+        if number == 0:  # a better affine first: what the field need not explain it cannot get wrong
+            refit = fit_affine(returned, seed=seed)
+            fit = refit if refit.transform is not None else fit
+        try:
+            field = fit_displacement(returned, fit.transform, fixed.image_grid, stiffness=0.03, spacing=_SPACING)
+        except InputError:
+            return None
+        current = compose(field, fit.transform)
+    miss = np.linalg.norm(current.transform_points(matches.fixed) - matches.moving, axis=1)
+    return FittedMap(current, matches, (matches.cycle_error < _CYCLE) & (miss < _AGREEMENT))
+
+
+def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> list[Pair]:
+    """Load the maps of a folder for these volumes.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    by_name = {volume.name: volume for volume in volumes}
+    pairs = []
+    for path in sorted(Path(folder).glob("*--*.npz")):
+        fixed, moving = path.name.removesuffix(".npz").split("--")
+        if fixed in by_name and moving in by_name:
+            pairs.append(Pair(by_name[fixed], by_name[moving], _read(path, by_name[fixed].fine.device)))
+    if not pairs:
+        raise InputError(f"{folder}: no maps (FIXED--MOVING.npz) between the training volumes; run build_maps")
+    return pairs
+
+
+def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
+    """Store the map in the frames of the two volumes: mm from their first voxels."""
+    size = [int(np.ceil(n / _SPACING)) + 1 for n in fixed.extent]
+    axes = [_SPACING * np.arange(n) for n in size]
+    z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
+    points = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    moved = fitted.transform.transform_points(points + fixed.origin) - moving.origin
+    shape = (*size[::-1], 3)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            displacement=(moved - points).reshape(shape).astype(np.float32),
+            trust=_trust(points + fixed.origin, fitted).reshape(shape[:3]).astype(np.float32),
+            spacing=_SPACING,
+        )
+
+
+def _trust(points: NDArray[np.float64], fitted: FittedMap) -> NDArray[np.float64]:
+    """Share of the matches around each point that agree, 0 where there is none near."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(fitted.matches.fixed)
+    distance, index = tree.query(points, k=min(12, len(fitted.agreeing)), distance_upper_bound=2.5 * _REACH)
+    near = np.isfinite(distance)
+    weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / _REACH) ** 2), 0)
+    agreeing = np.append(fitted.agreeing, False)[index]
+    return (weight * agreeing).sum(axis=1) / (weight.sum(axis=1) + 0.5)
+
+
+def _read(path: Path, device: torch.device) -> Map:
+    with np.load(path) as stored:
+        displacement = torch.from_numpy(stored["displacement"]).permute(3, 0, 1, 2)[None]
+        trust = torch.from_numpy(stored["trust"])[None, None]
+        return Map(displacement.contiguous().to(device), trust.to(device), float(stored["spacing"]))

@@ -1,0 +1,180 @@
+"""One training step: draw a pair of views, embed both, compare their matching points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from samreg.embedding.compact import CompactNetwork
+from samreg.training.augment import View, draw_view
+from samreg.training.config import TrainingConfig
+from samreg.training.data import COARSE, SPACING, Pair
+from samreg.training.losses import info_nce, sample_embedding
+
+_DRAWN = 12_000  # body points drawn per view
+_FEWEST = 48  # matches below which a pair is drawn again
+_MARGIN = 6.0  # mm from the border of a patch, where the fine trunk misses context
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Two views, points (N, 3) that match, and other body points of each view."""
+
+    views: tuple[View, View]
+    matches: tuple[Tensor, Tensor]
+    bodies: tuple[Tensor, Tensor]
+    starts: tuple[list[Tensor], list[Tensor]]  # of the fine patches, 4 mm voxels (z, y, x)
+
+
+def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.Generator) -> Sample:
+    """Draw a pair and two overlapping views of it.
+
+    Raises
+    ------
+    RuntimeError
+        When fifty pairs in a row share next to nothing.
+    """
+    smallest = tuple(n // 2 for n in config.patch)
+    for _ in range(50):
+        pair = pairs[int(torch.randint(0, len(pairs), (1,), generator=generator))]
+        points = _jittered(pair.fixed.body, generator)
+        matches, trusted = pair.match(points)
+        points, matches = points[trusted], matches[trusted]
+        if len(points) < _FEWEST:
+            continue
+        mirror = bool(torch.rand(1, generator=generator) < config.views.mirror)
+        views = tuple(
+            draw_view(volume, focus, config.views, generator, smallest=smallest, mirror=mirror)
+            for volume, focus in ((pair.fixed, points[0]), (pair.moving, matches[0]))
+        )
+        seen = []
+        kept = torch.ones(len(points), dtype=torch.bool, device=points.device)
+        for view, world in zip(views, (points, matches), strict=True):
+            inside, converged = view.warp.to_view(world)
+            seen.append(inside)
+            kept &= converged & view.contains(inside, margin=COARSE)
+        if kept.sum() < _FEWEST:
+            continue
+        first, second = seen[0][kept], seen[1][kept]
+        bodies = tuple(_visible(view, generator) for view in views)
+        starts = tuple(_starts(view, seen, config, generator) for view, seen in zip(views, (first, second), strict=True))
+        return Sample(views, (first, second), bodies, starts)
+    raise RuntimeError("no two views with matching points; use larger volumes or views")
+
+
+class TrainingStep(nn.Module):
+    """The losses of one sample, as a module so that DistributedDataParallel can wrap it."""
+
+    def __init__(self, network: CompactNetwork, config: TrainingConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+
+    def forward(self, sample: Sample) -> dict[str, Tensor]:
+        """Return ``loss``, ``local``, ``global``, ``local_accuracy`` and ``global_accuracy``."""
+        config = self.config
+        device = sample.views[0].coarse.device
+        dtype = getattr(torch, config.precision)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            coarse = [self.network.coarse(view.coarse) for view in sample.views]
+            fine = [
+                [self._local(view, context, start) for start in starts]
+                for view, (context, _), starts in zip(sample.views, coarse, sample.starts, strict=True)
+            ]
+        results = {
+            "global": self._global_loss(sample, [embedding.float() for _, embedding in coarse]),
+            "local": self._local_loss(sample, [[patch.float() for patch in patches] for patches in fine]),
+        }
+        losses = {name: loss for name, (loss, _) in results.items()}
+        accuracies = {f"{name}_accuracy": accuracy for name, (_, accuracy) in results.items()}
+        return {"loss": losses["global"] + losses["local"], **losses, **accuracies}
+
+    def _local(self, view: View, context: Tensor, start: Tensor) -> Tensor:
+        size = self.config.patch
+        z, y, x = (start // 2).tolist()
+        cut = context[:, :, z : z + size[0] // 4, y : y + size[1] // 4, x : x + size[2] // 4]
+        features = self.network.fine_features(view.patch(start, size))
+        return self.network.head(self.network.fuse(features, cut))
+
+    def _global_loss(self, sample: Sample, embeddings: list[Tensor]) -> tuple[Tensor, Tensor]:
+        config = self.config
+        # a cell of 2x2x2 coarse voxels is centred half a voxel after its first
+        firsts = [view.first + COARSE / 2 for view in sample.views]
+        places = [points[: config.points] for points in sample.matches]
+        others = [points[: config.candidates] for points in sample.bodies]
+        at = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, places, firsts, strict=True)]
+        away = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, others, firsts, strict=True)]
+        return _both_ways(
+            at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global
+        )
+
+    def _local_loss(self, sample: Sample, patches: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
+        config = self.config
+        share = -(-config.points // config.patches)
+        at: list[list[Tensor]] = [[], []]
+        places: list[list[Tensor]] = [[], []]
+        away: list[list[Tensor]] = [[], []]
+        others: list[list[Tensor]] = [[], []]
+        for k in range(config.patches):
+            firsts = [view.first + COARSE * starts[k].flip(0) for view, starts in zip(sample.views, sample.starts, strict=True)]
+            inside = torch.stack([
+                self._in_patch(points, first) for points, first in zip(sample.matches, firsts, strict=True)
+            ]).all(dim=0)  # fmt: skip
+            for i in range(2):
+                chosen = sample.matches[i][inside][:share]
+                at[i].append(sample_embedding(patches[i][k], chosen, firsts[i], COARSE))
+                places[i].append(chosen)
+                near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i])][: config.candidates // config.patches]
+                away[i].append(sample_embedding(patches[i][k], near, firsts[i], COARSE))
+                others[i].append(near)
+        return _both_ways(
+            *([torch.cat(parts) for parts in two] for two in (at, places, away, others)),
+            temperature=config.temperature_local, ignore=config.ignore_local,
+        )  # fmt: skip
+
+    def _in_patch(self, points: Tensor, first: Tensor) -> Tensor:
+        last = first + SPACING * torch.tensor(self.config.patch[::-1], device=first.device) - COARSE
+        return ((points >= first + _MARGIN) & (points <= last - _MARGIN)).all(dim=1)
+
+
+def _both_ways(
+    at: list[Tensor], places: list[Tensor], away: list[Tensor], others: list[Tensor], *, temperature: float, ignore: float
+) -> tuple[Tensor, Tensor]:
+    if len(at[0]) == 0:
+        zero = (at[0].sum() + at[1].sum()) * 0
+        return zero, zero.detach()
+    results = [
+        info_nce(
+            at[i], at[1 - i], places[1 - i], away[1 - i], others[1 - i], temperature=temperature, ignore=ignore
+        )
+        for i in range(2)
+    ]
+    return sum(r[0] for r in results) / 2, sum(r[1] for r in results) / 2
+
+
+def _jittered(body: Tensor, generator: torch.Generator) -> Tensor:
+    """Random points of the body: voxel centres moved within their voxel."""
+    pick = torch.randint(0, len(body), (_DRAWN,), generator=generator).to(body.device)
+    jitter = torch.rand(_DRAWN, 3, generator=generator).to(body.device) - 0.5
+    return body[pick] + COARSE * jitter
+
+
+def _visible(view: View, generator: torch.Generator) -> Tensor:
+    points, converged = view.warp.to_view(_jittered(view.volume.body, generator))
+    return points[converged & view.contains(points, margin=COARSE / 2)]
+
+
+def _starts(view: View, matches: Tensor, config: TrainingConfig, generator: torch.Generator) -> list[Tensor]:
+    """Even first 4 mm voxels (z, y, x) of patches around the first matches, off centre at random."""
+    size = torch.tensor(config.patch) // 2
+    room = (torch.tensor(view.coarse.shape[2:]) - size).clamp(min=0)
+    centres = ((matches[: config.patches] - view.first) / COARSE).flip(1).cpu()
+    starts = []
+    for k in range(config.patches):
+        jitter = (torch.rand(3, generator=generator) - 0.5) * 0.4 * size
+        start = torch.minimum((centres[k] - size / 2 + jitter).clamp(min=0), room.float())
+        starts.append((start.long() // 2 * 2).to(view.coarse.device))
+    return starts
