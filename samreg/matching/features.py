@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
@@ -22,39 +23,82 @@ PARTS = ("local", "global")
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Unit vectors of the voxels inside the body.
+    """Unit vectors of the voxels inside the body, made where they are asked for.
 
-    The local vector and the global one, interpolated to the local grid, stand side by side, each scaled by
+    The local vector and the global one, interpolated to the same place, stand side by side, each scaled by
     sqrt(1/2): the dot product of two such vectors is the mean of local and global similarity (Yan et al., SAM,
-    TMI 2022, section III-C).
+    TMI 2022, section III-C). To hold them for every voxel would cost a multiple of the embedding's memory.
 
     Parameters
     ----------
-    vectors
-        (K, C) unit vectors of the K body voxels.
+    local
+        (V, C1) local vectors of all voxels of ``grid``, or None.
+    global_
+        (V2, C2) global vectors of all voxels of ``global_grid``, float32, or None.
+    grid, global_grid
+        Where they lie.
     index
-        (K, d) voxel indices (x, y, z) of the rows on ``grid``.
+        (K, d) voxel indices (x, y, z) of the body voxels, the rows.
     row
         (*grid.shape) int32, row of each voxel, -1 outside the body.
-    grid
-        The embedding grid.
     """
 
-    vectors: torch.Tensor
+    local: torch.Tensor | None
+    global_: torch.Tensor | None
+    grid: Grid
+    global_grid: Grid | None
     index: torch.Tensor
     row: torch.Tensor
-    grid: Grid
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     @property
-    def positions(self) -> FloatArray:
-        """(K, d) world positions of the rows, LPS mm."""
-        return self.grid.index_to_world(self.index.cpu().numpy())
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return self.index.device
+
+    def positions(self, rows: torch.Tensor) -> FloatArray:
+        """Return the world positions (N, d) of rows (N,), LPS mm."""
+        return self.grid.index_to_world(self.index[rows].cpu().numpy())
+
+    def vectors(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the unit vectors (N, C) of rows (N,), in the type that multiplies fastest."""
+        parts = []
+        if self.local is not None:
+            parts.append(self.local[_flat(self.index[rows], self.grid)].to(search_dtype(self.device)))
+        if self.global_ is not None and self.global_grid is not None:
+            parts.append(self._global_at(self.positions(rows)).to(search_dtype(self.device)))
+        return torch.cat(parts, dim=1).mul_(len(parts) ** -0.5)
 
     @cached_property
     def sparse_rows(self) -> torch.Tensor:
-        """Rows of every second voxel along each axis; all rows where that leaves none."""
+        """(S,) rows of every second voxel along each axis; all rows where that leaves none."""
         even = (self.index % 2 == 0).all(dim=1).nonzero()[:, 0]
-        return even if len(even) else torch.arange(len(self.index), device=self.index.device)
+        return even if len(even) else torch.arange(len(self), device=self.device)
+
+    @cached_property
+    def sparse_vectors(self) -> torch.Tensor:
+        """(S, C) unit vectors of ``sparse_rows``, kept because every coarse search goes through them."""
+        return self.vectors(self.sparse_rows)
+
+    @cached_property
+    def sparse_position(self) -> torch.Tensor:
+        """(K,) place of each row in ``sparse_rows``, -1 where it is not one."""
+        place = torch.full((len(self),), -1, dtype=torch.long, device=self.device)
+        place[self.sparse_rows] = torch.arange(len(self.sparse_rows), device=self.device)
+        return place
+
+    def _global_at(self, points: FloatArray) -> torch.Tensor:
+        """Return the unit global vectors (N, C2), float32, at world points by linear interpolation."""
+        assert self.global_ is not None and self.global_grid is not None
+        grid = self.global_grid
+        index = np.clip(grid.world_to_index(points), 0, np.asarray(grid.size) - 1)
+        corners, weights = _corners(index)
+        corners = np.minimum(corners, np.asarray(grid.size) - 1)
+        flat = _flat(torch.as_tensor(corners, device=self.device), grid)
+        weight = torch.as_tensor(weights, dtype=torch.float32, device=self.device)
+        return F.normalize(F.embedding_bag(flat, self.global_, per_sample_weights=weight, mode="sum"), dim=1)
 
 
 def features(
@@ -64,7 +108,7 @@ def features(
     inside: NDArray[np.bool_] | None = None,
     device: str | torch.device = "cpu",
 ) -> Features:
-    """Collect the vectors of the body's voxels for searching.
+    """Prepare an embedding for searching.
 
     Parameters
     ----------
@@ -80,49 +124,51 @@ def features(
     Raises
     ------
     InputError
-        For an unknown part, or when none of the parts is there.
+        For an unknown part, when none of the parts is there, or no voxel is left.
     """
     unknown = set(parts) - set(PARTS)
     if unknown or not parts:
         raise InputError(f"unknown parts {sorted(unknown)}; choose from {list(PARTS)}")
+    use_global = "global" in parts and embedding.global_ is not None
+    if not use_global and "local" not in parts:
+        raise InputError(f"the embedding of {embedding.model} has no global part")
     body = embedding.body if inside is None else embedding.body & inside
     where = torch.from_numpy(np.argwhere(body))
-    columns = []
-    if "local" in parts:
-        local = embedding.local[(slice(None), *where.T)].T
-        columns.append(torch.nn.functional.normalize(local.to(device).float(), dim=1))
-    if "global" in parts and embedding.global_ is not None:
-        positions = embedding.local_grid.index_to_world(where.flip(1).numpy())
-        columns.append(_interpolated_global(embedding, positions, device))
-    if not columns:
-        raise InputError(f"the embedding of {embedding.model} has no {' or '.join(parts)} part")
-    vectors = torch.cat(columns, dim=1) / len(columns) ** 0.5
+    if len(where) == 0:
+        raise InputError("the mask leaves no voxel of the body to match; check that both lie in one frame")
     row = torch.full(embedding.local_grid.shape, -1, dtype=torch.int32)
     row[tuple(where.T)] = torch.arange(len(where), dtype=torch.int32)
     return Features(
-        vectors.to(search_dtype(device)), where.flip(1).to(device), row.to(device), embedding.local_grid
+        embedding.local.flatten(1).T.to(device) if "local" in parts else None,
+        embedding.global_.flatten(1).T.to(device).float().contiguous() if use_global else None,
+        embedding.local_grid,
+        embedding.global_grid if use_global else None,
+        where.flip(1).contiguous().to(device),
+        row.to(device),
     )
 
 
 def interpolate(source: Features, points: ArrayLike) -> torch.Tensor:
     """Return unit vectors (N, C), float32, at world points (N, d), LPS mm, by linear interpolation.
 
-    Only neighbours inside the body count; a point without any takes the nearest body voxel.
+    Of the local vectors only neighbours inside the body count; a point without any takes the nearest body voxel.
     """
-    grid = source.grid
-    index = grid.world_to_index(points)
-    base = np.floor(index).astype(int)
-    fraction = index - base
-    corners = np.stack(np.meshgrid(*[(0, 1)] * grid.ndim, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
-    rows = rows_at(source, torch.as_tensor(base[:, None] + corners, device=source.row.device))
-    weight = np.where(corners, fraction[:, None], 1 - fraction[:, None]).prod(axis=-1)
-    weights = torch.as_tensor(weight, dtype=torch.float32, device=rows.device) * (rows >= 0)
-    lost = (weights.sum(dim=1) < 1e-6).nonzero()[:, 0]
-    if len(lost):
-        rows[lost, 0] = nearest_rows(source, index[lost.cpu().numpy()])
-        weights[lost, 0] = 1.0
-    gathered = source.vectors[rows.clamp(min=0)].float()
-    return torch.nn.functional.normalize((gathered * weights[..., None]).sum(dim=1), dim=1)
+    points = np.asarray(points, dtype=np.float64)
+    parts = []
+    if source.local is not None:
+        index = source.grid.world_to_index(points)
+        corners, weights = _corners(index)
+        rows = rows_at(source, torch.as_tensor(corners, device=source.device))
+        weight = torch.as_tensor(weights, dtype=torch.float32, device=source.device) * (rows >= 0)
+        lost = (weight.sum(dim=1) < 1e-6).nonzero()[:, 0]
+        if len(lost):
+            rows[lost, 0] = nearest_rows(source, index[lost.cpu().numpy()])
+            weight[lost, 0] = 1.0
+        gathered = source.local[_flat(source.index[rows.clamp(min=0)], source.grid)].float()
+        parts.append(F.normalize((gathered * weight[..., None]).sum(dim=1), dim=1))
+    if source.global_ is not None:
+        parts.append(source._global_at(points))
+    return torch.cat(parts, dim=1) * len(parts) ** -0.5
 
 
 def rows_at(source: Features, index: torch.Tensor) -> torch.Tensor:
@@ -136,30 +182,30 @@ def rows_at(source: Features, index: torch.Tensor) -> torch.Tensor:
 
 def nearest_rows(source: Features, index: FloatArray) -> torch.Tensor:
     """Return the row of the body voxel nearest to each continuous index (N, d)."""
-    spacing = torch.tensor(source.grid.spacing, device=source.index.device)
-    wanted = torch.tensor(index, device=source.index.device)
+    spacing = torch.tensor(source.grid.spacing, device=source.device)
+    wanted = torch.tensor(index, device=source.device)
     return torch.cdist(wanted * spacing, source.index * spacing).argmin(dim=1)
 
 
-def search_dtype(device: str | torch.device) -> torch.dtype:
+def search_dtype(device: torch.device) -> torch.dtype:
     """Return the type that multiplies fastest: bfloat16 where the processor has it, else float32."""
-    if torch.device(device).type != "cpu":
-        return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def _interpolated_global(
-    embedding: Embedding, positions: FloatArray, device: str | torch.device
-) -> torch.Tensor:
-    """Return the unit global vectors (K, C) at world positions, linear interpolation, border repeated."""
-    assert embedding.global_ is not None and embedding.global_grid is not None
-    grid = embedding.global_grid
-    index = grid.world_to_index(positions)
-    scaled = 2 * index / np.maximum(np.asarray(grid.size) - 1, 1) - 1
-    where = torch.as_tensor(scaled, dtype=torch.float32, device=device)
-    where = where.reshape(1, -1, *[1] * (grid.ndim - 1), grid.ndim)
-    volume = embedding.global_.to(device).float()[None]
-    sampled = torch.nn.functional.grid_sample(
-        volume, where, mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return torch.nn.functional.normalize(sampled[0].flatten(1).T, dim=1)
+def _corners(index: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return the voxels around continuous indices (N, d): indices (N, 2**d, d), weights (N, 2**d)."""
+    ndim = index.shape[1]
+    base = np.floor(index).astype(np.int64)
+    steps = np.stack(np.meshgrid(*[(0, 1)] * ndim, indexing="ij"), axis=-1).reshape(-1, ndim)
+    fraction = (index - base)[:, None]
+    return base[:, None] + steps, np.where(steps, fraction, 1 - fraction).prod(axis=-1)
+
+
+def _flat(index: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return positions in the flattened array of voxel indices (..., d) in order (x, y, z)."""
+    flat = index[..., -1]
+    for axis in reversed(range(grid.ndim - 1)):
+        flat = flat * grid.size[axis] + index[..., axis]
+    return flat

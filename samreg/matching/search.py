@@ -77,24 +77,32 @@ def find(
     Found
         Positions refined between voxels by a parabola along each axis.
     """
-    rows = target.sparse_rows if coarse else None
     if prediction is None:
-        best = _search_all(query, target, rows, memory_limit_mb)
+        best = _search_all(query, target, coarse, memory_limit_mb)
     else:
         best = _search_near(query, target, prediction, coarse, memory_limit_mb)
     return _refine(query, target, best, memory_limit_mb)
 
 
-def _search_all(
-    query: torch.Tensor, target: Features, rows: torch.Tensor | None, memory_limit_mb: int
-) -> torch.Tensor:
-    """Return the row (N,) of the largest dot product among ``rows``, or all."""
-    keys = (target.vectors if rows is None else target.vectors[rows]).T
-    best = torch.empty(len(query), dtype=torch.long, device=keys.device)
-    block = max(1, memory_limit_mb * 2**20 // (4 * max(1, keys.shape[1])))
-    for start in range(0, len(query), block):
-        best[start : start + block] = (query[start : start + block].to(keys.dtype) @ keys).argmax(dim=1)
-    return best if rows is None else rows[best]
+def _search_all(query: torch.Tensor, target: Features, coarse: bool, memory_limit_mb: int) -> torch.Tensor:
+    """Return the row (N,) of the largest dot product."""
+    best = torch.zeros(len(query), dtype=torch.long, device=target.device)
+    highest = torch.full((len(query),), -torch.inf, device=target.device)
+    rows = target.sparse_rows if coarse else torch.arange(len(target), device=target.device)
+    for some in rows.split(max(1, memory_limit_mb * 2**20 // (16 * query.shape[1]))):
+        keys = _vectors(target, some, coarse).T
+        block = max(1, memory_limit_mb * 2**20 // (6 * len(some)))
+        for start in range(0, len(query), block):
+            here = slice(start, start + block)
+            value, choice = (query[here].to(keys.dtype) @ keys).max(dim=1)
+            better = value > highest[here]
+            best[here] = torch.where(better, some[choice], best[here])
+            highest[here] = torch.where(better, value.float(), highest[here])
+    return best
+
+
+def _vectors(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor:
+    return target.sparse_vectors[target.sparse_position[rows]] if coarse else target.vectors(rows)
 
 
 def _search_near(
@@ -105,7 +113,7 @@ def _search_near(
     Queries whose predictions lie in one cell share a box of candidates, so that the work is a few matrix
     products.
     """
-    grid, device = target.grid, target.vectors.device
+    grid, device = target.grid, target.device
     best = torch.empty(len(query), dtype=torch.long, device=device)
     cell = np.floor(prediction.positions / max(2 * prediction.radius, 64.0)).astype(int)
     _, member = np.unique(cell, axis=0, return_inverse=True)
@@ -116,20 +124,26 @@ def _search_near(
         if len(rows) == 0:
             best[members] = nearest_rows(target, grid.world_to_index(expected))
             continue
-        places = torch.tensor(grid.index_to_world(target.index[rows].cpu().numpy()), dtype=torch.float32)
-        places, keys = places.to(device), target.vectors[rows].T
+        middle = expected.mean(axis=0)  # keeps the squared distances exact in float32
+        places = torch.tensor(target.positions(rows) - middle, dtype=torch.float32, device=device)
+        keys = _vectors(target, rows, coarse).T
         block = max(1, memory_limit_mb * 2**20 // (12 * len(rows)))
         for start in range(0, len(members), block):
             here = members[start : start + block]
-            wanted = torch.tensor(prediction.positions[here], dtype=torch.float32, device=device)
-            away = torch.cdist(wanted, places) / prediction.radius
-            score = (query[here].to(keys.dtype) @ keys).float() - prediction.penalty * away.square()
+            wanted = torch.tensor(prediction.positions[here] - middle, dtype=torch.float32, device=device)
+            away = _squared_distance(wanted, places).div_(prediction.radius**2)
+            score = (query[here].to(keys.dtype) @ keys).float().sub_(away, alpha=prediction.penalty)
             value, choice = score.masked_fill_(away > 1, -torch.inf).max(dim=1)
             best[here] = rows[choice]
             empty = (value == -torch.inf).cpu().numpy()
             if empty.any():
                 best[here[empty]] = nearest_rows(target, grid.world_to_index(prediction.positions[here[empty]]))
     return best
+
+
+def _squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the squared distances (N, M) between points (N, d) and (M, d)."""
+    return (a.square().sum(dim=1, keepdim=True) + b.square().sum(dim=1)).addmm_(a, b.T, alpha=-2)
 
 
 def _rows_in_box(target: Features, positions: FloatArray, radius: float, coarse: bool) -> torch.Tensor:
@@ -139,21 +153,21 @@ def _rows_in_box(target: Features, positions: FloatArray, radius: float, coarse:
     low = np.clip(np.floor(index.min(axis=0) - reach), 0, None).astype(int)
     high = np.clip(np.ceil(index.max(axis=0) + reach) + 1, 0, target.grid.size).astype(int)
     step = 2 if coarse else 1
-    low = low + low % step
+    low += low % step
     box = target.row[tuple(slice(a, b, step) for a, b in zip(low[::-1], high[::-1], strict=True))].flatten()
     return box[box >= 0].long()
 
 
 def _refine(query: torch.Tensor, target: Features, best: torch.Tensor, memory_limit_mb: int) -> Found:
     """Climb to the best voxel of the neighbourhood in full precision, then between voxels."""
-    device, ndim = target.vectors.device, target.grid.ndim
+    device, ndim = target.device, target.grid.ndim
     neighbourhood = torch.stack(
         torch.meshgrid(*[torch.arange(-1, 2, device=device)] * ndim, indexing="ij"), dim=-1
     ).reshape(-1, ndim)
     steps = torch.cat([torch.zeros(1, ndim), torch.eye(ndim), -torch.eye(ndim)]).long().to(device)
     index = np.empty((len(query), ndim))
     similarity = np.empty(len(query))
-    block = max(1, memory_limit_mb * 2**20 // (3**ndim * target.vectors.shape[1] * 6))
+    block = max(1, memory_limit_mb * 2**20 // (3**ndim * query.shape[1] * 12))
     for start in range(0, len(query), block):
         here = slice(start, start + block)
         voxels = target.index[best[here]][:, None] + neighbourhood
@@ -176,7 +190,7 @@ def _parabola(after: torch.Tensor, peak: torch.Tensor, before: torch.Tensor) -> 
 
 def _similarities(query: torch.Tensor, target: Features, rows: torch.Tensor) -> torch.Tensor:
     """Return the dot products (N, W) of query n with rows (N, W); -inf where a row is -1."""
-    gathered = target.vectors[rows.clamp(min=0)].float()
+    gathered = target.vectors(rows.clamp(min=0).flatten()).float().unflatten(0, rows.shape)
     product = torch.bmm(gathered, query[..., None])[..., 0]
     return product.masked_fill(rows < 0, -torch.inf)
 

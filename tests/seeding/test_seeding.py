@@ -1,0 +1,158 @@
+"""Fits to correspondences with noise, outliers and known truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from samreg.errors import InputError
+from samreg.matching import Correspondences
+from samreg.seeding import fit_affine, fit_displacement
+from samreg.spatial import (
+    AffineTransform,
+    DisplacementField,
+    Grid,
+    compose,
+    inverse_residual,
+    invert,
+    jacobian_determinant,
+)
+
+
+def rotation(degrees: float) -> np.ndarray:
+    a = np.deg2rad(degrees)
+    return np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+
+
+GRID = Grid.make((40, 45, 50), origin=(-150, -130, 900), spacing=6.0, direction=rotation(10))
+TRUE = {
+    "rigid": AffineTransform.about(GRID.center, rotation(12), [30, -20, 60]),
+    "similarity": AffineTransform.about(GRID.center, 1.2 * rotation(-8), [30, -20, 60]),
+    "affine": AffineTransform.about(GRID.center, rotation(7) @ np.diag([1.15, 0.9, 1.05]), [-35, 12, 50]),
+}
+
+
+def pairs(true, *, n: int = 1500, noise: float = 3.0, outliers: float = 0.0, seed: int = 0) -> Correspondences:
+    rng = np.random.default_rng(seed)
+    fixed = GRID.index_to_world(rng.uniform(0, np.array(GRID.size) - 1, (n, 3)))
+    moving = true.transform_points(fixed) + rng.normal(size=fixed.shape) * noise
+    wrong = rng.random(n) < outliers
+    moving[wrong] = true.transform_points(GRID.index_to_world(rng.uniform(0, 39, (wrong.sum(), 3))))
+    return Correspondences.from_points(fixed, moving)
+
+
+@pytest.mark.parametrize("kind", ["rigid", "similarity", "affine"])
+@pytest.mark.parametrize("outliers", [0.0, 0.7])
+def test_affine_kinds_are_recovered(kind: str, outliers: float) -> None:
+    given = pairs(TRUE[kind], outliers=outliers)
+    fit = fit_affine(given, kind=kind)
+    assert fit
+    corners = GRID.corners()
+    error = np.linalg.norm(fit.transform.transform_points(corners) - TRUE[kind].transform_points(corners), axis=1)
+    assert error.max() < (3.0 if outliers == 0 else 8.0)
+    assert abs(fit.inlier_share - (1 - outliers)) < 0.12
+
+
+def test_rigid_keeps_lengths() -> None:
+    fit = fit_affine(pairs(TRUE["affine"]), kind="rigid", min_share=0.0)
+    np.testing.assert_allclose(fit.transform.matrix @ fit.transform.matrix.T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(fit.transform.matrix) > 0
+
+
+def test_reliability_decides_between_two_answers() -> None:
+    right, wrong = pairs(TRUE["affine"], n=400), pairs(TRUE["rigid"], n=600, seed=1)
+    both = Correspondences.from_points(
+        np.concatenate([right.fixed, wrong.fixed]),
+        np.concatenate([right.moving, wrong.moving]),
+        reliability=np.repeat([0.9, 0.05], [400, 600]),
+    )
+    fit = fit_affine(both)
+    assert np.linalg.norm(fit.transform.transform_points(GRID.center) - TRUE["affine"].transform_points(GRID.center)) < 3
+
+
+def test_a_thin_overlap_does_not_shear() -> None:
+    rng = np.random.default_rng(0)
+    index = rng.uniform(0, 1, (500, 3)) * [49, 44, 2]  # 12 mm of z
+    fixed = GRID.index_to_world(index)
+    moving = TRUE["rigid"].transform_points(fixed) + rng.normal(size=fixed.shape) * 5
+    fit = fit_affine(Correspondences.from_points(fixed, moving))
+    assert np.linalg.norm(fit.transform.matrix - TRUE["rigid"].matrix, ord=2) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (pairs(TRUE["rigid"], n=5), "too few matches"),
+        (pairs(TRUE["rigid"], n=400, outliers=1.0), "do not agree"),
+        (Correspondences.from_points(np.ones((50, 3)), np.ones((50, 3))), "one place"),
+    ],
+)
+def test_failures_are_falsy_and_say_why(given: Correspondences, reason: str) -> None:
+    fit = fit_affine(given)
+    assert not fit
+    assert fit.transform is None
+    assert reason in fit.reason
+
+
+def test_the_same_seed_gives_the_same_fit() -> None:
+    given = pairs(TRUE["affine"], outliers=0.6)
+    first, second = fit_affine(given, seed=4), fit_affine(given, seed=4)
+    np.testing.assert_array_equal(first.transform.matrix, second.transform.matrix)
+
+
+def test_unknown_kind_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown kind"):
+        fit_affine(pairs(TRUE["rigid"]), kind="projective")
+
+
+@pytest.fixture(scope="module")
+def warped() -> tuple[Correspondences, AffineTransform, DisplacementField, object]:
+    """Correspondences of a smooth 15 mm warp followed by an affine, a third of them wrong."""
+    points = GRID.world_points()
+    phase = (points - GRID.center) / 60.0
+    u = np.stack([np.sin(phase[..., 1]), np.sin(phase[..., 2]), np.cos(phase[..., 0])], axis=-1) * 12
+    true = compose(DisplacementField(u.astype(np.float32), GRID), TRUE["affine"])
+    given = pairs(true, n=3000, noise=2.0, outliers=0.3)
+    fit = fit_affine(given)
+    near = np.linalg.norm(fit.transform.transform_points(given.fixed) - given.moving, axis=1) < 40
+    kept = given.take(near)
+    return kept, fit.transform, fit_displacement(kept, fit.transform, GRID), true
+
+
+def test_field_recovers_a_smooth_warp(warped) -> None:
+    _, affine, field, true = warped
+    inner = GRID.index_to_world(np.random.default_rng(5).uniform(0.15, 0.85, (500, 3)) * np.array(GRID.size))
+    truth = true.transform_points(inner)
+    before = np.linalg.norm(affine.transform_points(inner) - truth, axis=1).mean()
+    after = np.linalg.norm(compose(field, affine).transform_points(inner) - truth, axis=1).mean()
+    assert after < 0.35 * before
+    assert after < 3.0
+
+
+def test_field_has_no_folds_and_an_inverse(warped) -> None:
+    _, affine, field, _ = warped
+    assert jacobian_determinant(field, field.grid).min() > 0
+    transform = compose(field, affine)
+    assert inverse_residual(transform, invert(transform), GRID.world_points().reshape(-1, 3)).p95 < 0.1
+
+
+def test_field_is_zero_at_its_border(warped) -> None:
+    field = warped[2]
+    for axis in range(3):
+        assert np.abs(field.displacement.take([0, -1], axis=axis)).max() == 0
+    assert GRID.padded(30).contains(field.grid.center[None]).all()
+    assert field.grid.contains(GRID.corners()).all()
+
+
+def test_inconsistent_correspondences_do_not_fold() -> None:
+    rng = np.random.default_rng(2)
+    fixed = GRID.index_to_world(rng.uniform(0, np.array(GRID.size) - 1, (800, 3)))
+    wild = Correspondences.from_points(fixed, fixed + rng.normal(size=fixed.shape) * 40)
+    field = fit_displacement(wild, AffineTransform.identity(3), GRID)
+    assert jacobian_determinant(field, field.grid).min() > 0
+
+
+def test_no_correspondences_is_refused() -> None:
+    empty = Correspondences.from_points(np.zeros((0, 3)), np.zeros((0, 3)))
+    with pytest.raises(InputError, match="no correspondences"):
+        fit_displacement(empty, AffineTransform.identity(3), GRID)
