@@ -1,0 +1,92 @@
+"""Errors at landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from samreg.errors import InputError
+from samreg.spatial.grid import FloatArray, as_points_array
+from samreg.spatial.points import Points
+from samreg.spatial.transforms import Transform
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Statistics of N errors, in the errors' unit.
+
+    Parameters
+    ----------
+    mean, median
+        Of all errors.
+    p75, p95
+        75th and 95th percentile.
+    maximum
+        The largest error.
+    count
+        N.
+    """
+
+    mean: float
+    median: float
+    p75: float
+    p95: float
+    maximum: float
+    count: int
+
+
+def target_registration_error(
+    transform: Transform, fixed_points: Points | ArrayLike, moving_points: Points | ArrayLike
+) -> FloatArray:
+    """Return the distance between each mapped fixed landmark and its counterpart.
+
+    Fitzpatrick, West and Maurer, Predicting error in rigid-body point-based registration, TMI 1998.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving, LPS mm.
+    fixed_points, moving_points
+        (N, d) LPS mm in the order of each other; or two :class:`Points`, which are paired by name.
+
+    Returns
+    -------
+    ndarray
+        (N,) mm, in the order of ``fixed_points``, measured in the moving image.
+
+    Raises
+    ------
+    InputError
+        When the numbers of points differ, names are missing or doubled, or only one of the two is Points.
+    """
+    if isinstance(fixed_points, Points) != isinstance(moving_points, Points):
+        raise InputError("give both sets of landmarks as Points, paired by name, or both as arrays (N, d)")
+    if isinstance(fixed_points, Points) and isinstance(moving_points, Points):
+        for points in (fixed_points, moving_points):
+            doubled = sorted({name for name in points.names if points.names.count(name) > 1})
+            if doubled:
+                raise InputError(f"landmark names must be unique to be paired, doubled: {doubled}")
+        moving_points = moving_points.named(fixed_points.names).positions
+        fixed_points = fixed_points.positions
+    fixed = as_points_array(fixed_points, transform.ndim)
+    moving = as_points_array(moving_points, transform.ndim)
+    if len(fixed) != len(moving):
+        raise InputError(f"{len(fixed)} fixed and {len(moving)} moving landmarks; give pairs")
+    return np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
+
+
+def summarise_errors(errors: ArrayLike) -> ErrorSummary:
+    """Return the statistics of errors (N,).
+
+    Raises
+    ------
+    InputError
+        When there are none, or one is not finite.
+    """
+    errors = np.asarray(errors, dtype=np.float64).ravel()
+    if errors.size == 0 or not np.isfinite(errors).all():
+        raise InputError(f"errors must be finite and at least one, got {errors.size} values")
+    median, p75, p95 = np.percentile(errors, (50, 75, 95))
+    return ErrorSummary(float(errors.mean()), float(median), float(p75), float(p95), float(errors.max()), errors.size)
