@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -106,7 +108,6 @@ class DisplacementField(Transform):
 
     displacement: NDArray[np.float32]
     grid: Grid
-    _components: tuple[NDArray[np.float32], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         displacement = np.asarray(self.displacement, dtype=np.float32)
@@ -116,8 +117,6 @@ class DisplacementField(Transform):
         if not np.isfinite(displacement).all():
             raise InputError("the displacement field contains NaN or infinity")
         object.__setattr__(self, "displacement", displacement)
-        parts = tuple(np.ascontiguousarray(displacement[..., i]) for i in range(self.grid.ndim))
-        object.__setattr__(self, "_components", parts)
 
     @property
     def ndim(self) -> int:
@@ -126,19 +125,31 @@ class DisplacementField(Transform):
 
     def displacement_at(self, points: ArrayLike) -> FloatArray:
         """Return the displacement (N, d) in mm at world points (N, d) of the fixed image."""
-        from scipy.ndimage import map_coordinates
+        import torch
 
         points = as_points_array(points, self.ndim)
         result = np.zeros_like(points)
+        last = np.maximum(np.asarray(self.grid.size) - 1, 1)
         for start in range(0, len(points), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             index = self.grid.world_to_index(points[chunk])
             inside = ((index >= -0.5) & (index <= np.asarray(self.grid.size) - 0.5)).all(axis=1)
-            where = index[inside, ::-1].T
-            for i, component in enumerate(self._components):
-                values = map_coordinates(component, where, order=1, mode="nearest", output=np.float64)
-                result[chunk, i][inside] = values
+            where = torch.from_numpy((2 * index / last - 1).astype(np.float32))
+            sampled = torch.nn.functional.grid_sample(
+                self._volume,
+                where.reshape(1, *[1] * (self.ndim - 1), -1, self.ndim),
+                padding_mode="border",
+                align_corners=True,
+            )
+            result[chunk] = sampled.reshape(self.ndim, -1).T.numpy() * inside[:, None]
         return result
+
+    @cached_property
+    def _volume(self) -> Any:
+        """The displacement as torch samples it, (1, d, *grid.shape), sharing memory."""
+        import torch
+
+        return torch.from_numpy(np.moveaxis(self.displacement, -1, 0)[None])
 
     def transform_points(self, points: ArrayLike) -> FloatArray:
         """Map points (N, d) of the fixed image to the moving image, LPS mm."""
