@@ -34,7 +34,7 @@ _EXPORTS = {
     "MissingExtraError": "samreg.errors",
 }
 
-__all__ = [*_EXPORTS, "__version__"]  # noqa: PLE0604
+__all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding, available_models, embed, load_model

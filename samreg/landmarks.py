@@ -118,9 +118,7 @@ def match(
             prediction = Prediction(expected, *_WINDOW)
     found = match_points(f, wanted.positions, m, prediction=prediction, calibration=calibration)
     reliability = np.where(inside, found.reliability, 0.5 * found.reliability)
-    return LandmarkMatches(
-        found.moving, wanted.names, found.similarity, reliability, found.cycle_error, inside, notes
-    )
+    return LandmarkMatches(found.moving, wanted.names, found.similarity, reliability, found.cycle_error, inside, notes)
 
 
 def _embedded(source: Any, model: Any, device: str, name: str) -> Any:

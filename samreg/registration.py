@@ -130,8 +130,16 @@ def register(
             versions["torch"] = importlib.metadata.version("torch")
             if not found:
                 return RegistrationResult(
-                    fixed, moving, None, seed=found, body=body, options=options, timings=clock.timings,
-                    versions=versions, notes=notes, reason=found.reason,
+                    fixed,
+                    moving,
+                    None,
+                    seed=found,
+                    body=body,
+                    options=options,
+                    timings=clock.timings,
+                    versions=versions,
+                    notes=notes,
+                    reason=found.reason,
                 )
             start = found.transform
         if method == "embedding":
@@ -159,8 +167,16 @@ def register(
     if not np.isfinite(result.transform_points(fixed.grid.corners())).all():
         raise EngineError(f"{options['engine'] or 'the embedding'} returned a transform that is not finite")
     return RegistrationResult(
-        fixed, moving, result, seed=found, body=body, options=options, timings=clock.timings, versions=versions,
-        notes=notes, log=engine_log,
+        fixed,
+        moving,
+        result,
+        seed=found,
+        body=body,
+        options=options,
+        timings=clock.timings,
+        versions=versions,
+        notes=notes,
+        log=engine_log,
     )
 
 
@@ -186,9 +202,13 @@ def _seed(
         moving_embedding = network.embed(moving, mask=masks[1], device=device)
     with clock("seeding"):
         found, notes = seed_any_orientation(
-            fixed, moving, fixed_embedding, moving_embedding,
+            fixed,
+            moving,
+            fixed_embedding,
+            moving_embedding,
             embed=lambda image: network.embed(image, device=device),
-            transform=transform, seed=seed,
+            transform=transform,
+            seed=seed,
         )
     body = Image(fixed_embedding.body.astype(np.uint8), fixed_embedding.local_grid, "body")
     return found, body, notes, fixed_embedding.model

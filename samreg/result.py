@@ -282,7 +282,9 @@ def _as_stored(warped: Image, moving: Image) -> Image:
 
 def _write_correspondences(pairs: Any, path: Path) -> None:
     axes = "xyz"[: pairs.fixed.shape[1]]
-    header = [f"fixed_{a}" for a in axes] + [f"moving_{a}" for a in axes] + ["similarity", "reliability", "cycle_error_mm"]
+    header = (
+        [f"fixed_{a}" for a in axes] + [f"moving_{a}" for a in axes] + ["similarity", "reliability", "cycle_error_mm"]
+    )
     table = np.column_stack([pairs.fixed, pairs.moving, pairs.similarity, pairs.reliability, pairs.cycle_error])
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -91,7 +91,8 @@ class Features:
 
     def _global_at(self, points: FloatArray) -> torch.Tensor:
         """Return the unit global vectors (N, C2), float32, at world points by linear interpolation."""
-        assert self.global_ is not None and self.global_grid is not None
+        assert self.global_ is not None
+        assert self.global_grid is not None
         grid = self.global_grid
         index = np.clip(grid.world_to_index(points), 0, np.asarray(grid.size) - 1)
         corners, weights = _corners(index)

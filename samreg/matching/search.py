@@ -193,4 +193,3 @@ def _similarities(query: torch.Tensor, target: Features, rows: torch.Tensor) -> 
     gathered = target.vectors(rows.clamp(min=0).flatten()).float().unflatten(0, rows.shape)
     product = torch.bmm(gathered, query[..., None])[..., 0]
     return product.masked_fill(rows < 0, -torch.inf)
-

@@ -76,8 +76,10 @@ def fit_displacement(
     knots = _knots(field_grid, knot_spacing)
     design = _design_matrix(field_grid.world_to_index(correspondences.fixed), field_grid, knots, knot_spacing)
     weight = np.maximum(correspondences.reliability, 1e-3)
-    evaluation = [_axis_weights(np.arange(n), s, k, knot_spacing)
-                  for n, s, k in zip(field_grid.size, field_grid.spacing, knots, strict=True)]
+    evaluation = [
+        _axis_weights(np.arange(n), s, k, knot_spacing)
+        for n, s, k in zip(field_grid.size, field_grid.spacing, knots, strict=True)
+    ]
     coefficients = None
     for _ in range(12):
         coefficients = _robust_solve(design, wanted, weight, knots, stiffness, noise, coefficients)

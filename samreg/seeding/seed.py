@@ -155,4 +155,3 @@ def require_one_model(fixed: Embedding, moving: Embedding) -> None:
 def _inside_view(pairs: Correspondences, prediction: Transform, moving: Embedding) -> Correspondences:
     """Drop the pairs whose counterpart is predicted outside the moving image: they can only be wrong."""
     return pairs.take(np.flatnonzero(moving.image_grid.contains(prediction.transform_points(pairs.fixed), margin=4.0)))
-

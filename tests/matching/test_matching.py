@@ -42,8 +42,13 @@ def make_embedding(shift: np.ndarray, *, origin: tuple[float, ...] = (-40.0, 10.
     body = np.zeros(grid.shape, dtype=bool)
     body[2:-2, 2:-2, 2:-2] = True
     return Embedding(
-        local=volume(grid, 9.0, 1), local_grid=grid, global_=volume(coarse, 40.0, 2), global_grid=coarse,
-        body=body, image_grid=grid, model="test@0",
+        local=volume(grid, 9.0, 1),
+        local_grid=grid,
+        global_=volume(coarse, 40.0, 2),
+        global_grid=coarse,
+        body=body,
+        image_grid=grid,
+        model="test@0",
     )
 
 

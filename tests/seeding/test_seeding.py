@@ -67,7 +67,9 @@ def test_reliability_decides_between_two_answers() -> None:
         reliability=np.repeat([0.9, 0.05], [400, 600]),
     )
     fit = fit_affine(both)
-    assert np.linalg.norm(fit.transform.transform_points(GRID.center) - TRUE["affine"].transform_points(GRID.center)) < 3
+    assert (
+        np.linalg.norm(fit.transform.transform_points(GRID.center) - TRUE["affine"].transform_points(GRID.center)) < 3
+    )
 
 
 def test_a_thin_overlap_does_not_shear() -> None:
