@@ -61,7 +61,8 @@ class Points:
 
     def take(self, index: ArrayLike) -> Points:
         """Return the points chosen by an index or boolean array (N,)."""
-        chosen = np.arange(len(self))[np.asarray(index)]
+        index = np.asarray(index)
+        chosen = np.arange(len(self))[index if index.size else slice(0)]
         scores = None if self.scores is None else self.scores[chosen]
         return Points(self.positions[chosen], tuple(self.names[i] for i in chosen), scores)
 
