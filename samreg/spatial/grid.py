@@ -130,7 +130,7 @@ class Grid:
 
     @cached_property
     def _world_matrix(self) -> FloatArray:
-        return np.linalg.inv(self.index_matrix)
+        return np.linalg.inv(self.index_matrix).astype(np.float64, copy=False)
 
     def index_to_world(self, index: ArrayLike) -> FloatArray:
         """Map continuous voxel indices (N, d), order (x, y, z), to world points (N, d), LPS mm."""
@@ -144,7 +144,7 @@ class Grid:
         """Tell which world points (N, d), LPS mm, lie inside the voxel borders grown by ``margin`` mm."""
         index = self.world_to_index(points)
         slack = 0.5 + margin / self.spacing
-        return ((index >= -slack) & (index <= np.asarray(self.size) - 1 + slack)).all(axis=1)
+        return np.all((index >= -slack) & (index <= np.asarray(self.size) - 1 + slack), axis=1)
 
     def world_points(self) -> FloatArray:
         """Return the world position of every voxel centre, shape (*shape, d), LPS mm."""

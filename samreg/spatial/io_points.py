@@ -13,6 +13,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,9 @@ def _read_csv(text: str, path: Path, subject: str | None) -> Points:
 
 def _columns(header: Sequence[str], path: Path) -> dict[str, int]:
     """Return where the columns are that we know, by their name with us."""
-    known = {axis: (axis, f"{axis}_mm", f"{axis} (mm)", f"{axis} [mm]", f"{axis}_lps") for axis in "xyz"}
+    known: dict[str, tuple[str, ...]] = {
+        axis: (axis, f"{axis}_mm", f"{axis} (mm)", f"{axis} [mm]", f"{axis}_lps") for axis in "xyz"
+    }
     known |= {"name": _NAME, "score": _SCORE, "subject": _SUBJECT}
     found = {}
     for key, spellings in known.items():
@@ -275,11 +278,7 @@ def _mrk_text(points: Points) -> str:
 
 
 def _read_fcsv(text: str, path: Path) -> Points:
-    head = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        head.append(line.lstrip("# ").strip())
+    head = [line.lstrip("# ").strip() for line in takewhile(lambda line: line.startswith("#"), text.splitlines())]
     fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in head)}
     frame = fields.get("CoordinateSystem")
     if frame is None and any(line.startswith("Fiducial List") for line in head):
