@@ -1,0 +1,362 @@
+"""Transforms: composition, inversion, Jacobians; against SimpleITK, ANTs and transformix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samreg.errors import InputError
+from samreg.spatial import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    Grid,
+    Image,
+    Points,
+    compose,
+    inverse_residual,
+    invert,
+    jacobian_determinant,
+    resample,
+    resample_spacing,
+    sample_displacement,
+    write_points,
+    write_transform,
+)
+from samreg.spatial.adapters import to_ants, to_itk, to_sitk, transform_from_sitk, transform_to_sitk
+from samreg.spatial.transforms import tapered
+
+DIMENSIONS = pytest.mark.parametrize("ndim", [2, 3])
+seeds = st.integers(0, 2**32 - 1)
+
+
+@DIMENSIONS
+@given(seed=seeds)
+def test_affines_compose_and_invert_exactly(random_affine, ndim, seed):
+    rng = np.random.default_rng(seed)
+    first, second = random_affine(rng, ndim), random_affine(rng, ndim)
+    points = rng.uniform(-200, 200, (20, ndim))
+    both = compose(first, second)
+    assert isinstance(both, AffineTransform)
+    assert np.allclose(both.transform_points(points), second.transform_points(first.transform_points(points)))
+    assert np.allclose(first.inverse().transform_points(first.transform_points(points)), points, atol=1e-8)
+
+
+def test_the_first_transform_is_applied_first(smooth_field):
+    shift = AffineTransform(np.eye(3), np.array([100.0, 0, 0]))
+    double = AffineTransform(np.eye(3) * 2, np.zeros(3))
+    assert compose(shift, double).transform_points([[1, 1, 1]]).tolist() == [[202, 2, 2]]
+    field = smooth_field(Grid.make((6, 6, 6), spacing=4))
+    point = np.array([[8.0, 9, 10]])
+    assert np.allclose(compose(field, shift).transform_points(point), field.transform_points(point) + [100, 0, 0])
+    # 100 mm away the field is zero
+    assert np.allclose(compose(shift, field).transform_points(point), point + [100, 0, 0])
+
+
+def test_composites_are_flattened(random_affine, smooth_field):
+    rng = np.random.default_rng(0)
+    a, b = random_affine(rng, 3), random_affine(rng, 3)
+    field = smooth_field(Grid.make((5, 5, 5)))
+    result = compose(CompositeTransform((a, CompositeTransform((b, field)))), a)
+    assert [type(t) for t in result.transforms] == [AffineTransform, DisplacementField, AffineTransform]
+    with pytest.raises(InputError, match="at least one"):
+        compose()
+    with pytest.raises(InputError, match="one dimension"):
+        compose(field, AffineTransform.identity(2))
+
+
+def test_about_keeps_the_centre():
+    turn = AffineTransform.about([10, 20, 30], [[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    assert np.allclose(turn.transform_points([[10, 20, 30], [11, 20, 30]]), [[10, 20, 30], [10, 21, 30]])
+
+
+@DIMENSIONS
+@given(data=st.data())
+@settings(max_examples=15)
+def test_transforms_agree_with_itk(grids, random_affine, smooth_field, ndim, data):
+    grid = data.draw(grids(ndim))
+    rng = np.random.default_rng(3)
+    field = smooth_field(grid)
+    points = grid.index_to_world(rng.uniform(-1, 1, (60, ndim)) * 2 + rng.random((60, ndim)) * np.asarray(grid.size))
+    affine = random_affine(rng, ndim)
+    for transform in (affine, field, compose(field, affine), compose(affine, field, affine)):
+        theirs = transform_to_sitk(transform)
+        expected = np.array([theirs.TransformPoint(p) for p in points.tolist()])
+        assert np.allclose(transform.transform_points(points), expected, atol=1e-4)
+        again = transform_from_sitk(theirs)
+        assert np.allclose(again.transform_points(points), expected, atol=1e-4)
+
+
+@DIMENSIONS
+@given(data=st.data())
+@settings(max_examples=15)
+def test_the_inverse_of_a_smooth_map_comes_back(random_grid, random_affine, smooth_field, points_inside, ndim, data):
+    rng = np.random.default_rng(data.draw(seeds))
+    grid = random_grid(rng, ndim, (16,) * ndim)
+    thin = grid.extent.min()
+    # outside its grid a field is zero: where it is not so at the border, two points land on one
+    field = tapered(smooth_field(grid, amplitude=0.03 * thin), 0.3 * thin)
+    forward = compose(field, random_affine(rng, ndim))
+    points = points_inside(rng, grid, 200)
+    residual = inverse_residual(forward, invert(forward), points)
+    assert residual.count == len(points)
+    # the inverse is exact at its voxels and linear between them
+    assert residual.p95 < 0.05 * grid.spacing.max()
+    assert residual.mean <= residual.maximum
+    assert residual.p95 <= residual.maximum
+    without_field = inverse_residual(forward, invert(forward.transforms[1]), points)
+    assert without_field.mean > 5 * residual.mean
+
+
+def test_the_inverse_is_exact_at_voxels(smooth_field):
+    field = smooth_field(Grid.make((20, 20, 20), spacing=3), amplitude=4)
+    inverse = invert(field, tolerance=1e-3)
+    y = inverse.grid.world_points().reshape(-1, 3)
+    inside = (np.abs(y - field.grid.center) < 0.35 * field.grid.extent).all(axis=1)
+    assert np.abs(field.transform_points(inverse.transform_points(y[inside])) - y[inside]).max() < 2e-3
+
+
+def test_a_fold_has_an_honest_residual():
+    grid = Grid.make((20, 20, 20), spacing=2)
+    x = grid.world_points()[..., 0]
+    u = np.zeros((*grid.shape, 3), dtype=np.float32)
+    u[..., 0] = -12 * np.sin((x - 19) / 19 * np.pi)  # slope -2 in the middle
+    field = DisplacementField(u, grid)
+    assert jacobian_determinant(field, grid).min() < 0
+    middle = np.array([[x, 19, 19] for x in np.linspace(12, 26, 15)])
+    assert inverse_residual(field, invert(field), middle).maximum > 3
+
+
+def test_a_singular_affine_has_no_inverse():
+    with pytest.raises(InputError, match="singular"):
+        invert(AffineTransform(np.diag([1.0, 1, 0]), np.zeros(3)))
+
+
+@DIMENSIONS
+@given(data=st.data())
+@settings(max_examples=15)
+def test_the_jacobian_of_an_affine_is_its_determinant(grids, random_affine, ndim, data):
+    affine = random_affine(np.random.default_rng(data.draw(seeds)), ndim)
+    result = jacobian_determinant(affine, data.draw(grids(ndim)))
+    assert np.allclose(result, np.linalg.det(affine.matrix), atol=1e-3)
+
+
+def test_the_jacobian_agrees_with_itk(random_grid, smooth_field):
+    import SimpleITK as sitk
+
+    grid = random_grid(np.random.default_rng(5), 3, (10, 11, 12))
+    field = smooth_field(grid, amplitude=2.0)
+    inner = (slice(1, -1),) * 3  # ITK takes other differences at the border
+    ours = jacobian_determinant(field, grid)
+    assert ours[inner].std() > 0.01
+    # ITK's filter ignores the direction: compare in the frame of the grid's own axes
+    turned = DisplacementField(
+        field.displacement @ grid.direction.astype(np.float32),
+        Grid(grid.shape, np.zeros(3), grid.spacing, np.eye(3)),
+    )
+    theirs = sitk.GetArrayFromImage(
+        sitk.DisplacementFieldJacobianDeterminant(transform_to_sitk(turned).GetDisplacementField())
+    )
+    assert np.allclose(ours[inner], theirs[inner], atol=1e-3)
+
+
+def test_the_jacobian_needs_two_voxels():
+    with pytest.raises(InputError, match="at least 2 voxels"):
+        jacobian_determinant(AffineTransform.identity(3), Grid.make((1, 5, 5)))
+
+
+@given(data=st.data())
+@settings(max_examples=10)
+def test_sampling_keeps_the_map(grids, random_affine, points_inside, data):
+    grid = data.draw(grids(3))
+    rng = np.random.default_rng(0)
+    affine = random_affine(rng, 3)
+    sampled = sample_displacement(affine, grid)  # linear between voxels, as an affine is
+    points = points_inside(rng, grid)
+    assert np.allclose(sampled.transform_points(points), affine.transform_points(points), atol=1e-3)
+
+
+def test_tapering_ends_at_zero_and_keeps_the_middle(smooth_field):
+    grid = Grid.make((20, 20, 20), spacing=2)
+    field = smooth_field(grid, amplitude=5)
+    result = tapered(field, 10)
+    assert np.abs(result.displacement[0]).max() == 0
+    assert np.abs(result.displacement[:, :, -1]).max() == 0
+    assert np.array_equal(result.displacement[6:14, 6:14, 6:14], field.displacement[6:14, 6:14, 6:14])
+
+
+def test_broken_transforms_are_refused():
+    grid = Grid.make((3, 3, 3))
+    with pytest.raises(InputError, match="shape"):
+        DisplacementField(np.zeros((3, 3, 3), np.float32), grid)
+    with pytest.raises(InputError, match="NaN"):
+        DisplacementField(np.full((3, 3, 3, 3), np.nan, np.float32), grid)
+    with pytest.raises(InputError, match="finite"):
+        AffineTransform(np.full((3, 3), np.nan), np.zeros(3))
+    with pytest.raises(InputError, match="needs matrix"):
+        AffineTransform(np.eye(3), np.zeros(2))
+
+
+@DIMENSIONS
+@pytest.mark.parametrize("interpolation", ["linear", "nearest", "bspline"])
+def test_resampling_agrees_with_itk(random_grid, random_image, random_affine, smooth_field, ndim, interpolation):
+    import SimpleITK as sitk
+
+    rng = np.random.default_rng(7)
+    fixed, moving = random_grid(rng, ndim, (9, 10, 11)[:ndim]), random_grid(rng, ndim, (12, 9, 10)[:ndim])
+    image = random_image(rng, moving, np.int16)
+    bring = AffineTransform(np.eye(ndim), moving.center - fixed.center)
+    transform = compose(smooth_field(fixed, amplitude=1), bring)
+    result = resample(image, fixed, transform=transform, interpolation=interpolation, fill=-7)
+    kind = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
+    reference = sitk.Cast(to_sitk(Image(np.zeros(fixed.shape, np.uint8), fixed)), sitk.sitkFloat32)
+    expected = sitk.Resample(
+        sitk.Cast(to_sitk(image), sitk.sitkFloat32), reference, transform_to_sitk(transform), kind[interpolation], -7.0
+    )
+    assert np.allclose(result.array, sitk.GetArrayFromImage(expected), atol=1e-3)
+    assert result.array.dtype == (np.int16 if interpolation == "nearest" else np.float32)
+    assert result.grid is fixed
+    # the definition itself: the result at x is the image at transform(x)
+    if interpolation == "nearest":
+        index = np.round(moving.world_to_index(transform.transform_points(fixed.world_points().reshape(-1, ndim))))
+        inside = ((index >= 0) & (index < moving.size)).all(axis=1)
+        values = image.array[tuple(index[inside, ::-1].astype(int).T)]
+        assert inside.sum() > 20
+        assert (result.array.ravel()[inside] == values).mean() > 0.98  # ties and borders may round either way
+
+
+def test_resampling_keeps_a_bool_mask(random_grid):
+    grid = random_grid(np.random.default_rng(0), 3)
+    mask = Image(np.ones(grid.shape, bool), grid)
+    assert resample(mask, grid, interpolation="nearest").array.dtype == bool
+
+
+def test_resampling_refuses_nonsense(random_grid, random_image):
+    rng = np.random.default_rng(0)
+    grid = random_grid(rng, 3)
+    image = random_image(rng, grid)
+    with pytest.raises(InputError, match="unknown interpolation 'cubic'"):
+        resample(image, grid, interpolation="cubic")
+    with pytest.raises(InputError, match="2D"):
+        resample(image, random_grid(rng, 2))
+
+
+@DIMENSIONS
+@given(data=st.data(), spacing=st.floats(1, 6))
+@settings(max_examples=15)
+def test_resample_spacing_keeps_a_linear_ramp_and_constants(grids, ndim, data, spacing):
+    grid = data.draw(grids(ndim))
+    slope = np.arange(1, ndim + 1) / 10
+    ramp = Image((grid.world_points() @ slope).astype(np.float32), grid)
+    result = resample_spacing(ramp, spacing)
+    assert result.grid.same_as(grid.with_spacing(spacing))
+    expected = result.grid.world_points() @ slope
+    index = grid.world_to_index(result.grid.world_points().reshape(-1, ndim))
+    reach = np.maximum(result.grid.spacing / grid.spacing, 1)
+    inner = ((index >= reach) & (index <= np.asarray(grid.size) - 1 - reach)).all(axis=1)
+    # a triangle over a discrete grid is not symmetric about every point: half a source voxel of slack
+    slack = 0.5 * np.abs(grid.index_matrix.T @ slope).sum() + 1e-3
+    assert np.abs(result.array.ravel() - expected.ravel())[inner].max(initial=0) < slack
+    constant = resample_spacing(Image(np.full(grid.shape, 3, np.int16), grid), spacing)
+    assert np.allclose(constant.array, 3)
+
+
+def test_resample_spacing_averages_noise():
+    rng = np.random.default_rng(0)
+    image = Image.from_array(rng.normal(size=(32, 32, 32)).astype(np.float32))
+    coarse = resample_spacing(image, 4)
+    assert coarse.shape == (8, 8, 8)
+    assert coarse.array.std() < 0.2  # taking every fourth voxel would keep 1
+
+
+# other programs
+
+
+@pytest.fixture(scope="module")
+def chain(random_grid, smooth_field):
+    """A fixed and a moving grid and (affine, field, both) from one to the other."""
+    rng = np.random.default_rng(11)
+    fixed, moving = random_grid(rng, 3, (14, 15, 16)), random_grid(rng, 3, (15, 13, 14))
+    matrix = np.eye(3) + rng.normal(scale=0.05, size=(3, 3))
+    affine = AffineTransform.about(fixed.center, matrix, moving.center - fixed.center)
+    field = smooth_field(fixed, amplitude=2.0)
+    return fixed, moving, affine, field
+
+
+@pytest.mark.parametrize("kind", ["affine", "field", "both"])
+def test_ants_maps_the_same_points(chain, points_inside, tmp_path, kind):
+    ants, pandas = pytest.importorskip("ants"), pytest.importorskip("pandas")
+    fixed, _, affine, field = chain
+    write_transform(affine, tmp_path / "a.mat")
+    write_transform(field, tmp_path / "f.nii.gz")
+    files, ours = {
+        "affine": (["a.mat"], affine),
+        "field": (["f.nii.gz"], field),
+        "both": (["f.nii.gz", "a.mat"], compose(field, affine)),  # ANTs takes points through the first one first
+    }[kind]
+    points = points_inside(np.random.default_rng(0), fixed)
+    moved = ants.apply_transforms_to_points(
+        3,
+        pandas.DataFrame(points, columns=["x", "y", "z"]),
+        [str(tmp_path / f) for f in files],
+        whichtoinvert=[False] * len(files),
+    )
+    assert np.abs(moved[["x", "y", "z"]].to_numpy() - ours.transform_points(points)).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["t.h5", "t.nii.gz"])
+def test_ants_warps_the_same_image(chain, random_image, tmp_path, name):
+    ants = pytest.importorskip("ants")
+    fixed, moving, affine, field = chain
+    image = random_image(np.random.default_rng(2), moving, np.float32)
+    transform = compose(field, affine)
+    write_transform(transform, tmp_path / name, grid=fixed)
+    warped = ants.apply_transforms(
+        to_ants(Image(np.zeros(fixed.shape, np.float32), fixed)),
+        to_ants(image),
+        [str(tmp_path / name)],
+        whichtoinvert=[False],
+        interpolator="linear",
+        defaultvalue=-5,
+    )
+    ours = resample(image, fixed, transform=transform, fill=-5)
+    both = (ours.array != -5) & (warped.numpy().T != -5)
+    assert both.mean() > 0.2
+    assert np.abs(ours.array - warped.numpy().T)[both].max() < 0.05  # of values 0 to 100
+    assert ((ours.array != -5) == (warped.numpy().T != -5)).mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["affine", "field"])
+def test_transformix_maps_the_same_points(chain, points_inside, random_image, tmp_path, kind):
+    itk = pytest.importorskip("itk")
+    fixed, _, affine, field = chain
+    transform = affine if kind == "affine" else field
+    path = tmp_path / "t.h5"
+    write_transform(transform, path)
+    points = points_inside(np.random.default_rng(4), fixed, 12)
+    write_points(Points(points), tmp_path / "in.pts")
+    run = itk.TransformixFilter.New(to_itk(random_image(np.random.default_rng(0), fixed)))
+    # the map says how to resample; the transform itself replaces the one it names
+    domain = {"Size": fixed.size, "Index": [0] * 3, "Spacing": fixed.spacing, "Origin": fixed.origin}
+    domain["Direction"] = fixed.direction.T.ravel()
+    parameters = itk.ParameterObject.New()
+    parameters.AddParameterMap(
+        {key: [str(v) for v in values] for key, values in domain.items()}
+        | {
+            "FixedImageDimension": ["3"],
+            "MovingImageDimension": ["3"],
+            "ResampleInterpolator": ["FinalLinearInterpolator"],
+            "Resampler": ["DefaultResampler"],
+        }
+    )
+    run.SetTransformParameterObject(parameters)
+    run.SetExternalTransform(itk.transformread(str(path))[0])
+    run.SetFixedPointSetFileName(str(tmp_path / "in.pts"))
+    run.SetOutputDirectory(str(tmp_path))
+    run.SetLogToConsole(False)
+    run.UpdateLargestPossibleRegion()
+    lines = (tmp_path / "outputpoints.txt").read_text().splitlines()
+    moved = [[float(v) for v in line.split("OutputPoint = [")[1].split("]")[0].split()] for line in lines]
+    assert np.abs(np.array(moved) - transform.transform_points(points)).max() < 1e-3
