@@ -20,9 +20,7 @@ from samreg.embedding.network import EmbeddingNetwork, NetworkGeometry
 from samreg.embedding.preprocessing import Preprocessing
 
 # network input is HU / 1000, so that half precision keeps soft tissue apart
-COMPACT_PREPROCESSING = Preprocessing(
-    spacing=2.0, hu_range=(-1024.0, 3071.0), scale_range=(-1.024, 3.071)
-)
+COMPACT_PREPROCESSING = Preprocessing(spacing=2.0, hu_range=(-1024.0, 3071.0), scale_range=(-1.024, 3.071))
 _WINDOWS = ((-1.0, 1.0), (-0.16, 0.24))  # thorax and skeleton; soft tissue
 
 

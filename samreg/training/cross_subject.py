@@ -34,7 +34,7 @@ from samreg.training.data import Map, Pair, Volume, list_images
 logger = logging.getLogger(__name__)
 
 _SPACING = 8.0  # mm, of the stored maps
-_LATTICE = 14.0  # mm, between the matches a field is fitted to
+_LATTICE = 20.0  # mm, between the matches a field is fitted to
 _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it

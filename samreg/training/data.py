@@ -72,6 +72,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 def load_volume(path: Path, device: torch.device) -> Volume:
     """Load one CT at 2 mm."""
     import SimpleITK as sitk
+
     image = standardised(as_image(sitk.ReadImage(str(path))), SPACING)
     array = np.clip((image.array + 1024) / 1000, 0, 4.1).astype(np.float32)
     # even sizes: a 4 mm voxel is 2x2x2 whole voxels

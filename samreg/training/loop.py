@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import COMPACT_PREPROCESSING, CompactNetwork
@@ -23,10 +23,21 @@ from samreg.spatial.files import atomic_path
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, load_volumes
 from samreg.training.step import TrainingStep, draw_sample
+from samreg.training.validate import as_model, summary, synthetic_errors
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("step", "loss", "local", "global", "local_accuracy", "global_accuracy", "learning_rate", "cross", "seconds")
+_COLUMNS = (
+    "step",
+    "loss",
+    "local",
+    "global",
+    "local_accuracy",
+    "global_accuracy",
+    "learning_rate",
+    "cross",
+    "seconds",
+)
 
 
 def train(config: TrainingConfig) -> Path:
@@ -93,9 +104,8 @@ def train(config: TrainingConfig) -> Path:
             if rank == 0 and (step % config.save_every == 0 or step == config.steps):
                 _save(output, step, network, average, optimizer, config)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
-                from samreg.training.validate import synthetic_error
-
-                logger.info("step %d: synthetic matching error %s", step, synthetic_error(average, own, config))
+                errors = synthetic_errors(as_model(average), [pair.fixed for pair in own[:2]], views=config.views)
+                logger.info("step %d: synthetic matching, mean / median / 95 %%: %s", step, summary(errors))
     if world > 1:
         dist.destroy_process_group()
     return output / "weights.safetensors"
@@ -160,7 +170,12 @@ def _save(
 
 
 def export(
-    network: nn.Module, path: Path, *, name: str, config: TrainingConfig, calibration: dict[str, float] | None = None
+    network: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    config: TrainingConfig,
+    calibration: dict[str, float] | None = None,
 ) -> None:
     """Write weights in half precision, as they are shipped."""
     half = copy.deepcopy(network).half()
@@ -170,9 +185,7 @@ def export(
     )  # fmt: skip
 
 
-def _resume(
-    path: Path, network: nn.Module, average: nn.Module, optimizer: Any, device: torch.device
-) -> int:
+def _resume(path: Path, network: nn.Module, average: nn.Module, optimizer: Any, device: torch.device) -> int:
     """Load an earlier state, if there is one; returns its step."""
     if not path.is_file():
         return 0

@@ -11,9 +11,7 @@ def sample_embedding(embedding: Tensor, points: Tensor, first: Tensor, spacing: 
     """Unit vectors (N, C) at points (N, 3) mm of an embedding (1, C, z, y, x), linear between voxels."""
     size = torch.tensor(embedding.shape[:1:-1], dtype=torch.float32, device=points.device)
     grid = (points - first) * (2 / (spacing * (size - 1).clamp(min=1))) - 1
-    values = F.grid_sample(
-        embedding, grid.reshape(1, -1, 1, 1, 3), align_corners=True, padding_mode="border"
-    )
+    values = F.grid_sample(embedding, grid.reshape(1, -1, 1, 1, 3), align_corners=True, padding_mode="border")
     return F.normalize(values.reshape(embedding.shape[1], -1).T, dim=1)
 
 

@@ -60,7 +60,9 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
             continue
         first, second = seen[0][kept], seen[1][kept]
         bodies = tuple(_visible(view, generator) for view in views)
-        starts = tuple(_starts(view, seen, config, generator) for view, seen in zip(views, (first, second), strict=True))
+        starts = tuple(
+            _starts(view, seen, config, generator) for view, seen in zip(views, (first, second), strict=True)
+        )
         return Sample(views, (first, second), bodies, starts)
     raise RuntimeError("no two views with matching points; use larger volumes or views")
 
@@ -107,9 +109,7 @@ class TrainingStep(nn.Module):
         others = [points[: config.candidates] for points in sample.bodies]
         at = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, places, firsts, strict=True)]
         away = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, others, firsts, strict=True)]
-        return _both_ways(
-            at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global
-        )
+        return _both_ways(at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global)
 
     def _local_loss(self, sample: Sample, patches: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
         config = self.config
@@ -119,7 +119,10 @@ class TrainingStep(nn.Module):
         away: list[list[Tensor]] = [[], []]
         others: list[list[Tensor]] = [[], []]
         for k in range(config.patches):
-            firsts = [view.first + COARSE * starts[k].flip(0) for view, starts in zip(sample.views, sample.starts, strict=True)]
+            firsts = [
+                view.first + COARSE * starts[k].flip(0)
+                for view, starts in zip(sample.views, sample.starts, strict=True)
+            ]
             inside = torch.stack([
                 self._in_patch(points, first) for points, first in zip(sample.matches, firsts, strict=True)
             ]).all(dim=0)  # fmt: skip
@@ -127,7 +130,9 @@ class TrainingStep(nn.Module):
                 chosen = sample.matches[i][inside][:share]
                 at[i].append(sample_embedding(patches[i][k], chosen, firsts[i], COARSE))
                 places[i].append(chosen)
-                near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i])][: config.candidates // config.patches]
+                near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i])][
+                    : config.candidates // config.patches
+                ]
                 away[i].append(sample_embedding(patches[i][k], near, firsts[i], COARSE))
                 others[i].append(near)
         return _both_ways(
@@ -141,14 +146,26 @@ class TrainingStep(nn.Module):
 
 
 def _both_ways(
-    at: list[Tensor], places: list[Tensor], away: list[Tensor], others: list[Tensor], *, temperature: float, ignore: float
+    at: list[Tensor],
+    places: list[Tensor],
+    away: list[Tensor],
+    others: list[Tensor],
+    *,
+    temperature: float,
+    ignore: float,
 ) -> tuple[Tensor, Tensor]:
     if len(at[0]) == 0:
         zero = (at[0].sum() + at[1].sum()) * 0
         return zero, zero.detach()
     results = [
         info_nce(
-            at[i], at[1 - i], places[1 - i], away[1 - i], others[1 - i], temperature=temperature, ignore=ignore
+            at[i],
+            at[1 - i],
+            places[1 - i],
+            away[1 - i],
+            others[1 - i],
+            temperature=temperature,
+            ignore=ignore,
         )
         for i in range(2)
     ]

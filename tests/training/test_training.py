@@ -1,0 +1,278 @@
+"""Training on two tiny synthetic bodies: learns, resumes exactly, and its parts are exact."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from samreg.embedding.compact import CompactNetwork, _blocks
+from samreg.embedding.inference import embed_volume
+from samreg.embedding.registry import load_model
+from samreg.errors import InputError
+from samreg.spatial import Grid, Image
+from samreg.training.augment import draw_view
+from samreg.training.config import TrainingConfig, ViewConfig
+from samreg.training.cross_subject import load_pairs
+from samreg.training.data import Pair, Volume, load_volumes
+from samreg.training.loop import learning_rate, train
+from samreg.training.losses import info_nce, sample_embedding
+from samreg.training.step import TrainingStep, draw_sample
+from samreg.training.validate import organ_cycle, synthetic_errors
+
+sitk = pytest.importorskip("SimpleITK")
+
+CPU = torch.device("cpu")
+NETWORK = {"fine": 16, "coarse": [16, 32, 32], "blocks": [1, 1, 1], "local_dim": 16, "global_dim": 32}
+
+
+def synthetic_body(seed: int) -> np.ndarray:
+    """A body of soft tissue with lungs, a spine and organs of smooth random density, HU (z, y, x)."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (72, 76, 88)), indexing="ij")
+
+    def ball(cz: float, cy: float, cx: float, *radii: float) -> np.ndarray:
+        return ((z - cz) / radii[0]) ** 2 + ((y - cy) / radii[1]) ** 2 + ((x - cx) / radii[2]) ** 2 < 1
+
+    hu = np.full(x.shape, -1000.0)
+    hu[(y / 0.8) ** 2 + (x / 0.9) ** 2 < 1] = 20
+    for _ in range(12):
+        place, size = rng.uniform(-0.6, 0.6, 3), rng.uniform(0.08, 0.25, 3)
+        hu[ball(*place, *size)] = rng.uniform(-100, 250)
+    hu[ball(0.3, -0.1, -0.45, 0.6, 0.45, 0.3)] = -850
+    hu[ball(0.3, -0.1, 0.45, 0.6, 0.45, 0.25)] = -820
+    hu[(y - 0.55) ** 2 + x**2 < 0.02] = 400 + 200 * np.sin(12 * z[(y - 0.55) ** 2 + x**2 < 0.02])
+    return hu + rng.normal(0, 8, hu.shape)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for seed in range(2):
+        image = sitk.GetImageFromArray(synthetic_body(seed).astype(np.int16))
+        image.SetSpacing((2.0, 2.0, 2.0))
+        image.SetOrigin((-80.0, 30.0 * seed, 400.0))
+        sitk.WriteImage(image, str(folder / f"body{seed}.nii.gz"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def volumes(images) -> list[Volume]:
+    return load_volumes(images, CPU)
+
+
+@pytest.fixture
+def config(images, tmp_path) -> TrainingConfig:
+    return TrainingConfig(
+        images=str(images), output=str(tmp_path / "tiny"), steps=30, warmup=5, learning_rate=3e-3,
+        points=128, candidates=600, patches=1, patch=(24, 32, 32), network=NETWORK, save_every=10, ema=0.9,
+        views=ViewConfig(size=(32, 32, 40), rotation=8, warp=0.15, crop=0.7), threads=2,
+    )  # fmt: skip
+
+
+def read_log(path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_lowers_loss_and_matching_error_and_resumes(config, volumes, tmp_path):
+    weights = train(config)
+    log = read_log(tmp_path / "tiny" / "log.csv")
+    losses = np.array([float(row["loss"]) for row in log])
+    assert losses[-8:].mean() < losses[:5].mean() - 1
+
+    trained = load_model(weights)
+    torch.manual_seed(0)
+    fresh = CompactNetwork(**config.network)
+    untrained = type(trained)(fresh, trained.preprocessing, name="untrained")
+    views = replace(config.views, noise=10, lesion=0.0)
+    after = synthetic_errors(trained, volumes, views=views, points=100)["both"]
+    before = synthetic_errors(untrained, volumes, views=views, points=100)["both"]
+    assert after.mean() < 0.8 * before.mean()
+
+    # stopped after 10 of 30 steps and continued, the losses are the same
+    again = replace(config, output=str(tmp_path / "again"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samreg.training.loop.draw_sample", _Stop(14))
+        with pytest.raises(KeyboardInterrupt):
+            train(again)
+    train(again)
+    columns = ("step", "loss", "local", "global", "learning_rate")
+    resumed = read_log(tmp_path / "again" / "log.csv")
+    assert [[row[c] for c in columns] for row in resumed] == [[row[c] for c in columns] for row in log]
+
+
+class _Stop:
+    """Draws samples until the given call, which is interrupted as by Ctrl-C."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, *args):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return draw_sample(*args)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_views_track_points_exactly(volumes, mirror):
+    """The view shows at a tracked point what the volume shows at the original."""
+    volume = volumes[0]
+    views = ViewConfig(noise=0, lesion=0, blur=0, contrast=0)
+    generator = torch.Generator().manual_seed(3)
+    view = draw_view(volume, volume.body[9000], views, generator, smallest=(12, 16, 16), mirror=mirror)
+    points = volume.body[torch.randperm(len(volume.body), generator=generator)[:500]]
+    inside, converged = view.warp.to_view(points)
+    assert converged.float().mean() > 0.99
+    assert torch.allclose(view.warp.to_volume(inside[converged]), points[converged], atol=0.3)
+    assert (torch.linalg.det(view.warp.matrix) < 0) == mirror
+    kept = converged & view.contains(inside, margin=8)
+    assert kept.sum() > 50
+    from samreg.training.data import sample
+
+    expected = sample(volume.coarse, points[kept], spacing=4.0, first=1.0)[0]
+    found = sample(view.coarse, inside[kept] - view.first, spacing=4.0, first=0.0)[0] + 1.024
+    assert np.corrcoef(expected, found)[0, 1] > 0.9
+
+
+def test_patches_continue_the_coarse_view(volumes):
+    views = ViewConfig(noise=0, blur=0)
+    generator = torch.Generator().manual_seed(1)
+    view = draw_view(volumes[0], volumes[0].body[9000], views, generator, smallest=(12, 16, 16), mirror=False)
+    start = torch.tensor([2, 4, 4])
+    patch = torch.nn.functional.avg_pool3d(view.patch(start, (16, 24, 24)), 2)
+    same = view.coarse[:, :, 2:10, 4:16, 4:16]
+    assert (patch - same).abs().median() < 0.02
+
+
+def test_sampled_pairs_overlap(volumes, config):
+    generator = torch.Generator().manual_seed(0)
+    sample = draw_sample([Pair(v, v) for v in volumes], config, generator)
+    assert len(sample.matches[0]) == len(sample.matches[1]) >= 48
+    results = TrainingStep(CompactNetwork(**NETWORK), config)(sample)
+    assert all(torch.isfinite(value) for value in results.values())
+
+
+def test_network_in_slabs_equals_one_pass():
+    torch.manual_seed(0)
+    network = CompactNetwork(**NETWORK).eval()
+    for parameter in network.parameters():  # the residual branches start at zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    volume = np.random.default_rng(0).uniform(-1, 0.5, (46, 36, 40)).astype(np.float32)
+    with torch.inference_mode():
+        whole = network(torch.from_numpy(volume)[None, None])
+    slabs = embed_volume(network, volume, pad_value=-1.024, slab=16, store=torch.float32)
+    for a, b in zip(whole, slabs, strict=True):
+        assert torch.allclose(a[0], b, atol=1e-4)
+
+
+def test_network_geometry_is_where_its_cells_are():
+    """Cells of voxels lie at the mean place of their voxels, and so do the outputs they become."""
+    places = torch.arange(16.0).expand(1, 1, 16, 16, 16)
+    fine = _blocks(places).mean(dim=1, keepdim=True)
+    coarse = _blocks(fine).mean(dim=1, keepdim=True)
+    geometry = CompactNetwork.geometry
+    for cells, stride, offset in (
+        (fine, geometry.local_stride, geometry.local_offset),
+        (coarse, geometry.global_stride, geometry.global_offset),
+    ):
+        assert torch.allclose(cells[0, 0, 0, 0], stride[2] * torch.arange(16.0 / stride[2]) + offset[2])
+
+
+def test_network_moves_with_its_input():
+    torch.manual_seed(0)
+    network = CompactNetwork(**NETWORK).eval()
+    volume = torch.full((1, 1, 32, 32, 96), -1.0)
+    volume[..., 36:52] = torch.rand(1, 1, 32, 32, 16)
+    with torch.inference_mode():
+        for here, there, stride in zip(network(volume), network(volume.roll(16, -1)), (2, 4), strict=True):
+            shift = 16 // stride
+            assert torch.allclose(
+                here[..., shift:-shift].roll(shift, -1)[..., shift:],
+                there[..., 2 * shift : -shift],
+                atol=1e-4,
+            )
+
+
+def test_info_nce_prefers_the_match():
+    vectors = torch.eye(8)
+    places = torch.arange(8.0)[:, None] * torch.tensor([[100.0, 0, 0]])
+    options = {"temperature": 0.1, "ignore": 10.0}
+    good, accuracy = info_nce(vectors, vectors, places, vectors, places, **options)
+    bad, none = info_nce(vectors, vectors.roll(1, 0), places, vectors, places, **options)
+    assert good < 0.01 < bad
+    assert accuracy == 1
+    assert none == 0
+
+
+def test_sampled_embedding_is_linear_between_voxels():
+    embedding = torch.zeros(1, 2, 2, 2, 3)
+    embedding[0, 0] = torch.arange(3.0) + 1
+    embedding[0, 1] = 1
+    vectors = sample_embedding(embedding, torch.tensor([[14.0, 10.0, 10.0]]), torch.tensor([10.0, 10.0, 10.0]), 8.0)
+    expected = torch.tensor([1.5, 1.0])
+    assert torch.allclose(vectors[0], expected / expected.norm(), atol=1e-5)
+
+
+def test_maps_between_volumes(volumes, tmp_path):
+    """A stored shift maps points by it, and only where it is trusted."""
+    shape = (20, 21, 24)
+    trust = np.ones(shape, np.float32)
+    trust[10:] = 0
+    shift = np.broadcast_to(np.float32([4, 0, -2]), (*shape, 3))
+    np.savez(tmp_path / "body0--body1.npz", displacement=shift, trust=trust, spacing=8.0)
+    (pair,) = load_pairs(tmp_path, volumes)
+    matches, trusted = pair.match(torch.tensor([[50.0, 60.0, 20.0], [50.0, 60.0, 120.0]]))
+    assert torch.allclose(matches[0], torch.tensor([54.0, 60.0, 18.0]))
+    assert trusted.tolist() == [True, False]
+    with pytest.raises(InputError, match="no maps"):
+        load_pairs(tmp_path / "none", volumes)
+
+
+def test_organs_return_to_themselves(volumes):
+    """An image matched with itself brings every organ back."""
+    model = load_model("mind")
+    array = np.clip(volumes[0].fine[0, 0].numpy() * 1000 - 1024, -1024, 3071)
+    image = Image(array, Grid.make(array.shape, spacing=2.0), "body")
+    labels = image.with_array((array > 300).astype(np.uint8))
+    labels.array[[0, -1]] = 0
+    embedding = model.embed(image)
+    shares = organ_cycle(embedding, labels, embedding, points=200)
+    assert min(shares.values()) > 0.6
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "toml"])
+def test_configuration_files(tmp_path, suffix):
+    text = {
+        "yaml": "images: ct\noutput: run\nsteps: 7\nviews: {rotation: 5, size: [40, 40, 48]}\n",
+        "toml": 'images = "ct"\noutput = "run"\nsteps = 7\n[views]\nrotation = 5\nsize = [40, 40, 48]\n',
+    }[suffix]
+    path = tmp_path / f"run.{suffix}"
+    path.write_text(text)
+    config = TrainingConfig.from_file(path)
+    assert (config.steps, config.views.rotation, config.views.size) == (7, 5, (40, 40, 48))
+    assert config.images == str(tmp_path / "ct")
+    path.write_text(text.replace("steps", "stpes"))
+    with pytest.raises(InputError, match="stpes"):
+        TrainingConfig.from_file(path)
+
+
+def test_configuration_mistakes(tmp_path):
+    with pytest.raises(InputError, match="no such"):
+        TrainingConfig.from_file(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="multiples of 4"):
+        TrainingConfig(images="a", output="b", patch=(30, 32, 32))
+    with pytest.raises(InputError, match="no CT volumes"):
+        load_volumes(tmp_path, CPU)
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainingConfig(images="a", output="b", steps=100, warmup=10, learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) > 0.95
+    assert rates[100] == pytest.approx(0.02)
