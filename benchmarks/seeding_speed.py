@@ -8,20 +8,29 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 
 import samreg
-from samreg.embedding import load_model
+from samreg.embedding import EmbeddingModel, load_model
 from samreg.engines import get_engine
 from samreg.seeding import make_seed
 from samreg.spatial import resample_spacing
 
 
-def seconds(run: Callable[[], object]) -> float:
+def seed_seconds(model: EmbeddingModel, fixed: samreg.Image, moving: samreg.Image) -> tuple[float, float]:
+    """Return the seconds of two embeddings, and of matching and fitting."""
     start = time.perf_counter()
-    run()
+    embeddings = [model.embed(image) for image in (fixed, moving)]
+    middle = time.perf_counter()
+    make_seed(*embeddings, grid=fixed.grid)
+    return middle - start, time.perf_counter() - middle
+
+
+def syn_seconds(fixed: samreg.Image, moving: samreg.Image, threads: int) -> float:
+    """Return the seconds of ANTs' affine + SyN with its defaults."""
+    start = time.perf_counter()
+    get_engine("ants").register(fixed, moving, transform="deformable", threads=threads)
     return time.perf_counter() - start
 
 
@@ -36,19 +45,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     fixed, moving = (resample_spacing(samreg.read_image(path), 2.0) for path in (arguments.fixed, arguments.moving))
     print(f"fixed {fixed.grid.size}, moving {moving.grid.size}, 2 mm, {arguments.threads} threads")
-
-    def syn() -> None:
-        get_engine("ants").register(fixed, moving, transform="deformable", threads=arguments.threads)
-
     engine_times, stages = [], {name: [] for name in arguments.models}
     models = {name: load_model(name) for name in arguments.models}
     for _ in range(arguments.repeats):  # interleaved, so that a drifting machine drifts for all
         for name, model in models.items():
-            embeddings: list[samreg.Embedding] = []
-            embedding = seconds(lambda: embeddings.extend(model.embed(image) for image in (fixed, moving)))
-            seeding = seconds(lambda: make_seed(*embeddings, grid=fixed.grid))
-            stages[name].append((embedding, seeding))
-        engine_times.append(seconds(syn))
+            stages[name].append(seed_seconds(model, fixed, moving))
+        engine_times.append(syn_seconds(fixed, moving, arguments.threads))
     reference = statistics.median(engine_times)
     print(f"ANTs SyN (affine + SyN, defaults): median {reference:.1f} s of {[round(t, 1) for t in engine_times]}")
     for name, times in stages.items():
