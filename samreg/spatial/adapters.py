@@ -206,7 +206,7 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
         raise InputError(f"{name or 'image'}: is empty, shape {image.shape}; give an image that has voxels")
     data = image.dataobj
     if nib.is_proxy(data) and (getattr(data, "slope", 1), getattr(data, "inter", 0)) != (1, 0):
-        data = data.get_scaled(np.float32)
+        data = np.asarray(data, dtype=np.float32)
     data = np.asanyarray(data)
     # a copy in native byte order: no memory map of a file that may change, and torch takes no other order
     array = np.array(data.reshape(shape).T, dtype=data.dtype.newbyteorder("="), order="C")
