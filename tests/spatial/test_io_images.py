@@ -1,0 +1,481 @@
+"""Image files: what is read is what was written, and damaged files are named."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import pickle
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samreg.errors import InputError
+from samreg.spatial import Grid, Image, read_image, write_image
+from samreg.spatial.adapters import to_nibabel
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("ndim", [2, 3])
+@given(data=st.data())
+@settings(max_examples=8)
+def test_round_trip(grids, random_image, scratch, suffix, ndim, data):
+    grid = data.draw(grids(ndim))
+    dtype = data.draw(st.sampled_from([np.int16, np.uint8, np.uint16, np.int32, np.int64, np.float32, np.float64]))
+    image = random_image(np.random.default_rng(0), grid, dtype)
+    # apart: ITK reads the voxels of a.nii.gz from a.nii where both lie in one folder
+    path = scratch / f"folder{suffix}" / f"image{suffix}"
+    write_image(image, path)
+    again = read_image(path)
+    assert again.grid.same_as(grid)
+    assert again.array.dtype == dtype
+    assert np.array_equal(again.array, image.array)
+    assert again.name == str(path)
+    theirs = sitk.ReadImage(str(path))  # and others see the same
+    assert np.array_equal(sitk.GetArrayFromImage(theirs), image.array)
+    corner = [n - 1 for n in grid.size]
+    assert np.allclose(theirs.TransformIndexToPhysicalPoint(corner), grid.index_to_world(corner)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_masks_become_uint8(tmp_path, suffix):
+    mask = Image.from_array(np.arange(24).reshape(2, 3, 4) % 3 == 0)
+    write_image(mask, tmp_path / f"m{suffix}")
+    again = read_image(tmp_path / f"m{suffix}")
+    assert again.array.dtype == np.uint8
+    assert np.array_equal(again.array, mask.array)
+
+
+def test_suffixes_in_capitals(tmp_path):
+    image = Image.from_array(np.ones((2, 3, 4), np.int16))
+    write_image(image, tmp_path / "A.NII.GZ")
+    assert read_image(str(tmp_path / "A.NII.GZ")).shape == (2, 3, 4)
+
+
+def test_mhd_and_pictures_are_read(tmp_path, caplog):
+    array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.mhd"))
+    assert np.array_equal(read_image(tmp_path / "a.mhd").array, array)
+    for name in ("a.png", "a.tif"):
+        sitk.WriteImage(sitk.GetImageFromArray(array[0]), str(tmp_path / name))
+        assert np.array_equal(read_image(tmp_path / name).array, array[0])
+    assert "no pixel size" in caplog.text
+
+
+def test_big_endian_is_turned(tmp_path):
+    import torch
+
+    array = np.arange(24, dtype=">i2").reshape(4, 3, 2)
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.int16)
+    nib.save(nib.Nifti1Image(array, np.eye(4), header), tmp_path / "b.nii")
+    assert (tmp_path / "b.nii").read_bytes()[:4] == b"\0\0\1\x5c"
+    image = read_image(tmp_path / "b.nii")
+    assert image.array.dtype == np.dtype("=i2")
+    assert np.array_equal(image.array, array.T)
+    torch.from_numpy(image.array)
+
+
+def test_scaled_integers_become_float32(tmp_path):
+    path = tmp_path / "s.nii"
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.eye(4)), path)
+    patch(path, 112, "<2f", 2.0, -1024.0)
+    image = read_image(path)
+    assert image.array.dtype == np.float32
+    assert np.array_equal(image.array, 2 * np.arange(24).reshape(4, 3, 2).T - 1024)
+
+
+def test_micrometres(tmp_path):
+    scan = nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([500.0, 500, 1000, 1]))
+    scan.header.set_xyzt_units("micron")
+    nib.save(scan, tmp_path / "u.nii")
+    assert read_image(tmp_path / "u.nii").spacing.tolist() == [0.5, 0.5, 1]
+
+
+@pytest.mark.parametrize("only", ["qform", "sform"])
+def test_one_form_is_enough(random_grid, random_image, tmp_path, only):
+    rng = np.random.default_rng(3)
+    grid = random_grid(rng, 3)
+    scan = to_nibabel(random_image(rng, grid))
+    (scan.set_sform if only == "qform" else scan.set_qform)(None, code=0)
+    nib.save(scan, tmp_path / "o.nii.gz")
+    assert read_image(tmp_path / "o.nii.gz").grid.same_as(grid, tolerance=2e-3)
+
+
+def test_no_form_is_a_guess(tmp_path, caplog):
+    scan = to_nibabel(Image.from_array(np.zeros((3, 4, 5), np.float32)))
+    scan.set_sform(None, code=0)
+    scan.set_qform(None, code=0)
+    nib.save(scan, tmp_path / "n.nii")
+    read_image(tmp_path / "n.nii")
+    assert "orientation is a guess" in caplog.text
+
+
+def test_a_shear_is_resampled(tmp_path, caplog):
+    """Intensities that are linear in the world stay so, wherever the sheared voxels lay."""
+    shear = np.array([[1.5, 0.3, 0.2, -40], [0.1, 1.4, -0.25, 30], [0, 0.2, 2.5, 100], [0, 0, 0, 1]])
+    index = np.moveaxis(np.indices((20, 21, 22)), 0, -1)
+    ras = index @ shear[:3, :3].T + shear[:3, 3]
+    slope = np.array([1.0, -2.0, 0.5])
+    scan = nib.Nifti1Image((ras @ (slope * [-1, -1, 1])).astype(np.float32), shear)
+    scan.set_qform(None, code=0)
+    nib.save(scan, tmp_path / "sheared.nii.gz")
+    image = read_image(tmp_path / "sheared.nii.gz")
+    assert "sheared" in caplog.text
+    assert np.allclose(image.direction.T @ image.direction, np.eye(3), atol=1e-9)
+    world = image.grid.world_points().reshape(-1, 3)
+    old = (world * [-1, -1, 1] - shear[:3, 3]) @ np.linalg.inv(shear[:3, :3]).T
+    inside = ((old >= 0) & (old <= np.array([19, 20, 21]))).all(axis=1)
+    assert inside.mean() > 0.5
+    assert np.allclose(image.array.ravel()[inside], world[inside] @ slope, atol=1e-2)
+    corners = index[[0, 0, 0, -1, -1, -1], [0, -1, 0, -1, 0, -1], [0, 0, -1, -1, -1, 0]]
+    lps = (corners @ shear[:3, :3].T + shear[:3, 3]) * [-1, -1, 1]
+    assert image.grid.contains(lps).all()
+
+
+# bad input
+
+
+def patch(path, offset, form, *values):
+    data = bytearray(path.read_bytes())
+    data[offset : offset + struct.calcsize(form)] = struct.pack(form, *values)
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def nifti(tmp_path):
+    path = tmp_path / "scan.nii"
+    write_image(Image.from_array(np.zeros((6, 5, 4), np.int16), spacing=(1, 2, 3)), path)
+    return path
+
+
+def refused(path, *words, **options):
+    with pytest.raises(InputError) as caught:
+        read_image(path, **options)
+    for word in (str(path), *words):
+        assert word in str(caught.value)
+
+
+def test_missing(tmp_path):
+    refused(tmp_path / "no.nii.gz", "not found", "check the path")
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".png", ".dcm"])
+def test_empty_file(tmp_path, suffix):
+    path = tmp_path / f"e{suffix}"
+    path.touch()
+    refused(path, "empty (0 bytes)")
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".png", ".dcm", ".mhd"])
+def test_foreign_file(tmp_path, suffix):
+    path = tmp_path / f"f{suffix}"
+    path.write_bytes(b"This is a letter, and no image at all.\n" * 40)
+    refused(path, "cannot read")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.97])
+def test_cut_file(tmp_path, suffix, share):
+    path = tmp_path / f"c{suffix}"
+    noise = np.random.default_rng(0).integers(-1000, 1000, (20, 21, 22)).astype(np.int16)
+    write_image(Image.from_array(noise), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    refused(path, "cannot read")
+
+
+def test_gzip_with_rubbish_inside(tmp_path):
+    path = tmp_path / "r.nii.gz"
+    path.write_bytes(gzip.compress(b"rubbish" * 100))
+    refused(path, "cannot read")
+
+
+def test_a_pickle_in_disguise_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("boom").touch, ())
+
+    for suffix in SUFFIXES:
+        path = tmp_path / f"p{suffix}"
+        path.write_bytes(pickle.dumps(Bomb()))
+        refused(path, "cannot read")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_4d(tmp_path):
+    path = tmp_path / "4d.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 3), np.float32), np.eye(4)), path)
+    refused(path, "4D", "select one 3D volume")
+    sitk.WriteImage(sitk.Image([4, 5, 6, 3], sitk.sitkFloat32), str(tmp_path / "4d.nrrd"))
+    refused(tmp_path / "4d.nrrd", "4D", "save one 3D volume")
+
+
+def test_a_fourth_axis_of_one_is_dropped(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 1), np.float32), np.eye(4)), tmp_path / "t.nii")
+    assert read_image(tmp_path / "t.nii").shape == (6, 5, 4)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_nifti_spacing(nifti, value):
+    patch(nifti, 76 + 8, "<f", value)  # pixdim[2]
+    refused(nifti, "voxel size", str(value), "header")
+
+
+def test_nifti_affine(nifti):
+    patch(nifti, 280, "<4f", 0, 0, 0, 0)  # srow_x
+    refused(nifti, "singular")
+    patch(nifti, 280, "<4f", 1, 0, 0, float("nan"))
+    refused(nifti, "not finite")
+
+
+@pytest.mark.parametrize("value", ["0", "nan"])
+def test_mha_spacing(tmp_path, value):
+    path = tmp_path / "s.mha"
+    header = f"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementSpacing = 1 {value} 1\n"
+    path.write_bytes(header.encode() + b"ElementDataFile = LOCAL\n" + bytes(8))
+    refused(path)
+
+
+def test_colour_and_vectors(tmp_path):
+    path = tmp_path / "c.png"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 3), np.uint8), isVector=True), str(path))
+    refused(path, "3 values a voxel", "greyscale")
+    path = tmp_path / "v.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6, 3)), isVector=True), str(path))
+    refused(path, "3 values a voxel")
+    path = tmp_path / "v.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6, 3)), isVector=True), str(path))
+    refused(path, "5D")
+    path = tmp_path / "rgb.nii"
+    colours = np.zeros((4, 5, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colours, np.eye(4)), path)
+    refused(path, "real numbers")
+
+
+def test_an_unknown_suffix(tmp_path, nifti):
+    path = tmp_path / "a.xyz"
+    path.write_bytes(b"1" * 200)
+    refused(path, "unknown image format", ".nii.gz")
+    refused(nifti, "series= chooses", series=1)
+
+
+# writing
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr", "a.png", "a.dcm", "a"])
+def test_formats_that_are_not_written(tmp_path, name):
+    with pytest.raises(InputError, match="cannot write"):
+        write_image(Image.from_array(np.zeros((2, 3, 4))), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def fail_with(error):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device"), InputError),
+        (PermissionError(13, "Permission denied"), InputError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_nothing_is_half_written(tmp_path, monkeypatch, suffix, old, error, expected):
+    path = tmp_path / f"out{suffix}"
+    if old:
+        path.write_bytes(b"old")
+
+    def half(_image, target, *_args, **_kwargs):
+        with open(target, "wb") as file:
+            file.write(b"half")
+        raise error
+
+    monkeypatch.setattr(nib, "save", half)
+    monkeypatch.setattr(sitk, "WriteImage", half)
+    with pytest.raises(expected) as caught:
+        write_image(Image.from_array(np.zeros((2, 3, 4))), path)
+    if expected is InputError:
+        assert str(path) in str(caught.value)
+        assert error.strerror in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ([path.name] if old else [])
+    assert not old or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_real_full_disk(tmp_path, suffix):
+    """A limit on the file size fails in the middle of writing, as a full disk does."""
+    resource, signal = pytest.importorskip("resource"), pytest.importorskip("signal")
+    noise = np.random.default_rng(0).integers(-1000, 1000, (30, 30, 30)).astype(np.int16)
+    old_limit, old_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old_limit[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write"):
+            write_image(Image.from_array(noise), tmp_path / f"full{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+        signal.signal(signal.SIGXFSZ, old_handler)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="check the folder's permissions"):
+        write_image(Image.from_array(np.zeros((2, 3, 4))), tmp_path / "file" / "out.nii.gz")
+
+
+def test_a_target_that_is_a_folder(tmp_path):
+    (tmp_path / "out.nii.gz").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        write_image(Image.from_array(np.zeros((2, 3, 4))), tmp_path / "out.nii.gz")
+
+
+def test_replacing_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.replace", fail_with(PermissionError(13, "Permission denied")))
+    with pytest.raises(InputError, match="Permission denied"):
+        write_image(Image.from_array(np.zeros((2, 3, 4))), tmp_path / "out.nii.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folders_are_made(tmp_path):
+    write_image(Image.from_array(np.zeros((2, 3, 4))), tmp_path / "a" / "b" / "out.nii.gz")
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["out.nii.gz"]
+
+
+# DICOM
+
+
+def write_dicom(folder, array, *, uid="1.2.3.1", description="chest", heights=None, tilt=0.0, skip=(), mix=None):
+    """Write axial CT slices (z, y, x) of 2.5 mm with GDCM; ``tilt`` shifts each slice sideways by so many mm."""
+    folder.mkdir(exist_ok=True)
+    heights = np.arange(len(array)) * 2.5 if heights is None else heights
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for i, plane in enumerate(array):
+        if i in skip:
+            continue
+        image = sitk.GetImageFromArray(plane[None].astype(np.int16))
+        image.SetSpacing((0.7, 0.8, 2.5))
+        turned = mix is not None and i == mix
+        tags = {
+            "0008|0060": "CT",
+            "0008|103e": description,
+            "0020|000e": uid,
+            "0020|000d": "1.2.3",
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0008|0018": f"{uid}.{i + 1}",
+            "0020|0013": str(i + 1),
+            "0020|0032": f"-100\\{-50 + tilt * i}\\{30 + heights[i]}",
+            "0020|0037": "0\\1\\0\\0\\0\\-1" if turned else "1\\0\\0\\0\\1\\0",
+            "0028|1052": "-1024",
+            "0028|1053": "1",
+        }
+        for key, value in tags.items():
+            image.SetMetaData(key, value)
+        # names in another order than the slices
+        writer.SetFileName(str(folder / f"{uid}-{len(array) - i:03d}.dcm"))
+        writer.Execute(image)
+
+
+@pytest.fixture
+def volume():
+    return np.random.default_rng(0).integers(-1000, 1000, (7, 8, 9))
+
+
+def test_dicom_folder(tmp_path, volume):
+    write_dicom(tmp_path / "s", volume)
+    image = read_image(tmp_path / "s")
+    assert np.array_equal(image.array, volume)
+    assert image.array.dtype.kind == "i"
+    expected = Grid.make(volume.shape, origin=(-100, -50, 30), spacing=(0.7, 0.8, 2.5))
+    assert image.grid.same_as(expected)
+
+
+def test_one_dicom_file(tmp_path, volume):
+    write_dicom(tmp_path / "s", volume[:1])
+    (path,) = (tmp_path / "s").iterdir()
+    image = read_image(path)
+    assert np.array_equal(image.array, volume[:1])
+    path.rename(tmp_path / "IM0001")  # as scanners name them
+    assert np.array_equal(read_image(tmp_path / "IM0001").array, volume[:1])
+
+
+def test_a_projection_is_2d(tmp_path, volume):
+    image = sitk.GetImageFromArray(volume[0].astype(np.int16))
+    image.SetMetaData("0008|0060", "CR")
+    image.SetMetaData("0008|0016", "1.2.840.10008.5.1.4.1.1.1")
+    image.SetSpacing((0.2, 0.3))
+    sitk.WriteImage(image, str(tmp_path / "xray.dcm"))
+    result = read_image(tmp_path / "xray.dcm")
+    assert result.ndim == 2
+    assert np.array_equal(result.array, volume[0])
+
+
+def test_two_series_need_a_choice(tmp_path, volume):
+    folder = tmp_path / "s"
+    write_dicom(folder, volume, uid="1.2.3.1", description="chest soft")
+    write_dicom(folder, volume[:4] + 1, uid="1.2.3.2", description="chest lung")
+    refused(
+        folder, "2 DICOM series", "1.2.3.1", "'chest soft', 7 slices", "'chest lung', 4 slices", "series=", "--series"
+    )
+    for series in ("1.2.3.2", 2, "2", "LUNG"):
+        assert np.array_equal(read_image(folder, series=series).array, volume[:4] + 1)
+    assert read_image(folder, series="soft").shape == (7, 8, 9)
+    refused(folder, "2 series match 'chest'", series="chest")
+    refused(folder, "no series match 'abdomen'", series="abdomen")
+    refused(folder, "no series match '3'", series=3)
+
+
+def test_a_missing_slice_is_named(tmp_path, volume):
+    write_dicom(tmp_path / "s", volume, skip=(3,))
+    refused(tmp_path / "s", "1 slices missing", "1.2.3.1-005.dcm", "1.2.3.1-003.dcm", "5.000 mm", "2.500 mm")
+
+
+def test_uneven_slices_are_mentioned(tmp_path, volume, caplog):
+    heights = np.arange(7) * 2.5
+    heights[3] += 0.2
+    write_dicom(tmp_path / "s", volume, heights=heights)
+    with caplog.at_level(logging.WARNING):
+        image = read_image(tmp_path / "s")
+    assert "uneven slices" in caplog.text
+    assert image.spacing[2] == pytest.approx(2.5)
+
+
+def test_doubled_slices_are_refused(tmp_path, volume):
+    write_dicom(tmp_path / "s", volume, heights=np.repeat(np.arange(4), 2)[:7] * 2.5)
+    refused(tmp_path / "s", "several slices lie at", "time series")
+
+
+def test_mixed_orientations_are_refused(tmp_path, volume):
+    write_dicom(tmp_path / "s", volume, mix=3)
+    refused(tmp_path / "s")
+
+
+def test_a_tilted_gantry_is_resampled(tmp_path, caplog):
+    plane = np.zeros((20, 12), np.int16)
+    plane[10] = 1000  # a bar that the tilt moves 0.5 mm back with every slice
+    write_dicom(tmp_path / "s", np.repeat(plane[None], 9, axis=0), tilt=0.5)
+    image = read_image(tmp_path / "s")
+    assert "sheared" in caplog.text
+    bright = image.grid.world_points()[image.array > 700]
+    slope = np.polyfit(bright[:, 2], bright[:, 1], 1)[0]
+    assert slope == pytest.approx(0.5 / 2.5, abs=0.05)
+
+
+def test_folders_without_dicom(tmp_path):
+    refused(tmp_path, "no DICOM images", "nothing")
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "sub").mkdir()
+    refused(tmp_path, "no DICOM images", "notes.txt", "sub")
