@@ -1,0 +1,6 @@
+"""Pictures of a registration and its HTML page."""
+
+from samreg.report.page import write_report
+from samreg.report.pictures import write_preview
+
+__all__ = ["write_preview", "write_report"]

@@ -1,0 +1,128 @@
+"""Slices of images as radiologists look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samreg.embedding.preprocessing import oriented
+from samreg.quality.registration import body_on, working_grid
+from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.image import Image
+
+if TYPE_CHECKING:
+    from samreg.result import RegistrationResult
+
+_CT_WINDOW = (-900.0, 400.0)  # HU; wide enough to show lungs, soft tissue and bone at once
+_LOOKS_LIKE_CT = -500.0  # some intensity lies below
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a volume whose axes run along LPS.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    across, down
+        World axes (0 = x, 1 = y, 2 = z) that run across and up or down the picture.
+    through
+        World axis looked along; None in 2D.
+    labels
+        What lies at the left and at the right edge of the picture.
+    """
+
+    name: str
+    across: int
+    down: int
+    through: int | None
+    labels: tuple[str, str]
+
+    def picture(self, array: NDArray[np.generic], index: int) -> NDArray[np.generic]:
+        """Return the slice (rows, columns) at ``index`` of an array whose axes run along LPS, head upwards."""
+        if self.through is None:
+            return array
+        plane = array.take(index, axis=2 - self.through)
+        return plane[::-1] if self.down == 2 else plane
+
+    def extent(self, grid: Grid) -> tuple[float, float, float, float]:
+        """Return the borders of the picture in mm from the first voxel's border: left, right, bottom, top."""
+        width, height = grid.extent[self.across], grid.extent[self.down]
+        return (0.0, width, 0.0, height) if self.down == 2 else (0.0, width, height, 0.0)
+
+    def place(self, grid: Grid, points: ArrayLike) -> FloatArray:
+        """Return the positions (N, 2), mm across and down or up, of world points (N, d) in the picture."""
+        position = (grid.world_to_index(points) + 0.5) * grid.spacing
+        return position[:, [self.across, self.down]]
+
+
+#: The patient's right is at the left of axial and coronal pictures, the front at the left of sagittal ones.
+_VIEWS = (
+    View("axial", 0, 1, 2, ("R", "L")),
+    View("coronal", 0, 2, 1, ("R", "L")),
+    View("sagittal", 1, 2, 0, ("A", "P")),
+)
+_FLAT_VIEWS = (View("image", 0, 1, None, ("R", "L")),)
+
+
+def views_of(ndim: int) -> tuple[View, ...]:
+    """Return axial, coronal and sagittal, or the one view of a 2D image."""
+    return _VIEWS if ndim == 3 else _FLAT_VIEWS
+
+
+def standard(image: Image) -> Image:
+    """Return the image with its axes along LPS as near as can be; a view of its voxels."""
+    return oriented(image)
+
+
+def slice_grid(grid: Grid, view: View, index: int) -> Grid:
+    """Return the grid of one slice, one voxel thick; the whole grid in 2D."""
+    if view.through is None:
+        return grid
+    shape = list(grid.shape)
+    shape[2 - view.through] = 1
+    return Grid(tuple(shape), grid.origin + index * grid.index_matrix[:, view.through], grid.spacing, grid.direction)
+
+
+def focus(result: RegistrationResult) -> FloatArray:
+    """Return a fixed point (d,), LPS mm, in the middle of what both images show of the body."""
+    grid = working_grid(result.fixed)
+    points = grid.world_points()[body_on(result, grid)]
+    if result.transform is not None:
+        inside = result.moving.grid.contains(result.transform.transform_points(points))
+        points = points[inside] if inside.any() else points
+    return (points.min(axis=0) + points.max(axis=0)) / 2
+
+
+def slice_indices(grid: Grid, point: FloatArray) -> Mapping[str, int]:
+    """Return the index of the slice through a world point for each view of a grid along LPS."""
+    index = np.clip(np.rint(grid.world_to_index(point)[0]).astype(int), 0, np.asarray(grid.size) - 1)
+    return {view.name: 0 if view.through is None else int(index[view.through]) for view in views_of(grid.ndim)}
+
+
+def window(image: Image) -> tuple[float, float]:
+    """Return the intensities shown black and white: a wide CT window, or percentiles of what is no CT."""
+    array = image.array[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
+    finite = array[np.isfinite(array)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    if finite.min() <= _LOOKS_LIKE_CT:
+        return _CT_WINDOW
+    low, high = (float(value) for value in np.percentile(finite, (0.5, 99.5)))
+    return low, max(high, low + 1e-6)
+
+
+def grey(picture: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
+    """Return the picture between 0 (black) and 1 (white)."""
+    low, high = limits
+    return np.clip((np.nan_to_num(picture.astype(np.float32)) - low) / (high - low), 0, 1)
+
+
+def overlay(fixed: NDArray[np.float32], moving: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (rows, columns, 3): the fixed picture red, the moving one cyan, grey where they agree."""
+    return np.stack([fixed, moving, moving], axis=-1)
