@@ -61,17 +61,17 @@ def target_registration_error(
     InputError
         When the numbers of points differ, names are missing or doubled, or only one of the two is Points.
     """
-    if isinstance(fixed_points, Points) != isinstance(moving_points, Points):
-        raise InputError("give both sets of landmarks as Points, paired by name, or both as arrays (N, d)")
     if isinstance(fixed_points, Points) and isinstance(moving_points, Points):
         for points in (fixed_points, moving_points):
             doubled = sorted({name for name in points.names if points.names.count(name) > 1})
             if doubled:
                 raise InputError(f"landmark names must be unique to be paired, doubled: {doubled}")
-        moving_points = moving_points.named(fixed_points.names).positions
-        fixed_points = fixed_points.positions
-    fixed = as_points_array(fixed_points, transform.ndim)
-    moving = as_points_array(moving_points, transform.ndim)
+        fixed, moving = fixed_points.positions, moving_points.named(fixed_points.names).positions
+    elif isinstance(fixed_points, Points) or isinstance(moving_points, Points):
+        raise InputError("give both sets of landmarks as Points, paired by name, or both as arrays (N, d)")
+    else:
+        fixed = as_points_array(fixed_points, transform.ndim)
+        moving = as_points_array(moving_points, transform.ndim)
     if len(fixed) != len(moving):
         raise InputError(f"{len(fixed)} fixed and {len(moving)} moving landmarks; give pairs")
     return np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)

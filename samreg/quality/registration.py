@@ -151,8 +151,8 @@ def initial_alignment(result: RegistrationResult) -> tuple[AffineTransform, str]
     grid = working_grid(result.fixed)
     points = grid.world_points()[body_on(result, grid)]
     if moving.contains(points).mean() >= _SHOWS_NOTHING:
-        return AffineTransform.identity(fixed.ndim), "as the world frames place them"
-    return AffineTransform(np.eye(fixed.ndim), moving.center - fixed.center), "image centres aligned"
+        return AffineTransform.identity(fixed.ndim), "as the world places it"
+    return AffineTransform(np.eye(fixed.ndim), moving.center - fixed.center), "centred on the fixed image"
 
 
 def working_grid(image: Image) -> Grid:

@@ -162,6 +162,7 @@ def _images_table(result: RegistrationResult) -> str:
         size = " × ".join(str(n) for n in image.grid.size)
         spacing = " × ".join(f"{s:.4g}" for s in np.round(image.spacing, 4))
         rows.append((role, f"{image.label}: {size} voxels of {spacing} mm"))
+    rows.append(("direction", "the transform maps fixed points to moving points, LPS mm; the inverse maps back"))
     return _table(rows)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from samreg.result import RegistrationResult
 
-_WIDTH = 3.0  # inches a picture
+_WIDTH, _LEAST_WIDTH, _MOST_HEIGHT = 3.0, 2.2, 5.0  # inches a picture; titles need the least
 _DPI = 100
 _SLAB = 8.0  # mm from the slice within which matches are drawn
 _MOST_MATCHES = 250  # drawn in one picture
@@ -85,7 +85,7 @@ def draw_overview(result: RegistrationResult) -> Figure:
     before, how = initial_alignment(result)
     indices = slice_indices(fixed.grid, focus(result))
     fixed_window, moving_window = window(fixed), window(result.moving)
-    titles = ["fixed", f"moving before\n({how})", "fixed and moving before"]
+    titles = ["fixed", f"moving before,\n{how}", "fixed and moving before"]
     if warped is not None:
         titles = [titles[0], titles[1], "moving after (warped)", titles[2], "fixed and moving after"]
     figure, axes = _canvas(fixed, len(titles))
@@ -138,12 +138,12 @@ def draw_matches(result: RegistrationResult) -> Figure:
             ax.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=view.extent(fixed.grid), interpolation="bilinear")
             ax.autoscale(False)
         row[0].scatter(*start.T, c=colour, s=9, linewidths=0)
-        row[1].add_collection(LineCollection(np.stack([start, end], axis=1), colors=colour, linewidths=0.8))
+        row[1].add_collection(LineCollection(list(np.stack([start, end], axis=1)), colors=colour, linewidths=0.8))
         row[1].scatter(*end.T, c=colour, s=9, linewidths=0)
         _label(row[0], view)
     axes[0][0].set_title("matches in the fixed image", color=_LIGHT, fontsize=10)
     axes[0][1].set_title(
-        "their counterparts in the warped image,\nlines from where the transform puts them", color=_LIGHT, fontsize=10
+        "counterparts in the warped image,\nlines from where the transform\nputs them", color=_LIGHT, fontsize=10
     )
     _legend(figure, colours, axes[:, 1], "reliability")
     return figure
@@ -198,15 +198,17 @@ def draw_deformation(result: RegistrationResult) -> Figure:
 def _canvas(fixed: Image, columns: int, *, legend: bool = False) -> tuple[Figure, Any]:
     """Return a dark figure and its axes (views, columns), each row as high as its view in mm."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     views = views_of(fixed.ndim)
     sides = [(fixed.grid.extent[view.across], fixed.grid.extent[view.down]) for view in views]
-    # one scale for all rows; a long scan must not make the page endless
-    scale = _WIDTH / max(max(width, 0.7 * height) for width, height in sides)
-    heights = [scale * height for _, height in sides]
-    size = (columns * (_WIDTH + 0.1) + 0.5 * legend * columns, sum(heights) + 0.1 * len(heights) + 0.6)
-    figure = Figure(figsize=size, dpi=_DPI, facecolor=_DARK, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    # one scale for all rows, so that organs are of one size; a long scan must not make the page endless
+    widths, heights = np.transpose(sides)
+    scale = min(_WIDTH / widths.max(), _MOST_HEIGHT / heights.max())
+    column = max(_LEAST_WIDTH, scale * widths.max()) + (0.6 if legend else 0.1)
+    size = (columns * column, scale * heights.sum() + 0.1 * len(heights) + 0.7)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor=_DARK, layout=layout)
     axes = figure.subplots(len(views), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     for ax in axes.flat:
         ax.set_xticks([])

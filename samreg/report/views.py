@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,7 +43,7 @@ class View:
     through: int | None
     labels: tuple[str, str]
 
-    def picture(self, array: NDArray[np.generic], index: int) -> NDArray[np.generic]:
+    def picture(self, array: NDArray[Any], index: int) -> NDArray[Any]:
         """Return the slice (rows, columns) at ``index`` of an array whose axes run along LPS, head upwards."""
         if self.through is None:
             return array
@@ -117,7 +117,7 @@ def window(image: Image) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def grey(picture: NDArray[np.generic], limits: tuple[float, float]) -> NDArray[np.float32]:
+def grey(picture: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:
     """Return the picture between 0 (black) and 1 (white)."""
     low, high = limits
     return np.clip((np.nan_to_num(picture.astype(np.float32)) - low) / (high - low), 0, 1)

@@ -222,11 +222,11 @@ def test_flags_are_plain_words():
 def test_images_start_where_their_world_places_them_unless_that_shows_nothing():
     transform = AffineTransform.identity(3)
     near, how = initial_alignment(result_of(transform))
-    assert how == "as the world frames place them"
+    assert how == "as the world places it"
     assert near.translation.tolist() == [0, 0, 0]
     far = Image(blobs().array, Grid.make(blobs().shape, spacing=4.0, origin=(2000, 0, 0)))
     centred, how = initial_alignment(RegistrationResult(blobs(), far, transform))
-    assert how == "image centres aligned"
+    assert how == "centred on the fixed image"
     assert centred.translation == pytest.approx([2000, 0, 0])
 
 
