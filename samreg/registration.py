@@ -102,7 +102,7 @@ def register(
     _check_choice("method", method, METHODS)
     _check_choice("transform", transform, TRANSFORMS)
     _check_spacing(spacing)
-    engine_name = _choose_engine(engine) if method != "registration" or engine is None else engine
+    engine_name = None if method == "embedding" else _choose_engine(engine)
     fixed, moving = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
     if fixed.ndim != moving.ndim:
         raise InputError(
@@ -112,9 +112,12 @@ def register(
     clock = _Clock(progress)
     options = {
         "method": method,
-        "engine": None if method == "embedding" else engine_name,
+        "engine": engine_name,
         "transform": transform,
         "model": None,
+        "fixed_mask": None if masks[0] is None else masks[0].label,
+        "moving_mask": None if masks[1] is None else masks[1].label,
+        "device": device,
         "seed": seed,
         "threads": threads,
         "spacing": spacing,
