@@ -1,0 +1,1 @@
+"""Data sets, methods, the runner, tables and plots; and a phantom that needs no scans."""
