@@ -107,7 +107,9 @@ def to_ants(image: Image) -> Any:
     import ants
 
     array = image.array
-    if array.dtype not in (np.uint8, np.uint32, np.float32, np.float64):
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    elif array.dtype not in (np.uint8, np.uint32, np.float32, np.float64):
         array = array.astype(np.float32)
     return ants.from_numpy(
         np.ascontiguousarray(array.T),

@@ -90,11 +90,13 @@ class Grid:
     ) -> Grid:
         """Return a grid with origin 0, spacing 1 mm and identity direction where these are not given."""
         ndim = len(shape)
+        spacing = np.asarray(1.0 if spacing is None else spacing, dtype=float)
+        direction = np.asarray(np.eye(ndim) if direction is None else direction, dtype=float)
         return cls(
             tuple(shape),
             np.zeros(ndim) if origin is None else np.asarray(origin, dtype=float),
-            np.ones(ndim) if spacing is None else np.broadcast_to(np.asarray(spacing, dtype=float), (ndim,)),
-            np.eye(ndim) if direction is None else np.asarray(direction, dtype=float).reshape(ndim, ndim),
+            np.full(ndim, spacing) if spacing.ndim == 0 else spacing,
+            direction.reshape(ndim, ndim) if direction.size == ndim**2 else direction,
         )
 
     def __repr__(self) -> str:
@@ -183,7 +185,7 @@ class Grid:
 def _frozen(value: ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
     array = np.array(value, dtype=np.float64)
     if array.shape != shape:
-        raise InputError(f"{name} must have shape {shape}, got {array.shape}")
+        raise InputError(f"{name} must have shape {shape}, got {array.shape}; the image is {shape[0]}D")
     if not np.isfinite(array).all():
         raise InputError(f"{name} must be finite, got {array.tolist()}; mend the header")
     array.flags.writeable = False

@@ -130,7 +130,7 @@ def write_points(points: Points, path: str | os.PathLike[str]) -> None:
 def _format_of(path: Path, given: str | None) -> str:
     if given is not None:
         if given not in FORMATS:
-            raise InputError(f"unknown points format {given!r}; choose one of {', '.join(FORMATS)}")
+            raise InputError(f"{path}: unknown points format {given!r}; choose one of {', '.join(FORMATS)}")
         return given
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
