@@ -34,7 +34,8 @@ def random_grid():
 @pytest.fixture(scope="session")
 def random_image():
     def make(rng: np.random.Generator, grid: Grid, dtype: type = np.float32) -> Image:
-        return Image((rng.random(grid.shape) * 100).astype(dtype), grid, "random")
+        values = rng.random(grid.shape) * 100
+        return Image(values > 50 if dtype is bool else values.astype(dtype), grid, "random")
 
     return make
 

@@ -102,6 +102,8 @@ def test_same_as_notices_a_shift_and_a_flip():
         ({"spacing": (1, 0, 1)}, "spacing must be positive"),
         ({"spacing": (1, -1, 1)}, "spacing must be positive"),
         ({"spacing": (1, np.nan, 1)}, "spacing must be finite"),
+        ({"spacing": (1, 2)}, "spacing must have shape"),
+        ({"direction": np.eye(2)}, "direction must have shape"),
         ({"origin": (np.inf, 0, 0)}, "origin must be finite"),
         ({"direction": np.triu(np.ones((3, 3)))}, "not orthonormal"),
         ({"direction": np.zeros((3, 3))}, "not orthonormal"),

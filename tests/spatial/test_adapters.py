@@ -1,0 +1,157 @@
+"""Conversions in memory, both ways, against what each library itself says about positions."""
+
+from __future__ import annotations
+
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samreg.errors import InputError, MissingExtraError
+from samreg.spatial import Grid, Image, as_image, write_image
+from samreg.spatial.adapters import to_ants, to_itk, to_nibabel, to_sitk, to_torch
+
+DTYPES = pytest.mark.parametrize("dtype", [np.int16, np.uint8, bool, np.float32, np.float64])
+DIMENSIONS = pytest.mark.parametrize("ndim", [2, 3])
+
+
+@pytest.fixture(scope="module", params=["sitk", "ants", "itk", "nibabel"])
+def library(request):
+    """(name, conversion, position of a voxel (x, y, z) in LPS as the library computes it)."""
+    if request.param == "ants":
+        ants = pytest.importorskip("ants")
+        return "ants", to_ants, lambda im, ijk: ants.transform_index_to_physical_point(im, ijk)
+    if request.param == "itk":
+        pytest.importorskip("itk")
+        return "itk", to_itk, lambda im, ijk: im.TransformIndexToPhysicalPoint(ijk)
+    if request.param == "nibabel":
+        return "nibabel", to_nibabel, lambda im, ijk: nibabel_position(im, ijk)
+    return "sitk", to_sitk, lambda im, ijk: im.TransformIndexToPhysicalPoint(ijk)
+
+
+def nibabel_position(image, ijk):
+    ras = nib.affines.apply_affine(image.affine, [*ijk, 0][:3])
+    return (ras * [-1, -1, 1])[: len(ijk)]
+
+
+@DIMENSIONS
+@DTYPES
+@given(data=st.data())
+@settings(max_examples=4)
+def test_there_and_back(library, grids, random_image, ndim, dtype, data):
+    name, convert, position = library
+    grid = data.draw(grids(ndim))
+    image = random_image(np.random.default_rng(0), grid, dtype)
+    theirs = convert(image)
+    for ijk in ([0] * ndim, [n - 1 for n in grid.size]):
+        assert np.allclose(position(theirs, ijk), grid.index_to_world(ijk)[0], atol=1e-4), name
+    again = as_image(theirs, name="theirs")
+    assert again.grid.same_as(grid)
+    assert again.name == "theirs"
+    assert np.array_equal(again.array, image.array.astype(again.array.dtype))
+    if dtype is bool:
+        assert again.array.dtype == np.uint8
+    elif name in ("sitk", "nibabel"):
+        assert again.array.dtype == dtype
+
+
+@DIMENSIONS
+def test_torch(random_grid, random_image, ndim):
+    import torch
+
+    rng = np.random.default_rng(0)
+    grid = random_grid(rng, ndim)
+    for dtype in (np.int16, np.uint8, np.uint16, bool, np.float32):
+        image = random_image(rng, grid, dtype)
+        tensor = to_torch(image)
+        assert tensor.shape == grid.shape
+        assert np.array_equal(tensor.numpy(), image.array)
+        wrapped = {"array": tensor, "origin": grid.origin, "spacing": grid.spacing, "direction": grid.direction}
+        again = as_image(wrapped)
+        assert again.grid.same_as(grid)
+        assert np.array_equal(again.array, image.array)
+    with pytest.raises(InputError, match="does not say where its voxels lie"):
+        as_image(torch.zeros(3, 4, 5))
+
+
+def test_a_flipped_view_keeps_its_voxels():
+    """Arrays with negative strides and in Fortran order are copied right."""
+    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    for view in (array[::-1], array[:, ::-1, ::-1], np.asfortranarray(array), array.T):
+        image = Image.from_array(view)
+        assert np.array_equal(sitk.GetArrayFromImage(to_sitk(image)), view)
+        assert np.array_equal(np.asarray(to_nibabel(image).dataobj), view.T)
+        assert np.array_equal(to_torch(image).numpy(), view)
+
+
+def test_our_images_pass_and_paths_are_read(tmp_path):
+    image = Image.from_array(np.ones((2, 3, 4), np.int16), spacing=(1, 2, 3))
+    assert as_image(image) is image
+    write_image(image, tmp_path / "i.nii.gz")
+    for path in (tmp_path / "i.nii.gz", str(tmp_path / "i.nii.gz")):
+        assert as_image(path).grid.same_as(image.grid)
+
+
+def test_a_dictionary_needs_an_array():
+    image = as_image({"array": [[1, 2, 3], [4, 5, 6]], "spacing": 2}, name="d")
+    assert image.grid.same_as(Grid.make((2, 3), spacing=2))
+    with pytest.raises(InputError, match=r"d: cannot read a builtins\.dict"):
+        as_image({"voxels": 1}, name="d")
+
+
+@pytest.mark.parametrize("source", [None, 3, [1, 2], object()])
+def test_other_things_are_refused(source):
+    with pytest.raises(InputError, match="cannot read a"):
+        as_image(source)
+
+
+def test_vectors_and_4d_are_refused():
+    vectors = sitk.GetImageFromArray(np.zeros((4, 5, 6, 3)), isVector=True)
+    with pytest.raises(InputError, match="v: has 3 components"):
+        as_image(vectors, name="v")
+    with pytest.raises(InputError, match="2D or 3D"):
+        as_image(sitk.Image([3, 4, 5, 2], sitk.sitkUInt8))
+    with pytest.raises(InputError, match="4D"):
+        as_image(nib.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)))
+    with pytest.raises(InputError, match="empty"):
+        as_image(nib.Nifti1Image(np.zeros((3, 0, 5), np.float32), np.eye(4)))
+
+
+def test_ants_vectors_are_refused():
+    ants = pytest.importorskip("ants")
+    with pytest.raises(InputError, match="components"):
+        as_image(ants.from_numpy(np.zeros((4, 5, 6, 3), np.float32), has_components=True))
+
+
+def test_itk_vectors_are_refused():
+    itk = pytest.importorskip("itk")
+    with pytest.raises(InputError):
+        as_image(itk.image_from_array(np.zeros((4, 5, 6, 3), np.float32), is_vector=True))
+
+
+def test_a_missing_itk_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "itk", None)
+    with pytest.raises(MissingExtraError, match=r"pip install .*elastix"):
+        to_itk(Image.from_array(np.zeros((3, 4, 5))))
+
+
+def test_an_oblique_plane_is_no_2d_image():
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3, 1] = [0, 0.8, 0.6]
+    affine[:3, 2] = [0, -0.6, 0.8]
+    with pytest.raises(InputError, match="oblique"):
+        as_image(nib.Nifti1Image(np.zeros((4, 5), np.float32), affine))
+    kept = as_image(nib.Nifti1Image(np.zeros((4, 5, 1), np.float32), affine))
+    assert kept.shape == (1, 5, 4)
+
+
+def test_importing_spatial_is_cheap():
+    import subprocess
+
+    heavy = "torch ants itk SimpleITK scipy nibabel pandas h5py"
+    code = f"import sys, samreg.spatial; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,86 @@
+"""Atomic files."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from samreg.errors import EngineError, InputError
+from samreg.spatial.files import atomic_path, reading, reason, require_file
+
+
+def test_the_file_appears_whole(tmp_path):
+    path = tmp_path / "new" / "a.nii.gz"
+    with atomic_path(path) as temporary:
+        assert temporary.name == "a.nii.gz"  # writers look at the suffix
+        assert temporary.parent.parent == path.parent  # one file system, so that the last step is atomic
+        temporary.write_text("x")
+        assert not path.exists()
+    assert path.read_text() == "x"
+    assert [p.name for p in path.parent.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("error", [ValueError("v"), KeyboardInterrupt(), SystemExit(1), MemoryError()])
+def test_any_exception_keeps_the_old_file(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_writer_that_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match="produced no file"), atomic_path(tmp_path / "a.txt"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    def deny(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", deny)
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: Permission denied"), atomic_path(tmp_path / "a.txt"):
+        pass
+
+
+def test_require_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    with pytest.raises(InputError, match="scan not found"):
+        require_file(path, "scan")
+    path.touch()
+    with pytest.raises(InputError, match="scan is empty"):
+        require_file(path, "scan")
+    path.write_text("x")
+    assert require_file(str(path)) == path
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="no permission to read scan"):
+        require_file(path, "scan")
+
+
+def test_reading_names_the_file_once():
+    with pytest.raises(InputError, match=r"cannot read a\.nii: broken; is it complete"), reading("a.nii"):
+        raise OSError("broken")
+    with pytest.raises(InputError, match=r"^already said$"), reading("a.nii"):
+        raise InputError("already said")
+    with pytest.raises(EngineError), reading("a.nii"):
+        raise EngineError("not a matter of the file")
+    with pytest.raises(KeyboardInterrupt), reading("a.nii"):
+        raise KeyboardInterrupt
+
+
+def test_reasons_are_one_line():
+    itk = RuntimeError(
+        "Exception thrown in X: /tmp/src/itkFile.cxx:49:\nITK ERROR: MetaImageIO(0x55): File cannot be read."
+    )
+    assert reason(itk) == "File cannot be read"
+    assert reason(EOFError()) == "EOFError"
+    assert reason(ValueError("two\nlines")) == "two lines"

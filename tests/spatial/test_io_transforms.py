@@ -1,0 +1,378 @@
+"""Transform files: the same points after reading back, also in SimpleITK; damage is named."""
+
+from __future__ import annotations
+
+import pickle
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samreg.errors import InputError
+from samreg.spatial import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    Grid,
+    compose,
+    read_transform,
+    resample,
+    write_transform,
+)
+
+AFFINE = (".h5", ".tfm", ".txt", ".mat")
+FIELD = (".h5", ".nii.gz", ".nii", ".npz")
+DIMENSIONS = pytest.mark.parametrize("ndim", [2, 3])
+
+
+@DIMENSIONS
+@pytest.mark.parametrize("suffix", AFFINE)
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10)
+def test_affines_are_exact(random_affine, scratch, suffix, ndim, seed):
+    affine = random_affine(np.random.default_rng(seed), ndim)
+    path = scratch / f"affine{suffix}"
+    write_transform(affine, path)
+    again = read_transform(path)
+    assert isinstance(again, AffineTransform)
+    assert np.allclose(again.matrix, affine.matrix, rtol=0, atol=1e-12)
+    assert np.allclose(again.translation, affine.translation, rtol=0, atol=1e-12)
+    theirs = sitk.ReadTransform(str(path))
+    assert np.array_equal(theirs.GetParameters(), [*affine.matrix.ravel(), *affine.translation])
+
+
+@DIMENSIONS
+@pytest.mark.parametrize("suffix", FIELD)
+@given(data=st.data())
+@settings(max_examples=6)
+def test_fields_keep_their_points(grids, smooth_field, random_affine, points_inside, scratch, suffix, ndim, data):
+    grid = data.draw(grids(ndim))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    field, affine = smooth_field(grid), random_affine(rng, ndim)
+    path = scratch / f"{suffix.strip('.')}" / f"field{suffix}"
+    points = points_inside(rng, grid)
+    for transform in (field, affine, compose(field, affine)):
+        write_transform(transform, path, grid=grid)
+        again = read_transform(path, fixed_grid=grid)
+        assert np.abs(again.transform_points(points) - transform.transform_points(points)).max() < 1e-3
+    # an affine first moves the field's grid: then it is the fixed grid's voxels that are exact
+    turned = AffineTransform.about(grid.center, np.eye(ndim) * 0.9)
+    write_transform(compose(turned, field), path, grid=grid)
+    again = read_transform(path, fixed_grid=grid)
+    voxels = grid.world_points().reshape(-1, ndim)
+    assert np.abs(again.transform_points(voxels) - compose(turned, field).transform_points(voxels)).max() < 1e-3
+
+
+def test_h5_keeps_affine_and_field_apart(random_grid, smooth_field, random_affine, tmp_path):
+    rng = np.random.default_rng(0)
+    grid, other = random_grid(rng, 3), random_grid(rng, 3)
+    field, affine = smooth_field(grid), random_affine(rng, 3)
+    write_transform(compose(field, affine), tmp_path / "t.h5", grid=other)
+    again = read_transform(tmp_path / "t.h5")
+    assert [type(t) for t in again.transforms] == [DisplacementField, AffineTransform]
+    assert again.transforms[0].grid.same_as(other)
+    assert np.allclose(again.transforms[1].matrix, affine.matrix)
+    # without a grid everything stays as it is, whatever the order
+    chain = compose(affine, field, affine, smooth_field(other))
+    write_transform(chain, tmp_path / "t.h5")
+    again = read_transform(tmp_path / "t.h5")
+    assert len(again.transforms) == 4
+    points = grid.index_to_world(rng.random((50, 3)) * grid.size)
+    assert np.abs(again.transform_points(points) - chain.transform_points(points)).max() < 1e-6
+
+
+def test_identity_and_lone_parts(tmp_path):
+    for suffix in AFFINE:
+        write_transform(AffineTransform.identity(3), tmp_path / f"i{suffix}")
+        assert np.array_equal(read_transform(tmp_path / f"i{suffix}").matrix, np.eye(3))
+    shift = AffineTransform(np.eye(3), np.ones(3))
+    write_transform(CompositeTransform((shift, CompositeTransform((shift, shift)))), tmp_path / "c.mat")
+    assert read_transform(tmp_path / "c.mat").translation.tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".nii.gz"])
+def test_simpleitk_reads_our_fields(random_grid, smooth_field, random_affine, points_inside, tmp_path, suffix):
+    rng = np.random.default_rng(1)
+    grid = random_grid(rng, 3)
+    transform = compose(smooth_field(grid), random_affine(rng, 3))
+    path = str(tmp_path / f"t{suffix}")
+    write_transform(transform, path, grid=grid)
+    if suffix == ".h5":
+        theirs = sitk.ReadTransform(path)
+    else:
+        theirs = sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
+    points = points_inside(rng, grid)
+    expected = np.array([theirs.TransformPoint(p) for p in points.tolist()])
+    assert np.abs(transform.transform_points(points) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("intent", ["vector", "displacement vector"])
+def test_we_read_simpleitk_fields(random_grid, smooth_field, points_inside, tmp_path, intent):
+    rng = np.random.default_rng(2)
+    grid = random_grid(rng, 3)
+    field = smooth_field(grid)
+    image = sitk.GetImageFromArray(field.displacement, isVector=True)
+    image.SetOrigin(grid.origin.tolist())
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetDirection(grid.direction.ravel().tolist())
+    path = tmp_path / "f.nii.gz"
+    sitk.WriteImage(image, str(path))
+    if intent == "displacement vector":  # which NIfTI has in RAS
+        stored = nib.load(path)
+        data = np.asarray(stored.dataobj) * np.array([-1, -1, 1], np.float32)
+        stored.header.set_intent(1006)
+        nib.save(nib.Nifti1Image(data, stored.affine, stored.header), path)
+    assert nib.load(path).header.get_intent()[0] == intent
+    assert np.allclose(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), field.displacement)
+    points = points_inside(rng, grid)
+    again = read_transform(path)
+    assert np.abs(again.transform_points(points) - field.transform_points(points)).max() < 1e-3
+
+
+def test_we_read_itk_kinds(tmp_path):
+    kinds = [
+        sitk.Euler3DTransform((10, 20, 30), 0.1, 0.2, 0.3, (1, 2, 3)),
+        sitk.Similarity3DTransform(1.2, (0, 0, 1), 0.4, (1, 2, 3), (5, 6, 7)),
+        sitk.TranslationTransform(3, (1, 2, 3)),
+        sitk.AffineTransform([1, 0.1, 0, 0, 1, 0, 0, 0.2, 1], (1, 2, 3), (9, 8, 7)),
+    ]
+    points = np.random.default_rng(0).normal(size=(5, 3)) * 50
+    for theirs in [*kinds, sitk.CompositeTransform(kinds)]:
+        for suffix in (".h5", ".tfm") if theirs.GetName() == "CompositeTransform" else (".h5", ".tfm", ".mat"):
+            sitk.WriteTransform(theirs, str(tmp_path / f"t{suffix}"))
+            expected = [theirs.TransformPoint(p) for p in points.tolist()]
+            assert np.allclose(read_transform(tmp_path / f"t{suffix}").transform_points(points), expected)
+
+
+def test_ants_files(tmp_path, random_affine):
+    ants = pytest.importorskip("ants")
+    affine = random_affine(np.random.default_rng(0), 3)
+    theirs = ants.create_ants_transform(
+        transform_type="AffineTransform",
+        precision="float",
+        matrix=affine.matrix,
+        translation=affine.translation,
+        center=(10, 20, 30),
+    )
+    ants.write_transform(theirs, str(tmp_path / "0GenericAffine.mat"))
+    expected = theirs.apply_to_point((7, 8, 9))
+    assert np.allclose(
+        read_transform(tmp_path / "0GenericAffine.mat").transform_points([[7, 8, 9]]), expected, atol=1e-4
+    )
+    write_transform(affine, tmp_path / "ours.mat")
+    moved = ants.read_transform(str(tmp_path / "ours.mat")).apply_to_point((7, 8, 9))
+    assert np.allclose(affine.transform_points([[7, 8, 9]]), moved, atol=1e-4)
+
+
+def test_learn2reg_axes_and_units(tmp_path):
+    """Element [i, j, k] belongs to voxel (x=i, y=j, z=k) and counts voxels of the moving grid along x, y, z."""
+    fixed = Grid.make((6, 5, 4), origin=(10, 20, 30), spacing=(1, 2, 3), direction=np.diag([-1.0, 1, 1]))
+    moving = Grid.make((9, 9, 9), origin=(-5, 0, 5), spacing=(2, 2, 2))
+    u = np.zeros((4, 5, 6, 3), np.float32)
+    u[1, 2, 3] = (0.5, -1, 2)
+    np.savez_compressed(tmp_path / "disp.npz", u)
+    result = read_transform(tmp_path / "disp.npz", fixed_grid=fixed, moving_grid=moving)
+    x = fixed.index_to_world([[1, 2, 3], [0, 2, 3]])
+    expected = moving.index_to_world([[1.5, 1, 5], [0, 2, 3]])
+    assert np.allclose(result.transform_points(x), expected, atol=1e-5)
+    write_transform(result, tmp_path / "again.npz", grid=fixed, moving_grid=moving)
+    with np.load(tmp_path / "again.npz") as file:
+        assert file.files == ["arr_0"]
+        assert np.allclose(file["arr_0"], u, atol=1e-5)
+    shared = read_transform(tmp_path / "disp.npz", fixed_grid=fixed)
+    assert np.allclose(shared.transform_points(x), fixed.index_to_world([[1.5, 1, 5], [0, 2, 3]]), atol=1e-5)
+
+
+def test_learn2reg_warps_as_its_evaluation_does(random_image, tmp_path):
+    """map_coordinates(moving, identity + u) on arrays as nibabel loads them."""
+    from scipy.ndimage import map_coordinates
+
+    rng = np.random.default_rng(0)
+    fixed = Grid.make((7, 8, 9), spacing=(1, 1.5, 2), direction=np.diag([-1.0, -1, 1]))
+    moving = Grid.make((8, 9, 7), origin=(3, -4, 5), spacing=(1.1, 1.4, 1.8), direction=np.diag([-1.0, -1, 1]))
+    image = random_image(rng, moving)
+    u = rng.uniform(0, 0.9, (9, 8, 7, 3)).astype(np.float32)
+    np.savez(tmp_path / "u.npz", u)
+    transform = read_transform(tmp_path / "u.npz", fixed_grid=fixed, moving_grid=moving)
+    ours = resample(image, fixed, transform=transform, fill=-1).array.T
+    where = np.stack(np.meshgrid(*map(np.arange, (9, 8, 7)), indexing="ij")) + np.moveaxis(u, -1, 0)
+    expected = map_coordinates(image.array.T, where, order=1, cval=-1)
+    inside = (where <= np.array(moving.size).reshape(3, 1, 1, 1) - 1).all(axis=0)
+    assert inside.mean() > 0.3
+    assert np.abs(ours - expected)[inside].max() < 1e-2
+
+
+# bad input
+
+
+def refused(path, *words, **options):
+    with pytest.raises(InputError) as caught:
+        read_transform(path, **options)
+    for word in (str(path), *words):
+        assert word in str(caught.value)
+
+
+@pytest.fixture
+def grid():
+    return Grid.make((6, 7, 8), spacing=2)
+
+
+@pytest.mark.parametrize("suffix", [*AFFINE, ".nii.gz", ".nii", ".npz"])
+def test_missing_empty_and_foreign(tmp_path, grid, suffix):
+    path = tmp_path / f"t{suffix}"
+    refused(path, "not found")
+    path.touch()
+    refused(path, "empty (0 bytes)")
+    path.write_bytes(b"This is a letter, and no transform at all.\n" * 40)
+    refused(path, fixed_grid=grid)
+    path.write_bytes(bytes(range(256)) * 8)
+    refused(path, fixed_grid=grid)
+
+
+@pytest.mark.parametrize("suffix", [*AFFINE, ".nii.gz", ".nii", ".npz"])
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.6, 0.8, 0.95])
+def test_cut_files(tmp_path, grid, random_affine, suffix, share):
+    rng = np.random.default_rng(0)
+    noise = DisplacementField(rng.normal(size=(*grid.shape, 3)).astype(np.float32), grid)
+    transform = random_affine(rng, 3) if suffix in AFFINE[1:] else compose(noise, random_affine(rng, 3))
+    path = tmp_path / f"t{suffix}"
+    write_transform(transform, path, grid=grid)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    refused(path, fixed_grid=grid)
+
+
+def test_a_cut_that_itk_does_not_notice(tmp_path):
+    """Where only the centre of rotation is lost, ITK reads another transform and says nothing."""
+    theirs = sitk.Euler3DTransform((10, 20, 30), 0.1, 0.2, 0.3, (1, 2, 3))
+    for suffix, lost in ((".tfm", 28), (".mat", 24)):
+        path = tmp_path / f"t{suffix}"
+        sitk.WriteTransform(theirs, str(path))
+        path.write_bytes(path.read_bytes()[:-lost])
+        refused(path)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (self.path.touch, ())
+
+
+def test_pickles_are_never_run(tmp_path, grid):
+    mark = tmp_path / "boom"
+    np.savez(tmp_path / "a.npz", np.array([Bomb(mark)], dtype=object))
+    refused(tmp_path / "a.npz", "pickled", fixed_grid=grid)
+    (tmp_path / "b.npz").write_bytes(pickle.dumps(Bomb(mark)))
+    refused(tmp_path / "b.npz", "pickle", fixed_grid=grid)
+    for suffix in AFFINE:
+        (tmp_path / f"c{suffix}").write_bytes(pickle.dumps(Bomb(mark)))
+        refused(tmp_path / f"c{suffix}")
+    assert not mark.exists()
+    with np.load(tmp_path / "a.npz", allow_pickle=True) as file:  # where it is let, it does go off
+        _ = file["arr_0"]
+    assert mark.exists()
+
+
+def test_npz_that_does_not_fit(tmp_path, grid):
+    path = tmp_path / "u.npz"
+    np.savez(path, np.zeros((8, 7, 6, 3), np.float32))
+    refused(path, "fixed_grid=")
+    refused(path, "(8, 7, 6, 3)", "(6, 7, 8, 3)", fixed_grid=Grid.make((8, 7, 6)))
+    np.savez(path, np.zeros((3, 8, 7, 6), np.float32))
+    refused(path, "(3, 8, 7, 6)", "component", fixed_grid=grid)
+    np.savez(path, np.full((8, 7, 6, 3), np.nan, np.float32))
+    refused(path, "NaN", fixed_grid=grid)
+    np.savez(path, np.full((8, 7, 6, 3), "a"))
+    refused(path, "needs numbers", fixed_grid=grid)
+    np.savez(path, a=np.zeros(3), b=np.zeros(3))
+    refused(path, "['a', 'b']", fixed_grid=grid)
+    with path.open("wb") as file:
+        np.save(file, np.zeros((8, 7, 6, 3)))
+    refused(path, "bare array", fixed_grid=grid)
+
+
+def test_nifti_that_is_no_field(tmp_path):
+    path = tmp_path / "f.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
+    refused(path, "(4, 5, 6)", "no displacement field")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 3), np.float32), np.eye(4)), path)
+    refused(path, "Learn2Reg")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 1, 3), np.float32), np.eye(4)), path)
+    refused(path, "intent code 0")
+    vectors = nib.Nifti1Image(np.full((4, 5, 6, 1, 3), np.nan, np.float32), np.eye(4))
+    vectors.header.set_intent("vector")
+    nib.save(vectors, path)
+    refused(path, "NaN")
+    sheared = nib.Nifti1Image(np.zeros((4, 5, 6, 1, 3), np.float32), np.eye(4) + np.eye(4, k=1) * 0.3)
+    sheared.header.set_intent("vector")
+    nib.save(sheared, path)
+    refused(path, "orthonormal")
+
+
+def test_other_files_of_these_suffixes(tmp_path):
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["embedding"] = np.zeros(3)
+    refused(tmp_path / "e.h5", "no ITK transform")
+    np.savetxt(tmp_path / "fsl.mat", np.eye(4))
+    refused(tmp_path / "fsl.mat")
+    sitk.WriteTransform(sitk.BSplineTransform(3, 3), str(tmp_path / "b.h5"))
+    refused(tmp_path / "b.h5", "BSplineTransform", "TransformToDisplacementField")
+    (tmp_path / "a.xfm").write_text("x")
+    refused(tmp_path / "a.xfm", "unknown transform format")
+    (tmp_path / "d.h5").mkdir()
+    refused(tmp_path / "d.h5", "folder")
+
+
+# writing
+
+
+def test_what_cannot_be_written(tmp_path, grid, smooth_field):
+    field, affine = smooth_field(grid), AffineTransform.identity(3)
+    for name in ("t.mat", "t.tfm"):
+        with pytest.raises(InputError, match="affine transforms alone"):
+            write_transform(field, tmp_path / name)
+    for name in ("t.nii.gz", "t.npz"):
+        with pytest.raises(InputError, match="give grid="):
+            write_transform(compose(field, affine), tmp_path / name)
+    with pytest.raises(InputError, match="unknown transform format"):
+        write_transform(affine, tmp_path / "t.xfm")
+    with pytest.raises(InputError, match="2D"):
+        write_transform(affine, tmp_path / "t.h5", grid=Grid.make((3, 4)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [*AFFINE, ".nii.gz", ".npz"])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_full_disk_leaves_nothing(tmp_path, grid, suffix, old):
+    """A limit on the file size fails in the middle of writing, as a full disk does; ITK's HDF5 writer crashes then."""
+    resource, signal = pytest.importorskip("resource"), pytest.importorskip("signal")
+    path = tmp_path / f"t{suffix}"
+    if old:
+        path.write_bytes(b"old")
+    old_limit, old_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, old_limit[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write"):
+            write_transform(AffineTransform.identity(3), path, grid=grid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+        signal.signal(signal.SIGXFSZ, old_handler)
+    assert [p.name for p in tmp_path.iterdir()] == ([path.name] if old else [])
+    assert not old or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".nii.gz", ".npz", ".mat"])
+def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch, grid, suffix):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_transform(AffineTransform.identity(3), tmp_path / f"t{suffix}", grid=grid)
+    assert not list(tmp_path.iterdir())
