@@ -1,0 +1,63 @@
+"""The ``samreg`` command: one thin module per command on the public API.
+
+Exit codes: 0 done; 1 the images could not be registered, and the reason is printed; 2 the call is at fault;
+3 an engine or samreg failed; 130 interrupted, with nothing half-written.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from samreg.cli.apply import apply
+from samreg.cli.common import Commands
+from samreg.cli.demo import demo
+from samreg.cli.embed import embed
+from samreg.cli.info import info
+from samreg.cli.match import match
+from samreg.cli.register import register
+
+app = typer.Typer(
+    name="samreg",
+    cls=Commands,
+    help="Registration of body scans by self-supervised anatomical embeddings.",
+    epilog="Exit codes: 0 done, 1 images that cannot be registered, 2 a fault of the call, 3 a failed engine, "
+    "130 interrupted. World coordinates are LPS mm throughout.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (register, match, apply, embed, info, demo):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"samreg {version('samreg')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the ``samreg`` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:  # a fault of ours or of a library; 1 is kept for images that cannot be registered
+        traceback.print_exc()
+        sys.exit(3)

@@ -1,0 +1,5 @@
+"""``python -m samreg.cli``."""
+
+from samreg.cli import main
+
+main()

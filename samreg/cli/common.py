@@ -1,0 +1,162 @@
+"""What the commands share: exit codes, progress, tables, checks that come before the work."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from samreg.errors import InputError, SamregError
+
+if TYPE_CHECKING:
+    from samreg.spatial.image import Image
+    from samreg.spatial.points import Points
+
+log = logging.getLogger(__name__)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Embedding model: a name that `samreg info` lists, or a checkpoint file.", show_default="best"),
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages and what the engine prints.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+class Commands(TyperGroup):
+    """The commands; what samreg raises becomes a message on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            code, message = 2, str(error)
+        except SamregError as error:
+            code, message = 3, str(error)
+        except MemoryError:
+            code, message = 3, "out of memory; use a larger --spacing, or crop the images"
+        except KeyboardInterrupt:
+            code, message = 130, "interrupted"
+        typer.secho(f"samreg: {message}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(code)
+
+
+@contextmanager
+def session(*, verbose: bool = False, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show logs, and the stage that runs, on stderr; the stages only when that is a terminal.
+
+    Yields
+    ------
+    callable
+        To be told the name of each stage as it starts.
+    """
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    live = console.is_terminal and not quiet
+    handler = RichHandler(console=console, show_path=False) if live else logging.StreamHandler()
+    if not live:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("samreg")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not live) as bar:
+            task = bar.add_task("reading", total=None)
+
+            def stage(name: str) -> None:
+                bar.update(task, description=name)
+                log.info("%s", name)
+
+            yield stage
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout, floats to two decimals; names come from files and are never read as markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = list(rows)
+    table = Table(box=SIMPLE_HEAD, show_header=any(header))
+    for i, name in enumerate(header):
+        numeric = any(isinstance(row[i], float) for row in rows)
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(f"{cell:.2f}" if isinstance(cell, float) else str(cell)) for cell in row))
+    say(title)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def say(text: str) -> None:
+    """Print a line on stdout as it is."""
+    typer.echo(text)
+
+
+def load_image(path: Path, series: str | None = None) -> Image:
+    """Read an image; ``series`` chooses within a DICOM folder."""
+    from samreg.spatial.io_images import read_image
+
+    return read_image(path, series=series)
+
+
+def load_points(path: Path, image: Image, subject: str | None = None) -> Points:
+    """Read points of an image; its grid places voxel indices, ``subject`` chooses rows of a csv."""
+    from samreg.spatial.io_points import read_points
+
+    return read_points(path, grid=image.grid, subject=subject)
+
+
+def require_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    """Raise :class:`InputError` before the work when the output file could not be written after it."""
+    if not path.name.lower().endswith(tuple(suffixes)):
+        raise InputError(f"cannot write {path}: name it with one of {', '.join(suffixes)}")
+    require_writable(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise :class:`InputError` unless the folder, or the first of its parents that exists, can be written to."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot write to {folder}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {folder}: no permission in {there}; choose another folder")
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` into a mapping: numbers, true, false, null, lists as 40,20,0; other values are text."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--option {pair!r} must read key=value, such as iterations=40,20,0")
+        options[key] = _value(value)
+    return options
+
+
+def _value(text: str) -> Any:
+    for candidate in (text, f"[{text}]"):
+        try:
+            value = json.loads(candidate)
+        except ValueError:
+            continue
+        return tuple(value) if isinstance(value, list) else value
+    return text

@@ -1,0 +1,34 @@
+"""``samreg embed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samreg.cli.common import Device, Model, Quiet, Verbose, load_image, require_suffix, say, session
+
+
+def embed(
+    image: Annotated[Path, typer.Argument(help="Image: NIfTI, NRRD, MetaImage or a DICOM folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Embedding file, .h5.")],
+    model: Model = None,
+    mask: Annotated[Path | None, typer.Option(help="Where matches may lie, non-zero voxels.")] = None,
+    device: Device = "auto",
+    series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Embed an IMAGE once, to match it many times."""
+    import samreg
+
+    require_suffix(out, (".h5",))
+    with session(verbose=verbose, quiet=quiet) as progress:
+        source = load_image(image, series)
+        progress("embedding")
+        found = samreg.embed(source, model=model, mask=mask, device=device)
+        found.save(out)
+    if not quiet:
+        channels = found.local.shape[0] + (0 if found.global_ is None else found.global_.shape[0])
+        say(f"{found.model}: {channels} channels on {found.local_grid}; written to {out}")

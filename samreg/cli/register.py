@@ -1,0 +1,181 @@
+"""``samreg register``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from samreg.cli.common import (
+    Device,
+    Model,
+    Quiet,
+    Seed,
+    Verbose,
+    load_image,
+    load_points,
+    parse_options,
+    require_writable,
+    say,
+    session,
+    show_table,
+)
+from samreg.errors import InputError
+
+if TYPE_CHECKING:
+    from samreg.result import RegistrationResult
+    from samreg.spatial.points import Points
+
+
+def register(
+    fixed: Annotated[Path, typer.Argument(help="Fixed image: NIfTI, NRRD, MetaImage or a DICOM folder.")],
+    moving: Annotated[Path, typer.Argument(help="Moving image, brought to the fixed one.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    method: Annotated[
+        str,
+        typer.Option(metavar="hybrid|embedding|registration", help="The engine seeded by embeddings, or either alone."),
+    ] = "hybrid",
+    engine: Annotated[
+        str | None, typer.Option(metavar="ants|elastix", help="Registration engine.", show_default="first installed")
+    ] = None,
+    transform: Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")] = "deformable",
+    model: Model = None,
+    fixed_mask: Annotated[Path | None, typer.Option(help="Where to look in the fixed image, non-zero voxels.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="Where to look in the moving image.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")] = None,
+    spacing: Annotated[float, typer.Option(help="Voxel size at which the engine works, mm.")] = 2.0,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: iterations=40,20,0.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option(help="Transforms as h5 (ITK), nii (displacement field), npz (Learn2Reg), comma-separated.")
+    ] = "h5",
+    landmarks: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="FIXED MOVING", help="Landmark files of both images, matched by name: prints errors."),
+    ] = None,
+    fixed_subject: Annotated[str | None, typer.Option(help="Subject of the fixed image in its landmark csv.")] = None,
+    moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
+    fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    moving_series: Annotated[str | None, typer.Option(help="DICOM series of the moving image.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write report.html as well.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Register MOVING to FIXED and write the results to a folder.
+
+    The folder receives the warped image, the transform (fixed to moving points) and its inverse, the
+    correspondences, a picture and result.json.
+    """
+    import samreg
+
+    wanted = _formats(formats)
+    options = parse_options(option or [])
+    require_writable(out)
+    with session(verbose=verbose, quiet=quiet) as progress:
+        images = load_image(fixed, fixed_series), load_image(moving, moving_series)
+        pairs = None
+        if landmarks is not None:
+            pairs = _common(
+                load_points(landmarks[0], images[0], fixed_subject),
+                load_points(landmarks[1], images[1], moving_subject),
+            )
+        result = samreg.register(
+            *images,
+            method=method,
+            engine=engine,
+            transform=transform,
+            model=model,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            device=device,
+            seed=seed,
+            threads=threads,
+            spacing=spacing,
+            engine_options=options or None,
+            verbose=verbose,
+            progress=progress,
+        )
+        progress("writing")
+        result.save(out, formats=wanted)
+        if report:
+            result.report(out / "report.html")
+        errors = _landmark_errors(result, *pairs) if pairs is not None and result else None
+        if errors is not None and pairs is not None:
+            _write_errors(out / "landmarks.csv", pairs[0].names, errors)
+    if not result:
+        typer.secho(f"samreg: not registered: {result.reason}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1)
+    if not quiet:
+        _show(result, errors, out)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    from samreg.result import TRANSFORM_FORMATS
+
+    formats = tuple(part.strip() for part in text.split(",") if part.strip())
+    unknown = [part for part in formats if part not in TRANSFORM_FORMATS]
+    if unknown or not formats:
+        raise InputError(f"--formats {text!r}: choose from {', '.join(TRANSFORM_FORMATS)}, comma-separated")
+    return formats
+
+
+def _common(fixed: Points, moving: Points) -> tuple[Points, Points]:
+    """Return the landmarks both images have, in one order."""
+    for points, which in ((fixed, "fixed"), (moving, "moving")):
+        if len(set(points.names)) < len(points.names):
+            raise InputError(f"the {which} landmarks have the same name more than once; give each its own")
+    names = [name for name in fixed.names if name in set(moving.names)]
+    if not names:
+        raise InputError("the landmark files have no name in common; they are matched by name")
+    return fixed.named(names), moving.named(names)
+
+
+def _landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -> dict[str, np.ndarray]:
+    """Return (N,) distances, mm: before, through the transform, and back through the inverse."""
+    from samreg.quality import target_registration_error
+    from samreg.quality.registration import initial_alignment
+
+    return {
+        "before_mm": target_registration_error(initial_alignment(result)[0], fixed, moving),
+        "transform_mm": target_registration_error(result.transform, fixed, moving),
+        "inverse_mm": target_registration_error(result.inverse, moving, fixed),
+    }
+
+
+def _write_errors(path: Path, names: tuple[str, ...], errors: dict[str, np.ndarray]) -> None:
+    from samreg.spatial.files import atomic_path
+
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", *errors])
+        writer.writerows([name, *(f"{e:.3f}" for e in row)] for name, *row in zip(names, *errors.values(), strict=True))
+
+
+def _show(result: RegistrationResult, errors: dict[str, np.ndarray] | None, out: Path) -> None:
+    rows = [(key.replace("_", " "), f"{value:.4g}") for key, value in result.quality.items()]
+    rows += [(f"time, {stage}", f"{seconds:.1f} s") for stage, seconds in result.timings.items()]
+    show_table(f"{result.moving.label} to {result.fixed.label}", ("measure", "value"), rows)
+    if errors is not None:
+        _show_errors(result, errors)
+    for flag in result.flags:
+        say(f"look at: {flag}")
+    say(f"written to {out}")
+
+
+def _show_errors(result: RegistrationResult, errors: dict[str, np.ndarray]) -> None:
+    from samreg.quality import summarise_errors
+    from samreg.quality.registration import initial_alignment
+
+    names = (f"before, {initial_alignment(result)[1]}", "transform, in the moving image", "inverse, in the fixed image")
+    summaries = [summarise_errors(values) for values in errors.values()]
+    show_table(
+        f"error at {summaries[0].count} landmarks, mm",
+        ("", "mean", "median", "largest"),
+        [(name, s.mean, s.median, s.maximum) for name, s in zip(names, summaries, strict=True)],
+    )

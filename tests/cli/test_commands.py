@@ -1,0 +1,202 @@
+"""The commands on small volumes: what they print, what they write, how they end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import samreg
+from samreg.errors import EngineError, MissingExtraError
+
+
+def test_help_lists_the_commands_fast():
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "samreg.cli", "--help"], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    for command in ("register", "match", "apply", "embed", "info", "demo"):
+        assert command in done.stdout
+    assert seconds < 3  # it takes a third of a second on an idle machine; torch alone takes longer than this
+
+
+def test_help_imports_nothing_heavy():
+    heavy = {"torch", "ants", "itk", "SimpleITK", "scipy", "matplotlib"}
+    code = f"import sys, samreg.cli; print(sorted({heavy} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version(run):
+    assert run("--version").output.strip() == f"samreg {samreg.__version__}"
+
+
+def test_register_writes_everything_and_shows_the_landmark_error(registered, files):
+    out, done = registered
+    assert done.exit_code == 0, done.output
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        *("warped.nii.gz", "affine.tfm", "correspondences.csv", "preview.png", "result.json", "report.html"),
+        *(f"{name}.{ending}" for name in ("transform", "inverse") for ending in ("h5", "nii.gz", "npz")),
+        "landmarks.csv",
+    }
+    assert not [name for name in names if name.startswith(".")]
+    with (out / "landmarks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == list(samreg.read_points(files.fixed_points).names)
+    assert min(float(row["before_mm"]) for row in rows) > 10
+    assert max(float(row[way]) for row in rows for way in ("transform_mm", "inverse_mm")) < 1.5
+    for word in ("transform", "inverse", "before", "time, embedding"):
+        assert word in done.output
+    summary = json.loads((out / "result.json").read_text())
+    assert summary["ok"] is True
+    assert summary["options"]["method"] == "embedding"
+
+
+def test_apply_brings_points_both_ways(run, registered, files, tmp_path):
+    out, _ = registered
+    there, back = tmp_path / "there.mrk.json", tmp_path / "back.csv"
+    assert run("apply", out, files.fixed_points, "-o", there, "--to", "moving").exit_code == 0
+    fixed, moving = samreg.read_points(files.fixed_points), samreg.read_points(files.moving_points)
+    np.testing.assert_allclose(samreg.read_points(there).positions, moving.positions, atol=1.5)
+    assert samreg.read_points(there).names == fixed.names
+    assert run("apply", out, there, "-o", back).exit_code == 0
+    np.testing.assert_allclose(samreg.read_points(back).positions, fixed.positions, atol=0.05)
+    by_file = tmp_path / "by_file.csv"
+    assert run("apply", out / "transform.h5", there, "-o", by_file).exit_code == 0
+    np.testing.assert_allclose(samreg.read_points(by_file).positions, fixed.positions, atol=0.05)
+
+
+@pytest.mark.parametrize("transform", ["", "transform.h5", "transform.nii.gz", "transform.npz"])
+def test_apply_warps_the_moving_image_as_register_did(run, registered, files, tmp_path, transform):
+    out, _ = registered
+    warped = tmp_path / "warped.nii.gz"
+    extra = ("--reference", files.fixed) if transform else ()
+    done = run("apply", out / transform, files.moving, "-o", warped, *extra)
+    assert done.exit_code == 0, done.output
+    again, first = samreg.read_image(warped), samreg.read_image(out / "warped.nii.gz")
+    assert again.grid.same_as(first.grid)
+    inner = (slice(4, -4),) * 3
+    assert np.abs(again.array[inner] - first.array[inner].astype(float)).mean() < 2
+
+
+def test_apply_brings_labels_to_the_moving_grid(run, registered, files, tmp_path):
+    out, _ = registered
+    fixed = samreg.read_image(files.fixed)
+    labels, there = tmp_path / "labels.nii.gz", tmp_path / "there.nii.gz"
+    samreg.write_image(fixed.with_array((fixed.array > -500).astype(np.uint8)), labels)
+    common = ("apply", out, labels, "-o", there, "--to", "moving", "--interpolation", "nearest")
+    assert "--reference" in run(*common).output
+    assert run(*common, "--reference", files.moving).exit_code == 0
+    found, moving = samreg.read_image(there), samreg.read_image(files.moving)
+    assert found.array.dtype == np.uint8
+    truth = moving.array > -500
+    assert 2 * (found.array.astype(bool) & truth).sum() / (found.array.sum() + truth.sum()) > 0.97
+
+
+def test_embed_and_match(run, files, tmp_path):
+    embedded, found = tmp_path / "fixed.h5", tmp_path / "found.csv"
+    done = run("embed", files.fixed, "-o", embedded, "--model", "mind")
+    assert done.exit_code == 0, done.output
+    assert "mind@" in run("info", embedded).output
+    done = run("match", embedded, files.fixed_points, files.moving, "-o", found, "--model", "mind")
+    assert done.exit_code == 0, done.output
+    assert "[red]heart[/red]" in done.output  # a name is text, not markup
+    points = samreg.read_points(found)
+    truth = samreg.read_points(files.moving_points)
+    assert points.names == truth.names
+    assert np.median(np.linalg.norm(points.positions - truth.positions, axis=1)) < 4
+
+
+def test_info_describes_the_installation_and_an_image(run, files):
+    done = run("info")
+    assert done.exit_code == 0
+    for word in ("torch", "ants", "elastix", "mind (default)" if samreg.embedding.DEFAULT_MODEL == "mind" else "mind"):
+        assert word in done.output
+    done = run("info", files.fixed)
+    assert "72, 52, 56" in done.output
+    assert "int16" in done.output
+
+
+def test_info_says_how_to_install_a_missing_engine(run, monkeypatch):
+    monkeypatch.setattr("samreg.engines.base._version", lambda name: None)
+    assert 'pip install "samreg[elastix]"' in run("info").output.replace("\n", " ")
+
+
+def test_quiet_prints_nothing(run, files, tmp_path):
+    done = run("embed", files.fixed, "-o", tmp_path / "e.h5", "--model", "mind", "--quiet")
+    assert (done.exit_code, done.output) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("register", "none.nii.gz", "{moving}", "-o", "{tmp}/o"), "none.nii.gz"),
+        (("register", "{fixed}", "{moving}", "-o", "{tmp}/o", "--method", "magic"), "magic"),
+        (("register", "{fixed}", "{moving}", "-o", "{tmp}/o", "--engine", "magic"), "magic"),
+        (("register", "{fixed}", "{moving}", "-o", "{tmp}/o", "--model", "magic"), "magic"),
+        (("register", "{fixed}", "{moving}", "-o", "{tmp}/o", "--option", "iterations"), "key=value"),
+        (("register", "{fixed}", "{moving}", "-o", "{tmp}/o", "--formats", "h5,pickle"), "pickle"),
+        (("register", "{fixed}", "{moving}", "-o", "{fixed}"), "is a file"),
+        (
+            ("register", "{fixed}", "{moving}", "-o", "{tmp}/o", "--landmarks", "{fixed_points}", "{tmp}/no.csv"),
+            "no.csv",
+        ),
+        (("register", "{fixed}", "{moving}"), "--out"),
+        (("match", "{fixed}", "{fixed_points}", "{moving}", "-o", "{tmp}/found.xlsx"), "found.xlsx"),
+        (("match", "{fixed}", "{moving_points}", "{moving}", "-o", "{tmp}/f.csv", "--search", "magic"), "magic"),
+        (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "inverse.h5"),
+        (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),
+        (("embed", "{fixed}", "-o", "{tmp}/e.npz"), ".h5"),
+        (("embed", "{fixed}", "-o", "{tmp}/e.h5", "--device", "magic"), "magic"),
+        (("info", "none.nii.gz"), "none.nii.gz"),
+        (("magic",), "magic"),
+    ],
+)
+def test_a_bad_call_exits_2_with_a_message(run, files, tmp_path, arguments, says):
+    places = {**vars(files), "tmp": tmp_path}
+    done = run(*(argument.format(**places) for argument in arguments))
+    assert done.exit_code == 2
+    assert says in done.output.replace("\n", "")
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_cannot_be_registered_exit_1_with_the_reason(run, files, tmp_path):
+    image = samreg.read_image(files.fixed)
+    crumb, out = tmp_path / "crumb.nii.gz", tmp_path / "out"
+    array = np.zeros(image.shape, np.uint8)
+    array[28, 26, 36] = 1  # too little for an affine
+    samreg.write_image(image.with_array(array), crumb)
+    call = ("register", files.fixed, files.moving, "-o", out, "--method", "embedding", "--model", "mind")
+    done = run(*call, "--fixed-mask", crumb)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit), done.output
+    summary = json.loads((out / "result.json").read_text())
+    assert summary["ok"] is False
+    assert summary["reason"] in done.output.replace("\n", " ")
+    assert not (out / "warped.nii.gz").exists()
+
+
+@pytest.mark.parametrize("error", [EngineError, MissingExtraError, MemoryError])
+def test_a_failed_engine_exits_3(run, files, tmp_path, monkeypatch, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error("[bold]the end of its log[/bold]")
+
+    monkeypatch.setattr("samreg.engines.get_engine", fail)
+    done = run("register", files.fixed, files.moving, "-o", tmp_path / "out", "--method", "registration")
+    assert done.exit_code == 3
+    assert ("out of memory" if error is MemoryError else "[bold]the end of its log[/bold]") in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_compares_three_methods_on_phantoms(run, tmp_path):
+    done = run("demo", "--quick", "-o", tmp_path / "demo")
+    assert done.exit_code == 0, done.output
+    for word in ("phantom", "before", "embedding alone", "ANTs alone", "hybrid"):
+        assert word in done.output
+    for name in ("fixed.nii.gz", "moving.csv", "before_after.png", "hybrid/result.json"):
+        assert (tmp_path / "demo" / name).stat().st_size > 0

@@ -1,0 +1,31 @@
+"""Ctrl-C at any stage ends the command with 130 and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT is POSIX")
+@pytest.mark.parametrize("stage", ["seeding", "writing"])
+def test_interrupt(files, tmp_path, stage):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "samreg.cli", "register", files.fixed, files.moving, "-o", out, "-v"]
+    command += ["--method", "embedding", "--transform", "deformable", "--model", "mind"]
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if stage in line:
+                process.send_signal(signal.SIGINT)
+                break
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert "written to" not in output
+    assert not out.exists() or not list(out.iterdir())
