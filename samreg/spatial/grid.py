@@ -146,7 +146,8 @@ class Grid:
         """Tell which world points (N, d), LPS mm, lie inside the voxel borders grown by ``margin`` mm."""
         index = self.world_to_index(points)
         slack = 0.5 + margin / self.spacing
-        return np.all((index >= -slack) & (index <= np.asarray(self.size) - 1 + slack), axis=1)
+        inside = (index >= -slack) & (index <= np.asarray(self.size) - 1 + slack)
+        return np.logical_and.reduce(inside, axis=1)
 
     def world_points(self) -> FloatArray:
         """Return the world position of every voxel centre, shape (*shape, d), LPS mm."""

@@ -133,7 +133,8 @@ class DisplacementField(Transform):
         for start in range(0, len(points), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             index = self.grid.world_to_index(points[chunk])
-            inside = ((index >= -0.5) & (index <= np.asarray(self.grid.size) - 0.5)).all(axis=1)
+            beyond = (index < -0.5) | (index > np.asarray(self.grid.size) - 0.5)
+            inside = ~np.logical_or.reduce(beyond, axis=1)
             where = torch.from_numpy((2 * index / last - 1).astype(np.float32))
             sampled = torch.nn.functional.grid_sample(
                 self._volume,
