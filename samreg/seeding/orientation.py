@@ -22,6 +22,7 @@ from samreg.spatial.transforms import AffineTransform, compose
 _SPACING = 16.0  # mm, of the volumes that are correlated
 _CLEARLY_BETTER = 0.02  # correlation by which another orientation must win to be tried
 _WEAK = 0.3  # inlier share under which the best other orientation is tried in any case
+_FAR_BETTER = 0.93  # the matches of the other orientation must be this much nearer in embedding space
 
 
 def seed_any_orientation(
@@ -62,13 +63,12 @@ def seed_any_orientation(
         return found, ()
     turned, undo = reoriented(moving, turn)
     other = make_seed(fixed_embedding, embed(turned), transform=transform, grid=fixed.grid, seed=seed)
-    if other.affine.inlier_share < 1.25 * found.affine.inlier_share + 0.02 or not other:
+    if not other or (found and _distance(other) > _FAR_BETTER * _distance(found)):
         return found, ()
     how = describe_orientation(turn)
     if np.linalg.det(turn) < 0:
         reason = (
-            f"{moving.label} looks mirrored ({how}): its mirror image matches {fixed.label} far better "
-            f"({other.affine.inlier_share:.0%} against {found.affine.inlier_share:.0%} of the matches agree); "
+            f"{moving.label} looks mirrored ({how}): its mirror image matches {fixed.label} better than itself; "
             "mend its direction or flip the array"
         )
         return Seed(None, other.affine, other.correspondences, reason), ()
@@ -82,6 +82,11 @@ def seed_any_orientation(
         "If that is not how the patient lay, mend its direction"
     )
     return Seed(compose(other.transform, undo), other.affine, pairs), (note,)
+
+
+def _distance(seed: Seed) -> float:
+    """Return the mean of 1 - similarity of the matches behind a seed."""
+    return float(1 - seed.correspondences.similarity.mean())
 
 
 def propose_orientation(fixed: Image, moving: Image, *, weak: bool = False) -> FloatArray | None:
