@@ -181,7 +181,8 @@ class _Canvas:
         last = np.ceil((np.asarray(high) - LOW) / VOXEL).astype(int) + 2
         size = np.asarray(self.grid.size)
         first, last = np.clip(first, 0, size), np.clip(last, 0, size)
-        return tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], last[::-1], strict=True))
+        x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+        return z, y, x
 
     def coordinates(self, box: tuple[slice, slice, slice]) -> tuple[Array, Array, Array]:
         """Return x, y, z of a box, shapes that broadcast to it."""
@@ -285,13 +286,13 @@ def _curve(z: ArrayLike, table: Array, column: int) -> Array:
     return PchipInterpolator(table[:, 0], table[:, column])(heights)
 
 
-def _path(knots: Sequence[Sequence[float]], step: float = 4.0) -> Array:
+def _path(knots: Sequence[ArrayLike], step: float = 4.0) -> Array:
     """Return a smooth path (N, 3) through knots, with points about ``step`` mm apart."""
     from scipy.interpolate import CubicSpline
 
-    knots = np.asarray(knots, dtype=float)
-    length = np.concatenate([[0], np.linalg.norm(np.diff(knots, axis=0), axis=1).cumsum()])
-    return CubicSpline(length, knots, bc_type="natural")(
+    nodes = np.asarray(knots, dtype=float)
+    length = np.concatenate([[0], np.linalg.norm(np.diff(nodes, axis=0), axis=1).cumsum()])
+    return CubicSpline(length, nodes, bc_type="natural")(
         np.linspace(0, length[-1], max(2, round(length[-1] / step) + 1))
     )
 
@@ -633,8 +634,8 @@ def _paint_airways(canvas: _Canvas) -> dict[str, Array]:
     }
     lumens: list[tuple[Array, float]] = [(_path([(0, -40, 166), (-2, -32, 100), (-7, -14, 45), fork], 3), 8.4)]
     lumens += [
-        (np.array(ends, dtype=float), radius)
-        for *ends, radius in (
+        (np.array(ends, dtype=float), lumen)
+        for *ends, lumen in (
             (fork, right, 6.6),
             (fork, left, 6.0),
             (right, lobes["right_upper"], 4.4),
@@ -650,11 +651,10 @@ def _paint_airways(canvas: _Canvas) -> dict[str, Array]:
         near = targets[np.linalg.norm(targets - root, axis=1) < 62][:9]
         parent, nodes, radius = _tree(np.array(root, dtype=float), near, 1.35)
         lumens += [(nodes[[parent[i], i]], min(radius[i], 2.4)) for i in range(1, len(nodes))]
-    regions = [canvas.tube(path, r + (1.6 if r > 3 else 0.9)) for path, r in lumens]
-    for region in regions:
-        canvas.paint(region, WALL)
-    for path, radius in lumens:
-        canvas.paint(canvas.tube(path, radius), AIR)
+    for path, lumen in lumens:
+        canvas.paint(canvas.tube(path, lumen + (1.6 if lumen > 3 else 0.9)), WALL)
+    for path, lumen in lumens:  # after all walls, so that the branches open into each other
+        canvas.paint(canvas.tube(path, lumen), AIR)
     return {
         "carina": _crotch(fork, right, 6.6, left, 6.0),
         "right_upper_lobe_carina": _crotch(right, lobes["right_upper"], 4.4, middle, 5.3),
@@ -760,7 +760,7 @@ _STERNUM_HALF = 5.5  # half its thickness, mm
 
 def _sternum_y(z: ArrayLike) -> Array:
     knots = np.array([_XIPHOID, _JOINT, _ANGLE, _NOTCH])
-    return np.interp(z, knots[:, 2], knots[:, 1])
+    return np.interp(np.asarray(z, dtype=float), knots[:, 2], knots[:, 1])
 
 
 def _paint_sternum(canvas: _Canvas) -> dict[str, Array]:

@@ -102,13 +102,13 @@ class Coupling(Transform):
 
     def transform_points(self, points: ArrayLike) -> FloatArray:
         """Map points (N, 3), LPS mm."""
-        points = as_points_array(points, 3).copy()
-        u, v = (points[:, i] for i in range(3) if i != self.axis)
-        moving = points[:, self.axis] - self.center
+        result = as_points_array(points, 3).copy()
+        u, v = (result[:, i] for i in range(3) if i != self.axis)
+        offset = result[:, self.axis] - self.center
         stretch, shift = np.exp(self.scale(u, v)), self.shift(u, v)
-        moved = (moving - shift) / stretch if self.inverted else moving * stretch + shift
-        points[:, self.axis] = moved + self.center
-        return points
+        moved = (offset - shift) / stretch if self.inverted else offset * stretch + shift
+        result[:, self.axis] = moved + self.center
+        return result
 
     def inverse(self) -> Coupling:
         """Return the exact inverse."""
