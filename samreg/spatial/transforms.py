@@ -19,6 +19,7 @@ from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, as_points_array
 
 _CHUNK = 500_000  # points handled at a time, to bound memory
+_POLISHING = 8  # iterations at full resolution from a coarser inverse
 
 
 class Transform(ABC):
@@ -256,7 +257,7 @@ def inverse_residual(forward: Transform, inverse: Transform, points: ArrayLike) 
     )
 
 
-def invert(transform: Transform, *, tolerance: float = 0.01, iterations: int = 40) -> Transform:
+def invert(transform: Transform, *, tolerance: float = 0.02, iterations: int = 40) -> Transform:
     """Invert a transform: affines exactly, displacement fields numerically.
 
     A field's inverse v fulfils v(y) = -u(y + v(y)) and is solved at every voxel by a fixed-point iteration
@@ -294,17 +295,30 @@ def _invert_field(forward: DisplacementField, tolerance: float, iterations: int)
     border = _border_values(forward.displacement)
     reach = float(np.linalg.norm(border, axis=-1).max(initial=0.0))
     grid = forward.grid.padded(reach) if reach > tolerance else forward.grid
-    result = np.empty((int(np.prod(grid.shape)), grid.ndim), dtype=np.float32)
-    targets = grid.world_points().reshape(-1, grid.ndim)
-    for start in range(0, len(targets), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        result[chunk] = _invert_at(forward, targets[chunk], tolerance, iterations) - targets[chunk]
-    return DisplacementField(result.reshape(*grid.shape, grid.ndim), grid)
+    return _invert_on(forward, grid, tolerance, iterations)
 
 
-def _invert_at(forward: DisplacementField, target: FloatArray, tolerance: float, iterations: int) -> FloatArray:
-    """Return the points x with x + u(x) = target, or the best found."""
-    best = target - forward.displacement_at(target)
+def _invert_on(forward: DisplacementField, grid: Grid, tolerance: float, iterations: int) -> DisplacementField:
+    """Solve for the inverse at the voxels of ``grid``; large grids start from the solution on every second voxel."""
+    coarse = None
+    if np.prod(grid.shape) > _CHUNK:
+        coarse = _invert_on(forward, grid.with_spacing(2 * grid.spacing), tolerance, iterations)
+        iterations = _POLISHING
+    displacement = np.empty((*grid.shape, grid.ndim), dtype=np.float32)
+    for start, points in slabs(grid):
+        target = points.reshape(-1, grid.ndim)
+        guess = (forward if coarse is None else coarse).displacement_at(target)
+        guess = target - guess if coarse is None else target + guess
+        found = _invert_at(forward, target, guess, tolerance, iterations)
+        displacement[start : start + len(points)] = (found - target).reshape(points.shape)
+    return DisplacementField(displacement, grid)
+
+
+def _invert_at(
+    forward: DisplacementField, target: FloatArray, guess: FloatArray, tolerance: float, iterations: int
+) -> FloatArray:
+    """Return the points x with x + u(x) = target, or the best found from ``guess``."""
+    best = guess
     best_error = np.full(len(target), np.inf)
     active = np.arange(len(target))
     point, step = best.copy(), np.ones(len(target))
