@@ -106,12 +106,14 @@ def _show(pair: PhantomPair, alone: RegistrationResult, hybrid: RegistrationResu
 
 
 def _errors(pair: PhantomPair, transform: Transform | None) -> tuple[float | str, ...]:
-    """Return mean, median and largest landmark error, and the mean error over the body, mm."""
+    """Return mean, median and largest landmark error, and the mean error over the body both scans show, mm."""
     if transform is None:
         return ("failed", "", "", "")
     from samreg.quality import target_registration_error
 
     landmarks = target_registration_error(transform, pair.fixed_landmarks, pair.moving_landmarks)
     inside = pair.fixed.image.grid.world_points()[pair.fixed.labels.array > 0][::97]
-    body = target_registration_error(transform, inside, pair.transform.transform_points(inside))
+    there = pair.transform.transform_points(inside)
+    shared = pair.moving.image.grid.contains(there)
+    body = target_registration_error(transform, inside[shared], there[shared])
     return float(landmarks.mean()), float(np.median(landmarks)), float(landmarks.max()), float(body.mean())

@@ -69,8 +69,7 @@ class EmbeddingNetwork(nn.Module, ABC):
 
     @abstractmethod
     def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features at the local stride to (fused features at that stride, global embedding before its
-        norm)."""
+        """Features at the local stride to (fused features there, global embedding before its norm)."""
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
