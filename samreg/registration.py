@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from samreg.spatial.transforms import (
     sample_displacement,
     tapered,
 )
+
+if TYPE_CHECKING:
+    from samreg.engines import Engine
 
 METHODS = ("hybrid", "embedding", "registration")
 TRANSFORMS = ("deformable", "affine", "rigid")
@@ -102,7 +105,7 @@ def register(
     _check_choice("method", method, METHODS)
     _check_choice("transform", transform, TRANSFORMS)
     _check_spacing(spacing)
-    engine_name = None if method == "embedding" else _choose_engine(engine)
+    backend = None if method == "embedding" else _choose_engine(engine)
     fixed, moving = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
     if fixed.ndim != moving.ndim:
         raise InputError(
@@ -112,7 +115,7 @@ def register(
     clock = _Clock(progress)
     options = {
         "method": method,
-        "engine": engine_name,
+        "engine": None if backend is None else backend.name,
         "transform": transform,
         "model": None,
         "fixed_mask": None if masks[0] is None else masks[0].label,
@@ -145,13 +148,11 @@ def register(
                     reason=found.reason,
                 )
             start = found.transform
-        if method == "embedding":
+        if backend is None:
             result = start
         else:
-            from samreg.engines import get_engine
-
             with clock("registration"):
-                outcome = get_engine(engine_name).register(
+                outcome = backend.register(
                     _working(fixed, spacing),
                     _working(moving, spacing),
                     start=start,
@@ -164,7 +165,7 @@ def register(
                     options=engine_options,
                 )
             result, engine_log = outcome.transform, outcome.log
-            versions[engine_name] = outcome.version
+            versions[backend.name] = outcome.version
         with clock("composition"):
             result = _on_one_grid(result, fixed.grid.with_spacing(_working_spacing(fixed, spacing)))
     if not np.isfinite(result.transform_points(fixed.grid.corners())).all():
@@ -236,15 +237,14 @@ def _working_spacing(image: Image, spacing: float) -> float:
     return max(float(spacing), float(image.spacing.min()))
 
 
-def _choose_engine(engine: str | None) -> str:
-    from samreg.engines import available_engines
+def _choose_engine(name: str | None) -> Engine:
+    """Return the engine of this name, or the first that is installed."""
+    from samreg.engines import available_engines, get_engine
 
-    if engine is not None:
-        return engine
     present = available_engines()
-    if not present:
+    if name is None and not present:
         raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')
-    return present[0]
+    return get_engine(present[0] if name is None else name)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

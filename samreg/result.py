@@ -24,6 +24,8 @@ from samreg.spatial.points import Points, as_points, require_inside
 from samreg.spatial.resample import resample
 from samreg.spatial.transforms import AffineTransform, Transform, components, invert
 
+_SUMMARY = "result.json"
+
 #: What ``save`` can write the transforms as, and the endings of the files.
 TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
 
@@ -197,8 +199,8 @@ class RegistrationResult:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
         try:
             self._write_into(staging, formats)
-            for file in sorted(staging.iterdir()):
-                os.replace(file, folder / file.name)
+            for file in sorted(staging.iterdir(), key=lambda file: file.name == _SUMMARY):
+                os.replace(file, folder / file.name)  # the summary last: where it is, everything is
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; is the disk full?") from error
         finally:
@@ -259,7 +261,7 @@ class RegistrationResult:
             _write_correspondences(self.correspondences, folder / "correspondences.csv")
         if self.log:
             (folder / "engine.log").write_text(self.log, encoding="utf-8")
-        (folder / "result.json").write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
+        (folder / _SUMMARY).write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
 
 
 def _describe(image: Image) -> dict[str, Any]:

@@ -177,7 +177,12 @@ def make_options(kind: type[OptionsT], options: Mapping[str, Any] | object | Non
     unknown = [key for key in options or {} if key not in known]
     if unknown:
         raise InputError(f"unknown options {unknown} of {kind.__name__}; there are {', '.join(known)}")
-    return kind(**(options or {}))
+    try:
+        return kind(**(options or {}))
+    except TypeError as error:  # what the options' own checks raise for a value they cannot compare
+        raise InputError(
+            f"an option of {kind.__name__} has the wrong type: {error}; given {dict(options or {})}"
+        ) from error
 
 
 def check_kind(transform: str) -> None:

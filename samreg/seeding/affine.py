@@ -13,6 +13,7 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.transforms import AffineTransform
 
 KINDS = ("rigid", "similarity", "affine")
+_STRETCH = (0.4, 2.5)  # a person is not further from another along any direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,13 @@ def fit_affine(
     residual = _distance(transform, fixed, moving)
     inliers = residual <= tolerance
     share = float(weight[inliers].sum() / weight.sum())
+    stretch = np.linalg.svd(transform.matrix, compute_uv=False)
+    if stretch.min() < _STRETCH[0] or stretch.max() > _STRETCH[1]:
+        reason = (
+            f"the matches ask for an implausible stretch ({stretch.min():.2f} to {stretch.max():.2f}); do the images show "
+            "the same part of the body, and are their voxel sizes right?"
+        )
+        return AffineFit(None, inliers, share, np.inf, reason)
     middle = float(np.median(residual[inliers])) if inliers.any() else np.inf
     if inliers.sum() < min_inliers or share < min_share:
         reason = (
