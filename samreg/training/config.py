@@ -74,6 +74,8 @@ class TrainingConfig:
         Folder with dense maps between the training volumes (`samreg.training.cross_subject`).
     cross_fraction : float
         Fraction of the steps on pairs of different people, where maps are given.
+    cross_slack : float
+        Their matches are less exact: what `ignore_local` and `ignore_global` grow by, mm.
     initial : str or None
         Weights to start from (a checkpoint of an earlier run).
     network : dict
@@ -104,7 +106,8 @@ class TrainingConfig:
     ignore_local: float = 6.0
     ignore_global: float = 12.0
     cross_subject: str | None = None
-    cross_fraction: float = 0.5
+    cross_fraction: float = 0.4
+    cross_slack: float = 8.0
     initial: str | None = None
     network: dict[str, Any] = field(default_factory=dict)
     views: ViewConfig = field(default_factory=ViewConfig)

@@ -34,12 +34,13 @@ from samreg.training.data import Map, Pair, Volume, list_images
 logger = logging.getLogger(__name__)
 
 _SPACING = 8.0  # mm, of the stored maps
-_LATTICE = 20.0  # mm, between the matches a field is fitted to
+_LATTICE = 18.0  # mm, between the matches a field is fitted to
+_KNOTS = 32.0  # mm, between the knots of the field
 _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it
 _REACH = 16.0  # mm over which a match speaks for its surroundings
-_LEAST_SHARE = 0.25  # of the matches must agree with the field, or the pair is dropped
+_LEAST_SHARE = 0.3  # of the matches must agree with the field, or the pair is dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,17 @@ class FittedMap:
     def share(self) -> float:
         """Share of the matches that agree."""
         return float(self.agreeing.mean())
+
+    def trust(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share of the matches around points (N, 3), LPS mm, that agree; 0 where there is none near."""
+        from scipy.spatial import cKDTree
+
+        count = min(12, len(self.agreeing))
+        distance, index = cKDTree(self.matches.fixed).query(points, k=count, distance_upper_bound=2.5 * _REACH)
+        near = np.isfinite(distance)
+        weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / _REACH) ** 2), 0)
+        agreeing = np.append(self.agreeing, False)[index]
+        return (weight * agreeing).sum(axis=1) / (weight.sum(axis=1) + 0.5)
 
 
 def build_maps(
@@ -147,7 +159,7 @@ def fit_map(
             refit = fit_affine(returned, seed=seed)
             fit = refit if refit.transform is not None else fit
         try:
-            field = fit_displacement(returned, fit.transform, fixed.image_grid, stiffness=0.03, spacing=_SPACING)
+            field = fit_displacement(returned, fit.transform, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING)
         except InputError:
             return None
         current = compose(field, fit.transform)
@@ -186,21 +198,9 @@ def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
         np.savez_compressed(
             file,
             displacement=(moved - points).reshape(shape).astype(np.float32),
-            trust=_trust(points + fixed.origin, fitted).reshape(shape[:3]).astype(np.float32),
+            trust=fitted.trust(points + fixed.origin).reshape(shape[:3]).astype(np.float32),
             spacing=_SPACING,
         )
-
-
-def _trust(points: NDArray[np.float64], fitted: FittedMap) -> NDArray[np.float64]:
-    """Share of the matches around each point that agree, 0 where there is none near."""
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(fitted.matches.fixed)
-    distance, index = tree.query(points, k=min(12, len(fitted.agreeing)), distance_upper_bound=2.5 * _REACH)
-    near = np.isfinite(distance)
-    weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / _REACH) ** 2), 0)
-    agreeing = np.append(fitted.agreeing, False)[index]
-    return (weight * agreeing).sum(axis=1) / (weight.sum(axis=1) + 0.5)
 
 
 def _read(path: Path, device: torch.device) -> Map:

@@ -39,6 +39,8 @@ _COLUMNS = (
     "seconds",
 )
 
+_MOST_SKIPPED = 5  # steps in a row without a finite gradient
+
 
 def train(config: TrainingConfig) -> Path:
     """Train a compact network; continue where an earlier run in the same folder stopped.
@@ -78,6 +80,7 @@ def train(config: TrainingConfig) -> Path:
     step = _resume(output / "last.pt", network, average, optimizer, device)
     _cut_log(output / "log.csv", step)
 
+    skipped = 0
     module: nn.Module = TrainingStep(network, config)
     if world > 1:
         module = nn.parallel.DistributedDataParallel(module)
@@ -93,8 +96,14 @@ def train(config: TrainingConfig) -> Path:
             results = module(sample)
             optimizer.zero_grad(set_to_none=True)
             results["loss"].backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
+            length = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            if torch.isfinite(length):
+                optimizer.step()
+                skipped = 0
+            elif (skipped := skipped + 1) > _MOST_SKIPPED:
+                raise FloatingPointError(f"step {step}: the gradients are not finite any more; lower learning_rate")
+            else:
+                logger.warning("step %d: the gradient is not finite, the step is skipped", step)
             _update_average(average, network, min(config.ema, (1 + step) / (10 + step)))
             step += 1
             log.write(

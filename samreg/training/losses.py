@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_IGNORED = -1e4  # logit of a candidate that does not count
+
 
 def sample_embedding(embedding: Tensor, points: Tensor, first: Tensor, spacing: float) -> Tensor:
     """Unit vectors (N, C) at points (N, 3) mm of an embedding (1, C, z, y, x), linear between voxels."""
@@ -46,7 +48,9 @@ def info_nce(
     """
     logits = anchors @ candidates.T / temperature
     near = torch.cdist(places, candidate_places) < ignore
-    logits = logits.masked_fill(near, -torch.inf)
-    positive = (anchors * positives).sum(dim=1) / temperature
-    loss = (torch.logaddexp(positive, logits.logsumexp(dim=1)) - positive).mean()
-    return loss, (positive > logits.detach().amax(dim=1)).float().mean()
+    logits = logits.masked_fill(near, _IGNORED)  # not -inf: where all are ignored, its gradient would be NaN
+    positive = (anchors * positives).sum(dim=1, keepdim=True) / temperature
+    # the positive in front keeps the sum finite where every candidate is ignored
+    logits = torch.cat([positive, logits], dim=1)
+    loss = (logits.logsumexp(dim=1) - positive[:, 0]).mean()
+    return loss, (logits.detach().argmax(dim=1) == 0).float().mean()

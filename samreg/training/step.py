@@ -27,6 +27,7 @@ class Sample:
     matches: tuple[Tensor, Tensor]
     bodies: tuple[Tensor, Tensor]
     starts: tuple[list[Tensor], list[Tensor]]  # of the fine patches, 4 mm voxels (z, y, x)
+    slack: float  # mm, how inexact the matches are
 
 
 def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.Generator) -> Sample:
@@ -63,7 +64,8 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
         starts = tuple(
             _starts(view, seen, config, generator) for view, seen in zip(views, (first, second), strict=True)
         )
-        return Sample(views, (first, second), bodies, starts)
+        slack = 0.0 if pair.mapping is None else config.cross_slack
+        return Sample(views, (first, second), bodies, starts, slack)
     raise RuntimeError("no two views with matching points; use larger volumes or views")
 
 
@@ -109,7 +111,9 @@ class TrainingStep(nn.Module):
         others = [points[: config.candidates] for points in sample.bodies]
         at = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, places, firsts, strict=True)]
         away = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, others, firsts, strict=True)]
-        return _both_ways(at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global)
+        return _both_ways(
+            at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + sample.slack
+        )
 
     def _local_loss(self, sample: Sample, patches: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
         config = self.config
@@ -137,7 +141,7 @@ class TrainingStep(nn.Module):
                 others[i].append(near)
         return _both_ways(
             *([torch.cat(parts) for parts in two] for two in (at, places, away, others)),
-            temperature=config.temperature_local, ignore=config.ignore_local,
+            temperature=config.temperature_local, ignore=config.ignore_local + sample.slack,
         )  # fmt: skip
 
     def _in_patch(self, points: Tensor, first: Tensor) -> Tensor:
