@@ -14,7 +14,8 @@ from samreg.spatial.adapters import as_image
 from samreg.spatial.points import Points, as_points, require_inside
 
 FloatArray = NDArray[np.float64]
-_WINDOW = (45.0, 0.10)  # mm around the robust prediction, and the similarity lost at that distance
+_LATTICE = 32.0  # mm, of the matches that guide the search
+_WINDOW = (45.0, 0.3)  # mm around the prediction that is searched, and the similarity lost at that distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,9 @@ def match(
     model
         Name, path or model; samreg's default unless given. Must be the embeddings' own where they are given.
     search
-        "guided" matches a coarse lattice first, fits a robust affine to it and looks within 45 mm of its
-        prediction, which keeps neighbours together. "global" takes the most similar voxel of the whole body
-        (Yan et al., SAM, TMI 2022).
+        "guided" matches a coarse lattice first, predicts each point from a robust affine and the matches around
+        it, and looks within 45 mm of that, which keeps neighbours together. "global" takes the most similar
+        voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps".
     seed
@@ -96,7 +97,7 @@ def match(
         models.
     """
     from samreg.matching import Calibration, Prediction, features, match_points
-    from samreg.seeding import global_affine
+    from samreg.seeding import global_affine, predict_locally
     from samreg.seeding.seed import require_one_model
 
     if search not in ("guided", "global"):
@@ -109,11 +110,12 @@ def match(
     f, m = (features(source) for source in sources)
     prediction, notes, inside = None, (), np.ones(len(wanted), dtype=bool)
     if search == "guided":
-        fit, _ = global_affine(f, m, spacing=32.0, calibration=calibration, seed=seed)
+        fit, pairs = global_affine(f, m, spacing=_LATTICE, calibration=calibration, seed=seed)
         if fit.transform is None:
             notes = (f"no common alignment was found ({fit.reason}); every point was searched in the whole body",)
         else:
-            expected = fit.transform.transform_points(wanted.positions)
+            left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
+            expected = predict_locally(pairs.take(left < _WINDOW[0]), fit.transform, wanted.positions)
             inside = sources[1].image_grid.contains(expected)
             prediction = Prediction(expected, *_WINDOW)
     found = match_points(f, wanted.positions, m, prediction=prediction, calibration=calibration)

@@ -83,7 +83,12 @@ class Features:
         return self.vectors(self.sparse_rows)
 
     @cached_property
-    def sparse_position(self) -> torch.Tensor:
+    def sparse_positions(self) -> torch.Tensor:
+        """(S, d) world positions of ``sparse_rows``, LPS mm."""
+        return torch.from_numpy(self.positions(self.sparse_rows)).to(self.device)
+
+    @cached_property
+    def sparse_place(self) -> torch.Tensor:
         """(K,) place of each row in ``sparse_rows``, -1 where it is not one."""
         place = torch.full((len(self),), -1, dtype=torch.long, device=self.device)
         place[self.sparse_rows] = torch.arange(len(self.sparse_rows), device=self.device)
@@ -182,10 +187,9 @@ def rows_at(source: Features, index: torch.Tensor) -> torch.Tensor:
 
 
 def nearest_rows(source: Features, index: FloatArray) -> torch.Tensor:
-    """Return the row of the body voxel nearest to each continuous index (N, d)."""
-    spacing = torch.tensor(source.grid.spacing, device=source.device)
-    wanted = torch.tensor(index, device=source.device)
-    return torch.cdist(wanted * spacing, source.index * spacing).argmin(dim=1)
+    """Return the row of the body voxel nearest to each continuous index (N, d), to one voxel."""
+    wanted = torch.from_numpy(source.grid.index_to_world(index)).to(source.device)
+    return source.sparse_rows[torch.cdist(wanted, source.sparse_positions).argmin(dim=1)]
 
 
 def search_dtype(device: torch.device) -> torch.dtype:

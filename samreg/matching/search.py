@@ -102,7 +102,13 @@ def _search_all(query: torch.Tensor, target: Features, coarse: bool, memory_limi
 
 
 def _vectors(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor:
-    return target.sparse_vectors[target.sparse_position[rows]] if coarse else target.vectors(rows)
+    return target.sparse_vectors[target.sparse_place[rows]] if coarse else target.vectors(rows)
+
+
+def _positions(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor:
+    if coarse:
+        return target.sparse_positions[target.sparse_place[rows]]
+    return torch.from_numpy(target.positions(rows)).to(target.device)
 
 
 def _search_near(
@@ -115,7 +121,9 @@ def _search_near(
     """
     grid, device = target.grid, target.device
     best = torch.empty(len(query), dtype=torch.long, device=device)
-    cell = np.floor(prediction.positions / max(2 * prediction.radius, 64.0)).astype(int)
+    # thousands of coarse queries share large boxes; a few fine ones are cheapest each in a box of its own
+    width = max(2 * prediction.radius, 96.0) if coarse else prediction.radius / 4
+    cell = np.floor(prediction.positions / width).astype(int)
     _, member = np.unique(cell, axis=0, return_inverse=True)
     order = np.argsort(member.ravel(), kind="stable")
     for members in np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1]):
@@ -125,7 +133,7 @@ def _search_near(
             best[members] = nearest_rows(target, grid.world_to_index(expected))
             continue
         middle = expected.mean(axis=0)  # keeps the squared distances exact in float32
-        places = torch.tensor(target.positions(rows) - middle, dtype=torch.float32, device=device)
+        places = (_positions(target, rows, coarse) - torch.from_numpy(middle).to(device)).float()
         keys = _vectors(target, rows, coarse).T
         block = max(1, memory_limit_mb * 2**20 // (12 * len(rows)))
         for start in range(0, len(members), block):

@@ -2,6 +2,7 @@
 
 from samreg.seeding.affine import AffineFit, fit_affine
 from samreg.seeding.field import fit_displacement
+from samreg.seeding.local import predict_locally
 from samreg.seeding.orientation import seed_any_orientation
 from samreg.seeding.seed import Seed, global_affine, make_seed
 
@@ -12,5 +13,6 @@ __all__ = [
     "fit_displacement",
     "global_affine",
     "make_seed",
+    "predict_locally",
     "seed_any_orientation",
 ]

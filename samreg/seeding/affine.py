@@ -50,7 +50,7 @@ def fit_affine(
     kind: str = "affine",
     tolerance: float = 15.0,
     min_inliers: int = 12,
-    min_share: float = 0.15,
+    min_share: float = 0.08,
     seed: int = 0,
 ) -> AffineFit:
     """Fit a transform that most of the reliability agrees with.
@@ -107,8 +107,8 @@ def fit_affine(
     stretch = np.linalg.svd(transform.matrix, compute_uv=False)
     if stretch.min() < _STRETCH[0] or stretch.max() > _STRETCH[1]:
         reason = (
-            f"the matches ask for an implausible stretch ({stretch.min():.2f} to {stretch.max():.2f}); do the images show "
-            "the same part of the body, and are their voxel sizes right?"
+            f"the matches ask for an implausible stretch ({stretch.min():.2f} to {stretch.max():.2f}); do the images "
+            "show the same part of the body, and are their voxel sizes right?"
         )
         return AffineFit(None, inliers, share, np.inf, reason)
     middle = float(np.median(residual[inliers])) if inliers.any() else np.inf

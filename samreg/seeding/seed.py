@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from samreg.embedding.embedding import Embedding
 from samreg.errors import InputError
 from samreg.matching.correspondences import Correspondences
@@ -20,7 +18,7 @@ from samreg.spatial.transforms import Transform, compose
 
 TRANSFORMS = ("rigid", "affine", "deformable")
 _COARSE_LATTICE = 24.0  # mm, for the global affine
-_FINE_LATTICE = 16.0  # mm, for the refined affine and the field
+_FINE_LATTICE = 20.0  # mm, for the refined affine and the field
 # (search radius mm, similarity lost at that radius) of the passes that refine an affine prediction
 _PASSES = ((36.0, 0.15), (20.0, 0.10))
 
@@ -128,11 +126,14 @@ def make_seed(
     current: Transform = fit.transform
     points = lattice(f, _FINE_LATTICE)
     for radius, penalty in _PASSES:
-        prediction = Prediction(current.transform_points(points), radius, penalty)
-        pairs = match_points(f, points, m, prediction=prediction, coarse=True, calibration=calibration)
-        pairs = _inside_view(pairs, current, moving)
-        if len(pairs) < 12:
-            return Seed(None, fit, pairs, f"too few matches: {len(pairs)} of {len(points)} lie in the moving image")
+        # a point whose counterpart lies outside the moving image can only be matched wrongly
+        expected = current.transform_points(points)
+        shown = moving.image_grid.contains(expected, margin=4.0)
+        if shown.sum() < 12:
+            reason = f"too few matches: {shown.sum()} of {len(points)} points lie in the moving image"
+            return Seed(None, fit, pairs, reason)
+        prediction = Prediction(expected[shown], radius, penalty)
+        pairs = match_points(f, points[shown], m, prediction=prediction, coarse=True, calibration=calibration)
         if transform == "deformable":
             field = fit_displacement(pairs, fit.transform, fixed.image_grid if grid is None else grid)
             current = compose(field, fit.transform)
@@ -150,8 +151,3 @@ def require_one_model(fixed: Embedding, moving: Embedding) -> None:
         raise InputError(
             f"the embeddings come from different models: {fixed.model} and {moving.model}; embed both with one model"
         )
-
-
-def _inside_view(pairs: Correspondences, prediction: Transform, moving: Embedding) -> Correspondences:
-    """Drop the pairs whose counterpart is predicted outside the moving image: they can only be wrong."""
-    return pairs.take(np.flatnonzero(moving.image_grid.contains(prediction.transform_points(pairs.fixed), margin=4.0)))

@@ -7,7 +7,7 @@ import pytest
 
 from samreg.errors import InputError
 from samreg.matching import Correspondences
-from samreg.seeding import fit_affine, fit_displacement
+from samreg.seeding import fit_affine, fit_displacement, predict_locally
 from samreg.spatial import (
     AffineTransform,
     DisplacementField,
@@ -152,6 +152,21 @@ def test_inconsistent_correspondences_do_not_fold() -> None:
     wild = Correspondences.from_points(fixed, fixed + rng.normal(size=fixed.shape) * 40)
     field = fit_displacement(wild, AffineTransform.identity(3), GRID)
     assert jacobian_determinant(field, field.grid).min() > 0
+
+
+def test_local_prediction_follows_the_neighbours(warped) -> None:
+    given, affine, _, true = warped
+    inner = GRID.index_to_world(np.random.default_rng(6).uniform(0.2, 0.8, (60, 3)) * np.array(GRID.size))
+    truth = true.transform_points(inner)
+    before = np.linalg.norm(affine.transform_points(inner) - truth, axis=1).mean()
+    after = np.linalg.norm(predict_locally(given, affine, inner) - truth, axis=1).mean()
+    assert after < 0.6 * before
+
+
+def test_local_prediction_far_from_matches_is_the_affine(warped) -> None:
+    given, affine, _, _ = warped
+    far = GRID.center[None] + 5000.0
+    np.testing.assert_allclose(predict_locally(given, affine, far), affine.transform_points(far), atol=1e-6)
 
 
 def test_no_correspondences_is_refused() -> None:
