@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
+from samreg.embedding.inference import inference_dtype
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 
@@ -66,9 +67,9 @@ class Features:
         """Return the unit vectors (N, C) of rows (N,), in the type that multiplies fastest."""
         parts = []
         if self.local is not None:
-            parts.append(self.local[_flat(self.index[rows], self.grid)].to(search_dtype(self.device)))
+            parts.append(self.local[_flat(self.index[rows], self.grid)].to(inference_dtype(self.device)))
         if self.global_ is not None and self.global_grid is not None:
-            parts.append(self._global_at(self.positions(rows)).to(search_dtype(self.device)))
+            parts.append(self._global_at(self.positions(rows)).to(inference_dtype(self.device)))
         return torch.cat(parts, dim=1).mul_(len(parts) ** -0.5)
 
     @cached_property
@@ -190,13 +191,6 @@ def nearest_rows(source: Features, index: FloatArray) -> torch.Tensor:
     """Return the row of the body voxel nearest to each continuous index (N, d), to one voxel."""
     wanted = torch.from_numpy(source.grid.index_to_world(index)).to(source.device)
     return source.sparse_rows[torch.cdist(wanted, source.sparse_positions).argmin(dim=1)]
-
-
-def search_dtype(device: torch.device) -> torch.dtype:
-    """Return the type that multiplies fastest: bfloat16 where the processor has it, else float32."""
-    if device.type == "cpu":
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _corners(index: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
