@@ -53,4 +53,5 @@ def info_nce(
     # the positive in front keeps the sum finite where every candidate is ignored
     logits = torch.cat([positive, logits], dim=1)
     loss = (logits.logsumexp(dim=1) - positive[:, 0]).mean()
-    return loss, (logits.detach().argmax(dim=1) == 0).float().mean()
+    beaten = (logits.detach()[:, 1:] >= positive.detach()).any(dim=1)
+    return loss, (~beaten).float().mean()
