@@ -14,6 +14,7 @@ from samreg.training.cross_subject import build_maps
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path)
     parser.add_argument("weights", type=Path)
