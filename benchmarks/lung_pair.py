@@ -1,6 +1,6 @@
 """Overlap of the lung masks of two visits before and after registration.
 
-    python benchmarks/lung_pair.py FOLDER     # with 3DCT_lung_{baseline,followup}{,_mask}.nii.gz
+python benchmarks/lung_pair.py FOLDER     # with 3DCT_lung_{baseline,followup}{,_mask}.nii.gz
 """
 
 from __future__ import annotations
