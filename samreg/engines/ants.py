@@ -123,7 +123,8 @@ class AntsEngine:
             pair,
             job,
             threads=threads,
-            environment={} if seed is None else {"ANTS_RANDOM_SEED": str(seed)},
+            # ANTs takes 0 for "seed from the clock"
+            environment={} if seed is None else {"ANTS_RANDOM_SEED": str(seed + 1)},
             verbose=verbose,
         )
         found = result.transform if start is None else compose(result.transform, start)

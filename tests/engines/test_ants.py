@@ -69,7 +69,7 @@ def test_seeded_improves_and_repeats_bit_for_bit_on_two_threads(engine, phantom,
 
 
 def test_affine_repeats_with_a_seed(engine, phantom):
-    runs = [engine.register(phantom.fixed, phantom.moving, transform="affine", seed=3) for _ in range(2)]
+    runs = [engine.register(phantom.fixed, phantom.moving, transform="affine", seed=0) for _ in range(2)]
     assert np.array_equal(runs[0].transform.matrix, runs[1].transform.matrix)
     assert np.array_equal(runs[0].transform.translation, runs[1].transform.translation)
 
