@@ -27,12 +27,17 @@ def info_nce(
     temperature: float,
     ignore: float,
 ) -> tuple[Tensor, Tensor]:
-    """InfoNCE of N anchors with one positive and M candidates each.
+    """InfoNCE of N anchors with M candidates each and K positives, of which any may be the right one.
+
+    Several positives are summed in the numerator, as in MIL-NCE (Miech et al., CVPR 2020, equation 1): where a
+    match is only known to some millimetres, the places around it compete for it.
 
     Parameters
     ----------
-    anchors, positives : Tensor, shape (N, C)
-        Unit vectors at matching points.
+    anchors : Tensor, shape (N, C)
+        Unit vectors.
+    positives : Tensor, shape (N, K, C)
+        Unit vectors at and around the matching points.
     places : Tensor, shape (N, 3)
         Where the positives lie, mm.
     candidates, candidate_places : Tensor, shapes (M, C), (M, 3)
@@ -44,14 +49,13 @@ def info_nce(
     Returns
     -------
     loss, accuracy : Tensor
-        Mean loss, and the share of anchors whose positive beats every negative.
+        Mean loss, and the share of anchors whose best positive beats every negative.
     """
     logits = anchors @ candidates.T / temperature
     near = torch.cdist(places, candidate_places) < ignore
     logits = logits.masked_fill(near, _IGNORED)  # not -inf: where all are ignored, its gradient would be NaN
-    positive = (anchors * positives).sum(dim=1, keepdim=True) / temperature
-    # the positive in front keeps the sum finite where every candidate is ignored
-    logits = torch.cat([positive, logits], dim=1)
-    loss = (logits.logsumexp(dim=1) - positive[:, 0]).mean()
-    beaten = (logits.detach()[:, 1:] >= positive.detach()).any(dim=1)
+    positive = torch.einsum("nc,nkc->nk", anchors, positives) / temperature
+    # the positives in front keep the sum finite where every candidate is ignored
+    loss = (torch.cat([positive, logits], dim=1).logsumexp(dim=1) - positive.logsumexp(dim=1)).mean()
+    beaten = (logits.detach() >= positive.detach().amax(dim=1, keepdim=True)).any(dim=1)
     return loss, (~beaten).float().mean()

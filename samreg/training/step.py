@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samreg.embedding.compact import CompactNetwork
@@ -16,7 +18,14 @@ from samreg.training.losses import info_nce, sample_embedding
 
 _DRAWN = 12_000  # body points drawn per view
 _FEWEST = 48  # matches below which a pair is drawn again
+# smallest view, voxels of 4 mm: the deepest level then has 3 voxels. With 2 of them oneDNN (torch 2.13, CPU) returns
+# uninitialised memory as the bfloat16 weight gradient of a 3x3x3 convolution.
+_SMALLEST = 20
 _MARGIN = 6.0  # mm from the border of a patch, where the fine trunk misses context
+# where the true place may lie around an inexact match, for a slack of 1: itself, the faces and corners of a cube
+_AROUND = F.normalize(
+    torch.tensor([p for p in itertools.product((0, -1, 1), repeat=3) if sum(map(abs, p)) != 2], dtype=torch.float32)
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +47,7 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
     RuntimeError
         When fifty pairs in a row share next to nothing.
     """
-    smallest = tuple(n // 2 for n in config.patch)
+    smallest = tuple(max(n // 2, _SMALLEST) for n in config.patch)
     for _ in range(50):
         pair = pairs[int(torch.randint(0, len(pairs), (1,), generator=generator))]
         points = _jittered(pair.fixed.body, generator)
@@ -109,7 +118,9 @@ class TrainingStep(nn.Module):
         firsts = [view.first + COARSE / 2 for view in sample.views]
         places = [points[: config.points] for points in sample.matches]
         others = [points[: config.candidates] for points in sample.bodies]
-        at = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, places, firsts, strict=True)]
+        at = [
+            _around(e, p, f, 2 * COARSE, sample.slack) for e, p, f in zip(embeddings, places, firsts, strict=True)
+        ]
         away = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, others, firsts, strict=True)]
         return _both_ways(
             at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + sample.slack
@@ -132,7 +143,7 @@ class TrainingStep(nn.Module):
             ]).all(dim=0)  # fmt: skip
             for i in range(2):
                 chosen = sample.matches[i][inside][:share]
-                at[i].append(sample_embedding(patches[i][k], chosen, firsts[i], COARSE))
+                at[i].append(_around(patches[i][k], chosen, firsts[i], COARSE, sample.slack))
                 places[i].append(chosen)
                 near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i])][
                     : config.candidates // config.patches
@@ -163,7 +174,7 @@ def _both_ways(
         return zero, zero.detach()
     results = [
         info_nce(
-            at[i],
+            at[i][:, 0],
             at[1 - i],
             places[1 - i],
             away[1 - i],
@@ -174,6 +185,14 @@ def _both_ways(
         for i in range(2)
     ]
     return sum(r[0] for r in results) / 2, sum(r[1] for r in results) / 2
+
+
+def _around(embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: float) -> Tensor:
+    """Unit vectors (N, K, C) at points (N, 3) and, where they are inexact, on two cubes around them."""
+    if slack == 0.0 or len(points) == 0:
+        return sample_embedding(embedding, points, first, spacing)[:, None]
+    places = (points[:, None] + slack * _AROUND.to(points.device)).reshape(-1, 3)
+    return sample_embedding(embedding, places, first, spacing).reshape(len(points), len(_AROUND), -1)
 
 
 def _jittered(body: Tensor, generator: torch.Generator) -> Tensor:

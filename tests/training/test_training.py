@@ -202,8 +202,8 @@ def test_info_nce_prefers_the_match():
     vectors = torch.eye(8)
     places = torch.arange(8.0)[:, None] * torch.tensor([[100.0, 0, 0]])
     options = {"temperature": 0.1, "ignore": 10.0}
-    good, accuracy = info_nce(vectors, vectors, places, vectors, places, **options)
-    bad, none = info_nce(vectors, vectors.roll(1, 0), places, vectors, places, **options)
+    good, accuracy = info_nce(vectors, vectors[:, None], places, vectors, places, **options)
+    bad, none = info_nce(vectors, vectors.roll(1, 0)[:, None], places, vectors, places, **options)
     assert good < 0.01 < bad
     assert accuracy == 1
     assert none == 0

@@ -1,0 +1,125 @@
+"""One-shot landmark matching without any registration: what each part of it is worth, on all ordered pairs of a folder.
+
+The folder holds ``images/NAME.nii.gz`` and ``landmarks.csv`` (subject, landmark, x, y, z in LPS mm).
+
+    python benchmarks/landmark_ablation.py FOLDER --models mind ct-small
+
+Prints, for every model and variant, mean / median / 95th percentile of the error, the share within 10 mm, and the
+share of the errors above 15 mm that the quarter of least reliability holds; then, with the targets cut, how well the
+reliability tells landmarks outside the field of view from those inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from landmark_error import describe, read_landmarks
+
+import samreg
+from samreg.matching import Calibration, Prediction, features, match_points, stable_matches
+from samreg.seeding import fit_affine, make_seed, predict_locally
+from samreg.spatial import Grid, Image
+
+WINDOW = (45.0, 0.3)
+GROSS = 15.0  # mm
+
+
+def variants(fixed, moving, points):
+    """Name, positions (N, 3) and reliability (N,) of every way to match."""
+    calibration = Calibration.from_mapping(fixed.calibration)
+    for parts in (("local",), ("global",), ("local", "global")) if fixed.global_ is not None else (("local",),):
+        f, m = (features(e, parts=parts) for e in (fixed, moving))
+        found = match_points(f, points, m, calibration=calibration)
+        yield " + ".join(parts) + ", nearest neighbour in the body", found.moving, found.reliability
+    stable = stable_matches(f, m, spacing=24.0, calibration=calibration)
+    fit = fit_affine(stable)
+    if fit.transform is not None:
+        left = np.linalg.norm(fit.transform.transform_points(stable.fixed) - stable.moving, axis=1)
+        expected = predict_locally(stable.take(left < WINDOW[0]), fit.transform, points)
+        found = match_points(f, points, m, prediction=Prediction(expected, *WINDOW), calibration=calibration)
+    yield "all parts, near fixed points (stable matches) around it", found.moving, found.reliability
+    found = samreg.match(fixed, points, moving)
+    yield "all parts, samreg.match", found.points, found.reliability
+    seed = make_seed(fixed, moving, transform="affine")
+    yield "robust affine of the seed", *carried(seed, points)
+    seed = make_seed(fixed, moving)
+    yield "smooth field of the seed", *carried(seed, points)
+
+
+def carried(seed, points):
+    if not seed:
+        return np.full_like(points, np.nan), np.zeros(len(points))
+    return seed.transform.transform_points(points), np.ones(len(points))
+
+
+def gross_share(error, reliability):
+    """Share of the gross errors held by the quarter of least reliability."""
+    gross = error > GROSS
+    lowest = np.argsort(reliability, kind="stable")[: round(len(error) / 4)]
+    return gross[lowest].sum() / max(1, gross.sum())
+
+
+def auc(score, positive):
+    """Probability that a positive scores above a negative; ties count half."""
+    a, b = score[positive][:, None], score[~positive][None]
+    return float(((a > b) + 0.5 * (a == b)).mean())
+
+
+def halves(image: Image, points):
+    """The image cut through the middle of the landmarks: lower, upper, right and left half."""
+    x, _, z = np.median(image.grid.world_to_index(points), axis=0).round().astype(int)
+    parts = [np.s_[:z], np.s_[z:], np.s_[:, :, :x], np.s_[:, :, x:]]
+    for part, first in zip(parts, [(0, 0, 0), (0, 0, z), (0, 0, 0), (x, 0, 0)], strict=True):
+        grid = image.grid
+        array = image.array[part]
+        origin = grid.index_to_world(np.array(first, float))
+        yield Image(array, Grid.make(array.shape, origin=origin, spacing=grid.spacing, direction=grid.direction))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", nargs="+", default=["mind", "ct-small"])
+    parser.add_argument("--per-landmark", action="store_true")
+    arguments = parser.parse_args()
+    landmarks = read_landmarks(arguments.folder / "landmarks.csv")
+    images = {name: samreg.read_image(arguments.folder / "images" / f"{name}.nii.gz") for name in landmarks}
+    positions = {name: np.array(list(points.values())) for name, points in landmarks.items()}
+    for model in arguments.models:
+        loaded = samreg.load_model(model)
+        embeddings = {name: loaded.embed(image) for name, image in images.items()}
+        errors, reliabilities = defaultdict(list), defaultdict(list)
+        for fixed, moving in itertools.permutations(landmarks, 2):
+            for name, found, reliability in variants(embeddings[fixed], embeddings[moving], positions[fixed]):
+                errors[name].append(np.linalg.norm(found - positions[moving], axis=1))
+                reliabilities[name].append(reliability)
+        print(f"\n| {model} | mean / median / p95 mm | within 10 mm | gross errors in the least reliable quarter |")
+        print("|---|---|---|---|")
+        for name, some in errors.items():
+            error, reliability = np.concatenate(some), np.concatenate(reliabilities[name])
+            known = np.isfinite(error)
+            lost = f" ({(~known).sum()} without an answer)" if not known.all() else ""
+            share = f"{gross_share(error, reliability):.0%}" if np.ptp(reliability) > 0 else ""
+            print(f"| {name}{lost} | {describe(error[known])} | {(error <= 10).mean():.0%} | {share} |")
+        if arguments.per_landmark:
+            table = np.array(errors["all parts, samreg.match"])
+            for name, column in sorted(zip(landmarks[fixed], table.T, strict=True), key=lambda item: item[1].mean()):
+                print(f"{name:40s} {describe(column)}")
+        outside, score = [], []
+        for moving, image in images.items():
+            for part in halves(image, positions[moving]):
+                target = loaded.embed(part)
+                for fixed in landmarks:
+                    if fixed != moving:
+                        score.append(samreg.match(embeddings[fixed], positions[fixed], target).reliability)
+                        outside.append(~part.grid.contains(positions[moving]))
+        outside, score = np.concatenate(outside), np.concatenate(score)
+        print(f"targets cut in half: {outside.sum()} of {len(outside)} landmarks lie outside, AUC {auc(-score, outside):.3f}")
+
+
+if __name__ == "__main__":
+    main()
