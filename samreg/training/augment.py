@@ -180,7 +180,7 @@ def _draw_intensity(points: Tensor, config: ViewConfig, generator: torch.Generat
         pick = torch.randint(0, points[..., 0].numel(), (2,), generator=generator)
         kinds = torch.tensor([0.0, 1.04, 1.04, 1.07, 3.0])  # gas, water twice, soft tissue, metal
         kind = kinds[torch.randint(0, len(kinds), (2,), generator=generator)]
-        radius = 8 + 25 * torch.rand(2, generator=generator)
+        radius = 8 + 37 * torch.rand(2, generator=generator) ** 2
         radius = torch.where(kind > 2, radius / 3, radius)
         lesions = torch.cat([points.reshape(-1, 3).cpu()[pick], radius[:, None], kind[:, None]], dim=1)
     blur = (1, 1, 1)

@@ -74,8 +74,12 @@ class TrainingConfig:
         Folder with dense maps between the training volumes (`samreg.training.cross_subject`).
     cross_fraction : float
         Fraction of the steps on pairs of different people, where maps are given.
-    cross_slack : float
-        Their matches are less exact: what `ignore_local` and `ignore_global` grow by, mm.
+    reshaped_fraction : float
+        Fraction of the steps on a person and the same person deformed into the shape of another, by these maps.
+    cross_slack, cross_doubt : float
+        How far from its match between people the true place may lie, mm, where all the matches around agree with the
+        map and where hardly any does. Anywhere within counts as right, and `ignore_local` and `ignore_global` grow
+        by it.
     initial : str or None
         Weights to start from (a checkpoint of an earlier run).
     network : dict
@@ -107,7 +111,9 @@ class TrainingConfig:
     ignore_global: float = 12.0
     cross_subject: str | None = None
     cross_fraction: float = 0.4
+    reshaped_fraction: float = 0.0
     cross_slack: float = 8.0
+    cross_doubt: float = 24.0
     initial: str | None = None
     network: dict[str, Any] = field(default_factory=dict)
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -124,6 +130,11 @@ class TrainingConfig:
             raise InputError(f"precision {self.precision!r}; choose bfloat16 or float32")
         if any(n % 4 or n < 24 for n in self.patch):
             raise InputError(f"patch {self.patch} must be multiples of 4 voxels and at least 24")
+        if min(self.cross_fraction, self.reshaped_fraction) < 0 or self.cross_fraction + self.reshaped_fraction > 1:
+            raise InputError(
+                f"cross_fraction {self.cross_fraction} and reshaped_fraction {self.reshaped_fraction} must be 0 or more "
+                "and make at most 1 together"
+            )
         for name in ("steps", "points", "candidates", "patches", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
@@ -29,7 +31,7 @@ from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
 from samreg.spatial import Grid, Transform, as_image, compose
 from samreg.spatial.files import atomic_path
-from samreg.training.data import Map, Pair, Volume, list_images
+from samreg.training.data import SPACING, Map, Pair, Volume, list_images, sample
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at t
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it
 _REACH = 16.0  # mm over which a match speaks for its surroundings
-_LEAST_SHARE = 0.3  # of the matches must agree with the field, or the pair is dropped
+_LEAST_SHARE = 0.2  # of the matches must agree with the field, or the pair is dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,10 +182,43 @@ def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> lis
     for path in sorted(Path(folder).glob("*--*.npz")):
         fixed, moving = path.name.removesuffix(".npz").split("--")
         if fixed in by_name and moving in by_name:
-            pairs.append(Pair(by_name[fixed], by_name[moving], _read(path, by_name[fixed].fine.device)))
+            mapping = _read(path, by_name[fixed].fine.device)
+            pairs.append(Pair(by_name[fixed], by_name[moving], mapping, exact=False))
     if not pairs:
         raise InputError(f"{folder}: no maps (FIXED--MOVING.npz) between the training volumes; run build_maps")
     return pairs
+
+
+def reshaped(pair: Pair) -> Pair:
+    """The moving volume deformed into the shape of the fixed one, paired with itself as it was.
+
+    Whatever the map is worth as anatomy, these two correspond exactly: the deformation is as large and as
+    irregular as it is between people, and the person is the same.
+    """
+    assert pair.mapping is not None
+    fixed, moving = pair.fixed, pair.moving
+    fine = torch.empty_like(fixed.fine)
+    z, y, x = fixed.fine.shape[2:]
+    plane = torch.stack(torch.meshgrid(torch.arange(y), torch.arange(x), indexing="ij")[::-1], dim=-1) * SPACING
+    for k in range(z):  # one plane at a time, to save memory
+        points = torch.cat([plane, torch.full((y, x, 1), k * SPACING)], dim=-1).to(fine.device).reshape(-1, 3)
+        matches, _ = pair.mapping(points)
+        fine[0, 0, k] = sample(moving.fine, matches, spacing=SPACING, first=0.0).reshape(y, x)
+    matches, _ = pair.mapping(fixed.body)
+    seen = ((matches > 0) & (matches < moving.extent.to(matches.device))).all(dim=1)
+    volume = Volume(
+        name=f"{moving.name} as {fixed.name}", fine=fine, coarse=F.avg_pool3d(fine, 2), body=fixed.body[seen],
+        origin=fixed.origin,
+    )  # fmt: skip
+    return Pair(volume, moving, replace(pair.mapping, trust=_orderly(pair.mapping)))
+
+
+def _orderly(mapping: Map) -> Tensor:
+    """1 where the map keeps volumes between a quarter and four times their size, 0 elsewhere; (1, 1, z, y, x)."""
+    slopes = torch.gradient(mapping.displacement[0], spacing=mapping.spacing, dim=(3, 2, 1))  # by x, y, z
+    jacobian = torch.stack(slopes, dim=-1).permute(1, 2, 3, 0, 4) + torch.eye(3, device=mapping.trust.device)
+    determinant = torch.linalg.det(jacobian)
+    return ((determinant > 0.25) & (determinant < 4)).float()[None, None]
 
 
 def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:

@@ -125,15 +125,18 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two volumes, the same one twice or two with a map; ``mapping`` None is the identity."""
+    """Two volumes, the same one twice or two with a map; ``mapping`` None is the identity.
+
+    ``exact`` is False where the map was found by matching two people, and may be wrong by some millimetres.
+    """
 
     fixed: Volume
     moving: Volume
     mapping: Map | None = None
+    exact: bool = True
 
     def match(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Matches of points of the fixed volume, and which to trust: (N, 3) and bool (N,)."""
+        """Matches of points of the fixed volume, (N, 3), and how far to trust them, (N,), 0 to 1."""
         if self.mapping is None:
-            return points, torch.ones(len(points), dtype=torch.bool, device=points.device)
-        matches, trust = self.mapping(points)
-        return matches, trust > 0.5
+            return points, torch.ones(len(points), device=points.device)
+        return self.mapping(points)

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ _COLUMNS = (
     "local_accuracy",
     "global_accuracy",
     "learning_rate",
-    "cross",
+    "pairs",  # 0 one person, 1 two people, 2 one person in the shape of another
     "seconds",
 )
 
@@ -68,7 +67,7 @@ def train(config: TrainingConfig) -> Path:
         torch.set_num_threads(config.threads)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    own, crossed = _pairs(config, device)
+    pools = _pools(config, device)
 
     torch.manual_seed(config.seed)
     network = CompactNetwork(**config.network)
@@ -88,8 +87,8 @@ def train(config: TrainingConfig) -> Path:
         while step < config.steps:
             began = time.perf_counter()
             generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * world + rank)
-            is_cross = bool(crossed) and bool(torch.rand(1, generator=generator) < config.cross_fraction)
-            sample = draw_sample(crossed if is_cross else own, config, generator)
+            kind = int(torch.multinomial(torch.tensor([share for _, share in pools]), 1, generator=generator))
+            sample = draw_sample(pools[kind][0], config, generator)
             rate = learning_rate(step, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -108,12 +107,12 @@ def train(config: TrainingConfig) -> Path:
             step += 1
             log.write(
                 step, {k: float(v.detach()) for k, v in results.items()},
-                learning_rate=rate, cross=int(is_cross), seconds=time.perf_counter() - began,
+                learning_rate=rate, pairs=kind, seconds=time.perf_counter() - began,
             )  # fmt: skip
             if rank == 0 and (step % config.save_every == 0 or step == config.steps):
                 _save(output, step, network, average, optimizer, config)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
-                errors = synthetic_errors(as_model(average), [pair.fixed for pair in own[:2]], views=config.views)
+                errors = synthetic_errors(as_model(average), [pair.fixed for pair in pools[0][0][:2]], views=config.views)
                 logger.info("step %d: synthetic matching, mean / median / 95 %%: %s", step, summary(errors))
     if world > 1:
         dist.destroy_process_group()
@@ -140,15 +139,18 @@ def _place(config: TrainingConfig) -> tuple[int, int, torch.device]:
     return dist.get_rank(), world, device
 
 
-def _pairs(config: TrainingConfig, device: torch.device) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """Every volume with itself, and the pairs of different people there are maps for."""
+def _pools(config: TrainingConfig, device: torch.device) -> list[tuple[list[Pair], float]]:
+    """What samples are drawn from, and how often: one person, two people, one person in the shape of another."""
     volumes = load_volumes(config.images, device)
-    crossed: Sequence[Pair] = ()
-    if config.cross_subject is not None:
-        from samreg.training.cross_subject import load_pairs
+    own = [Pair(volume, volume) for volume in volumes]
+    if config.cross_subject is None:
+        return [(own, 1.0)]
+    from samreg.training.cross_subject import load_pairs, reshaped
 
-        crossed = load_pairs(config.cross_subject, volumes)
-    return [Pair(volume, volume) for volume in volumes], crossed
+    crossed = load_pairs(config.cross_subject, volumes)
+    deformed = [reshaped(pair) for pair in crossed] if config.reshaped_fraction > 0 else []
+    shares = (1 - config.cross_fraction - config.reshaped_fraction, config.cross_fraction, config.reshaped_fraction)
+    return list(zip((own, crossed, deformed), shares, strict=True))
 
 
 def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -247,7 +249,7 @@ class _Log:
         if not self.active:
             return
         row = {"step": step, **results, **more}
-        self.csv.writerow({key: value if key in ("step", "cross") else f"{value:.5g}" for key, value in row.items()})
+        self.csv.writerow({key: value if key in ("step", "pairs") else f"{value:.5g}" for key, value in row.items()})
         self.file.flush()
         if self.writer is not None:
             for key, value in row.items():

@@ -25,7 +25,7 @@ def info_nce(
     candidate_places: Tensor,
     *,
     temperature: float,
-    ignore: float,
+    ignore: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE of N anchors with M candidates each and K positives, of which any may be the right one.
 
@@ -43,7 +43,7 @@ def info_nce(
     candidates, candidate_places : Tensor, shapes (M, C), (M, 3)
         Vectors of the positives' image and where they lie.
     temperature : float
-    ignore : float
+    ignore : float or Tensor, shape (N,)
         Candidates within this distance (mm) of the true place are no negatives.
 
     Returns
@@ -52,7 +52,8 @@ def info_nce(
         Mean loss, and the share of anchors whose best positive beats every negative.
     """
     logits = anchors @ candidates.T / temperature
-    near = torch.cdist(places, candidate_places) < ignore
+    limit = torch.as_tensor(ignore, device=places.device).reshape(-1, 1)
+    near = torch.cdist(places, candidate_places) < limit
     logits = logits.masked_fill(near, _IGNORED)  # not -inf: where all are ignored, its gradient would be NaN
     positive = torch.einsum("nc,nkc->nk", anchors, positives) / temperature
     # the positives in front keep the sum finite where every candidate is ignored

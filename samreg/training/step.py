@@ -17,15 +17,19 @@ from samreg.training.data import COARSE, SPACING, Pair
 from samreg.training.losses import info_nce, sample_embedding
 
 _DRAWN = 12_000  # body points drawn per view
+_EXACT_TRUST = 0.5
+_LEAST_TRUST = 0.1  # of inexact matches: some of the matches around must agree
 _FEWEST = 48  # matches below which a pair is drawn again
 # smallest view, voxels of 4 mm: the deepest level then has 3 voxels. With 2 of them oneDNN (torch 2.13, CPU) returns
 # uninitialised memory as the bfloat16 weight gradient of a 3x3x3 convolution.
 _SMALLEST = 20
 _MARGIN = 6.0  # mm from the border of a patch, where the fine trunk misses context
-# where the true place may lie around an inexact match, for a slack of 1: itself, the faces and corners of a cube
-_AROUND = F.normalize(
-    torch.tensor([p for p in itertools.product((0, -1, 1), repeat=3) if sum(map(abs, p)) != 2], dtype=torch.float32)
+# where the true place may lie around an inexact match, for a slack of 1: itself and, on two spheres, towards the
+# faces and corners of a cube
+_SPHERE = F.normalize(
+    torch.tensor([p for p in itertools.product((0, -1, 1), repeat=3) if sum(map(abs, p)) in (1, 3)]).float()
 )
+_AROUND = torch.cat([torch.zeros(1, 3), 0.5 * _SPHERE, _SPHERE])
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Sample:
     matches: tuple[Tensor, Tensor]
     bodies: tuple[Tensor, Tensor]
     starts: tuple[list[Tensor], list[Tensor]]  # of the fine patches, 4 mm voxels (z, y, x)
-    slack: float  # mm, how inexact the matches are
+    slack: Tensor  # (N,) mm, how far from its match a point may truly lie
 
 
 def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.Generator) -> Sample:
@@ -51,8 +55,9 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
     for _ in range(50):
         pair = pairs[int(torch.randint(0, len(pairs), (1,), generator=generator))]
         points = _jittered(pair.fixed.body, generator)
-        matches, trusted = pair.match(points)
-        points, matches = points[trusted], matches[trusted]
+        matches, trust = pair.match(points)
+        used = trust > (_EXACT_TRUST if pair.exact else _LEAST_TRUST)
+        points, matches, slack = points[used], matches[used], _slack(trust[used], pair, config)
         if len(points) < _FEWEST:
             continue
         mirror = bool(torch.rand(1, generator=generator) < config.views.mirror)
@@ -73,8 +78,7 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
         starts = tuple(
             _starts(view, seen, config, generator) for view, seen in zip(views, (first, second), strict=True)
         )
-        slack = 0.0 if pair.mapping is None else config.cross_slack
-        return Sample(views, (first, second), bodies, starts, slack)
+        return Sample(views, (first, second), bodies, starts, slack[kept])
     raise RuntimeError("no two views with matching points; use larger volumes or views")
 
 
@@ -118,12 +122,11 @@ class TrainingStep(nn.Module):
         firsts = [view.first + COARSE / 2 for view in sample.views]
         places = [points[: config.points] for points in sample.matches]
         others = [points[: config.candidates] for points in sample.bodies]
-        at = [
-            _around(e, p, f, 2 * COARSE, sample.slack) for e, p, f in zip(embeddings, places, firsts, strict=True)
-        ]
+        slack = sample.slack[: config.points]
+        at = [_around(e, p, f, 2 * COARSE, slack) for e, p, f in zip(embeddings, places, firsts, strict=True)]
         away = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, others, firsts, strict=True)]
         return _both_ways(
-            at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + sample.slack
+            at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + slack
         )
 
     def _local_loss(self, sample: Sample, patches: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -133,6 +136,7 @@ class TrainingStep(nn.Module):
         places: list[list[Tensor]] = [[], []]
         away: list[list[Tensor]] = [[], []]
         others: list[list[Tensor]] = [[], []]
+        slacks = []
         for k in range(config.patches):
             firsts = [
                 view.first + COARSE * starts[k].flip(0)
@@ -141,9 +145,10 @@ class TrainingStep(nn.Module):
             inside = torch.stack([
                 self._in_patch(points, first) for points, first in zip(sample.matches, firsts, strict=True)
             ]).all(dim=0)  # fmt: skip
+            slacks.append(sample.slack[inside][:share])
             for i in range(2):
                 chosen = sample.matches[i][inside][:share]
-                at[i].append(_around(patches[i][k], chosen, firsts[i], COARSE, sample.slack))
+                at[i].append(_around(patches[i][k], chosen, firsts[i], COARSE, slacks[k]))
                 places[i].append(chosen)
                 near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i])][
                     : config.candidates // config.patches
@@ -152,7 +157,7 @@ class TrainingStep(nn.Module):
                 others[i].append(near)
         return _both_ways(
             *([torch.cat(parts) for parts in two] for two in (at, places, away, others)),
-            temperature=config.temperature_local, ignore=config.ignore_local + sample.slack,
+            temperature=config.temperature_local, ignore=config.ignore_local + torch.cat(slacks),
         )  # fmt: skip
 
     def _in_patch(self, points: Tensor, first: Tensor) -> Tensor:
@@ -167,7 +172,7 @@ def _both_ways(
     others: list[Tensor],
     *,
     temperature: float,
-    ignore: float,
+    ignore: Tensor,
 ) -> tuple[Tensor, Tensor]:
     if len(at[0]) == 0:
         zero = (at[0].sum() + at[1].sum()) * 0
@@ -187,11 +192,18 @@ def _both_ways(
     return sum(r[0] for r in results) / 2, sum(r[1] for r in results) / 2
 
 
-def _around(embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: float) -> Tensor:
-    """Unit vectors (N, K, C) at points (N, 3) and, where they are inexact, on two cubes around them."""
-    if slack == 0.0 or len(points) == 0:
+def _slack(trust: Tensor, pair: Pair, config: TrainingConfig) -> Tensor:
+    """How far from its match a point may truly lie (N,), mm: the less the matches around agree, the farther."""
+    if pair.exact:
+        return torch.zeros_like(trust)
+    return config.cross_slack + (config.cross_doubt - config.cross_slack) * (1 - trust)
+
+
+def _around(embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: Tensor) -> Tensor:
+    """Unit vectors (N, K, C) at points (N, 3) and, where slack (N,) says they are inexact, around them."""
+    if not slack.any():
         return sample_embedding(embedding, points, first, spacing)[:, None]
-    places = (points[:, None] + slack * _AROUND.to(points.device)).reshape(-1, 3)
+    places = (points[:, None] + slack[:, None, None] * _AROUND.to(points.device)).reshape(-1, 3)
     return sample_embedding(embedding, places, first, spacing).reshape(len(points), len(_AROUND), -1)
 
 
