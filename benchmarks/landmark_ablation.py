@@ -21,7 +21,7 @@ from landmark_error import describe, read_landmarks
 
 import samreg
 from samreg.matching import Calibration, Prediction, features, match_points, stable_matches
-from samreg.seeding import fit_affine, make_seed, predict_locally
+from samreg.seeding import fit_affine, global_affine, make_seed, predict_locally
 from samreg.spatial import Grid, Image
 
 WINDOW = (45.0, 0.3)
@@ -35,25 +35,31 @@ def variants(fixed, moving, points):
         f, m = (features(e, parts=parts) for e in (fixed, moving))
         found = match_points(f, points, m, calibration=calibration)
         yield " + ".join(parts) + ", nearest neighbour in the body", found.moving, found.reliability
-    stable = stable_matches(f, m, spacing=24.0, calibration=calibration)
-    fit = fit_affine(stable)
-    if fit.transform is not None:
-        left = np.linalg.norm(fit.transform.transform_points(stable.fixed) - stable.moving, axis=1)
-        expected = predict_locally(stable.take(left < WINDOW[0]), fit.transform, points)
+    lattices = {
+        "lattice matches": global_affine(f, m, spacing=32.0, calibration=calibration)[1],
+        "fixed points (stable matches)": stable_matches(f, m, spacing=24.0, calibration=calibration),
+    }
+    for name, pairs in lattices.items():
+        fit = fit_affine(pairs)
+        if not fit:
+            yield f"within {WINDOW[0]:g} mm of the {name} around it", *nothing(points)
+            continue
+        left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
+        expected = predict_locally(pairs.take(left < WINDOW[0]), fit.transform, points)
         found = match_points(f, points, m, prediction=Prediction(expected, *WINDOW), calibration=calibration)
-    yield "all parts, near fixed points (stable matches) around it", found.moving, found.reliability
+        yield f"within {WINDOW[0]:g} mm of the {name} around it", found.moving, found.reliability
     found = samreg.match(fixed, points, moving)
-    yield "all parts, samreg.match", found.points, found.reliability
-    seed = make_seed(fixed, moving, transform="affine")
-    yield "robust affine of the seed", *carried(seed, points)
-    seed = make_seed(fixed, moving)
-    yield "smooth field of the seed", *carried(seed, points)
+    yield "the same with votes of neighbours (samreg.match)", found.points, found.reliability
+    for name, transform in (("robust affine", "affine"), ("smooth field", "deformable")):
+        seed = make_seed(fixed, moving, transform=transform)
+        if seed:
+            yield f"{name} of the seed", seed.transform.transform_points(points), np.ones(len(points))
+        else:
+            yield f"{name} of the seed", *nothing(points)
 
 
-def carried(seed, points):
-    if not seed:
-        return np.full_like(points, np.nan), np.zeros(len(points))
-    return seed.transform.transform_points(points), np.ones(len(points))
+def nothing(points):
+    return np.full_like(points, np.nan), np.zeros(len(points))
 
 
 def gross_share(error, reliability):
@@ -76,7 +82,7 @@ def halves(image: Image, points):
     for part, first in zip(parts, [(0, 0, 0), (0, 0, z), (0, 0, 0), (x, 0, 0)], strict=True):
         grid = image.grid
         array = image.array[part]
-        origin = grid.index_to_world(np.array(first, float))
+        origin = grid.index_to_world([first])[0]
         yield Image(array, Grid.make(array.shape, origin=origin, spacing=grid.spacing, direction=grid.direction))
 
 
@@ -106,7 +112,7 @@ def main() -> None:
             share = f"{gross_share(error, reliability):.0%}" if np.ptp(reliability) > 0 else ""
             print(f"| {name}{lost} | {describe(error[known])} | {(error <= 10).mean():.0%} | {share} |")
         if arguments.per_landmark:
-            table = np.array(errors["all parts, samreg.match"])
+            table = np.array(errors["the same with votes of neighbours (samreg.match)"])
             for name, column in sorted(zip(landmarks[fixed], table.T, strict=True), key=lambda item: item[1].mean()):
                 print(f"{name:40s} {describe(column)}")
         outside, score = [], []

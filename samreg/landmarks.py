@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,15 @@ from samreg.errors import InputError
 from samreg.spatial.adapters import as_image
 from samreg.spatial.points import Points, as_points, require_inside
 
+if TYPE_CHECKING:
+    from samreg.matching import Calibration, Correspondences, Features
+    from samreg.spatial import Grid
+
 FloatArray = NDArray[np.float64]
 _LATTICE = 32.0  # mm, of the matches that guide the search
-_WINDOW = (45.0, 0.3)  # mm around the prediction that is searched, and the similarity lost at that distance
+# mm around the prediction that are searched, and the similarity lost at that distance: by the point and its neighbours,
+# then by the point alone around what they agree on
+_WIDE, _NARROW = (45.0, 0.3), (20.0, 0.2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +40,10 @@ class LandmarkMatches:
         (N,) calibrated probability in [0, 1] that the match is right.
     cycle_error
         (N,) where the match leads back to, distance from the template's point, mm.
+    spread
+        (N,) how far the points around the point, matched too, disagree about its place, mm; NaN in a global search.
     inside
-        (N,) False where the robust alignment puts the point outside the target's field of view.
+        (N,) False where the matches around it put the point outside the target's field of view.
     notes
         What the user should know, in plain words.
     """
@@ -45,6 +53,7 @@ class LandmarkMatches:
     similarity: FloatArray
     reliability: FloatArray
     cycle_error: FloatArray
+    spread: FloatArray
     inside: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
 
@@ -78,8 +87,9 @@ def match(
         Name, path or model; samreg's default unless given. Must be the embeddings' own where they are given.
     search
         "guided" matches a coarse lattice first, predicts each point from a robust affine and the matches around
-        it, and looks within 45 mm of that, which keeps neighbours together. "global" takes the most similar
-        voxel of the whole body (Yan et al., SAM, TMI 2022).
+        it, lets the point and its neighbours look within 45 mm of that and vote, and the point within 20 mm of the
+        vote, which keeps neighbours together. "global" takes the most similar voxel of the whole body (Yan et al.,
+        SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps".
     seed
@@ -96,8 +106,7 @@ def match(
         For points outside the template, an unknown search, images that are no CT, or embeddings of different
         models.
     """
-    from samreg.matching import Calibration, Prediction, features, match_points
-    from samreg.seeding import global_affine, predict_locally
+    from samreg.matching import Calibration, features, match_points
     from samreg.seeding.seed import require_one_model
 
     if search not in ("guided", "global"):
@@ -106,21 +115,92 @@ def match(
     require_one_model(*sources)
     wanted = as_points(points, sources[0].image_grid.ndim)
     require_inside(wanted, sources[0].image_grid, "the template")
-    calibration = Calibration.from_mapping(sources[0].calibration)
+    plain, own = (Calibration.from_mapping(sources[0].calibration, landmarks=some) for some in (False, True))
     f, m = (features(source) for source in sources)
-    prediction, notes, inside = None, (), np.ones(len(wanted), dtype=bool)
+    notes: tuple[str, ...] = ()
     if search == "guided":
-        fit, pairs = global_affine(f, m, spacing=_LATTICE, calibration=calibration, seed=seed)
-        if fit.transform is None:
-            notes = (f"no common alignment was found ({fit.reason}); every point was searched in the whole body",)
-        else:
-            left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
-            expected = predict_locally(pairs.take(left < _WINDOW[0]), fit.transform, wanted.positions)
-            inside = sources[1].image_grid.contains(expected)
-            prediction = Prediction(expected, *_WINDOW)
-    found = match_points(f, wanted.positions, m, prediction=prediction, calibration=calibration)
-    reliability = np.where(inside, found.reliability, 0.5 * found.reliability)
-    return LandmarkMatches(found.moving, wanted.names, found.similarity, reliability, found.cycle_error, inside, notes)
+        guided, reason = guided_matches(
+            f, wanted.positions, m, grid=sources[1].image_grid, calibration=plain, seed=seed
+        )
+        if guided is not None:
+            pairs = guided.matches
+            reliability = own(pairs.similarity, pairs.cycle_error, spread=guided.spread, depth=guided.depth)
+            return LandmarkMatches(
+                pairs.moving, wanted.names, pairs.similarity, reliability, pairs.cycle_error, guided.spread,
+                guided.depth >= 0,
+            )  # fmt: skip
+        notes = (f"no common alignment was found ({reason}); every point was searched in the whole body",)
+    pairs = match_points(f, wanted.positions, m, calibration=plain)
+    return LandmarkMatches(
+        pairs.moving, wanted.names, pairs.similarity, pairs.reliability, pairs.cycle_error,
+        np.full(len(wanted), np.nan), np.ones(len(wanted), dtype=bool), notes,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedMatches:
+    """Matches of N points, and what the points around them say.
+
+    Parameters
+    ----------
+    matches
+        Fixed to moving; their reliability leaves the rest out of account.
+    spread
+        (N,) of the votes, mm (:class:`samreg.matching.Votes`).
+    depth
+        (N,) how deep in the moving image the points are expected, mm; negative outside.
+    """
+
+    matches: Correspondences
+    spread: FloatArray
+    depth: FloatArray
+
+
+def guided_matches(
+    fixed: Features,
+    points: FloatArray,
+    moving: Features,
+    *,
+    grid: Grid,
+    calibration: Calibration,
+    seed: int = 0,
+) -> tuple[GuidedMatches | None, str]:
+    """Match points where a robust alignment and their neighbours expect them.
+
+    Parameters
+    ----------
+    fixed, moving
+        Features of the two images.
+    points
+        (N, d) world points of the fixed image, LPS mm.
+    grid
+        Of the moving image: what it shows.
+    calibration
+        Turns similarity and cycle error into reliability.
+    seed
+        Of the robust fit.
+
+    Returns
+    -------
+    GuidedMatches or None
+        None when there is no common alignment.
+    str
+        Why there is none.
+    """
+    from samreg.matching import Prediction, match_points, vote
+    from samreg.seeding import global_affine, predict_locally
+
+    fit, pairs = global_affine(fixed, moving, spacing=_LATTICE, calibration=calibration, seed=seed)
+    if fit.transform is None:
+        return None, fit.reason
+    left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
+    expected = predict_locally(pairs.take(left < _WIDE[0]), fit.transform, points)
+    votes = vote(fixed, points, moving, prediction=Prediction(expected, *_WIDE), matrix=fit.transform.matrix)
+    matches = match_points(
+        fixed, points, moving, prediction=Prediction(votes.positions, *_NARROW), home="anywhere", calibration=calibration
+    )
+    # votes are searched inside the image and cannot leave it; the prediction can
+    return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""
 
 
 def _embedded(source: Any, model: Any, device: str, name: str) -> Any:

@@ -68,13 +68,12 @@ def _load(path: Path, series: str | None) -> Image | Embedding:
 
 def _show(found: LandmarkMatches, target: Path, out: Path) -> None:
     axes = [f"{axis} mm" for axis in "xyz"[: found.points.shape[1]]]
+    columns = (found.similarity, found.reliability, found.cycle_error, found.spread)
     rows = [
-        (name, *map(float, position), float(similarity), float(reliability), float(cycle), "yes" if inside else "no")
-        for name, position, similarity, reliability, cycle, inside in zip(
-            found.names, found.points, found.similarity, found.reliability, found.cycle_error, found.inside, strict=True
-        )
+        (name, *map(float, position), *map(float, values), "yes" if inside else "no")
+        for name, position, *values, inside in zip(found.names, found.points, *columns, found.inside, strict=True)
     ]
-    header = ("name", *axes, "similarity", "reliability", "cycle mm", "in view")
+    header = ("name", *axes, "similarity", "reliability", "cycle mm", "spread mm", "in view")
     show_table(f"found in {target}, LPS", header, rows)
     for note in found.notes:
         say(f"look at: {note}")

@@ -75,6 +75,8 @@ class Checkpoint:
         In evaluation mode.
     architecture, name : str
     preprocessing : Preprocessing
+    config : mapping
+        Keyword arguments of the architecture.
     calibration : mapping or None
         Coefficients that turn match similarity into reliability.
     info : mapping
@@ -85,6 +87,7 @@ class Checkpoint:
     architecture: str
     name: str
     preprocessing: Preprocessing
+    config: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, float] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -129,6 +132,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         architecture=architecture.name,
         name=str(metadata.get("name", path.stem)),
         preprocessing=preprocessing,
+        config=metadata.get("config", {}),
         calibration=metadata.get("calibration"),
         info=info,
     )

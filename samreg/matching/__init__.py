@@ -5,12 +5,14 @@ from samreg.matching.features import Features, features, interpolate
 from samreg.matching.matching import lattice, match_points, stable_matches
 from samreg.matching.reliability import Calibration, fit_calibration
 from samreg.matching.search import Prediction, find
+from samreg.matching.votes import Votes, vote
 
 __all__ = [
     "Calibration",
     "Correspondences",
     "Features",
     "Prediction",
+    "Votes",
     "features",
     "find",
     "fit_calibration",
@@ -18,4 +20,5 @@ __all__ = [
     "lattice",
     "match_points",
     "stable_matches",
+    "vote",
 ]

@@ -11,16 +11,21 @@ from numpy.typing import ArrayLike
 from samreg.spatial.grid import FloatArray
 
 
+_LANDMARK = "landmark_"
+_DEEP = 30.0  # mm inside or outside the image, beyond which it makes no difference
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A logistic model of "the match lies within ``tolerance`` mm of the true place".
 
-    probability = 1 / (1 + exp(-(bias + similarity * s + cycle * log(1 + c / 4 mm)))), where s is the
-    similarity and c the cycle error in mm (Platt, 1999, with two inputs).
+    probability = 1 / (1 + exp(-(bias + similarity * s + cycle * log(1 + c / 4 mm) + spread * log(1 + v / 4 mm)
+    + depth * d / 10 mm))), where s is the similarity, c the cycle error, v the spread of the neighbours' votes and d
+    how deep in the image the match is expected (Platt, 1999, with several inputs).
 
     Parameters
     ----------
-    bias, similarity, cycle
+    bias, similarity, cycle, spread, depth
         Coefficients.
     tolerance
         What counted as right when they were fitted, mm.
@@ -29,29 +34,63 @@ class Calibration:
     bias: float
     similarity: float
     cycle: float
+    spread: float = 0.0
+    depth: float = 0.0
     tolerance: float = 15.0
 
-    def __call__(self, similarity: ArrayLike, cycle_error: ArrayLike) -> FloatArray:
-        """Return the probability (N,) that matches with this similarity and cycle error (mm) are right."""
-        logit = self.bias + np.stack(_inputs(similarity, cycle_error), axis=-1) @ [self.similarity, self.cycle]
+    def __call__(
+        self, similarity: ArrayLike, cycle_error: ArrayLike, *, spread: ArrayLike = 0.0, depth: ArrayLike = _DEEP
+    ) -> FloatArray:
+        """Return the probability (N,) that matches are right.
+
+        Parameters
+        ----------
+        similarity, cycle_error
+            (N,) as matched; cycle error in mm.
+        spread
+            (N,) of the votes, mm.
+        depth
+            (N,) of the expected place inside the moving image, mm; negative outside.
+        """
+        columns = _inputs(similarity, cycle_error, spread, depth)
+        logit = self.bias + columns @ [self.similarity, self.cycle, self.spread, self.depth]
         return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, float] | None) -> Calibration:
-        """Return the calibration stored with a model, or the cautious default where it has none."""
-        return cls(**values) if values else DEFAULT_CALIBRATION
+    def from_mapping(cls, values: Mapping[str, float] | None, *, landmarks: bool = False) -> Calibration:
+        """Return the calibration stored with a model, or the cautious default where it has none.
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the coefficients as a plain dictionary."""
-        return asdict(self)
+        Parameters
+        ----------
+        values
+            Coefficients by name; those for landmarks, which have votes, are named ``landmark_...``.
+        landmarks
+            Return that for landmarks.
+        """
+        chosen = {k: v for k, v in (values or {}).items() if k.startswith(_LANDMARK) == landmarks}
+        if not chosen:
+            return DEFAULT_LANDMARK_CALIBRATION if landmarks else DEFAULT_CALIBRATION
+        return cls(**{key.removeprefix(_LANDMARK): value for key, value in chosen.items()})
+
+    def as_dict(self, *, landmarks: bool = False) -> dict[str, float]:
+        """Return the coefficients as a plain dictionary, under the names :meth:`from_mapping` takes."""
+        return {(_LANDMARK if landmarks else "") + key: value for key, value in asdict(self).items()}
 
 
 # No model-specific fit: half of the matches that return within 8 mm are taken as right.
 DEFAULT_CALIBRATION = Calibration(bias=1.1, similarity=0.0, cycle=-1.0)
+# The same for landmarks deep in the image; half of that for one expected at its border.
+DEFAULT_LANDMARK_CALIBRATION = Calibration(bias=-0.1, similarity=0.0, cycle=-0.7, spread=-0.5, depth=0.5)
 
 
 def fit_calibration(
-    similarity: ArrayLike, cycle_error: ArrayLike, error: ArrayLike, *, tolerance: float = 15.0
+    similarity: ArrayLike,
+    cycle_error: ArrayLike,
+    error: ArrayLike,
+    *,
+    spread: ArrayLike = 0.0,
+    depth: ArrayLike = _DEEP,
+    tolerance: float = 15.0,
 ) -> Calibration:
     """Fit a calibration to matches of known error.
 
@@ -61,6 +100,8 @@ def fit_calibration(
         (N,) as matched; cycle error in mm.
     error
         (N,) distance to the true place, mm.
+    spread, depth
+        (N,) as for :class:`Calibration`, mm; left out, their coefficients are zero.
     tolerance
         Errors up to this many mm count as right.
 
@@ -71,7 +112,7 @@ def fit_calibration(
     """
     from scipy.optimize import minimize
 
-    columns = np.stack(_inputs(similarity, cycle_error), axis=-1)
+    columns = _inputs(similarity, cycle_error, spread, depth)
     center, scale = columns.mean(axis=0), columns.std(axis=0) + 1e-6
     design = np.column_stack([np.ones(len(columns)), (columns - center) / scale])
     sign = np.where(np.asarray(error) <= tolerance, 1.0, -1.0)
@@ -83,15 +124,17 @@ def fit_calibration(
         gradient[1:] += 2e-3 * beta[1:]
         return value, gradient
 
-    beta = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B").x
+    beta = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x
     slope = beta[1:] / scale
-    return Calibration(
-        bias=float(beta[0] - slope @ center),
-        similarity=float(slope[0]),
-        cycle=float(slope[1]),
-        tolerance=tolerance,
+    values = dict(zip(("similarity", "cycle", "spread", "depth"), map(float, slope), strict=True))
+    return Calibration(bias=float(beta[0] - slope @ center), **values, tolerance=tolerance)
+
+
+def _inputs(similarity: ArrayLike, cycle_error: ArrayLike, spread: ArrayLike, depth: ArrayLike) -> FloatArray:
+    columns = (
+        np.asarray(similarity, dtype=float),
+        np.log1p(np.asarray(cycle_error, dtype=float) / 4.0),
+        np.log1p(np.asarray(spread, dtype=float) / 4.0),
+        np.clip(np.asarray(depth, dtype=float), -_DEEP, _DEEP) / 10.0,
     )
-
-
-def _inputs(similarity: ArrayLike, cycle_error: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    return np.asarray(similarity, dtype=float), np.log1p(np.asarray(cycle_error, dtype=float) / 4.0)
+    return np.stack(np.broadcast_arrays(*columns), axis=-1)

@@ -142,12 +142,15 @@ class Grid:
         """Map world points (N, d), LPS mm, to continuous voxel indices (N, d), order (x, y, z)."""
         return (as_points_array(points, self.ndim) - self.origin) @ self._world_matrix.T
 
+    def depth(self, points: ArrayLike) -> FloatArray:
+        """Return how deep world points (N, d), LPS mm, lie inside the voxel borders, (N,) mm; negative outside."""
+        index = self.world_to_index(points)
+        nearest = np.minimum(index + 0.5, np.asarray(self.size) - 0.5 - index) * self.spacing
+        return nearest.min(axis=1)
+
     def contains(self, points: ArrayLike, *, margin: float = 0.0) -> NDArray[np.bool_]:
         """Tell which world points (N, d), LPS mm, lie inside the voxel borders grown by ``margin`` mm."""
-        index = self.world_to_index(points)
-        slack = 0.5 + margin / self.spacing
-        inside = (index >= -slack) & (index <= np.asarray(self.size) - 1 + slack)
-        return np.logical_and.reduce(inside, axis=1)
+        return self.depth(points) >= -margin
 
     def world_points(self) -> FloatArray:
         """Return the world position of every voxel centre, shape (*shape, d), LPS mm."""

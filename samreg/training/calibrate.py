@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
 from samreg.errors import InputError
+from samreg.landmarks import guided_matches
 from samreg.matching.features import features
 from samreg.matching.matching import lattice, match_points
 from samreg.matching.reliability import Calibration, fit_calibration
@@ -33,7 +34,7 @@ def calibrate(
     *,
     tolerance: float = 15.0,
     seed: int = 0,
-) -> Calibration:
+) -> dict[str, float]:
     """Fit the reliability of a model to its matches between training volumes.
 
     A match is right within `tolerance` of the smooth map through the consistent matches, where that map can be
@@ -50,6 +51,11 @@ def calibrate(
         mm.
     seed : int
 
+    Returns
+    -------
+    dict
+        The coefficients for matches and for landmarks, as `Calibration.from_mapping` takes them.
+
     Raises
     ------
     InputError
@@ -57,25 +63,54 @@ def calibrate(
     """
     paths = {path.name.split(".")[0]: path for path in list_images(images)}
     embeddings = {name: model.embed(as_image(paths[name])) for name in sorted({n for pair in pairs for n in pair})}
-    parts = []
+    plain, guided = [], []
     for fixed, moving in pairs:
         fitted = fit_map(embeddings[fixed], embeddings[moving], seed=seed)
         if fitted is not None:
-            parts.append(known_errors(embeddings[fixed], embeddings[moving], fitted))
-            logger.info("%s -- %s: %d matches of known error", fixed, moving, len(parts[-1]))
-    if not parts:
+            for parts, search in ((plain, False), (guided, True)):
+                parts.append(known_errors(embeddings[fixed], embeddings[moving], fitted, guided=search))
+            logger.info("%s -- %s: %d matches of known error", fixed, moving, len(plain[-1]))
+    if not plain:
         raise InputError("no pair of volumes could be matched; train longer, or give pairs of the same body region")
-    return fit_calibration(*np.concatenate(parts).T, tolerance=tolerance)
+    similarity, cycle, _, _, error = np.concatenate(plain).T
+    matches = fit_calibration(similarity, cycle, error, tolerance=tolerance)
+    similarity, cycle, spread, depth, error = np.concatenate(guided).T
+    landmarks = fit_calibration(similarity, cycle, error, spread=spread, depth=depth, tolerance=tolerance)
+    return {**matches.as_dict(), **landmarks.as_dict(landmarks=True)}
 
 
-def known_errors(fixed: Embedding, moving: Embedding, fitted: FittedMap) -> NDArray[np.float64]:
-    """Return similarity, cycle error (mm) and error (mm; inf outside the moving image) of matches, (N, 3)."""
+def known_errors(
+    fixed: Embedding, moving: Embedding, fitted: FittedMap, *, guided: bool = False
+) -> NDArray[np.float64]:
+    """Match points whose counterparts the map knows.
+
+    Parameters
+    ----------
+    fixed, moving : Embedding
+    fitted : FittedMap
+    guided : bool
+        Match as `samreg.match` does, and not over the whole body.
+
+    Returns
+    -------
+    ndarray, shape (N, 5)
+        Similarity, cycle error, spread of the votes and expected depth in the moving image (zero unless guided), and
+        error (infinite outside the moving image); mm. No rows where a guided search finds no alignment.
+    """
     f, m = features(fixed), features(moving)
     points = lattice(f, _LATTICE)
     expected = fitted.transform.transform_points(points)
     inside = moving.image_grid.contains(expected) & (fitted.trust(points) > _TRUSTED)
     outside = ~moving.image_grid.contains(expected, margin=_BEYOND)
     points, expected, outside = (part[inside | outside] for part in (points, expected, outside))
-    matches = match_points(f, points, m, coarse=True)
+    spread = depth = np.zeros(len(points))
+    if guided:
+        calibration = Calibration.from_mapping(fixed.calibration)
+        found, _ = guided_matches(f, points, m, grid=moving.image_grid, calibration=calibration)
+        if found is None:
+            return np.zeros((0, 5))
+        matches, spread, depth = found.matches, found.spread, found.depth
+    else:
+        matches = match_points(f, points, m, coarse=True)
     error = np.where(outside, np.inf, np.linalg.norm(matches.moving - expected, axis=1))
-    return np.stack([matches.similarity, matches.cycle_error, error], axis=1)
+    return np.stack([matches.similarity, matches.cycle_error, spread, depth, error], axis=1)

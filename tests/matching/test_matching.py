@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from samreg.matching import (
     lattice,
     match_points,
     stable_matches,
+    vote,
 )
 from samreg.spatial import Grid
 
@@ -142,6 +145,44 @@ def test_unknown_part_and_empty_mask_are_refused(pair) -> None:
         features(pair[0], inside=np.zeros(pair[0].local_grid.shape, dtype=bool))
 
 
+def test_votes_of_neighbours_outvote_a_misleading_point(pair, inner_points) -> None:
+    """Where the vectors around the points themselves are wrong, their neighbours still say where they are."""
+    fixed, moving = pair
+    local, points = fixed.local.clone(), inner_points[:8]
+    index = np.round(fixed.local_grid.world_to_index(points)).astype(int)
+    elsewhere = fixed.local[:, 4:7, 4:7, 4:7]
+    for x, y, z in index:
+        local[:, z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2] = elsewhere
+    # only the neighbourhood disagrees with the point: its own vectors point to one far corner
+    misled = features(replace(fixed, local=local), parts=("local",))
+    clean = features(moving, parts=("local",))
+    prediction = Prediction(points + SHIFT + [6.0, -6.0, 4.0], 45.0, 0.0)
+    alone = match_points(misled, points, clean, prediction=prediction).moving
+    votes = vote(misled, points, clean, prediction=prediction, matrix=np.eye(3))
+    assert np.median(errors(alone, points)) > 8
+    assert np.median(errors(votes.positions, points)) < 2
+    undisturbed = vote(features(fixed), points, features(moving), prediction=prediction, matrix=np.eye(3))
+    assert errors(undisturbed.positions, points).max() < 2
+    assert undisturbed.spread.max() < votes.spread.max()
+    with pytest.raises(InputError, match="as many predictions"):
+        vote(misled, points[:3], clean, prediction=prediction, matrix=np.eye(3))
+
+
+def test_the_way_back_through_the_whole_body_finds_repetitions(pair, inner_points) -> None:
+    """A point that looks like another one far away leads back there, unless the way back is kept near."""
+    place, far = np.s_[:, 8:13, 9:14, 4:9], np.s_[:, 8:13, 9:14, 14:19]
+    original = pair[0].local.float()
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=original[place].shape) / 8).float()
+    blank, doubled = torch.full_like(original, 0.01), torch.full_like(original, 0.01)
+    blank[place] = doubled[far] = original[place]
+    doubled[place] = original[place] + noise
+    f, m = (features(replace(pair[0], local=local), parts=("local",)) for local in (doubled, blank))
+    at = pair[0].local_grid.index_to_world([[6, 11, 10]])
+    prediction = Prediction(at, 16.0, 0.0)
+    assert match_points(f, at, m, prediction=prediction).cycle_error < 6
+    assert match_points(f, at, m, prediction=prediction, home="anywhere").cycle_error > 30
+
+
 def test_calibration_learns_which_matches_are_right() -> None:
     rng = np.random.default_rng(0)
     similarity, cycle = rng.uniform(0.5, 1, 4000), rng.exponential(8, 4000)
@@ -153,3 +194,25 @@ def test_calibration_learns_which_matches_are_right() -> None:
         chosen = (probability >= low) & (probability < high)
         assert abs(right[chosen].mean() - probability[chosen].mean()) < 0.06
     assert Calibration.from_mapping(fitted.as_dict()) == fitted
+
+
+def test_calibration_of_landmarks_uses_votes_and_view() -> None:
+    rng = np.random.default_rng(0)
+    similarity, cycle = rng.uniform(0.5, 1, 4000), rng.exponential(8, 4000)
+    spread, depth = rng.exponential(8, 4000), rng.uniform(-40, 60, 4000)
+    wrong = (spread > 12) | (depth < 0)
+    fitted = fit_calibration(similarity, cycle, np.where(wrong, 40.0, 3.0), spread=spread, depth=depth)
+    probability = fitted(similarity, cycle, spread=spread, depth=depth)
+    assert fitted.spread < 0 < fitted.depth
+    assert probability[~wrong].mean() > probability[wrong].mean() + 0.4
+    stored = {**Calibration(1.0, 2.0, -1.0).as_dict(), **fitted.as_dict(landmarks=True)}
+    assert Calibration.from_mapping(stored, landmarks=True) == fitted
+    assert Calibration.from_mapping(stored) == Calibration(1.0, 2.0, -1.0)
+
+
+def test_weights_without_coefficients_for_landmarks_get_the_default() -> None:
+    stored = {"bias": 1.0, "similarity": 2.0, "cycle": -1.0, "tolerance": 15.0}
+    default = Calibration.from_mapping(stored, landmarks=True)
+    assert default == Calibration.from_mapping(None, landmarks=True)
+    near, far, outside = default(0.8, [1.0, 60.0, 1.0], spread=[2.0, 2.0, 2.0], depth=[30.0, 30.0, -30.0])
+    assert near > 0.5 > max(far, outside)

@@ -1,0 +1,39 @@
+"""Calibrate a trained model's reliability: ``python calibrate.py IMAGES WEIGHTS OUTPUT PAIRS [--name NAME]``.
+
+PAIRS is a text file with two volume names per line, fixed and moving; some should overlap only in part, for matches that
+lead out of the image. OUTPUT is the model as it is shipped: the weights with the coefficients beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import samreg
+from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
+from samreg.training.calibrate import calibrate
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("--name", default="ct-small")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    pairs = [tuple(line.split()) for line in arguments.pairs.read_text().splitlines() if line.strip()]
+    coefficients = calibrate(arguments.images, samreg.load_model(arguments.weights), pairs)
+    checkpoint = load_checkpoint(arguments.weights)
+    save_checkpoint(
+        arguments.output, checkpoint.network.half(), architecture=checkpoint.architecture, name=arguments.name,
+        config=checkpoint.config, preprocessing=checkpoint.preprocessing, calibration=coefficients,
+    )  # fmt: skip
+    print(coefficients)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Where a point is, said by its neighbours: points around it are matched too, and each votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from samreg.errors import InputError
+from samreg.matching.features import Features, interpolate, rows_at
+from samreg.matching.search import Prediction, find
+from samreg.spatial.grid import FloatArray
+
+_COUNT = 12  # neighbours
+_REACH = 12.0  # mm, their distance
+_OWN = 2.0  # the point's own vote counts as so many
+_SHARPNESS = 4  # a vote weighs its similarity to this power
+_ROUNDS = 30
+_SOFT = 2.0  # mm, below which the geometric median turns into a mean
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What the votes of N points agree on.
+
+    Parameters
+    ----------
+    positions
+        (N, d) world positions in the moving image, LPS mm.
+    spread
+        (N,) median distance of the votes from there, mm: small where the neighbourhood was found in one piece.
+    """
+
+    positions: FloatArray
+    spread: FloatArray
+
+
+def vote(
+    fixed: Features,
+    points: ArrayLike,
+    moving: Features,
+    *,
+    prediction: Prediction,
+    matrix: FloatArray,
+) -> Votes:
+    """Match points and their neighbours, and let them vote where the points are.
+
+    A neighbour at offset o of a point that is found at m votes for m - matrix o. The votes' geometric median
+    (Weiszfeld 1937), weighted by similarity, stays with the majority where some neighbours are matched wrongly.
+    Arg-max alone does not keep neighbours together; this does, and without a fitted field.
+
+    Parameters
+    ----------
+    fixed, moving
+        Features of the two images.
+    points
+        (N, d) world points of the fixed image, LPS mm.
+    prediction
+        Where the points themselves are expected in the moving image.
+    matrix
+        (d, d) linear part of the map from fixed to moving that is expected around the points.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    n, ndim = points.shape
+    if len(prediction.positions) != n:
+        raise InputError(f"{n} points need as many predictions, got {len(prediction.positions)}")
+    offsets = np.concatenate([np.zeros((1, ndim)), _REACH * _directions(ndim)])
+    moved = offsets @ np.asarray(matrix, dtype=np.float64).T
+    around = (points[:, None] + offsets).reshape(-1, ndim)
+    expected = (prediction.positions[:, None] + moved).reshape(-1, ndim)
+    found = find(
+        interpolate(fixed, around),
+        moving,
+        prediction=Prediction(expected, prediction.radius, prediction.penalty),
+        coarse=True,
+    )
+    votes = found.positions.reshape(n, -1, ndim) - moved
+    weight = np.maximum(found.similarity, 0.05).reshape(n, -1) ** _SHARPNESS
+    weight *= _in_body(fixed, around).reshape(n, -1)
+    weight[:, 0] = np.maximum(_OWN * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
+    middle = _geometric_median(votes, weight)
+    return Votes(middle, np.median(np.linalg.norm(votes - middle[:, None], axis=2), axis=1))
+
+
+def _in_body(source: Features, points: FloatArray) -> FloatArray:
+    index = np.round(source.grid.world_to_index(points)).astype(int)
+    return (rows_at(source, torch.as_tensor(index, device=source.device)) >= 0).cpu().numpy()
+
+
+def _geometric_median(votes: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return the weighted geometric medians (N, d) of votes (N, K, d)."""
+
+    def mean(some: FloatArray) -> FloatArray:
+        return np.einsum("nk,nkd->nd", some, votes) / some.sum(axis=1, keepdims=True)
+
+    middle = mean(weight)
+    for _ in range(_ROUNDS):
+        middle = mean(weight / (np.linalg.norm(votes - middle[:, None], axis=2) + _SOFT))
+    return middle
+
+
+def _directions(ndim: int) -> FloatArray:
+    """Return unit vectors (K, d) spread evenly: on a circle, or on a sphere along a golden spiral."""
+    step = np.arange(_COUNT) + 0.5
+    if ndim == 2:
+        angle = 2 * np.pi * step / _COUNT
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    height = 1 - 2 * step / _COUNT
+    angle = np.pi * (1 + 5**0.5) * step
+    ring = np.sqrt(1 - height**2)
+    return np.stack([ring * np.cos(angle), ring * np.sin(angle), height], axis=1)
