@@ -124,7 +124,8 @@ def main() -> None:
                         score.append(samreg.match(embeddings[fixed], positions[fixed], target).reliability)
                         outside.append(~part.grid.contains(positions[moving]))
         outside, score = np.concatenate(outside), np.concatenate(score)
-        print(f"targets cut in half: {outside.sum()} of {len(outside)} landmarks lie outside, AUC {auc(-score, outside):.3f}")
+        lost = f"{outside.sum()} of {len(outside)} landmarks lie outside"
+        print(f"targets cut in half: {lost}, AUC {auc(-score, outside):.3f}")
 
 
 if __name__ == "__main__":

@@ -196,9 +196,8 @@ def guided_matches(
     left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
     expected = predict_locally(pairs.take(left < _WIDE[0]), fit.transform, points)
     votes = vote(fixed, points, moving, prediction=Prediction(expected, *_WIDE), matrix=fit.transform.matrix)
-    matches = match_points(
-        fixed, points, moving, prediction=Prediction(votes.positions, *_NARROW), home="anywhere", calibration=calibration
-    )
+    near = Prediction(votes.positions, *_NARROW)
+    matches = match_points(fixed, points, moving, prediction=near, home="anywhere", calibration=calibration)
     # votes are searched inside the image and cannot leave it; the prediction can
     return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""
 

@@ -66,7 +66,7 @@ def register(
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.
     engine
-        "ants" or "elastix"; the first that is installed unless given.
+        "ants", "elastix" or "torch"; the first that is installed unless given.
     transform
         "rigid", "affine" or "deformable".
     model
@@ -127,13 +127,14 @@ def register(
         "engine_options": {} if engine_options is None else dict(engine_options),
     }
     versions = {"samreg": importlib.metadata.version("samreg")}
-    start, found, body, notes, engine_log = None, None, None, (), ""
+    start, found, embeddings, body, notes, engine_log = None, None, None, None, (), ""
     with _threads(threads):
         if method != "registration":
-            found, body, notes, options["model"] = _seed(
+            found, embeddings, notes, options["model"] = _seed(
                 fixed, moving, masks, model=model, transform=transform, device=device, seed=seed, clock=clock
             )
             versions["torch"] = importlib.metadata.version("torch")
+            body = _body(embeddings[0])
             if not found:
                 return RegistrationResult(
                     fixed,
@@ -151,6 +152,8 @@ def register(
         if backend is None:
             result = start
         else:
+            # a turned image was embedded as it lies; only its seed is in the right pose
+            own = {"embeddings": None if notes else embeddings, "device": device} if backend.uses_embeddings else {}
             with clock("registration"):
                 outcome = backend.register(
                     _working(fixed, spacing),
@@ -163,6 +166,7 @@ def register(
                     threads=threads,
                     verbose=verbose,
                     options=engine_options,
+                    **own,
                 )
             result, engine_log = outcome.transform, outcome.log
             versions[backend.name] = outcome.version
@@ -194,8 +198,8 @@ def _seed(
     device: str,
     seed: int,
     clock: _Clock,
-) -> tuple[Any, Image, tuple[str, ...], str]:
-    """Embed both images and return the seed, the fixed body, notes for the user, and the model's name."""
+) -> tuple[Any, tuple[Any, Any], tuple[str, ...], str]:
+    """Embed both images and return the seed, the embeddings, notes for the user, and the model's name."""
     from samreg.embedding import DEFAULT_MODEL, load_model
     from samreg.seeding import seed_any_orientation
 
@@ -214,8 +218,11 @@ def _seed(
             transform=transform,
             seed=seed,
         )
-    body = Image(fixed_embedding.body.astype(np.uint8), fixed_embedding.local_grid, "body")
-    return found, body, notes, fixed_embedding.model
+    return found, (fixed_embedding, moving_embedding), notes, fixed_embedding.model
+
+
+def _body(embedding: Any) -> Image:
+    return Image(embedding.body.astype(np.uint8), embedding.local_grid, "body")
 
 
 def _on_one_grid(transform: Transform, grid: Grid) -> Transform:

@@ -1,7 +1,7 @@
 """Calibrate a trained model's reliability: ``python calibrate.py IMAGES WEIGHTS OUTPUT PAIRS [--name NAME]``.
 
-PAIRS is a text file with two volume names per line, fixed and moving; some should overlap only in part, for matches that
-lead out of the image. OUTPUT is the model as it is shipped: the weights with the coefficients beside them.
+PAIRS is a text file with two volume names per line, fixed and moving; some should overlap only in part, for matches
+that lead out of the image. OUTPUT is the model as it is shipped: the weights with the coefficients beside them.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def register(
         typer.Option(metavar="hybrid|embedding|registration", help="The engine seeded by embeddings, or either alone."),
     ] = "hybrid",
     engine: Annotated[
-        str | None, typer.Option(metavar="ants|elastix", help="Registration engine.", show_default="first installed")
+        str | None,
+        typer.Option(metavar="ants|elastix|torch", help="Registration engine.", show_default="first installed"),
     ] = None,
     transform: Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")] = "deformable",
     model: Model = None,

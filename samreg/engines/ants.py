@@ -76,6 +76,7 @@ class AntsEngine:
     """
 
     name = "ants"
+    uses_embeddings = False
 
     def register(
         self,

@@ -50,9 +50,16 @@ class EngineResult:
 
 
 class Engine(Protocol):
-    """An intensity-based registration method."""
+    """An intensity-based registration method.
+
+    Attributes
+    ----------
+    uses_embeddings
+        Whether ``register`` also takes ``embeddings``, a pair of :class:`samreg.embedding.Embedding`, and ``device``.
+    """
 
     name: str
+    uses_embeddings: bool
 
     def register(
         self,
@@ -113,6 +120,7 @@ class _Entry(NamedTuple):
 _ENGINES = {
     "ants": _Entry("antspyx", "antspyx", "samreg.engines.ants", "AntsEngine"),
     "elastix": _Entry("itk-elastix", '"samreg[elastix]"', "samreg.engines.elastix", "ElastixEngine"),
+    "torch": _Entry("torch", "torch", "samreg.engines.torch_engine", "TorchEngine"),
 }
 
 

@@ -87,6 +87,7 @@ class ElastixEngine:
     """
 
     name = "elastix"
+    uses_embeddings = False
 
     def register(
         self,

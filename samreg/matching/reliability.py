@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 
 from samreg.spatial.grid import FloatArray
 
-
 _LANDMARK = "landmark_"
 _DEEP = 30.0  # mm inside or outside the image, beyond which it makes no difference
 

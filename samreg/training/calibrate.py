@@ -37,7 +37,7 @@ def calibrate(
 ) -> dict[str, float]:
     """Fit the reliability of a model to its matches between training volumes.
 
-    A match is right within `tolerance` of the smooth map through the consistent matches, where that map can be
+    A match is right within `tolerance` of a registration that starts from the consistent matches, where that can be
     trusted; any match is wrong where the map leads out of the other image.
 
     Parameters
@@ -62,10 +62,13 @@ def calibrate(
         When no pair gives a map.
     """
     paths = {path.name.split(".")[0]: path for path in list_images(images)}
-    embeddings = {name: model.embed(as_image(paths[name])) for name in sorted({n for pair in pairs for n in pair})}
+    loaded = {name: as_image(paths[name]) for name in sorted({n for pair in pairs for n in pair})}
+    embeddings = {name: model.embed(image) for name, image in loaded.items()}
     plain, guided = [], []
     for fixed, moving in pairs:
-        fitted = fit_map(embeddings[fixed], embeddings[moving], seed=seed)
+        fitted = fit_map(
+            embeddings[fixed], embeddings[moving], images=(loaded[fixed], loaded[moving]), seed=seed
+        )
         if fitted is not None:
             for parts, search in ((plain, False), (guided, True)):
                 parts.append(known_errors(embeddings[fixed], embeddings[moving], fitted, guided=search))

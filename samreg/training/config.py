@@ -132,8 +132,8 @@ class TrainingConfig:
             raise InputError(f"patch {self.patch} must be multiples of 4 voxels and at least 24")
         if min(self.cross_fraction, self.reshaped_fraction) < 0 or self.cross_fraction + self.reshaped_fraction > 1:
             raise InputError(
-                f"cross_fraction {self.cross_fraction} and reshaped_fraction {self.reshaped_fraction} must be 0 or more "
-                "and make at most 1 together"
+                f"cross_fraction {self.cross_fraction} and reshaped_fraction {self.reshaped_fraction} must be 0 or "
+                "more and make at most 1 together"
             )
         for name in ("steps", "points", "candidates", "patches", "save_every"):
             if getattr(self, name) < 1:

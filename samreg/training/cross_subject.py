@@ -1,7 +1,8 @@
 """Positive pairs of different people: smooth maps between training volumes, found by the model so far.
 
-Each map is seeded by embedding matches, made smooth by a robust affine and a displacement field, and trusted
-only where matches that return to where they started agree with it.
+Each map is seeded by embedding matches, made smooth by a robust affine and a displacement field, refined by the
+torch engine on intensities and embeddings, and trusted only where matches that return to where they started agree
+with it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from samreg.matching.search import Prediction
 from samreg.seeding.affine import fit_affine
 from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
-from samreg.spatial import Grid, Transform, as_image, compose
+from samreg.spatial import Grid, Image, Transform, as_image, compose, resample_spacing
 from samreg.spatial.files import atomic_path
 from samreg.training.data import SPACING, Map, Pair, Volume, list_images, sample
 
@@ -41,6 +42,7 @@ _KNOTS = 32.0  # mm, between the knots of the field
 _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it
+_ENGINE_OPTIONS = {"levels": (8.0, 4.0), "iterations": (30, 15)}
 _REACH = 16.0  # mm over which a match speaks for its surroundings
 _LEAST_SHARE = 0.2  # of the matches must agree with the field, or the pair is dropped
 
@@ -86,6 +88,7 @@ def build_maps(
     output: str | os.PathLike[str],
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
+    refine: bool = True,
     seed: int = 0,
 ) -> list[Path]:
     """Match training volumes with each other and store the maps that can be trusted.
@@ -100,6 +103,8 @@ def build_maps(
         Folder for the maps, one ``FIXED--MOVING.npz`` each; give it as `TrainingConfig.cross_subject`.
     pairs : sequence of (str, str), optional
         Names of the volumes to match, fixed and moving; all ordered pairs unless given.
+    refine : bool
+        Register each pair from its matches; without, the matches alone make the map, in half the time.
     seed : int
         Of the robust fits.
 
@@ -113,14 +118,15 @@ def build_maps(
     paths = {path.name.split(".")[0]: path for path in list_images(images)}
     if pairs is None:
         pairs = [(a, b) for a in paths for b in paths if a != b]
-    needed = {name for pair in pairs for name in pair}
-    embeddings = {name: model.embed(as_image(paths[name])) for name in sorted(needed)}
+    images_by_name = {name: as_image(paths[name]) for name in sorted({n for pair in pairs for n in pair})}
+    embeddings = {name: model.embed(image) for name, image in images_by_name.items()}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
     written = []
     for fixed, moving in pairs:
         fitted = fit_map(
             embeddings[fixed], embeddings[moving], fixed_features=prepared[fixed],
             moving_features=prepared[moving], seed=seed,
+            images=(images_by_name[fixed], images_by_name[moving]) if refine else None,
         )  # fmt: skip
         if fitted is None or fitted.share < _LEAST_SHARE:
             logger.info("%s -- %s: dropped (%s)", fixed, moving, "no map" if fitted is None else f"{fitted.share:.2f}")
@@ -138,9 +144,13 @@ def fit_map(
     *,
     fixed_features: Features | None = None,
     moving_features: Features | None = None,
+    images: tuple[Image, Image] | None = None,
     seed: int = 0,
 ) -> FittedMap | None:
-    """Fit a smooth map, fixed to moving, to the matches of two embeddings; None where they do not agree."""
+    """Fit a smooth map, fixed to moving, to the matches of two embeddings; None where they do not agree.
+
+    Where the images are given, they refine the map before it is judged by the matches found around it.
+    """
     f = features(fixed) if fixed_features is None else fixed_features
     m = features(moving) if moving_features is None else moving_features
     calibration = Calibration.from_mapping(fixed.calibration)
@@ -165,8 +175,24 @@ def fit_map(
         except InputError:
             return None
         current = compose(field, fit.transform)
+    if images is not None:
+        current = _refined(*images, (fixed, moving), current)
+        expected = current.transform_points(points)
+        seen = moving.image_grid.contains(expected, margin=4.0)
+        if seen.sum() < 50:
+            return None
+        prediction = Prediction(expected[seen], *_PASSES[-1])
+        matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
     miss = np.linalg.norm(current.transform_points(matches.fixed) - matches.moving, axis=1)
     return FittedMap(current, matches, (matches.cycle_error < _CYCLE) & (miss < _AGREEMENT))
+
+
+def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
+    from samreg.engines import get_engine
+
+    fixed, moving = (resample_spacing(image, SPACING) for image in (fixed, moving))
+    engine = get_engine("torch")
+    return engine.register(fixed, moving, start=start, embeddings=embeddings, options=_ENGINE_OPTIONS).transform
 
 
 def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> list[Pair]:

@@ -112,7 +112,8 @@ def train(config: TrainingConfig) -> Path:
             if rank == 0 and (step % config.save_every == 0 or step == config.steps):
                 _save(output, step, network, average, optimizer, config)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
-                errors = synthetic_errors(as_model(average), [pair.fixed for pair in pools[0][0][:2]], views=config.views)
+                some = [pair.fixed for pair in pools[0][0][:2]]
+                errors = synthetic_errors(as_model(average), some, views=config.views)
                 logger.info("step %d: synthetic matching, mean / median / 95 %%: %s", step, summary(errors))
     if world > 1:
         dist.destroy_process_group()

@@ -13,10 +13,12 @@ from samreg.embedding.compact import CompactNetwork, _blocks
 from samreg.embedding.inference import embed_volume
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
+from samreg.matching import Calibration
 from samreg.spatial import Grid, Image
 from samreg.training.augment import draw_view
+from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig, ViewConfig
-from samreg.training.cross_subject import load_pairs, reshaped
+from samreg.training.cross_subject import build_maps, load_pairs, reshaped
 from samreg.training.data import Map, Pair, Volume, load_volumes, sample
 from samreg.training.loop import learning_rate, train
 from samreg.training.losses import info_nce, sample_embedding
@@ -267,6 +269,44 @@ def test_views_are_deep_enough_for_bfloat16(volumes, config):
     for _ in range(5):
         drawn = draw_sample([Pair(v, v) for v in volumes], flat, generator)
         assert min(-(-n // 8) for view in drawn.views for n in view.coarse.shape[2:]) >= 3
+
+
+@pytest.fixture(scope="module")
+def two_visits(tmp_path_factory):
+    """One body, and the same seen from 40 mm further up, 12 mm to the side."""
+    folder = tmp_path_factory.mktemp("visits")
+    body = synthetic_body(0).astype(np.int16)
+    for name, array, origin in (("first", body, 0.0), ("second", body[20:], 12.0)):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((2.0, 2.0, 2.0))
+        image.SetOrigin((origin, 0.0, 0.0))
+        sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+    return folder
+
+
+def test_maps_are_built_and_refined(two_visits, tmp_path):
+    """The way from one view of a body to another is a known shift, where both show it."""
+    (path,) = build_maps(two_visits, load_model("mind"), tmp_path, pairs=[("second", "first")])
+    (pair,) = load_pairs(tmp_path, load_volumes(two_visits, CPU))
+    assert path.name == "second--first.npz"
+    assert not pair.exact
+    points = pair.fixed.body
+    matches, trust = pair.match(points)
+    # 40 mm of the first view are missing at the bottom of the second, whose own frame starts there
+    error = (matches - points - torch.tensor([0.0, 0.0, 40.0])).norm(dim=1)[trust > 0.6]
+    assert len(error) > 200
+    assert error.median() < 4
+
+
+def test_calibration_gives_both_kinds_of_coefficients(two_visits):
+    values = calibrate(two_visits, load_model("mind"), [("second", "first"), ("first", "second")])
+    plain, landmarks = (Calibration.from_mapping(values, landmarks=some) for some in (False, True))
+    assert set(values) == {*plain.as_dict(), *landmarks.as_dict(landmarks=True)}
+    assert plain(0.9, 1.0) > plain(0.5, 60.0)
+    # the first view shows 40 mm that the second does not: what is expected there cannot be right
+    assert landmarks(0.9, 1.0, spread=1.0, depth=30.0) > landmarks(0.5, 60.0, spread=30.0, depth=-30.0)
+    with pytest.raises(InputError, match="no CT volumes"):
+        calibrate(two_visits / "none", load_model("mind"), [])
 
 
 def test_organs_return_to_themselves(volumes):

@@ -1,0 +1,98 @@
+"""Options of the torch engine, and what its presets stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from samreg.errors import InputError
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"levels": (8.0,), "iterations": (25,), "search_radius": 0.0},
+    "default": {"levels": (8.0, 4.0), "iterations": (40, 30), "search_radius": 24.0},
+    "accurate": {"levels": (8.0, 4.0, 2.0), "iterations": (80, 60, 20), "search_radius": 32.0},
+}
+_SIMILARITIES = ("lncc", "mind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOptions:
+    """Options of the torch engine; None leaves the choice to the preset.
+
+    Parameters
+    ----------
+    preset
+        "fast", "default" or "accurate".
+    levels
+        Voxel sizes at which the images are compared, coarsest first, mm.
+    iterations
+        Most iterations of each level.
+    search_radius
+        How far the discrete search looks for matching embeddings around the start, mm; 0 leaves it out. It needs
+        embeddings.
+    search_step
+        Distance of the places it tries, mm.
+    similarity
+        "lncc", local cross-correlation in windows of `window_voxels`, or "mind", MIND-SSC.
+    window_voxels
+        Width of the correlation windows, voxels of the level.
+    image_weight
+        Of the image similarity, which is 0 for a perfect match and about 1 for none.
+    embedding_weight
+        Of one minus the mean dot product of the embeddings.
+    bending_weight
+        Of the mean squared second derivative of the velocity, mm^2: what a velocity that bends by 1 / mm costs.
+    diffusion_weight
+        Of the mean squared first derivative of the velocity, which has no unit.
+    learning_rate
+        Of Adam, mm a step.
+    tolerance
+        A level stops when its loss improves by less than this share over ten iterations.
+    affine_iterations
+        Most iterations of each level of the rigid and affine stages.
+    window
+        Intensities are clipped to this range, HU; None keeps them (MR).
+    """
+
+    preset: Literal["fast", "default", "accurate"] = "default"
+    levels: tuple[float, ...] | None = None
+    iterations: tuple[int, ...] | None = None
+    search_radius: float | None = None
+    search_step: float = 8.0
+    similarity: Literal["lncc", "mind"] = "lncc"
+    window_voxels: int = 6
+    image_weight: float = 1.0
+    embedding_weight: float = 1.0
+    bending_weight: float = 20.0
+    diffusion_weight: float = 0.2
+    learning_rate: float = 0.8
+    tolerance: float = 0.002
+    affine_iterations: int = 60
+    window: tuple[float, float] | None = (-1000.0, 600.0)
+
+    def __post_init__(self) -> None:
+        if self.preset not in _PRESETS:
+            raise InputError(f"unknown preset {self.preset!r}; choose one of {', '.join(_PRESETS)}")
+        if self.similarity not in _SIMILARITIES:
+            raise InputError(f"unknown similarity {self.similarity!r}; choose one of {', '.join(_SIMILARITIES)}")
+        levels, iterations = self.levels, self.iterations
+        if (levels is None) != (iterations is None) or (levels is not None and len(levels) != len(iterations or ())):
+            raise InputError(f"give levels and iterations together, one of each a level; got {levels}, {iterations}")
+        if levels is not None and (not levels or min(levels) <= 0 or list(levels) != sorted(levels, reverse=True)):
+            raise InputError(f"levels must be voxel sizes in mm, coarsest first, got {levels}")
+        if iterations is not None and min(iterations) < 0:
+            raise InputError(f"iterations must be at least 0, got {iterations}")
+        if self.window_voxels < 2:
+            raise InputError(f"window_voxels must be at least 2, got {self.window_voxels}")
+        for name in ("search_radius", "image_weight", "embedding_weight", "bending_weight", "diffusion_weight"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"{name} must be at least 0, got {value}")
+        for name in ("search_step", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def resolved(self) -> TorchOptions:
+        """Return the options with the preset's choices filled in."""
+        chosen = _PRESETS[self.preset]
+        return replace(self, **{f.name: chosen[f.name] for f in fields(self) if getattr(self, f.name) is None})

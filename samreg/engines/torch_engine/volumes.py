@@ -1,0 +1,49 @@
+"""Volumes of one extent at several resolutions, and sampling them; 2D and 3D alike.
+
+Every volume of a pair covers the same box, so that a point has one normalised position, -1 to 1 from border to
+border along x, y(, z), at every resolution. Displacements are in mm along the grid's axes, channel 0 along x.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samreg.spatial import Grid
+
+_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
+_MODES = {2: "bilinear", 3: "trilinear"}
+
+
+def pooled(volume: Tensor, size: int, *, stride: int | None = None) -> Tensor:
+    """Mean over windows of `size` voxels, (1, C, *shape)."""
+    return volume if size == 1 else _POOLS[volume.ndim - 2](volume, size, size if stride is None else stride)
+
+
+def resized(volume: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The volume (1, C, *shape) at another resolution of the same box, linearly."""
+    if tuple(volume.shape[2:]) == tuple(shape):
+        return volume
+    return F.interpolate(volume, size=tuple(shape), mode=_MODES[volume.ndim - 2], align_corners=False)
+
+
+def positions(shape: torch.Size | tuple[int, ...], device: torch.device) -> Tensor:
+    """Normalised positions (*shape, d) of the voxel centres, components (x, y(, z))."""
+    axes = [(torch.arange(n, device=device) + 0.5) * (2 / n) - 1 for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+
+
+def sampled(volume: Tensor, at: Tensor) -> Tensor:
+    """The volume (1, C, *shape) at normalised positions (*other, d), linearly, the border repeated outwards."""
+    return F.grid_sample(volume, at[None], padding_mode="border", align_corners=False)
+
+
+def moved(displacement: Tensor, extent: Tensor, at: Tensor) -> Tensor:
+    """Normalised positions (*shape, d) after a displacement (1, d, *shape) in mm; `extent` (d,) is the box in mm."""
+    return at + displacement[0].movedim(0, -1) * (2 / extent)
+
+
+def extent_of(grid: Grid, device: torch.device) -> Tensor:
+    """Size of the grid's box along its axes x, y(, z), mm."""
+    return torch.tensor(grid.extent, dtype=torch.float32, device=device)

@@ -1,0 +1,188 @@
+"""The torch engine: its parts against what is known exactly, starts, masks, embeddings, 2D, repeatability."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from samreg.embedding import Embedding
+from samreg.engines import get_engine
+from samreg.engines.base import make_options
+from samreg.engines.torch_engine import TorchOptions
+from samreg.engines.torch_engine.discrete import convex_search
+from samreg.engines.torch_engine.similarity import local_correlation
+from samreg.engines.torch_engine.velocity import exponential, roughness
+from samreg.engines.torch_engine.volumes import moved, positions, sampled
+from samreg.errors import InputError
+from samreg.spatial import Grid, Image, jacobian_determinant
+
+QUICK = {"levels": (8.0, 4.0), "iterations": (20, 10), "search_radius": 0.0}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return get_engine("torch")
+
+
+def smooth_noise(*shape: int, seed: int = 0, width: float = 3.0) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), width)
+    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("rigid", 2.0), ("affine", 1.5)])
+def test_unseeded_stages_honour_masks(engine, phantom, kind, limit):
+    hidden = np.zeros(phantom.moving.shape, bool)
+    hidden[:, :, 45:] = True
+    noise = np.random.default_rng(1).uniform(-1000, 600, phantom.moving.shape)
+    spoilt = phantom.moving.with_array(np.where(hidden, noise, phantom.moving.array))
+    mask = Image((~hidden).astype(np.uint8), phantom.moving.grid)
+    result = engine.register(phantom.fixed, spoilt, transform=kind, moving_mask=mask)
+    assert phantom.error(result.transform) < limit
+    assert result.version.startswith("torch ")
+    if kind == "rigid":
+        matrix = result.transform.matrix
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["affine", "deformable"])
+def test_zero_iterations_return_the_start(engine, phantom, transform, request):
+    start = request.getfixturevalue(f"{transform}_start")
+    none = {"levels": (8.0,), "iterations": (0,), "search_radius": 0.0, "affine_iterations": 0}
+    result = engine.register(phantom.fixed, phantom.moving, start=start, transform=transform, options=none)
+    wanted = start.transform_points(phantom.points)
+    assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
+def test_seeded_improves_without_folds_and_repeats(engine, phantom, deformable_start, similarity):
+    runs = [
+        engine.register(
+            phantom.fixed, phantom.moving, start=deformable_start, options={**QUICK, "similarity": similarity}
+        )
+        for _ in range(2)
+    ]
+    assert phantom.error(runs[0].transform) < 0.6 * phantom.error(deformable_start)
+    assert jacobian_determinant(runs[0].transform, phantom.fixed.grid).min() > 0
+    first, second = (run.transform.transform_points(phantom.points) for run in runs)
+    assert np.array_equal(first, second)
+
+
+def test_embeddings_alone_pull(engine, phantom, affine_start):
+    """Made-up embeddings that know the truth register images that are not looked at."""
+    rng = np.random.default_rng(0)
+    waves = rng.normal(size=(3, 16)) / 14
+
+    def embedding(image: Image, to_fixed) -> Embedding:
+        grid = image.grid.padded(8.0).with_spacing(4.0)
+        phase = to_fixed(grid.world_points().reshape(-1, 3)) @ waves
+        vectors = np.concatenate([np.cos(phase), np.sin(phase)], axis=1) / 4
+        local = torch.tensor(vectors.reshape(*grid.shape, -1)).movedim(-1, 0).half()
+        return Embedding(
+            local=local, local_grid=grid, global_=None, global_grid=None, body=np.ones(grid.shape, bool),
+            image_grid=image.grid, model="test@0",
+        )  # fmt: skip
+
+    pair = (
+        embedding(phantom.fixed, lambda points: points),
+        embedding(phantom.moving, phantom.truth.inverse().transform_points),
+    )
+    options = {**QUICK, "image_weight": 0.0, "search_radius": 16.0}
+    result = engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options, embeddings=pair)
+    assert phantom.error(result.transform) < 0.5 * phantom.error(affine_start)
+
+
+def test_two_dimensions(engine):
+    texture = smooth_noise(90, 110) * 1500 - 1000
+    fixed = Image.from_array(texture, origin=(10, 20), spacing=(2, 2), name="fixed")
+    moving = Image.from_array(texture, origin=(17, 14), spacing=(2, 2), name="moving")
+    points = fixed.grid.index_to_world(np.random.default_rng(0).uniform(20, 70, (50, 2)))
+    for transform in ("rigid", "deformable"):
+        result = engine.register(fixed, moving, transform=transform, options=QUICK)
+        error = np.linalg.norm(result.transform.transform_points(points) - points - [7, -6], axis=1)
+        assert error.mean() < 1
+
+
+def test_flow_of_the_negative_velocity_is_the_inverse():
+    torch.manual_seed(0)
+    velocity = torch.nn.functional.interpolate(torch.randn(1, 3, 4, 4, 4) * 12, size=(24, 24, 24), mode="trilinear")
+    extent = torch.tensor([192.0, 192.0, 192.0])
+    there, back = exponential(velocity, extent), exponential(-velocity, extent)
+    at = moved(there, extent, positions(there.shape[2:], there.device))
+    residual = (there + sampled(back, at))[0, :, 5:-5, 5:-5, 5:-5].norm(dim=0)
+    assert there.norm(dim=1).mean() > 5
+    assert residual.mean() < 0.4
+    constant = torch.full((1, 3, 8, 8, 8), 5.0)
+    assert torch.allclose(exponential(constant, extent), constant, atol=1e-4)
+
+
+def test_roughness_has_its_units():
+    """A displacement that grows by 0.1 mm a mm bends nowhere; a parabola bends alike everywhere."""
+    x = torch.arange(10.0) * 4
+    linear = torch.zeros(1, 3, 10, 10, 10)
+    linear[0, 0] = 0.1 * x
+    first, second = roughness(linear, torch.tensor([4.0, 4.0, 4.0]))
+    assert torch.isclose(first, torch.tensor(0.01 / 3))  # one of three components
+    assert second < 1e-10
+    bent = torch.zeros(1, 3, 10, 10, 10)
+    bent[0, 1] = 0.5 * 0.02 * x**2
+    assert torch.isclose(roughness(bent, torch.tensor([4.0, 4.0, 4.0]))[1], torch.tensor(0.02**2 / 3), rtol=1e-4)
+
+
+def test_local_correlation_ignores_linear_changes_of_intensity():
+    fixed = torch.from_numpy(smooth_noise(24, 24, 24))[None, None]
+    other = torch.from_numpy(smooth_noise(24, 24, 24, seed=1))[None, None]
+    ones = torch.ones_like(fixed)
+    loss = local_correlation(fixed, ones, window=6)
+    same, brighter, unlike, inverted = (float(loss(v, ones)) for v in (fixed, 0.5 + 0.8 * fixed, other, 1 - fixed))
+    assert same < brighter < 0.3 < 0.7 < unlike < inverted
+    assert float(loss(torch.where(ones > 0, 0.5, 0.0), ones)) == pytest.approx(1.0)
+
+
+def test_search_finds_a_shift():
+    torch.manual_seed(0)
+    vectors = torch.nn.functional.interpolate(torch.randn(1, 8, 8, 9, 10), size=(24, 27, 30), mode="trilinear")
+    vectors = torch.nn.functional.normalize(vectors, dim=1)
+    moving = vectors.roll((2, -1, 3), (2, 3, 4))
+    found = convex_search(
+        vectors, moving, torch.ones(1, 1, 24, 27, 30), spacing=torch.tensor([8.0, 8.0, 8.0]), radius=32.0, step=8.0
+    )
+    inner = found[0, :, 6:-6, 6:-6, 6:-6].mean(dim=(1, 2, 3))
+    assert torch.allclose(inner, torch.tensor([24.0, -8.0, 16.0]), atol=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "best"}, "fast, default, accurate"),
+        ({"similarity": "ssd"}, "lncc, mind"),
+        ({"levels": (4.0,)}, "levels and iterations together"),
+        ({"levels": (4.0, 8.0), "iterations": (1, 1)}, "coarsest first"),
+        ({"levels": (8.0,), "iterations": (-1,)}, "at least 0"),
+        ({"bending_weight": -1.0}, "bending_weight"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"window_voxels": 1}, "window_voxels"),
+    ],
+)
+def test_bad_options_name_the_remedy(options, message):
+    with pytest.raises(InputError, match=message):
+        make_options(TorchOptions, options)
+
+
+def test_presets_fill_what_is_left_open():
+    assert TorchOptions(preset="fast").resolved().levels == (8.0,)
+    assert TorchOptions(preset="fast", search_radius=16.0).resolved().search_radius == 16.0
+
+
+def test_grids_of_the_levels_fit_into_each_other():
+    from samreg.engines.torch_engine.engine import _box, _coarser
+
+    grid = Grid.make((41, 50, 63), origin=(5, 6, 7), spacing=2.0)
+    box = _box(grid)
+    assert all(n % 8 == 0 for n in box.shape)
+    assert box.contains(grid.padded(25.0).corners(), margin=0.01).all()
+    coarse = _coarser(box, 4)
+    np.testing.assert_allclose(coarse.extent, box.extent)
+    np.testing.assert_allclose(coarse.center, box.center)
