@@ -57,6 +57,15 @@ def test_hybrid_improves_on_the_embedding_and_inverts(hybrid, embedded, pair) ->
     assert abs(landmark_errors(hybrid, pair).mean() - landmark_errors(hybrid, pair, back=True).mean()) < 3.0
 
 
+def test_hybrid_with_the_torch_engine(embedded, pair) -> None:
+    result = samreg.register(pair.fixed.image, pair.moving.image, model=MODEL, engine="torch")
+    assert np.median(landmark_errors(result, pair)) < np.median(landmark_errors(embedded, pair))
+    assert result.quality["folding_percent"] == 0
+    assert result.quality["inverse_residual_p95_mm"] < 0.5
+    assert result.versions["torch"].startswith("torch ")
+    assert "search" in result.log  # the discrete search, which needs the embeddings, ran
+
+
 def test_inverse_is_true_inside_the_body(hybrid, pair) -> None:
     body = np.argwhere(pair.fixed.labels.array > 0)[::53, ::-1]
     points = pair.fixed.image.grid.index_to_world(body)

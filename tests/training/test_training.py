@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +108,23 @@ def test_training_lowers_loss_and_matching_error_and_resumes(config, volumes, tm
     columns = ("step", "loss", "local", "global", "learning_rate")
     resumed = read_log(tmp_path / "again" / "log.csv")
     assert [[row[c] for c in columns] for row in resumed] == [[row[c] for c in columns] for row in log]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(images, tmp_path):
+    """Started by torchrun, the processes share gradients; only one writes, and the log has each step once."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"images: {images}\noutput: run\nsteps: 3\npatches: 1\npatch: [24, 32, 32]\npoints: 64\ncandidates: 200\n"
+        "threads: 1\nnetwork: {fine: 16, coarse: [16, 32, 32], blocks: [1, 1, 1]}\n"
+        "views: {size: [32, 32, 40], crop: 0.7}\n"
+    )
+    samreg = Path(sys.executable).with_name("samreg")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", str(samreg)]
+    done = subprocess.run([*command, "train", str(path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in read_log(tmp_path / "run" / "log.csv")] == ["1", "2", "3"]
+    assert load_model(tmp_path / "run" / "weights.safetensors").embed
 
 
 class _Stop:
