@@ -66,7 +66,8 @@ def register(
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.
     engine
-        "ants", "elastix" or "torch"; the first that is installed unless given.
+        "ants", "elastix" or "torch". Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
+        first that is installed for a registration.
     transform
         "rigid", "affine" or "deformable".
     model
@@ -105,7 +106,7 @@ def register(
     _check_choice("method", method, METHODS)
     _check_choice("transform", transform, TRANSFORMS)
     _check_spacing(spacing)
-    backend = None if method == "embedding" else _choose_engine(engine)
+    backend = None if method == "embedding" else _choose_engine(engine, method)
     fixed, moving = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
     if fixed.ndim != moving.ndim:
         raise InputError(
@@ -244,14 +245,17 @@ def _working_spacing(image: Image, spacing: float) -> float:
     return max(float(spacing), float(image.spacing.min()))
 
 
-def _choose_engine(name: str | None) -> Engine:
-    """Return the engine of this name, or the first that is installed."""
+def _choose_engine(name: str | None, method: str) -> Engine:
+    """Return the engine of this name, or the one that suits the method best of those installed."""
     from samreg.engines import available_engines, get_engine
 
     present = available_engines()
     if name is None and not present:
         raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')
-    return get_engine(present[0] if name is None else name)
+    if name is None:
+        # it alone compares embeddings; without them the long-tried ones come first
+        name = "torch" if method == "hybrid" and "torch" in present else present[0]
+    return get_engine(name)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -40,7 +40,9 @@ def register(
     ] = "hybrid",
     engine: Annotated[
         str | None,
-        typer.Option(metavar="ants|elastix|torch", help="Registration engine.", show_default="first installed"),
+        typer.Option(
+            metavar="ants|elastix|torch", help="Registration engine.", show_default="torch for a hybrid, else ants"
+        ),
     ] = None,
     transform: Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")] = "deformable",
     model: Model = None,

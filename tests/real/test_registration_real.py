@@ -48,6 +48,16 @@ def test_inverse_is_true_inside_the_body(embedded) -> None:
     assert embedded.quality["folding_percent"] == 0
 
 
+def test_hybrid_brings_two_people_closer_than_the_embeddings_alone(images, landmarks, embedded) -> None:
+    x, y = landmarks
+    result = samreg.register(images[FIXED], images[MOVING])
+    assert result.options["engine"] == "torch"
+    hybrid, alone = (np.linalg.norm(r.transform_points(x, to="moving") - y, axis=1) for r in (result, embedded))
+    assert hybrid.mean() < alone.mean()
+    assert result.quality["folding_percent"] == 0
+    assert result.quality["inverse_residual_p95_mm"] < 0.5
+
+
 def test_match_finds_landmarks_of_another_person(images, landmarks) -> None:
     x, y = landmarks
     found = samreg.match(images[FIXED], x, images[MOVING])
