@@ -48,7 +48,7 @@ def demo(
         images, points = (
             " ".join(str(out / f"{name}{end}") for name in ("fixed", "moving")) for end in (".nii.gz", ".csv")
         )
-        say(f"samreg register {images} -o {out / 'again'} --landmarks {points}")
+        say(f"samreg register {images} -o {out / 'again'} --engine ants --landmarks {points}")
         say(f"{time.perf_counter() - start:.0f} s in all")
     if not (alone and hybrid):
         typer.secho(f"samreg: not registered: {alone.reason or hybrid.reason}", fg=typer.colors.RED, err=True)
