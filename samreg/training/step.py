@@ -123,7 +123,10 @@ class TrainingStep(nn.Module):
         places = [points[: config.points] for points in sample.matches]
         others = [points[: config.candidates] for points in sample.bodies]
         slack = sample.slack[: config.points]
-        at = [_around(e, p, f, 2 * COARSE, slack) for e, p, f in zip(embeddings, places, firsts, strict=True)]
+        shifts = _shifts(sample)
+        at = [
+            _around(e, p, f, 2 * COARSE, slack, shifts) for e, p, f in zip(embeddings, places, firsts, strict=True)
+        ]
         away = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, others, firsts, strict=True)]
         return _both_ways(
             at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + slack
@@ -136,7 +139,7 @@ class TrainingStep(nn.Module):
         places: list[list[Tensor]] = [[], []]
         away: list[list[Tensor]] = [[], []]
         others: list[list[Tensor]] = [[], []]
-        slacks = []
+        slacks, shifts = [], _shifts(sample)
         for k in range(config.patches):
             firsts = [
                 view.first + COARSE * starts[k].flip(0)
@@ -148,7 +151,7 @@ class TrainingStep(nn.Module):
             slacks.append(sample.slack[inside][:share])
             for i in range(2):
                 chosen = sample.matches[i][inside][:share]
-                at[i].append(_around(patches[i][k], chosen, firsts[i], COARSE, slacks[k]))
+                at[i].append(_around(patches[i][k], chosen, firsts[i], COARSE, slacks[k], shifts))
                 places[i].append(chosen)
                 near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i])][
                     : config.candidates // config.patches
@@ -199,12 +202,18 @@ def _slack(trust: Tensor, pair: Pair, config: TrainingConfig) -> Tensor:
     return config.cross_slack + (config.cross_doubt - config.cross_slack) * (1 - trust)
 
 
-def _around(embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: Tensor) -> Tensor:
-    """Unit vectors (N, K, C) at points (N, 3) and, where slack (N,) says they are inexact, around them."""
-    if not slack.any():
-        return sample_embedding(embedding, points, first, spacing)[:, None]
-    places = (points[:, None] + slack[:, None, None] * _AROUND.to(points.device)).reshape(-1, 3)
-    return sample_embedding(embedding, places, first, spacing).reshape(len(points), len(_AROUND), -1)
+def _shifts(sample: Sample) -> Tensor:
+    """Where around a match its point may lie (K, 3), for a slack of 1; only the match itself where all are exact."""
+    return (_AROUND if sample.slack.any() else _AROUND[:1]).to(sample.slack.device)
+
+
+def _around(
+    embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: Tensor, shifts: Tensor
+) -> Tensor:
+    """Unit vectors (N, K, C) at points (N, 3) and around them, as far as slack (N,) says they are inexact."""
+    places = points[:, None] + slack[:, None, None] * shifts
+    vectors = sample_embedding(embedding, places.reshape(-1, 3), first, spacing)
+    return vectors.reshape(len(points), len(shifts), embedding.shape[1])
 
 
 def _jittered(body: Tensor, generator: torch.Generator) -> Tensor:

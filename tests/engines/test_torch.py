@@ -14,8 +14,8 @@ from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.similarity import local_correlation
 from samreg.engines.torch_engine.velocity import exponential, roughness
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
-from samreg.errors import InputError
-from samreg.spatial import Grid, Image, jacobian_determinant
+from samreg.errors import EngineError, InputError
+from samreg.spatial import AffineTransform, Grid, Image, jacobian_determinant
 
 QUICK = {"levels": (8.0, 4.0), "iterations": (20, 10), "search_radius": 0.0}
 
@@ -54,6 +54,12 @@ def test_zero_iterations_return_the_start(engine, phantom, transform, request):
     result = engine.register(phantom.fixed, phantom.moving, start=start, transform=transform, options=none)
     wanted = start.transform_points(phantom.points)
     assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
+
+
+def test_a_start_that_shows_too_little_is_refused(engine, phantom):
+    away = AffineTransform(phantom.truth.matrix, phantom.truth.translation + [0.0, 0.0, 112.0])
+    with pytest.raises(EngineError, match="less than 15%"):
+        engine.register(phantom.fixed, phantom.moving, start=away, transform="affine")
 
 
 @pytest.mark.parametrize("similarity", ["lncc", "mind"])

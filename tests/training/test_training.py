@@ -273,6 +273,23 @@ def test_reshaped_volume_matches_the_original(volumes):
     assert np.corrcoef(seen, expected)[0, 1] > 0.9
 
 
+def test_inexact_matches_in_only_some_patches(volumes, config):
+    """A patch without matches goes beside one whose matches may lie anywhere around them."""
+    config = replace(config, patches=2)
+    shift = torch.zeros(1, 3, 20, 22, 24)
+    pair = Pair(volumes[0], volumes[0], Map(shift, torch.full((1, 1, 20, 22, 24), 0.6), 8.0), exact=False)
+    drawn = draw_sample([pair], config, torch.Generator().manual_seed(0))
+    assert drawn.slack.min() > config.cross_slack
+    # all matches in one corner: the patch that does not hold it has none
+    corner = [starts[:1] + [torch.zeros(3, dtype=torch.long)] for starts in drawn.starts]
+    near = (drawn.matches[0] - drawn.matches[0][0]).norm(dim=1) < 30
+    drawn = replace(
+        drawn, matches=tuple(m[near] for m in drawn.matches), slack=drawn.slack[near], starts=tuple(corner)
+    )
+    results = TrainingStep(CompactNetwork(**NETWORK), config)(drawn)
+    assert all(torch.isfinite(value) for value in results.values())
+
+
 def test_folded_maps_are_not_trusted(volumes):
     shape = (12, 12, 12)
     shift = torch.zeros(1, 3, *shape)

@@ -80,9 +80,13 @@ def register_affine(
                 raise EngineError(f"no start lays {moving.label} over {fixed.label}; give a start")
         refined = [level.refine(base, kind, iterations, tolerance) for base in candidates]
         best = min(range(len(refined)), key=lambda i: refined[i][1])
+        if not np.isfinite(refined[best][1]):
+            raise EngineError(
+                f"the start shows less than {_LEAST_SEEN:.0%} of {fixed.label} in {moving.label}; give another start"
+            )
         # the runners-up are followed through the second level
         candidates = [r[0] for r in refined] if depth == 0 else [refined[best][0]]
-    matrix = candidates[0].double().cpu().numpy()
+    matrix = candidates[0].cpu().double().numpy()
     return AffineTransform.about(centre, matrix[:, :-1], matrix[:, -1] * radius)
 
 
