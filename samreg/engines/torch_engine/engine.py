@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from samreg.engines.torch_engine.similarity import Loss, local_correlation, squa
 from samreg.engines.torch_engine.velocity import exponential, roughness
 from samreg.engines.torch_engine.volumes import extent_of, moved, pooled, positions, resized, sampled
 from samreg.errors import InputError
-from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Transform, compose, resample
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Transform, compose, resample, resample_spacing
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -104,6 +105,8 @@ class TorchEngine:
                 start = affine if start is None else compose(affine, start)
             if transform != "deformable":
                 return EngineResult(start, report.text, version)
+            assert settings.levels is not None
+            fixed, moving = (_no_finer(image, settings.levels[-1]) for image in (fixed, moving))
             pair = prepare(
                 fixed, moving, start=start, fixed_mask=fixed_mask, moving_mask=moving_mask, window=settings.window
             )
@@ -130,79 +133,70 @@ def _register_velocity(
     assert options.levels is not None
     assert options.iterations is not None
     assert options.search_radius is not None
-    grid = _box(fixed.grid)
-    images = [_on(grid, image, 0.0, "linear", device) for image in (fixed, moving)]
+    box = _box(fixed.grid)
+    images = [_on(box.grid, image, 0.0, "linear", device) for image in (fixed, moving)]
     scale = 1 / max(float(image.max()) for image in images)
     images = [image * scale for image in images]
     ones = [image.with_array(np.ones(image.shape, np.uint8)) for image in (fixed, moving)]
     weight, seen = (
-        _on(grid, one if mask is None else mask, 0.0, "nearest", device)
+        _on(box.grid, one if mask is None else mask, 0.0, "nearest", device)
         for one, mask in zip(ones, (fixed_mask, moving_mask), strict=True)
     )
-    extent = extent_of(grid, device)
-    coarse = _factor(grid, _COARSE)
-    velocity = torch.zeros(1, grid.ndim, *(n // coarse for n in grid.shape), device=device)
-    spacing = torch.tensor(grid.spacing * coarse, dtype=torch.float32, device=device)
+    extent = extent_of(box.grid, device)
+    coarse = _coarser(box.grid, box.factor)
+    velocity = torch.zeros(1, coarse.ndim, *coarse.shape, device=device)
 
     alike = None
     if embeddings is not None and (options.embedding_weight > 0 or options.search_radius > 0):
-        vectors, present = _embedded(embeddings, start, _coarser(grid, coarse), device)
-        present[0] = present[0] * pooled(weight, coarse)
-        alike = squared_distance(vectors[0], present[0])
+        vectors, present = _embedded(embeddings, start, coarse, device)
+        present[0] = present[0] * pooled(weight, box.factor)
         if options.search_radius > 0:
             velocity = convex_search(
-                vectors[0], vectors[1], present[0],
-                spacing=spacing, radius=options.search_radius, step=options.search_step,
-            )  # fmt: skip
+                *vectors, present[0], extent=extent, radius=options.search_radius, step=options.search_step
+            )
             report(f"search: displacement of {float(velocity.norm(dim=1).mean()):.1f} mm on average")
+        if options.embedding_weight > 0:
+            alike = _Alike(vectors, present, extent)
     for size, most in zip(options.levels, options.iterations, strict=True):
-        factor = _factor(grid, size)
+        factor = _factor(box.grid, size)
         reduced = [pooled(v, factor) for v in (*images, weight, seen)]
-        compare, compared = _comparison(reduced, options)
+        compare = _compared(reduced, box.inner(factor), extent, options)
+        velocity = resized(velocity, [n // min(2 * factor, box.block) for n in box.grid.shape])
         velocity = _optimised(
-            velocity, compare, compared, reduced[3],
-            alike=alike, vectors=None if alike is None else (vectors[1], present[1]),
-            extent=extent, spacing=spacing, iterations=most, options=options, report=report,
-            name=f"{size:g} mm",
+            velocity, compare, alike,
+            extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
         )  # fmt: skip
     displacement = exponential(velocity, extent)[0].movedim(0, -1)
     # from the grid's axes to the world's
-    world = displacement @ torch.tensor(grid.direction.T, dtype=torch.float32, device=device)
-    return DisplacementField(world.cpu().numpy(), _coarser(grid, coarse))
+    world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
+    return DisplacementField(world.cpu().numpy(), _coarser(box.grid, box.grid.shape[0] // velocity.shape[2]))
 
 
 def _optimised(
     velocity: Tensor,
-    compare: Loss,
-    moving: Tensor,
-    seen: Tensor,
+    compare: Callable[[Tensor], Tensor],
+    alike: Callable[[Tensor], Tensor] | None,
     *,
-    alike: Loss | None,
-    vectors: tuple[Tensor, Tensor] | None,
     extent: Tensor,
-    spacing: Tensor,
     iterations: int,
     options: TorchOptions,
     report: _Log,
     name: str,
 ) -> Tensor:
-    """Return the velocity of least loss at one level."""
+    """Return the velocity of least loss at one level; the parts of the loss take a displacement."""
     velocity = velocity.detach().clone().requires_grad_(True)
+    spacing = extent / torch.tensor(velocity.shape[:1:-1], device=extent.device)
     optimizer = torch.optim.Adam([velocity], lr=options.learning_rate, betas=(0.9, 0.99))
-    here, there = (positions(v.shape[2:], v.device) for v in (velocity, moving))
     best, lowest, history = velocity.detach().clone(), np.inf, []
     for number in range(iterations + 1):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * (0.1 + 0.45 * (1 + np.cos(np.pi * number / (iterations + 1))))
         displacement = exponential(velocity, extent)
-        at = moved(resized(displacement, there.shape[:-1]), extent, there)
-        inside = (at.abs() <= 1).all(dim=-1)[None, None].float()
         first, second = roughness(velocity, spacing)
         loss = options.diffusion_weight * first + options.bending_weight * second
-        loss = loss + options.image_weight * compare(sampled(moving, at), sampled(seen, at) * inside)
-        if alike is not None and vectors is not None and options.embedding_weight > 0:
-            at = moved(displacement, extent, here)
-            loss = loss + options.embedding_weight * alike(sampled(vectors[0], at), sampled(vectors[1], at))
+        loss = loss + options.image_weight * compare(displacement)
+        if alike is not None:
+            loss = loss + options.embedding_weight * alike(displacement)
         value = float(loss.detach())
         if value < lowest:
             best, lowest = velocity.detach().clone(), value
@@ -219,17 +213,58 @@ def _optimised(
     return best
 
 
-def _comparison(volumes: list[Tensor], options: TorchOptions) -> tuple[Loss, Tensor]:
-    """The image loss and what of the moving image it is given."""
-    fixed, moving, weight, _ = volumes
+def _compared(
+    volumes: list[Tensor], inner: tuple[slice, ...], extent: Tensor, options: TorchOptions
+) -> Callable[[Tensor], Tensor]:
+    """The image loss of a displacement; compared where the fixed image lies, `inner` of the box."""
+    fixed, moving, weight, seen = volumes
+    shape, here = fixed.shape[2:], (..., *inner)
+    at = positions(shape, fixed.device)[inner]
     if options.similarity == "lncc":
-        return local_correlation(fixed, weight, window=options.window_voxels), moving
-    from samreg.embedding.mind import mind_ssc
+        loss: Loss = local_correlation(fixed[here], weight[here], window=options.window_voxels)
+    else:
+        from samreg.embedding.mind import mind_ssc
 
-    if fixed.ndim != 5:
-        raise InputError('similarity "mind" is 3D only; use "lncc"')
-    features = [F.normalize(mind_ssc(v[0, 0])[None], dim=1) for v in (fixed, moving)]
-    return squared_distance(features[0], weight), features[1]
+        if fixed.ndim != 5:
+            raise InputError('similarity "mind" is 3D only; use "lncc"')
+        fixed, moving = (F.normalize(mind_ssc(v[0, 0])[None], dim=1) for v in (fixed, moving))
+        loss = squared_distance(fixed[here], weight[here])
+    both = torch.cat([moving, seen], dim=1)
+
+    def compare(displacement: Tensor) -> Tensor:
+        there = moved(resized(displacement, shape)[here], extent, at)
+        inside = (there.abs() <= 1).all(dim=-1)[None, None]
+        values = sampled(both, there)
+        return loss(values[:, :-1], values[:, -1:] * inside)
+
+    return compare
+
+
+class _Alike:
+    """The embedding loss of a displacement, at every second voxel of the fixed image's embedding."""
+
+    def __init__(self, vectors: list[Tensor], present: list[Tensor], extent: Tensor) -> None:
+        shape = vectors[0].shape[2:]
+        odd = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")).sum(dim=0) % 2
+        index = ((present[0][0, 0] > 0) & (odd == 0).to(present[0].device)).nonzero(as_tuple=True)
+        self.at = positions(shape, extent.device)[index]  # (N, d)
+        self.fixed = vectors[0][0][(slice(None), *index)]  # (C, N)
+        self.weight = present[0][0, 0][index]
+        self.moving = torch.cat([vectors[1], present[1]], dim=1)
+        self.extent = extent
+
+    def __call__(self, displacement: Tensor) -> Tensor:
+        here = self._listed(displacement, self.at)
+        values = self._listed(self.moving, self.at + here.T * (2 / self.extent))
+        weight = self.weight * values[-1]
+        distance = (self.fixed - values[:-1]).square().sum(dim=0)
+        return 0.5 * (weight * distance).sum() / weight.sum().clamp(min=1e-6)
+
+    @staticmethod
+    def _listed(volume: Tensor, at: Tensor) -> Tensor:
+        """Values (C, N) at normalised positions (N, d)."""
+        ndim = at.shape[1]
+        return sampled(volume, at.reshape(*[1] * (ndim - 1), -1, ndim)).reshape(volume.shape[1], -1)
 
 
 def _embedded(
@@ -274,12 +309,40 @@ def _vectors(embedding: Embedding, points: np.ndarray, device: torch.device) -> 
     return result, inside
 
 
-def _box(grid: Grid) -> Grid:
-    """The grid with the margin of the pre-warped image, and a size every level divides."""
-    padded = grid.padded(MARGIN_MM)
-    block = 2 * _factor(grid, _COARSE)
-    size = tuple(-(-n // block) * block for n in padded.shape)
-    return Grid(size, padded.origin, padded.spacing, padded.direction)
+@dataclass(frozen=True)
+class _Box:
+    """What all volumes of a pair cover: the fixed image, and the moving tissue around it.
+
+    Parameters
+    ----------
+    grid
+        Of a size every level divides.
+    factor
+        Its voxels in a coarse one.
+    block
+        Its voxels in the coarsest of velocities.
+    before, size
+        Where the fixed image begins, and its size, voxels (z, y, x).
+    """
+
+    grid: Grid
+    factor: int
+    block: int
+    before: int
+    size: tuple[int, ...]
+
+    def inner(self, factor: int) -> tuple[slice, ...]:
+        """Where the fixed image lies among blocks of `factor` voxels."""
+        return tuple(slice(self.before // factor, -(-(self.before + n) // factor)) for n in self.size)
+
+
+def _box(grid: Grid) -> _Box:
+    factor = _factor(grid, _COARSE)
+    block = 2 * factor
+    before = block * int(np.ceil(MARGIN_MM / 2 / (factor * float(grid.spacing.min()))))
+    size = tuple(-(-(n + 2 * before) // block) * block for n in grid.shape)
+    first = grid.index_to_world(np.full((1, grid.ndim), -before))[0]
+    return _Box(Grid(size, first, grid.spacing, grid.direction), factor, block, before, grid.shape)
 
 
 def _coarser(grid: Grid, factor: int) -> Grid:
@@ -291,6 +354,11 @@ def _coarser(grid: Grid, factor: int) -> Grid:
 def _factor(grid: Grid, size: float) -> int:
     """How many voxels make one of `size` mm: 1, 2, 4, ..., so that blocks of every level fit into each other."""
     return int(2 ** max(0, round(np.log2(size / float(grid.spacing.min())))))
+
+
+def _no_finer(image: Image, size: float) -> Image:
+    """The image at voxels of `size` mm, or at its own where they are larger."""
+    return resample_spacing(image, max(size, float(image.spacing.min())))
 
 
 def _on(grid: Grid, image: Image, fill: float, interpolation: str, device: torch.device) -> Tensor:

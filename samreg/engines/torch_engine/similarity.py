@@ -21,11 +21,10 @@ def local_correlation(fixed: Tensor, weight: Tensor, *, window: int) -> Loss:
     structure they hold: the squared correlation is cov^2 / (var var + noise^4) (Cachier et al., CVIU 2003; Avants
     et al., MedIA 2008, equation 8). Flat windows then neither attract nor repel.
     """
-    window = min(window, *fixed.shape[2:])
-    stride = max(1, window // 2)
+    half = max(1, min(window, *fixed.shape[2:]) // 2)
 
     def mean(volume: Tensor) -> Tensor:
-        return pooled(volume, window, stride=stride)
+        return pooled(pooled(volume, half), 2, stride=1)
 
     share = mean(weight)
     scale = 1 / share.clamp(min=1e-3)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
 
-_SQUARINGS = 6
+_SQUARINGS = 5
 
 
 def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
