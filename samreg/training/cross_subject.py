@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,7 +31,7 @@ from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
 from samreg.spatial import Grid, Image, Transform, as_image, compose, resample_spacing
 from samreg.spatial.files import atomic_path
-from samreg.training.data import SPACING, Map, Pair, Volume, list_images, sample
+from samreg.training.data import Map, Pair, Volume, halved, list_images, sample
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ _KNOTS = 32.0  # mm, between the knots of the field
 _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it
+_ENGINE_SPACING = 2.0  # mm
 _ENGINE_OPTIONS = {"levels": (8.0, 4.0), "iterations": (30, 15)}
 _REACH = 16.0  # mm over which a match speaks for its surroundings
 _LEAST_SHARE = 0.2  # of the matches must agree with the field, or the pair is dropped
@@ -190,7 +190,7 @@ def fit_map(
 def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
     from samreg.engines import get_engine
 
-    fixed, moving = (resample_spacing(image, SPACING) for image in (fixed, moving))
+    fixed, moving = (resample_spacing(image, _ENGINE_SPACING) for image in (fixed, moving))
     engine = get_engine("torch")
     return engine.register(fixed, moving, start=start, embeddings=embeddings, options=_ENGINE_OPTIONS).transform
 
@@ -224,25 +224,26 @@ def reshaped(pair: Pair) -> Pair:
     assert pair.mapping is not None
     fixed, moving = pair.fixed, pair.moving
     fine = torch.empty_like(fixed.fine)
-    z, y, x = fixed.fine.shape[2:]
-    plane = torch.stack(torch.meshgrid(torch.arange(y), torch.arange(x), indexing="ij")[::-1], dim=-1) * SPACING
-    for k in range(z):  # one plane at a time, to save memory
-        points = torch.cat([plane, torch.full((y, x, 1), k * SPACING)], dim=-1).to(fine.device).reshape(-1, 3)
+    first, *others = fixed.fine.shape[2:]
+    for k in range(first):  # one plane at a time, to save memory
+        axes = [torch.tensor([k]), *(torch.arange(n) for n in others)]
+        index = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+        points = (index * fixed.spacing).to(fine.device).reshape(-1, fixed.ndim)
         matches, _ = pair.mapping(points)
-        fine[0, 0, k] = sample(moving.fine, matches, spacing=SPACING, first=0.0).reshape(y, x)
+        fine[0, 0, k] = sample(moving.fine, matches, spacing=moving.spacing, first=0.0).reshape(others)
     matches, _ = pair.mapping(fixed.body)
     seen = ((matches > 0) & (matches < moving.extent.to(matches.device))).all(dim=1)
-    volume = Volume(
-        name=f"{moving.name} as {fixed.name}", fine=fine, coarse=F.avg_pool3d(fine, 2), body=fixed.body[seen],
-        origin=fixed.origin,
-    )  # fmt: skip
+    volume = replace(
+        fixed, name=f"{moving.name} as {fixed.name}", fine=fine, coarse=halved(fine), body=fixed.body[seen]
+    )
     return Pair(volume, moving, replace(pair.mapping, trust=_orderly(pair.mapping)))
 
 
 def _orderly(mapping: Map) -> Tensor:
-    """1 where the map keeps volumes between a quarter and four times their size, 0 elsewhere; (1, 1, z, y, x)."""
-    slopes = torch.gradient(mapping.displacement[0], spacing=mapping.spacing, dim=(3, 2, 1))  # by x, y, z
-    jacobian = torch.stack(slopes, dim=-1).permute(1, 2, 3, 0, 4) + torch.eye(3, device=mapping.trust.device)
+    """1 where the map keeps volumes between a quarter and four times their size, 0 elsewhere; (1, 1, (z,) y, x)."""
+    ndim = mapping.displacement.shape[1]
+    slopes = torch.gradient(mapping.displacement[0], spacing=mapping.spacing, dim=tuple(range(ndim, 0, -1)))
+    jacobian = torch.stack(slopes, dim=-1).movedim(0, -2) + torch.eye(ndim, device=mapping.trust.device)
     determinant = torch.linalg.det(jacobian)
     return ((determinant > 0.25) & (determinant < 4)).float()[None, None]
 
@@ -251,21 +252,20 @@ def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
     """Store the map in the frames of the two volumes: mm from their first voxels."""
     size = [int(np.ceil(n / _SPACING)) + 1 for n in fixed.extent]
     axes = [_SPACING * np.arange(n) for n in size]
-    z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
-    points = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    points = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], axis=-1).reshape(-1, len(size))
     moved = fitted.transform.transform_points(points + fixed.origin) - moving.origin
-    shape = (*size[::-1], 3)
+    shape = (*size[::-1], len(size))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
             displacement=(moved - points).reshape(shape).astype(np.float32),
-            trust=fitted.trust(points + fixed.origin).reshape(shape[:3]).astype(np.float32),
+            trust=fitted.trust(points + fixed.origin).reshape(shape[:-1]).astype(np.float32),
             spacing=_SPACING,
         )
 
 
 def _read(path: Path, device: torch.device) -> Map:
     with np.load(path) as stored:
-        displacement = torch.from_numpy(stored["displacement"]).permute(3, 0, 1, 2)[None]
+        displacement = torch.from_numpy(stored["displacement"]).movedim(-1, 0)[None]
         trust = torch.from_numpy(stored["trust"])[None, None]
         return Map(displacement.contiguous().to(device), trust.to(device), float(stored["spacing"]))
