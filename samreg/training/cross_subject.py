@@ -59,11 +59,14 @@ class FittedMap:
         What it was fitted to.
     agreeing : ndarray of bool
         Which matches are consistent and agree with the transform.
+    scale : float
+        Of the features.
     """
 
     transform: Transform
     matches: Correspondences
     agreeing: NDArray[np.bool_]
+    scale: float = 1.0
 
     @property
     def share(self) -> float:
@@ -71,13 +74,14 @@ class FittedMap:
         return float(self.agreeing.mean())
 
     def trust(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Share of the matches around points (N, 3), LPS mm, that agree; 0 where there is none near."""
+        """Share of the matches around points (N, d), LPS mm, that agree; 0 where there is none near."""
         from scipy.spatial import cKDTree
 
         count = min(12, len(self.agreeing))
-        distance, index = cKDTree(self.matches.fixed).query(points, k=count, distance_upper_bound=2.5 * _REACH)
+        reach = _REACH * self.scale
+        distance, index = cKDTree(self.matches.fixed).query(points, k=count, distance_upper_bound=2.5 * reach)
         near = np.isfinite(distance)
-        weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / _REACH) ** 2), 0)
+        weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / reach) ** 2), 0)
         agreeing = np.append(self.agreeing, False)[index]
         return (weight * agreeing).sum(axis=1) / (weight.sum(axis=1) + 0.5)
 
@@ -155,36 +159,40 @@ def fit_map(
     m = features(moving) if moving_features is None else moving_features
     calibration = Calibration.from_mapping(fixed.calibration)
     fit, _ = global_affine(f, m, calibration=calibration, seed=seed)
+    scale = f.scale
     if fit.transform is None:
         return None
-    points = lattice(f, _LATTICE)
+    points = lattice(f, _LATTICE * scale)
     current: Transform = fit.transform
     for number, (radius, penalty) in enumerate(_PASSES):
         expected = current.transform_points(points)
-        seen = moving.image_grid.contains(expected, margin=4.0)
+        seen = moving.image_grid.contains(expected, margin=4.0 * scale)
         if seen.sum() < 50:
             return None
-        prediction = Prediction(expected[seen], radius, penalty)
+        prediction = Prediction(expected[seen], radius * scale, penalty)
         matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
-        returned = matches.take(matches.cycle_error < 2 * _CYCLE)
+        returned = matches.take(matches.cycle_error < 2 * _CYCLE * scale)
         if number == 0:  # a better affine first: what the field need not explain it cannot get wrong
-            refit = fit_affine(returned, seed=seed)
+            refit = fit_affine(returned, scale=scale, seed=seed)
             fit = refit if refit.transform is not None else fit
         try:
-            field = fit_displacement(returned, fit.transform, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING)
+            field = fit_displacement(
+                returned, fit.transform, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING, scale=scale
+            )
         except InputError:
             return None
         current = compose(field, fit.transform)
     if images is not None:
         current = _refined(*images, (fixed, moving), current)
         expected = current.transform_points(points)
-        seen = moving.image_grid.contains(expected, margin=4.0)
+        seen = moving.image_grid.contains(expected, margin=4.0 * scale)
         if seen.sum() < 50:
             return None
-        prediction = Prediction(expected[seen], *_PASSES[-1])
+        prediction = Prediction(expected[seen], _PASSES[-1][0] * scale, _PASSES[-1][1])
         matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
     miss = np.linalg.norm(current.transform_points(matches.fixed) - matches.moving, axis=1)
-    return FittedMap(current, matches, (matches.cycle_error < _CYCLE) & (miss < _AGREEMENT))
+    agreeing = (matches.cycle_error < _CYCLE * scale) & (miss < _AGREEMENT * scale)
+    return FittedMap(current, matches, agreeing, scale)
 
 
 def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
@@ -250,8 +258,9 @@ def _orderly(mapping: Map) -> Tensor:
 
 def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
     """Store the map in the frames of the two volumes: mm from their first voxels."""
-    size = [int(np.ceil(n / _SPACING)) + 1 for n in fixed.extent]
-    axes = [_SPACING * np.arange(n) for n in size]
+    spacing = _SPACING * fitted.scale
+    size = [int(np.ceil(n / spacing)) + 1 for n in fixed.extent]
+    axes = [spacing * np.arange(n) for n in size]
     points = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], axis=-1).reshape(-1, len(size))
     moved = fitted.transform.transform_points(points + fixed.origin) - moving.origin
     shape = (*size[::-1], len(size))
@@ -260,7 +269,7 @@ def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
             file,
             displacement=(moved - points).reshape(shape).astype(np.float32),
             trust=fitted.trust(points + fixed.origin).reshape(shape[:-1]).astype(np.float32),
-            spacing=_SPACING,
+            spacing=spacing,
         )
 
 
