@@ -89,8 +89,8 @@ def match(
     search
         "guided" matches a coarse lattice first, predicts each point from a robust affine and the matches around
         it, lets the point and its neighbours look within 45 mm of that and vote, and the point within 20 mm of the
-        vote, which keeps neighbours together (13.5 and 6 mm for X-rays, whose embeddings are finer). "global" takes the most similar voxel of the whole body (Yan et al.,
-        SAM, TMI 2022).
+        vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). "global" takes
+        the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps".
     seed

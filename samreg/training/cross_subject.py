@@ -29,7 +29,7 @@ from samreg.matching.search import Prediction
 from samreg.seeding.affine import fit_affine
 from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
-from samreg.spatial import Grid, Image, Transform, as_image, compose, resample_spacing
+from samreg.spatial import Grid, Image, Transform, compose, read_image, resample_spacing
 from samreg.spatial.files import atomic_path
 from samreg.training.data import Map, Pair, Volume, halved, list_images, sample
 
@@ -41,7 +41,7 @@ _KNOTS = 32.0  # mm, between the knots of the field
 _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it
-_ENGINE_SPACING = 2.0  # mm
+_ENGINE_SPACING = 2.0  # mm, and those of the options
 _ENGINE_OPTIONS = {"levels": (8.0, 4.0), "iterations": (30, 15)}
 _REACH = 16.0  # mm over which a match speaks for its surroundings
 _LEAST_SHARE = 0.2  # of the matches must agree with the field, or the pair is dropped
@@ -93,6 +93,7 @@ def build_maps(
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
     refine: bool = True,
+    image_spacing: float | None = None,
     seed: int = 0,
 ) -> list[Path]:
     """Match training volumes with each other and store the maps that can be trusted.
@@ -100,7 +101,7 @@ def build_maps(
     Parameters
     ----------
     images : path-like
-        Folder of CT volumes.
+        Folder or list of images, as in `TrainingConfig`.
     model : EmbeddingModel
         The model trained so far.
     output : path-like
@@ -109,6 +110,8 @@ def build_maps(
         Names of the volumes to match, fixed and moving; all ordered pairs unless given.
     refine : bool
         Register each pair from its matches; without, the matches alone make the map, in half the time.
+    image_spacing : float, optional
+        As in `TrainingConfig`.
     seed : int
         Of the robust fits.
 
@@ -122,7 +125,8 @@ def build_maps(
     paths = {path.name.split(".")[0]: path for path in list_images(images)}
     if pairs is None:
         pairs = [(a, b) for a in paths for b in paths if a != b]
-    images_by_name = {name: as_image(paths[name]) for name in sorted({n for pair in pairs for n in pair})}
+    names = sorted({name for pair in pairs for name in pair})
+    images_by_name = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in images_by_name.items()}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
     written = []
@@ -197,10 +201,12 @@ def fit_map(
 
 def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
     from samreg.engines import get_engine
+    from samreg.engines.base import length_scale
 
-    fixed, moving = (resample_spacing(image, _ENGINE_SPACING) for image in (fixed, moving))
-    engine = get_engine("torch")
-    return engine.register(fixed, moving, start=start, embeddings=embeddings, options=_ENGINE_OPTIONS).transform
+    scale = length_scale(fixed)
+    fixed, moving = (resample_spacing(image, _ENGINE_SPACING * scale) for image in (fixed, moving))
+    options = {**_ENGINE_OPTIONS, "levels": tuple(level * scale for level in _ENGINE_OPTIONS["levels"])}
+    return get_engine("torch").register(fixed, moving, start=start, embeddings=embeddings, options=options).transform
 
 
 def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> list[Pair]:

@@ -17,7 +17,9 @@ from samreg.engines.base import (
     EngineResult,
     TransformKind,
     check_kind,
+    clipping,
     engine_version,
+    length_scale,
     make_options,
     prepare,
 )
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_COARSE = 8.0  # mm, voxels of the velocity and of the embeddings compared
+_COARSE = 8.0  # mm in 3D, voxels of the velocity and of the embeddings compared
 _CHANNELS = 24  # principal components of the embeddings that are compared
 _CHUNK = 100_000  # points embedded at a time
 _CLOSE = 10  # iterations over which a level must improve
@@ -83,15 +85,16 @@ class TorchEngine:
         from samreg.embedding.inference import resolve_device
 
         version = engine_version(self.name)
-        settings = make_options(TorchOptions, options).resolved()
+        settings = make_options(TorchOptions, options).resolved(length_scale(fixed))
         check_kind(transform)
         report = _Log(logging.INFO if verbose else logging.DEBUG)
         where = resolve_device(device)
+        window = clipping(settings.window, fixed, (-1000.0, 600.0))
         with _threads(threads):
             affine = None
             if start is None or transform != "deformable":
                 pair = prepare(
-                    fixed, moving, start=start, fixed_mask=fixed_mask, moving_mask=moving_mask, window=settings.window
+                    fixed, moving, start=start, fixed_mask=fixed_mask, moving_mask=moving_mask, window=window
                 )
                 affine = register_affine(
                     pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, moving_mask=pair.moving_mask,
@@ -105,7 +108,7 @@ class TorchEngine:
             if transform != "deformable":
                 return EngineResult(start, report.text, version)
             pair = prepare(
-                fixed, moving, start=start, fixed_mask=fixed_mask, moving_mask=moving_mask, window=settings.window
+                fixed, moving, start=start, fixed_mask=fixed_mask, moving_mask=moving_mask, window=window
             )
             field = _register_velocity(
                 pair.fixed, pair.moving, pair.fixed_mask, pair.moving_mask,
@@ -130,7 +133,9 @@ def _register_velocity(
     assert options.levels is not None
     assert options.iterations is not None
     assert options.search_radius is not None
-    grid = _box(fixed.grid)
+    assert options.search_step is not None
+    block = _COARSE * length_scale(fixed)
+    grid = _box(fixed.grid, block)
     images = [_on(grid, image, 0.0, "linear", device) for image in (fixed, moving)]
     scale = 1 / max(float(image.max()) for image in images)
     images = [image * scale for image in images]
@@ -140,7 +145,7 @@ def _register_velocity(
         for one, mask in zip(ones, (fixed_mask, moving_mask), strict=True)
     )
     extent = extent_of(grid, device)
-    coarse = _factor(grid, _COARSE)
+    coarse = _factor(grid, block)
     velocity = torch.zeros(1, grid.ndim, *(n // coarse for n in grid.shape), device=device)
     spacing = torch.tensor(grid.spacing * coarse, dtype=torch.float32, device=device)
 
@@ -274,10 +279,10 @@ def _vectors(embedding: Embedding, points: np.ndarray, device: torch.device) -> 
     return result, inside
 
 
-def _box(grid: Grid) -> Grid:
-    """The grid with the margin of the pre-warped image, and a size every level divides."""
+def _box(grid: Grid, coarsest: float) -> Grid:
+    """The grid with the margin of the pre-warped image, and a size every level, to `coarsest` mm, divides."""
     padded = grid.padded(MARGIN_MM)
-    block = 2 * _factor(grid, _COARSE)
+    block = 2 * _factor(grid, coarsest)
     size = tuple(-(-n // block) * block for n in padded.shape)
     return Grid(size, padded.origin, padded.spacing, padded.direction)
 

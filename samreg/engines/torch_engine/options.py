@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from samreg.errors import InputError
@@ -12,12 +12,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "default": {"levels": (8.0, 4.0), "iterations": (40, 30), "search_radius": 24.0},
     "accurate": {"levels": (8.0, 4.0, 2.0), "iterations": (80, 60, 20), "search_radius": 32.0},
 }
+_COMMON: dict[str, Any] = {"search_step": 8.0, "learning_rate": 0.8, "bending_weight": 20.0}
+_POWERS = {"levels": 1, "search_radius": 1, "search_step": 1, "learning_rate": 1, "bending_weight": 2}  # of mm
 _SIMILARITIES = ("lncc", "mind")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchOptions:
-    """Options of the torch engine; None leaves the choice to the preset.
+    """Options of the torch engine; None leaves the choice to the preset, whose lengths are those of volumes.
+
+    In 2D, where X-rays show detail that a CT does not, they are 0.3 times as long.
 
     Parameters
     ----------
@@ -51,24 +55,25 @@ class TorchOptions:
     affine_iterations
         Most iterations of each level of the rigid and affine stages.
     window
-        Intensities are clipped to this range, HU; None keeps them (MR).
+        Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 600 HU for volumes, and
+        keeps 2D images, whose intensities have no unit.
     """
 
     preset: Literal["fast", "default", "accurate"] = "default"
     levels: tuple[float, ...] | None = None
     iterations: tuple[int, ...] | None = None
     search_radius: float | None = None
-    search_step: float = 8.0
+    search_step: float | None = None
     similarity: Literal["lncc", "mind"] = "lncc"
     window_voxels: int = 6
     image_weight: float = 1.0
     embedding_weight: float = 1.0
-    bending_weight: float = 20.0
+    bending_weight: float | None = None
     diffusion_weight: float = 0.2
-    learning_rate: float = 0.8
+    learning_rate: float | None = None
     tolerance: float = 0.002
     affine_iterations: int = 60
-    window: tuple[float, float] | None = (-1000.0, 600.0)
+    window: tuple[float, float] | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         if self.preset not in _PRESETS:
@@ -89,10 +94,14 @@ class TorchOptions:
             if value is not None and value < 0:
                 raise InputError(f"{name} must be at least 0, got {value}")
         for name in ("search_step", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} must be positive, got {value}")
 
-    def resolved(self) -> TorchOptions:
-        """Return the options with the preset's choices filled in."""
-        chosen = _PRESETS[self.preset]
-        return replace(self, **{f.name: chosen[f.name] for f in fields(self) if getattr(self, f.name) is None})
+    def resolved(self, scale: float = 1.0) -> TorchOptions:
+        """Return the options with the preset's choices filled in, their lengths times `scale`."""
+        chosen = {**_COMMON, **_PRESETS[self.preset]}
+        for name, power in _POWERS.items():
+            value, factor = chosen[name], scale**power
+            chosen[name] = tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor
+        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
