@@ -24,6 +24,7 @@ from samreg.cli.common import (
     show_table,
 )
 from samreg.errors import InputError
+from samreg.spatial.points import paired_points
 
 if TYPE_CHECKING:
     from samreg.result import RegistrationResult
@@ -62,6 +63,10 @@ def register(
         tuple[Path, Path] | None,
         typer.Option(metavar="FIXED MOVING", help="Landmark files of both images, matched by name: prints errors."),
     ] = None,
+    guide: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="FIXED MOVING", help="Landmark files; the torch engine draws these points together."),
+    ] = None,
     fixed_subject: Annotated[str | None, typer.Option(help="Subject of the fixed image in its landmark csv.")] = None,
     moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
     fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
@@ -82,12 +87,14 @@ def register(
     require_writable(out)
     with session(verbose=verbose, quiet=quiet) as progress:
         images = load_image(fixed, fixed_series), load_image(moving, moving_series)
-        pairs = None
-        if landmarks is not None:
-            pairs = _common(
-                load_points(landmarks[0], images[0], fixed_subject),
-                load_points(landmarks[1], images[1], moving_subject),
+        pairs, guides = (
+            None
+            if files is None
+            else paired_points(
+                load_points(files[0], images[0], fixed_subject), load_points(files[1], images[1], moving_subject)
             )
+            for files in (landmarks, guide)
+        )
         result = samreg.register(
             *images,
             method=method,
@@ -96,6 +103,7 @@ def register(
             model=model,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
+            landmarks=guides,
             device=device,
             seed=seed,
             threads=threads,
@@ -126,17 +134,6 @@ def _formats(text: str) -> tuple[str, ...]:
     if unknown or not formats:
         raise InputError(f"--formats {text!r}: choose from {', '.join(TRANSFORM_FORMATS)}, comma-separated")
     return formats
-
-
-def _common(fixed: Points, moving: Points) -> tuple[Points, Points]:
-    """Return the landmarks both images have, in one order."""
-    for points, which in ((fixed, "fixed"), (moving, "moving")):
-        if len(set(points.names)) < len(points.names):
-            raise InputError(f"the {which} landmarks have the same name more than once; give each its own")
-    names = [name for name in fixed.names if name in set(moving.names)]
-    if not names:
-        raise InputError("the landmark files have no name in common; they are matched by name")
-    return fixed.named(names), moving.named(names)
 
 
 def _landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,14 +114,12 @@ def register_velocity(
         factor = _factor(box.grid, size)
         velocity = resized(velocity, [n // min(2 * factor, box.block) for n in box.grid.shape])
         reduced = [pooled(volume, factor) for volume in volumes]
-        velocity = _with_smaller_tiles(
-            lambda tile: _optimised(
-                velocity,  # noqa: B023: called at once
-                [*terms, (options.image_weight, _image_term(reduced, box.inner(factor), extent, options, tile))],  # noqa: B023
-                extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",  # noqa: B023
-            ),
-            report,
+        compared = partial(_image_term, reduced, box.inner(factor), extent, options)
+        level = partial(
+            _optimised, velocity, terms,
+            extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
         )  # fmt: skip
+        velocity = _with_smaller_tiles(level, compared, report)
     displacement = exponential(velocity, extent)[0].movedim(0, -1)
     # from the grid's axes to the world's
     world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
@@ -130,6 +129,7 @@ def register_velocity(
 def _optimised(
     velocity: Tensor,
     terms: list[tuple[float, Term]],
+    compared: Term,
     *,
     extent: Tensor,
     iterations: int,
@@ -150,7 +150,7 @@ def _optimised(
         displacement = exponential(velocity, extent)
         first, second = roughness(velocity, spacing)
         loss = options.diffusion_weight * first + options.bending_weight * second
-        for weight, term in terms:
+        for weight, term in (*terms, (options.image_weight, compared)):
             loss = loss + weight * term(displacement)
         value = float(loss.detach())
         if value < lowest:
@@ -168,12 +168,12 @@ def _optimised(
     return best
 
 
-def _with_smaller_tiles(run: Callable[[int], Tensor], report: Report) -> Tensor:
-    """Run with tiles of so many voxels that memory suffices."""
+def _with_smaller_tiles(level: Callable[[Term], Tensor], compared: Callable[[int], Term], report: Report) -> Tensor:
+    """Run a level, its images compared in tiles of so many voxels that memory suffices."""
     tile = _TILE
     while True:
         try:
-            return run(tile)
+            return level(compared(tile))
         except RuntimeError as error:  # what torch raises on all devices when memory is short
             if "memory" not in str(error).lower() or tile // 4 < _SMALLEST_TILE:
                 raise

@@ -49,9 +49,7 @@ def convex_search(
     there, back = _search(*coarse, counts[0], **wide), _search(*coarse[::-1], counts[1], **wide)
     at = positions(there.shape[2:], there.device)
     for _ in range(_ROUNDS):
-        there, back = (
-            0.5 * (a - sampled(b, moved(a, extent, at))) for a, b in ((there, back), (back, there))
-        )
+        there, back = (0.5 * (a - sampled(b, moved(a, extent, at))) for a, b in ((there, back), (back, there)))
     first = resized(there, vectors[0].shape[2:])
     at = positions(first.shape[2:], first.device)
     warped = F.normalize(sampled(vectors[1], moved(first, extent, at)), dim=1)

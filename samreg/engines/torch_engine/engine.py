@@ -25,7 +25,8 @@ from samreg.engines.torch_engine.affine import register_affine
 from samreg.engines.torch_engine.deformable import Landmarks, register_velocity
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.errors import InputError
-from samreg.spatial import AffineTransform, Image, Transform, as_points_array, compose, resample_spacing
+from samreg.spatial import AffineTransform, Image, Transform, compose, resample_spacing
+from samreg.spatial.grid import as_points_array
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding

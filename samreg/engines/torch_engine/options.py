@@ -98,8 +98,8 @@ class TorchOptions:
             raise InputError(f"iterations must be at least 0, got {iterations}")
         if self.window_voxels < 2:
             raise InputError(f"window_voxels must be at least 2, got {self.window_voxels}")
-        for name in ("search_radius", "image_weight", "embedding_weight", "landmark_weight", "bending_weight",
-                     "diffusion_weight"):
+        weights = [f"{kind}_weight" for kind in ("image", "embedding", "landmark", "bending", "diffusion")]
+        for name in ("search_radius", *weights):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"{name} must be at least 0, got {value}")

@@ -36,8 +36,8 @@ def local_correlation(fixed: Tensor, weight: Tensor, *, half: int) -> Loss:
         w = weight * seen
         inside = average(w)
         inverse = 1 / inside.clamp(min=1e-3)
-        parts = average(torch.cat([moving * w, moving * moving * w, fixed * moving * w, fixed * w, fixed * fixed * w], 1))
-        m, mm, fm, f, ff = (parts * inverse).split(1, dim=1)
+        products = [moving * w, moving * moving * w, fixed * moving * w, fixed * w, fixed * fixed * w]
+        m, mm, fm, f, ff = (average(torch.cat(products, 1)) * inverse).split(1, dim=1)
         covariance = fm - f * m
         product = (ff - f * f).clamp(min=0) * (mm - m * m).clamp(min=0)
         correlation = covariance * covariance.abs() / (product + _NOISE**4)
