@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -125,15 +128,16 @@ def register(
         "seed": seed,
         "threads": threads,
         "spacing": spacing,
-        "engine_options": {} if engine_options is None else dict(engine_options),
+        "engine_options": _as_mapping(engine_options),
     }
-    versions = {"samreg": importlib.metadata.version("samreg")}
+    versions = {"samreg": importlib.metadata.version("samreg"), "python": platform.python_version()}
     start, found, embeddings, body, notes, engine_log = None, None, None, None, (), ""
     with _threads(threads):
         if method != "registration":
-            found, embeddings, notes, options["model"] = _seed(
+            found, embeddings, notes, versions["model"] = _seed(
                 fixed, moving, masks, model=model, transform=transform, device=device, seed=seed, clock=clock
             )
+            options["model"] = _model_name(model, versions["model"])
             versions["torch"] = importlib.metadata.version("torch")
             body = _body(embeddings[0])
             if not found:
@@ -220,6 +224,15 @@ def _seed(
             seed=seed,
         )
     return found, (fixed_embedding, moving_embedding), notes, fixed_embedding.model
+
+
+def _model_name(given: Any, identity: str) -> str:
+    """Return what finds the model again: the name or path that was given, or its own name."""
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else identity.split("@")[0]
+
+
+def _as_mapping(options: Any) -> dict[str, Any]:
+    return dataclasses.asdict(options) if dataclasses.is_dataclass(options) else dict(options or {})  # type: ignore[arg-type]
 
 
 def _body(embedding: Any) -> Image:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +24,10 @@ from samreg.spatial.points import Points, as_points, require_inside
 from samreg.spatial.resample import resample
 from samreg.spatial.transforms import AffineTransform, Transform, components, invert
 
-_SUMMARY = "result.json"
+if TYPE_CHECKING:
+    from samreg.quality import LandmarkErrors
+
+SUMMARY = "result.json"
 
 #: What ``save`` can write the transforms as, and the endings of the files.
 TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
@@ -112,6 +115,33 @@ class RegistrationResult:
 
         return (*self.notes, *(quality_flags(self.quality) if self else (self.reason,)))
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, fixed: Any = None, moving: Any = None) -> RegistrationResult:
+        """Read what :meth:`save` wrote; the images are read from where they were, or given.
+
+        Parameters
+        ----------
+        folder
+            Of a saved result.
+        fixed, moving
+            The images that were registered, as :func:`samreg.as_image` takes them, where they were not files or
+            have moved.
+
+        Returns
+        -------
+        RegistrationResult
+            With its transforms, quality and correspondences as saved, and without ``seed``.
+
+        Raises
+        ------
+        InputError
+            When the folder holds no result, a file of it or an image is missing or damaged, or an image does not
+            lie where the registered one did.
+        """
+        from samreg.saved import load_result
+
+        return load_result(Path(folder), fixed=fixed, moving=moving)
+
     def warp(self, image: Any, *, interpolation: str = "linear", fill: float | None = None) -> Image:
         """Warp an image in the moving frame (labels, a second channel) onto the fixed grid.
 
@@ -164,12 +194,40 @@ class RegistrationResult:
         through = self._transform() if to == "moving" else self.inverse
         return through.transform_points(given.positions)
 
+    def landmark_errors(
+        self, fixed: Points | str | os.PathLike[str], moving: Points | str | os.PathLike[str]
+    ) -> LandmarkErrors:
+        """Measure the error at landmarks that both images have, paired by name.
+
+        Parameters
+        ----------
+        fixed, moving
+            Points of each image, LPS mm, or their files.
+
+        Returns
+        -------
+        LandmarkErrors
+            Before, through ``transform`` and back through ``inverse``, mm; see
+            :class:`samreg.quality.LandmarkErrors`.
+
+        Raises
+        ------
+        InputError
+            When no name is in both, or a name occurs twice.
+        SamregError
+            When the registration failed.
+        """
+        from samreg.quality import landmark_errors
+
+        self._transform()
+        return landmark_errors(self, as_points(fixed, self.fixed.ndim), as_points(moving, self.moving.ndim))
+
     def save(self, folder: str | os.PathLike[str], *, formats: Sequence[str] = ("h5",)) -> Path:
         """Write everything to a folder: all files, or none.
 
         ``warped.nii.gz``, ``transform.*`` (fixed to moving) and ``inverse.*`` (moving to fixed) on the original
-        grids, ``affine.tfm``, ``correspondences.csv``, ``engine.log``, ``preview.png`` and ``result.json``. A
-        failed result writes ``result.json`` and its log.
+        grids, ``affine.tfm``, ``correspondences.csv``, ``body.nii.gz``, ``engine.log``, ``preview.png`` and
+        ``result.json``. A failed result writes ``result.json``, its body and its log. :meth:`load` reads it again.
 
         Parameters
         ----------
@@ -199,7 +257,7 @@ class RegistrationResult:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
         try:
             self._write_into(staging, formats)
-            for file in sorted(staging.iterdir(), key=lambda file: file.name == _SUMMARY):
+            for file in sorted(staging.iterdir(), key=lambda file: file.name == SUMMARY):
                 os.replace(file, folder / file.name)  # the summary last: where it is, everything is
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; is the disk full?") from error
@@ -212,18 +270,26 @@ class RegistrationResult:
         return {
             "ok": bool(self),
             "reason": self.reason,
-            "fixed": _describe(self.fixed),
-            "moving": _describe(self.moving),
+            "fixed": describe(self.fixed),
+            "moving": describe(self.moving),
             "direction": "transform maps fixed points to moving points, LPS mm; inverse maps back",
             "options": dict(self.options),
             "versions": dict(self.versions),
             "timings_s": {key: round(value, 3) for key, value in self.timings.items()},
             "quality": {key: round(float(value), 5) for key, value in self.quality.items()} if self else {},
+            "notes": list(self.notes),
             "flags": list(self.flags),
         }
 
-    def report(self, path: str | os.PathLike[str]) -> Path:
+    def report(self, path: str | os.PathLike[str], *, landmarks: LandmarkErrors | None = None) -> Path:
         """Write a self-contained HTML page with pictures, quality and flags.
+
+        Parameters
+        ----------
+        path
+            The file.
+        landmarks
+            What :meth:`landmark_errors` returned, to be shown as well.
 
         Raises
         ------
@@ -232,7 +298,7 @@ class RegistrationResult:
         """
         from samreg.report import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, landmarks=landmarks)
 
     def _transform(self) -> Transform:
         if self.transform is None:
@@ -259,19 +325,28 @@ class RegistrationResult:
                 write_preview(self, folder / "preview.png")
         if self.correspondences is not None:
             _write_correspondences(self.correspondences, folder / "correspondences.csv")
+        if self.body is not None:
+            write_image(self.body, folder / "body.nii.gz")
         if self.log:
             (folder / "engine.log").write_text(self.log, encoding="utf-8")
-        (folder / _SUMMARY).write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
+        (folder / SUMMARY).write_text(json.dumps(self.summary(), indent=2, default=_plain) + "\n", encoding="utf-8")
 
 
-def _describe(image: Image) -> dict[str, Any]:
+def describe(image: Image) -> dict[str, Any]:
+    """Return where an image is and lies, for ``result.json``."""
     return {
         "name": image.name,
+        "path": os.path.abspath(image.name) if image.name and os.path.exists(image.name) else None,
         "size": list(image.grid.size),
         "spacing_mm": np.round(image.spacing, 6).tolist(),
         "origin_lps_mm": np.round(image.origin, 6).tolist(),
         "direction": np.round(image.direction, 6).tolist(),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value as JSON can hold it."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _as_stored(warped: Image, moving: Image) -> Image:

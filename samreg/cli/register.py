@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from samreg.cli.common import (
@@ -26,8 +24,8 @@ from samreg.cli.common import (
 from samreg.errors import InputError
 
 if TYPE_CHECKING:
+    from samreg.quality import LandmarkErrors
     from samreg.result import RegistrationResult
-    from samreg.spatial.points import Points
 
 
 def register(
@@ -76,6 +74,7 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
+    from samreg.quality import shared_landmarks
 
     wanted = _formats(formats)
     options = parse_options(option or [])
@@ -84,10 +83,8 @@ def register(
         images = load_image(fixed, fixed_series), load_image(moving, moving_series)
         pairs = None
         if landmarks is not None:
-            pairs = _common(
-                load_points(landmarks[0], images[0], fixed_subject),
-                load_points(landmarks[1], images[1], moving_subject),
-            )
+            subjects = fixed_subject, moving_subject
+            pairs = shared_landmarks(*map(load_points, landmarks, images, subjects))
         result = samreg.register(
             *images,
             method=method,
@@ -106,11 +103,11 @@ def register(
         )
         progress("writing")
         result.save(out, formats=wanted)
+        errors = result.landmark_errors(*pairs) if pairs is not None and result else None
+        if errors is not None:
+            errors.write(out / "landmarks.csv")
         if report:
-            result.report(out / "report.html")
-        errors = _landmark_errors(result, *pairs) if pairs is not None and result else None
-        if errors is not None and pairs is not None:
-            _write_errors(out / "landmarks.csv", pairs[0].names, errors)
+            result.report(out / "report.html", landmarks=errors)
     if not result:
         typer.secho(f"samreg: not registered: {result.reason}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
@@ -128,39 +125,7 @@ def _formats(text: str) -> tuple[str, ...]:
     return formats
 
 
-def _common(fixed: Points, moving: Points) -> tuple[Points, Points]:
-    """Return the landmarks both images have, in one order."""
-    for points, which in ((fixed, "fixed"), (moving, "moving")):
-        if len(set(points.names)) < len(points.names):
-            raise InputError(f"the {which} landmarks have the same name more than once; give each its own")
-    names = [name for name in fixed.names if name in set(moving.names)]
-    if not names:
-        raise InputError("the landmark files have no name in common; they are matched by name")
-    return fixed.named(names), moving.named(names)
-
-
-def _landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -> dict[str, np.ndarray]:
-    """Return (N,) distances, mm: before, through the transform, and back through the inverse."""
-    from samreg.quality import target_registration_error
-    from samreg.quality.registration import initial_alignment
-
-    return {
-        "before_mm": target_registration_error(initial_alignment(result)[0], fixed, moving),
-        "transform_mm": target_registration_error(result.transform, fixed, moving),
-        "inverse_mm": target_registration_error(result.inverse, moving, fixed),
-    }
-
-
-def _write_errors(path: Path, names: tuple[str, ...], errors: dict[str, np.ndarray]) -> None:
-    from samreg.spatial.files import atomic_path
-
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", *errors])
-        writer.writerows([name, *(f"{e:.3f}" for e in row)] for name, *row in zip(names, *errors.values(), strict=True))
-
-
-def _show(result: RegistrationResult, errors: dict[str, np.ndarray] | None, out: Path) -> None:
+def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) -> None:
     rows = [(key.replace("_", " "), f"{value:.4g}") for key, value in result.quality.items()]
     rows += [(f"time, {stage}", f"{seconds:.1f} s") for stage, seconds in result.timings.items()]
     show_table(f"{result.moving.label} to {result.fixed.label}", ("measure", "value"), rows)
@@ -171,12 +136,12 @@ def _show(result: RegistrationResult, errors: dict[str, np.ndarray] | None, out:
     say(f"written to {out}")
 
 
-def _show_errors(result: RegistrationResult, errors: dict[str, np.ndarray]) -> None:
+def _show_errors(result: RegistrationResult, errors: LandmarkErrors) -> None:
     from samreg.quality import summarise_errors
     from samreg.quality.registration import initial_alignment
 
     names = (f"before, {initial_alignment(result)[1]}", "transform, in the moving image", "inverse, in the fixed image")
-    summaries = [summarise_errors(values) for values in errors.values()]
+    summaries = [summarise_errors(values) for values in (errors.before, errors.transform, errors.inverse)]
     show_table(
         f"error at {summaries[0].count} landmarks, mm",
         ("", "mean", "median", "largest"),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from samreg.errors import InputError
+from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import FloatArray, as_points_array
 from samreg.spatial.points import Points
 from samreg.spatial.transforms import Transform
+
+_COLUMNS = ("name", "before_mm", "transform_mm", "inverse_mm")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,51 @@ class ErrorSummary:
     p95: float
     maximum: float
     count: int
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkErrors:
+    """Errors at N landmarks of a registration, mm.
+
+    Parameters
+    ----------
+    names
+        Of the landmarks.
+    before
+        (N,) in the moving image, as the images lay before.
+    transform
+        (N,) in the moving image, between a fixed landmark's image and its counterpart.
+    inverse
+        (N,) in the fixed image, the way back.
+    """
+
+    names: tuple[str, ...]
+    before: FloatArray
+    transform: FloatArray
+    inverse: FloatArray
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a csv, one landmark a line."""
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            columns = zip(self.names, self.before, self.transform, self.inverse, strict=True)
+            writer.writerows([name, *(f"{error:.3f}" for error in errors)] for name, *errors in columns)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> LandmarkErrors:
+        """Read what :meth:`write` wrote.
+
+        Raises
+        ------
+        InputError
+            When the file is missing or damaged.
+        """
+        path = require_file(path, "landmark errors")
+        with reading(path), Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+            columns = (np.array([float(row[key]) for row in rows]) for key in _COLUMNS[1:])
+            return cls(tuple(row["name"] for row in rows), *columns)
 
 
 def target_registration_error(
@@ -62,10 +113,7 @@ def target_registration_error(
         When the numbers of points differ, names are missing or doubled, or only one of the two is Points.
     """
     if isinstance(fixed_points, Points) and isinstance(moving_points, Points):
-        for points in (fixed_points, moving_points):
-            doubled = sorted({name for name in points.names if points.names.count(name) > 1})
-            if doubled:
-                raise InputError(f"landmark names must be unique to be paired, doubled: {doubled}")
+        _require_unique(fixed_points, moving_points)
         fixed, moving = fixed_points.positions, moving_points.named(fixed_points.names).positions
     elif isinstance(fixed_points, Points) or isinstance(moving_points, Points):
         raise InputError("give both sets of landmarks as Points, paired by name, or both as arrays (N, d)")
@@ -75,6 +123,28 @@ def target_registration_error(
     if len(fixed) != len(moving):
         raise InputError(f"{len(fixed)} fixed and {len(moving)} moving landmarks; give pairs")
     return np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
+
+
+def shared_landmarks(fixed: Points, moving: Points) -> tuple[Points, Points]:
+    """Return the landmarks both images have, in the order of ``fixed``.
+
+    Raises
+    ------
+    InputError
+        When no name is in both, or a name occurs twice.
+    """
+    _require_unique(fixed, moving)
+    names = [name for name in fixed.names if name in set(moving.names)]
+    if not names:
+        raise InputError("the landmarks of the two images have no name in common; they are matched by name")
+    return fixed.named(names), moving.named(names)
+
+
+def _require_unique(*sets: Points) -> None:
+    for points in sets:
+        doubled = sorted({name for name in points.names if points.names.count(name) > 1})
+        if doubled:
+            raise InputError(f"landmark names must be unique to be paired, doubled: {doubled}")
 
 
 def summarise_errors(errors: ArrayLike) -> ErrorSummary:
