@@ -31,6 +31,8 @@ SUMMARY = "result.json"
 
 #: What ``save`` can write the transforms as, and the endings of the files.
 TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
+#: All that ``save`` can be asked for.
+SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +236,10 @@ class RegistrationResult:
         folder
             Made when missing; files of the same names are replaced.
         formats
-            Of the transforms: "h5" (ITK), "nii" (displacement field, LPS mm, as ANTs), "npz" (Learn2Reg).
+            Of the transforms: "h5" (ITK, 3D Slicer), "nii" (displacement field, LPS mm, as ANTs, and
+            ``transformix.txt`` with which transformix, run in the folder, applies it), "npz" (Learn2Reg). With "mrk"
+            also the matches, where there are any: ``fixed_matches.mrk.json`` and ``moving_matches.mrk.json``, for 3D
+            Slicer.
 
         Returns
         -------
@@ -246,9 +251,9 @@ class RegistrationResult:
         InputError
             For an unknown format, or when the folder cannot be written.
         """
-        unknown = sorted(set(formats) - set(TRANSFORM_FORMATS))
+        unknown = sorted(set(formats) - set(SAVE_FORMATS))
         if unknown:
-            raise InputError(f"unknown transform formats {unknown}; choose from {', '.join(TRANSFORM_FORMATS)}")
+            raise InputError(f"unknown formats {unknown}; choose from {', '.join(SAVE_FORMATS)}")
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -307,15 +312,18 @@ class RegistrationResult:
 
     def _write_into(self, folder: Path, formats: Sequence[str]) -> None:
         from samreg.spatial.io_images import write_image
-        from samreg.spatial.io_transforms import write_transform
+        from samreg.spatial.io_points import write_points
+        from samreg.spatial.io_transforms import write_transform, write_transformix
 
         if self:
             transform, fixed, moving = self._transform(), self.fixed.grid, self.moving.grid
             write_image(_as_stored(self.warped, self.moving), folder / "warped.nii.gz")
-            for name in formats:
-                ending = TRANSFORM_FORMATS[name]
+            for ending in (TRANSFORM_FORMATS[name] for name in formats if name in TRANSFORM_FORMATS):
                 write_transform(transform, folder / f"transform{ending}", grid=fixed, moving_grid=moving)
                 write_transform(self.inverse, folder / f"inverse{ending}", grid=moving, moving_grid=fixed)
+            if "nii" in formats:
+                fill = float(self.moving.array.min())
+                write_transformix(folder / "transformix.txt", "transform.nii.gz", grid=fixed, fill=fill)
             affine = [part for part in components(transform) if isinstance(part, AffineTransform)]
             if affine:
                 write_transform(affine[-1], folder / "affine.tfm")
@@ -324,7 +332,11 @@ class RegistrationResult:
 
                 write_preview(self, folder / "preview.png")
         if self.correspondences is not None:
-            _write_correspondences(self.correspondences, folder / "correspondences.csv")
+            pairs = self.correspondences
+            _write_correspondences(pairs, folder / "correspondences.csv")
+            for role in ("fixed", "moving") if "mrk" in formats else ():
+                matches = Points(getattr(pairs, role), scores=pairs.reliability)
+                write_points(matches, folder / f"{role}_matches.mrk.json")
         if self.body is not None:
             write_image(self.body, folder / "body.nii.gz")
         if self.log:

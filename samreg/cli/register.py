@@ -54,7 +54,11 @@ def register(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: iterations=40,20,0.")
     ] = None,
     formats: Annotated[
-        str, typer.Option(help="Transforms as h5 (ITK), nii (displacement field), npz (Learn2Reg), comma-separated.")
+        str,
+        typer.Option(
+            help="Transforms as h5 (ITK, Slicer), nii (displacement field), npz (Learn2Reg); matches as mrk (Slicer); "
+            "comma-separated."
+        ),
     ] = "h5",
     landmarks: Annotated[
         tuple[Path, Path] | None,
@@ -116,12 +120,12 @@ def register(
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    from samreg.result import TRANSFORM_FORMATS
+    from samreg.result import SAVE_FORMATS
 
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
-    unknown = [part for part in formats if part not in TRANSFORM_FORMATS]
+    unknown = [part for part in formats if part not in SAVE_FORMATS]
     if unknown or not formats:
-        raise InputError(f"--formats {text!r}: choose from {', '.join(TRANSFORM_FORMATS)}, comma-separated")
+        raise InputError(f"--formats {text!r}: choose from {', '.join(SAVE_FORMATS)}, comma-separated")
     return formats
 
 
