@@ -305,6 +305,23 @@ class RegistrationResult:
 
         return write_report(self, path, landmarks=landmarks)
 
+    def view(self) -> Any:
+        """Open napari: fixed red, warped cyan, the moving image before, and the matches coloured by reliability.
+
+        Returns
+        -------
+        napari.Viewer
+            In a script, ``napari.run()`` keeps it open.
+
+        Raises
+        ------
+        MissingExtraError
+            When napari is not installed.
+        """
+        from samreg.report.napari import show
+
+        return show(self)
+
     def _transform(self) -> Transform:
         if self.transform is None:
             raise SamregError(f"there is no transform, the registration failed: {self.reason}")

@@ -18,7 +18,7 @@ from samreg.errors import EngineError, MissingExtraError
 
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "samreg.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in ("register", "match", "apply", "report", "embed", "train", "info", "demo"):
+    for command in ("register", "match", "apply", "report", "view", "embed", "train", "info", "demo"):
         assert command in done.stdout
 
 
@@ -83,6 +83,21 @@ def test_report_says_which_image_has_moved(run, registered, files, tmp_path):
     assert "--fixed" in done.output
     assert run("report", out, "--fixed", files.fixed).exit_code == 0
     assert (out / "report.html").is_file()
+
+
+def test_view_opens_napari_or_says_how_to_install_it(run, registered, monkeypatch):
+    from unittest.mock import MagicMock
+
+    napari = MagicMock()
+    monkeypatch.setitem(sys.modules, "napari", napari)
+    done = run("view", registered[0])
+    assert done.exit_code == 0, done.output
+    assert [call.kwargs["name"] for call in napari.Viewer().add_image.call_args_list][-1] == "warped"
+    napari.run.assert_called_once()
+    monkeypatch.setitem(sys.modules, "napari", None)
+    done = run("view", registered[0])
+    assert done.exit_code == 3
+    assert 'pip install "samreg[view]"' in done.output
 
 
 def test_apply_brings_points_both_ways(run, registered, files, tmp_path):
