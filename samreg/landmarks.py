@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from samreg.spatial import Grid
 
 FloatArray = NDArray[np.float64]
+# at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _LATTICE = 32.0  # mm, of the matches that guide the search
 # mm around the prediction that are searched, and the similarity lost at that distance: by the point and its neighbours,
 # then by the point alone around what they agree on
@@ -88,8 +89,8 @@ def match(
     search
         "guided" matches a coarse lattice first, predicts each point from a robust affine and the matches around
         it, lets the point and its neighbours look within 45 mm of that and vote, and the point within 20 mm of the
-        vote, which keeps neighbours together. "global" takes the most similar voxel of the whole body (Yan et al.,
-        SAM, TMI 2022).
+        vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). "global" takes
+        the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps".
     seed
@@ -190,13 +191,16 @@ def guided_matches(
     from samreg.matching import Prediction, match_points, vote
     from samreg.seeding import global_affine, predict_locally
 
-    fit, pairs = global_affine(fixed, moving, spacing=_LATTICE, calibration=calibration, seed=seed)
+    scale = fixed.scale
+    (wide, lost), (narrow, penalty) = _WIDE, _NARROW
+    fit, pairs = global_affine(fixed, moving, spacing=_LATTICE * scale, calibration=calibration, seed=seed)
     if fit.transform is None:
         return None, fit.reason
     left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
-    expected = predict_locally(pairs.take(left < _WIDE[0]), fit.transform, points)
-    votes = vote(fixed, points, moving, prediction=Prediction(expected, *_WIDE), matrix=fit.transform.matrix)
-    near = Prediction(votes.positions, *_NARROW)
+    expected = predict_locally(pairs.take(left < wide * scale), fit.transform, points, scale=scale)
+    around = Prediction(expected, wide * scale, lost)
+    votes = vote(fixed, points, moving, prediction=around, matrix=fit.transform.matrix)
+    near = Prediction(votes.positions, narrow * scale, penalty)
     matches = match_points(fixed, points, moving, prediction=near, home="anywhere", calibration=calibration)
     # votes are searched inside the image and cannot leave it; the prediction can
     return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""

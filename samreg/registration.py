@@ -19,6 +19,7 @@ from samreg.result import RegistrationResult
 from samreg.spatial.adapters import as_image
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.points import as_points, paired_points
 from samreg.spatial.resample import resample_spacing
 from samreg.spatial.transforms import (
     AffineTransform,
@@ -45,11 +46,12 @@ def register(
     moving: Any,
     *,
     method: str = "hybrid",
-    engine: str | None = None,
+    engine: str | Engine | None = None,
     transform: str = "deformable",
     model: Any = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
+    landmarks: tuple[Any, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
@@ -69,7 +71,7 @@ def register(
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.
     engine
-        "ants", "elastix" or "torch". Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
+        "ants", "elastix", "torch", or one's own :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
         first that is installed for a registration.
     transform
         "rigid", "affine" or "deformable".
@@ -77,8 +79,11 @@ def register(
         Name, path or model for the embeddings; samreg's default unless given.
     fixed_mask, moving_mask
         Where to look, non-zero voxels; embeddings are matched and engines compare only there.
+    landmarks
+        Points of the fixed and of the moving image that correspond: files, :class:`samreg.Points`, paired by name, or
+        arrays (N, d) in LPS mm. A deformable registration by the torch engine draws them together.
     device
-        "auto", "cpu", "cuda" or "mps", for the embeddings.
+        "auto", "cpu", "cuda" or "mps", for the embeddings and the torch engine.
     seed
         Makes the run repeatable on one machine; see the engines for what that costs.
     threads
@@ -110,11 +115,14 @@ def register(
     _check_choice("transform", transform, TRANSFORMS)
     _check_spacing(spacing)
     backend = None if method == "embedding" else _choose_engine(engine, method)
+    if landmarks is not None and not (backend is not None and backend.native and transform == "deformable"):
+        raise InputError('landmarks guide deformable registration by the torch engine alone; set engine="torch"')
     fixed, moving = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
     if fixed.ndim != moving.ndim:
         raise InputError(
             f"{fixed.label} is {fixed.ndim}D and {moving.label} is {moving.ndim}D; give both in one dimension"
         )
+    guides = None if landmarks is None else paired_points(*(as_points(points, fixed.ndim) for points in landmarks))
     masks = [None if mask is None else as_image(mask, name="mask") for mask in (fixed_mask, moving_mask)]
     clock = _Clock(progress)
     options = {
@@ -124,6 +132,7 @@ def register(
         "model": None,
         "fixed_mask": None if masks[0] is None else masks[0].label,
         "moving_mask": None if masks[1] is None else masks[1].label,
+        "landmarks": None if guides is None else len(guides[0]),
         "device": device,
         "seed": seed,
         "threads": threads,
@@ -135,8 +144,9 @@ def register(
     with _threads(threads):
         if method != "registration":
             found, embeddings, notes, versions["model"] = _seed(
-                fixed, moving, masks, model=model, transform=transform, device=device, seed=seed, clock=clock
-            )
+                fixed, moving, masks, model=model, device=device, seed=seed, clock=clock,
+                transform=transform if backend is None else backend.seed_transform(transform, engine_options),
+            )  # fmt: skip
             options["model"] = _model_name(model, versions["model"])
             versions["torch"] = importlib.metadata.version("torch")
             body = _body(embeddings[0])
@@ -158,7 +168,12 @@ def register(
             result = start
         else:
             # a turned image was embedded as it lies; only its seed is in the right pose
-            own = {"embeddings": None if notes else embeddings, "device": device} if backend.uses_embeddings else {}
+            own = {
+                "embeddings": None if notes else embeddings,
+                "landmarks": None if guides is None else tuple(points.positions for points in guides),
+                "device": device,
+                "progress": progress,
+            }
             with clock("registration"):
                 outcome = backend.register(
                     _working(fixed, spacing),
@@ -171,12 +186,12 @@ def register(
                     threads=threads,
                     verbose=verbose,
                     options=engine_options,
-                    **own,
+                    **(own if backend.native else {}),
                 )
             result, engine_log = outcome.transform, outcome.log
             versions[backend.name] = outcome.version
         with clock("composition"):
-            result = _on_one_grid(result, fixed.grid.with_spacing(_working_spacing(fixed, spacing)))
+            result = _on_one_grid(result, fixed.grid, _working_spacing(fixed, spacing))
     if not np.isfinite(result.transform_points(fixed.grid.corners())).all():
         raise EngineError(f"{options['engine'] or 'the embedding'} returned a transform that is not finite")
     return RegistrationResult(
@@ -239,14 +254,17 @@ def _body(embedding: Any) -> Image:
     return Image(embedding.body.astype(np.uint8), embedding.local_grid, "body")
 
 
-def _on_one_grid(transform: Transform, grid: Grid) -> Transform:
+def _on_one_grid(transform: Transform, grid: Grid, spacing: float) -> Transform:
     """Return the transform as one displacement field, zero at its border, followed by one affine."""
     parts = components(transform)
     if len(parts) == 1 and isinstance(parts[0], AffineTransform):
         return transform
     affine = parts[-1] if isinstance(parts[-1], AffineTransform) else AffineTransform.identity(transform.ndim)
-    residual = sample_displacement(compose(transform, affine.inverse()), grid.padded(_FIELD_MARGIN))
-    return compose(tapered(DisplacementField(residual.displacement, residual.grid), _FIELD_MARGIN), affine)
+    # half the voxel of the finest field loses nothing, and smooth ones then cost little
+    finest = min(float(part.grid.spacing.min()) for part in parts if isinstance(part, DisplacementField))
+    grid = grid.with_spacing(np.minimum(max(spacing, finest / 2), grid.extent)).padded(_FIELD_MARGIN)
+    residual = sample_displacement(compose(transform, affine.inverse()), grid)
+    return compose(tapered(residual, _FIELD_MARGIN), affine)
 
 
 def _working(image: Image, spacing: float) -> Image:
@@ -258,10 +276,12 @@ def _working_spacing(image: Image, spacing: float) -> float:
     return max(float(spacing), float(image.spacing.min()))
 
 
-def _choose_engine(name: str | None, method: str) -> Engine:
-    """Return the engine of this name, or the one that suits the method best of those installed."""
+def _choose_engine(name: str | Engine | None, method: str) -> Engine:
+    """Return the engine of this name, one's own, or the one that suits the method best of those installed."""
     from samreg.engines import available_engines, get_engine
 
+    if name is not None and not isinstance(name, str):
+        return name
     present = available_engines()
     if name is None and not present:
         raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')

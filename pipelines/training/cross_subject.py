@@ -20,12 +20,16 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("pairs", type=Path, nargs="?")
+    parser.add_argument("--image-spacing", type=float, default=None, help="mm, where the files say none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pairs = None
     if arguments.pairs is not None:
         pairs = [tuple(line.split()) for line in arguments.pairs.read_text().splitlines() if line.strip()]
-    build_maps(arguments.images, samreg.load_model(arguments.weights), arguments.output, pairs=pairs)
+    build_maps(
+        arguments.images, samreg.load_model(arguments.weights), arguments.output, pairs=pairs,
+        image_spacing=arguments.image_spacing,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

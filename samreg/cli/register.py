@@ -22,6 +22,7 @@ from samreg.cli.common import (
     show_table,
 )
 from samreg.errors import InputError
+from samreg.spatial.points import paired_points
 
 if TYPE_CHECKING:
     from samreg.quality import LandmarkErrors
@@ -64,6 +65,10 @@ def register(
         tuple[Path, Path] | None,
         typer.Option(metavar="FIXED MOVING", help="Landmark files of both images, matched by name: prints errors."),
     ] = None,
+    guide: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="FIXED MOVING", help="Landmark files; the torch engine draws these points together."),
+    ] = None,
     fixed_subject: Annotated[str | None, typer.Option(help="Subject of the fixed image in its landmark csv.")] = None,
     moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
     fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
@@ -78,17 +83,20 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
-    from samreg.quality import shared_landmarks
 
     wanted = _formats(formats)
     options = parse_options(option or [])
     require_writable(out)
     with session(verbose=verbose, quiet=quiet) as progress:
         images = load_image(fixed, fixed_series), load_image(moving, moving_series)
-        pairs = None
-        if landmarks is not None:
-            subjects = fixed_subject, moving_subject
-            pairs = shared_landmarks(*map(load_points, landmarks, images, subjects))
+        pairs, guides = (
+            None
+            if files is None
+            else paired_points(
+                load_points(files[0], images[0], fixed_subject), load_points(files[1], images[1], moving_subject)
+            )
+            for files in (landmarks, guide)
+        )
         result = samreg.register(
             *images,
             method=method,
@@ -97,6 +105,7 @@ def register(
             model=model,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
+            landmarks=guides,
             device=device,
             seed=seed,
             threads=threads,

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from torch import Tensor
 
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.network import EmbeddingNetwork, SamNetwork
-from samreg.embedding.preprocessing import Preprocessing
+from samreg.embedding.preprocessing import (
+    AnyPreprocessing,
+    Preprocessing,
+    preprocessing_from_dict,
+    preprocessing_to_dict,
+)
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, require_file
 
@@ -74,7 +79,7 @@ class Checkpoint:
     network : EmbeddingNetwork
         In evaluation mode.
     architecture, name : str
-    preprocessing : Preprocessing
+    preprocessing : Preprocessing or XrayPreprocessing
     config : mapping
         Keyword arguments of the architecture.
     calibration : mapping or None
@@ -86,7 +91,7 @@ class Checkpoint:
     network: EmbeddingNetwork
     architecture: str
     name: str
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     config: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, float] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -114,7 +119,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     left_out = sorted(key for key in weights if key.startswith(architecture.optional))
     try:
         network = architecture.build(**metadata.get("config", {}))
-        preprocessing = Preprocessing(**metadata.get("preprocessing", {}))
+        preprocessing = preprocessing_from_dict(metadata.get("preprocessing", {}))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{path}: its metadata does not describe a {architecture.name} network: {error}"
@@ -145,7 +150,7 @@ def save_checkpoint(
     architecture: str,
     name: str,
     config: Mapping[str, Any] | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: AnyPreprocessing | None = None,
     calibration: Mapping[str, float] | None = None,
 ) -> None:
     """Write a network as a safetensors file that `load_checkpoint` reads back.
@@ -171,7 +176,7 @@ def save_checkpoint(
     metadata = {
         "architecture": architecture,
         "config": dict(config or {}),
-        "preprocessing": asdict(preprocessing or Preprocessing()),
+        "preprocessing": preprocessing_to_dict(preprocessing or Preprocessing()),
         "name": name,
         "calibration": None if calibration is None else dict(calibration),
     }

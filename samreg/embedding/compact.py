@@ -1,9 +1,11 @@
-"""The compact network behind ``ct-small``: a coarse trunk that sees the whole body, a fine one for detail.
+"""The compact network behind ``ct-small`` and ``xray-ceph``: a coarse trunk sees the whole image, a fine one detail.
 
-The coarse trunk works on the 2x average-pooled image (4 mm at 2 mm input) at strides 4, 8 and 16 and gives the
+The coarse trunk works on the 2x average-pooled image (4 mm at 2 mm input) at strides 4, 8, 16, ... and gives the
 global embedding at stride 4. It is cheap enough to be trained on whole volumes, so its context is that of
 inference. The fine trunk works at stride 2 on the unpooled image and takes the coarse features in; its head
 gives the local embedding.
+
+One definition serves volumes and projections: every layer takes the number of dimensions.
 
 Features are normalised over the channels of each voxel alone, so that nothing depends on the field of view or
 the batch, and slabs of a volume give exactly the numbers of the whole. Air is zero after the windowing: zero
@@ -11,6 +13,8 @@ padding continues the image with air.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,46 +33,58 @@ class CompactNetwork(EmbeddingNetwork):
 
     Parameters
     ----------
+    ndim : int
+        2 or 3.
     fine : int
         Channels at stride 2.
     coarse : tuple of int
-        Channels at strides 4, 8 and 16.
+        Channels at strides 4, 8, 16, ...
     blocks : tuple of int
         Residual blocks at these strides on the way down.
+    fine_blocks : int
+        Residual blocks at stride 2.
     local_dim, global_dim : int
         Length of the embeddings.
+    windows : tuple of (float, float)
+        Intervals of the input that become one channel each, 0 to 1.
     """
 
-    geometry = NetworkGeometry(
-        local_stride=(2, 2, 2),
-        local_offset=(0.5, 0.5, 0.5),
-        global_stride=(4, 4, 4),
-        global_offset=(1.5, 1.5, 1.5),
-    )
     shallow_halo = 2
     head_halo = 1
 
     def __init__(
         self,
         *,
+        ndim: int = 3,
         fine: int = 32,
-        coarse: tuple[int, int, int] = (32, 64, 128),
-        blocks: tuple[int, int, int] = (1, 2, 2),
+        coarse: Sequence[int] = (32, 64, 128),
+        blocks: Sequence[int] = (1, 2, 2),
+        fine_blocks: int = 1,
         local_dim: int = 32,
         global_dim: int = 64,
+        windows: Sequence[Sequence[float]] = _WINDOWS,
     ) -> None:
         super().__init__()
-        inputs = 8 * len(_WINDOWS)
-        self.fine_stem = nn.Sequential(_conv(inputs, fine), ChannelNorm(fine), nn.ReLU(inplace=True))
-        self.coarse_stem = _conv(inputs, coarse[0])
-        self.stages = nn.ModuleList(_stage(n, count) for n, count in zip(coarse, blocks, strict=True))
-        self.downs = nn.ModuleList(_Down(a, b) for a, b in zip(coarse[:-1], coarse[1:], strict=True))
-        self.laterals = nn.ModuleList(nn.Conv3d(n, m, 1) for n, m in zip(coarse[1:], coarse[:-1], strict=True))
-        self.merges = nn.ModuleList(_stage(n, 1) for n in coarse[:-1])
-        self.global_head = nn.Sequential(ChannelNorm(coarse[0]), nn.Conv3d(coarse[0], global_dim, 1))
-        self.context = nn.Sequential(ChannelNorm(coarse[0]), nn.Conv3d(coarse[0], fine, 1))
-        self.fine_stage = _stage(fine, 1)
-        self.local_head = nn.Sequential(ChannelNorm(fine), nn.ReLU(inplace=True), _conv(fine, local_dim))
+        self.geometry = NetworkGeometry((2,) * ndim, (0.5,) * ndim, (4,) * ndim, (1.5,) * ndim)
+        self.windows = tuple((float(low), float(high)) for low, high in windows)
+        inputs = 2**ndim * len(self.windows)
+
+        def conv(inputs: int, outputs: int, size: int) -> nn.Module:
+            return _conv(ndim, inputs, outputs, size)
+
+        def stage(channels: int, blocks: int) -> nn.Sequential:
+            return nn.Sequential(*(_Block(ndim, channels) for _ in range(blocks)))
+
+        self.fine_stem = nn.Sequential(conv(inputs, fine, 3), ChannelNorm(fine), nn.ReLU(inplace=True))
+        self.coarse_stem = conv(inputs, coarse[0], 3)
+        self.stages = nn.ModuleList(stage(n, count) for n, count in zip(coarse, blocks, strict=True))
+        self.downs = nn.ModuleList(_Down(ndim, a, b) for a, b in zip(coarse[:-1], coarse[1:], strict=True))
+        self.laterals = nn.ModuleList(conv(n, m, 1) for n, m in zip(coarse[1:], coarse[:-1], strict=True))
+        self.merges = nn.ModuleList(stage(n, 1) for n in coarse[:-1])
+        self.global_head = nn.Sequential(ChannelNorm(coarse[0]), conv(coarse[0], global_dim, 1))
+        self.context = nn.Sequential(ChannelNorm(coarse[0]), conv(coarse[0], fine, 1))
+        self.fine_stage = stage(fine, fine_blocks)
+        self.local_head = nn.Sequential(ChannelNorm(fine), nn.ReLU(inplace=True), conv(fine, local_dim, 3))
 
     def shallow(self, x: Tensor) -> Tensor:
         """Fine features with the pooled image as their last channel."""
@@ -76,7 +92,7 @@ class CompactNetwork(EmbeddingNetwork):
 
     def fine_features(self, x: Tensor) -> Tensor:
         """First features of the fine trunk, at stride 2."""
-        return self.fine_stem(_blocks(_windowed(x)))
+        return self.fine_stem(_blocks(self._windowed(x)))
 
     def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
         context, global_embedding = self.coarse(features[:, -1:])
@@ -86,8 +102,8 @@ class CompactNetwork(EmbeddingNetwork):
         return self.local_head(fused)
 
     def coarse(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole field of view at stride 2, (N, 1, z, y, x), to (context, global embedding) at stride 4."""
-        x = self.coarse_stem(_blocks(_windowed(pooled)))
+        """Whole field of view at stride 2, (N, 1, (z,) y, x), to (context, global embedding) at stride 4."""
+        x = self.coarse_stem(_blocks(self._windowed(pooled)))
         levels = []
         for depth, stage in enumerate(self.stages):
             x = stage(self.downs[depth - 1](x) if depth else x)
@@ -101,22 +117,25 @@ class CompactNetwork(EmbeddingNetwork):
         """Add the context (stride 4) to the fine features (stride 2)."""
         return self.fine_stage(features + _doubled(context, features.shape[2:]))
 
+    def _windowed(self, x: Tensor) -> Tensor:
+        """Network input to one channel per window, 0 to 1."""
+        return torch.cat([(x.clamp(low, high) - low) / (high - low) for low, high in self.windows], dim=1)
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of every voxel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class _Block(nn.Module):
     """Pre-activation residual block with one norm; the identity at the start of training."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, ndim: int, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            ChannelNorm(channels), _conv(channels, channels), nn.ReLU(inplace=True), _conv(channels, channels)
-        )
+        convolutions = [_conv(ndim, channels, channels, 3) for _ in range(2)]
+        self.body = nn.Sequential(ChannelNorm(channels), convolutions[0], nn.ReLU(inplace=True), convolutions[1])
         nn.init.zeros_(self.body[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,43 +143,35 @@ class _Block(nn.Module):
 
 
 class _Down(nn.Module):
-    """Halve the resolution: 2x2x2 cells to channels, mixed by a 1x1x1 convolution."""
+    """Halve the resolution: cells of two voxels along each axis to channels, mixed by a convolution of size 1."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, ndim: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.norm = ChannelNorm(inputs)
-        self.mix = nn.Conv3d(8 * inputs, outputs, 1)
+        self.mix = _conv(ndim, 2**ndim * inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(_blocks(self.norm(x)))
 
 
-def _conv(inputs: int, outputs: int) -> nn.Conv3d:
-    return nn.Conv3d(inputs, outputs, 3, padding=1)
-
-
-def _stage(channels: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(channels) for _ in range(blocks)))
-
-
-def _windowed(x: Tensor) -> Tensor:
-    """Thousands of HU to one channel per window, 0 to 1, air 0."""
-    return torch.cat([(x.clamp(low, high) - low) / (high - low) for low, high in _WINDOWS], dim=1)
+def _conv(ndim: int, inputs: int, outputs: int, size: int) -> nn.Module:
+    return (nn.Conv2d if ndim == 2 else nn.Conv3d)(inputs, outputs, size, padding=size // 2)
 
 
 def _blocks(x: Tensor) -> Tensor:
-    """Cells of 2x2x2 voxels to channels; odd sizes are filled up with zeros at the end."""
+    """Cells of two voxels along each axis to channels; odd sizes are filled up with zeros at the end."""
     n, c, *size = x.shape
-    z, y, w = (-(-s // 2) for s in size)
-    if (2 * z, 2 * y, 2 * w) != tuple(size):
-        x = F.pad(x, (0, 2 * w - size[2], 0, 2 * y - size[1], 0, 2 * z - size[0]))
-    cells = x.reshape(n, c, z, 2, y, 2, w, 2).permute(0, 2, 4, 6, 3, 5, 7, 1)
-    return cells.reshape(n, z, y, w, 8 * c).permute(0, 4, 1, 2, 3)
+    ndim, cells = len(size), [-(-s // 2) for s in size]
+    if any(s % 2 for s in size):
+        x = F.pad(x, [n for s in reversed(size) for n in (0, s % 2)])
+    x = x.reshape(n, c, *(m for cell in cells for m in (cell, 2)))
+    x = x.permute(0, *range(2, 2 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2), 1)
+    return x.reshape(n, *cells, 2**ndim * c).movedim(-1, 1)
 
 
 def _doubled(x: Tensor, size: torch.Size) -> Tensor:
     """Nearest-neighbour upsampling by two, cropped to `size`; the centres of `_blocks` cells stay in place."""
-    n, c, z, y, w = x.shape
-    cells = x.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None].expand(n, z, 2, y, 2, w, 2, c)
-    cells = cells.reshape(n, 2 * z, 2 * y, 2 * w, c)[:, : size[0], : size[1], : size[2]]
-    return cells.permute(0, 4, 1, 2, 3)
+    n, c, *old = x.shape
+    cells = x.movedim(1, -1).reshape(n, *(m for s in old for m in (s, 1)), c)
+    cells = cells.expand(n, *(m for s in old for m in (s, 2)), c).reshape(n, *(2 * s for s in old), c)
+    return cells[(slice(None), *(slice(s) for s in size))].movedim(-1, 1)

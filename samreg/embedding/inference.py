@@ -66,7 +66,14 @@ def optimised(network: EmbeddingNetwork, device: torch.device, dtype: torch.dtyp
         if isinstance(module, ConvModule) and isinstance(module.bn, nn.BatchNorm3d):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()
-    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last_3d).requires_grad_(False)
+    return network.to(
+        device=device, dtype=dtype, memory_format=channels_last(network.geometry.ndim)
+    ).requires_grad_(False)
+
+
+def channels_last(ndim: int) -> torch.memory_format:
+    """Return the memory format in which convolutions over so many dimensions run fastest on the CPU."""
+    return torch.channels_last if ndim == 2 else torch.channels_last_3d
 
 
 @torch.inference_mode()
@@ -75,22 +82,22 @@ def embed_volume(
     volume: NDArray[np.float32],
     *,
     pad_value: float,
-    slab: int = _SLAB,
+    slab: int | None = None,
     store: torch.dtype = torch.float16,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Embed one preprocessed volume.
+    """Embed one preprocessed image, 3D or 2D.
 
     Parameters
     ----------
     network : EmbeddingNetwork
         In evaluation mode; runs on its own device and type.
-    volume : ndarray of float32, shape (z, y, x)
+    volume : ndarray of float32, shape (z, y, x) or (y, x)
         Preprocessed intensities.
     pad_value : float
-        Intensity of air. The volume is padded at its end to whole strides, and to one global stride at least.
+        Intensity of air. The image is padded at its end to whole strides, and to one global stride at least.
     slab : int
-        Input slices computed at once.
+        Input slices computed at once; 32 of a volume, all rows of a 2D image unless given.
     store : torch.dtype
         Type of the result.
     progress : callable, optional
@@ -99,7 +106,7 @@ def embed_volume(
     Returns
     -------
     local_embedding, global_embedding : Tensor
-        (C, z', y', x') each on the CPU, unit length over C. Channels vary fastest in memory, so that
+        (C, (z',) y', x') each on the CPU, unit length over C. Channels vary fastest in memory, so that
         ``.flatten(1).T`` is an (N, C) view.
     """
     geometry = network.geometry
@@ -111,7 +118,8 @@ def embed_volume(
         max(-(-n // fine) * fine, coarse) - n
         for n, fine, coarse in zip(volume.shape, geometry.local_stride, geometry.global_stride, strict=True)
     ]
-    x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]), value=pad_value)
+    x = F.pad(x, [n for more in reversed(padding) for n in (0, more)], value=pad_value)
+    slab = slab or (_SLAB if geometry.ndim == 3 else x.shape[2])
 
     features = None
     for part, start, stop in _in_slabs(
@@ -140,7 +148,7 @@ def embed_volume(
 def _in_slabs(
     stage: Callable[[Tensor], Tensor], x: Tensor, *, slab: int, halo: int, stride: int
 ) -> Iterator[tuple[Tensor, int, int]]:
-    """Yield the output of ``stage`` slab by slab along z, with the output slices it fills.
+    """Yield the output of ``stage`` slab by slab along the first axis, with the output slices it fills.
 
     ``halo`` is a multiple of ``stride`` that covers what the stage sees beyond a slab.
     """
@@ -154,6 +162,6 @@ def _in_slabs(
 
 
 def _empty(like: Tensor, depth: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uninitialised (1, C, depth, y, x), channels last."""
-    _, channels, _, height, width = like.shape
-    return torch.empty((1, depth, height, width, channels), dtype=dtype, device=device).permute(0, 4, 1, 2, 3)
+    """Uninitialised (1, C, depth, ...), channels last."""
+    _, channels, _, *others = like.shape
+    return torch.empty((1, depth, *others, channels), dtype=dtype, device=device).movedim(-1, 1)

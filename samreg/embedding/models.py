@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.inference import Progress, embed_volume, inference_dtype, optimised, resolve_device
 from samreg.embedding.network import EmbeddingNetwork
-from samreg.embedding.preprocessing import AIR, Preprocessing, body_mask, check_ct, sample_mask, standardised
+from samreg.embedding.preprocessing import AnyPreprocessing, sample_mask, standardised
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
@@ -87,8 +87,8 @@ class NetworkModel(EmbeddingModel):
     Parameters
     ----------
     network : EmbeddingNetwork
-        ``model.network(x)`` gives (local, global) of preprocessed batches (N, 1, z, y, x).
-    preprocessing : Preprocessing
+        ``model.network(x)`` gives (local, global) of preprocessed batches (N, 1, (z,) y, x).
+    preprocessing : Preprocessing or XrayPreprocessing
     name : str
     calibration : mapping, optional
     info : mapping, optional
@@ -97,13 +97,16 @@ class NetworkModel(EmbeddingModel):
     def __init__(
         self,
         network: EmbeddingNetwork,
-        preprocessing: Preprocessing,
+        preprocessing: AnyPreprocessing,
         *,
         name: str,
         calibration: Mapping[str, float] | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
+        if network.geometry.ndim != preprocessing.ndim:
+            raise InputError(f"{name}: a {network.geometry.ndim}D network and {preprocessing.ndim}D preprocessing")
         self.network = network.eval()
+        self.ndim = preprocessing.ndim
         self.preprocessing = preprocessing
         self.name = name
         self.calibration = calibration
@@ -127,17 +130,17 @@ class NetworkModel(EmbeddingModel):
         device: str | torch.device = "auto",
         progress: Progress | None = None,
     ) -> Embedding:
-        """Embed one CT; see `EmbeddingModel.embed`."""
+        """Embed one image; see `EmbeddingModel.embed`."""
         where = resolve_device(device)
-        check_ct(image)
         geometry, settings = self.network.geometry, self.preprocessing
-        volume = standardised(image, settings.spacing)
-        inside = body_mask(volume)
+        settings.check(image)
+        volume = standardised(image, settings.spacing, fill=settings.fill)
+        inside = settings.body(volume)
         require_body(inside, image)
         local, global_ = embed_volume(
             self._on(where),
             settings.normalise(volume.array),
-            pad_value=float(settings.normalise(np.float32([AIR]))[0]),
+            pad_value=settings.padding,
             progress=progress,
         )
         local_grid = strided_grid(volume.grid, local.shape[1:], geometry.local_stride, geometry.local_offset)
@@ -177,7 +180,7 @@ def require_body(inside: NDArray[np.bool_], image: Image) -> None:
     """Raise InputError when nothing of the image is inside a body."""
     if not inside.any():
         raise InputError(
-            f"{image.label}: no body found, all voxels are air; check that it is a CT in Hounsfield units"
+            f"{image.label}: no body found, all voxels are air or background; check that it is what the model expects"
         )
 
 

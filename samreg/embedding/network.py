@@ -32,29 +32,34 @@ class NetworkGeometry:
     Attributes
     ----------
     local_stride, global_stride : tuple of int
-        Input voxels per output voxel. `global_stride` is a multiple of `local_stride`.
+        Input voxels per output voxel, one number per axis. `global_stride` is a multiple of `local_stride`.
     local_offset, global_offset : tuple of float
         Centre of the receptive field of output voxel 0, in input voxels.
     """
 
-    local_stride: Triple
-    local_offset: tuple[float, float, float]
-    global_stride: Triple
-    global_offset: tuple[float, float, float]
+    local_stride: tuple[int, ...]
+    local_offset: tuple[float, ...]
+    global_stride: tuple[int, ...]
+    global_offset: tuple[float, ...]
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the images, 2 or 3."""
+        return len(self.local_stride)
 
 
 class EmbeddingNetwork(nn.Module, ABC):
     """A network that gives every voxel a local and a global unit vector.
 
     The forward pass is split in three so that large volumes run at bounded memory
-    (`samreg.embedding.inference`): `shallow` and `head` are run slab by slab along z, `trunk` on the whole,
+    (`samreg.embedding.inference`): `shallow` and `head` run slab by slab along the first axis, `trunk` on the whole,
     already small, volume.
 
     Attributes
     ----------
     geometry : NetworkGeometry
     shallow_halo : int
-        Input slices beyond a slab on which `shallow` depends, rounded up to a multiple of the local z stride.
+        Input slices beyond a slab on which `shallow` depends, rounded up to a multiple of the local stride.
     head_halo : int
         Slices beyond a slab on which `head` depends.
     """
@@ -65,7 +70,7 @@ class EmbeddingNetwork(nn.Module, ABC):
 
     @abstractmethod
     def shallow(self, x: Tensor) -> Tensor:
-        """First stages, (N, 1, z, y, x) to features at the local stride."""
+        """First stages, (N, 1, (z,) y, x) to features at the local stride."""
 
     @abstractmethod
     def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,17 +81,17 @@ class EmbeddingNetwork(nn.Module, ABC):
         """Fused features to the local embedding, not normalised."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed a batch of volumes.
+        """Embed a batch of images.
 
         Parameters
         ----------
-        x : Tensor, shape (N, 1, z, y, x)
+        x : Tensor, shape (N, 1, z, y, x) or (N, 1, y, x)
             Preprocessed intensities.
 
         Returns
         -------
         local_embedding, global_embedding : Tensor
-            (N, C, z', y', x') each, unit length over C, at the strides of `geometry`.
+            (N, C, (z',) y', x') each, unit length over C, at the strides of `geometry`.
         """
         fused, global_embedding = self.trunk(self.shallow(x))
         return F.normalize(self.head(fused), dim=1), F.normalize(global_embedding, dim=1)

@@ -1,9 +1,11 @@
-"""From a CT in any orientation to the axis-aligned, isotropic volume an embedding model expects."""
+"""From an image in any orientation to the axis-aligned, isotropic one an embedding model expects: CT and X-ray."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +19,13 @@ AIR = -1024.0
 _BODY_SPACING = 4.0  # mm; the mask is computed at this voxel size
 _TISSUE_HU = -500.0  # air and lung lie below, every other tissue above
 _OUTSIDE_HU = -930.0  # median of the air around a body lies below; of lung, emphysema included, above
+_TEXTURE_MM, _TEXTURE = 6.0, 0.015  # an X-ray shows something where its standard deviation over 6 mm is larger
 _BENEATH_HU = -880.0  # the same for air with a table in it, which spans the image from left to right
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model wants its input; the defaults are those of the published SAM.
+    """How a CT model wants its input; the defaults are those of the published SAM.
 
     Attributes
     ----------
@@ -33,6 +36,10 @@ class Preprocessing:
     scale_range : tuple of float
         which is mapped linearly onto this one.
     """
+
+    modality: ClassVar[str] = "ct"
+    ndim: ClassVar[int] = 3
+    fill: ClassVar[float] = AIR  # outside the image
 
     spacing: float = 2.0
     hu_range: tuple[float, float] = (-1024.0, 3071.0)
@@ -55,6 +62,93 @@ class Preprocessing:
         scaled *= (top - bottom) / (high - low)
         scaled += bottom
         return scaled
+
+    @property
+    def padding(self) -> float:
+        """Network input beyond the image's end: air."""
+        return float(self.normalise(np.float32([AIR]))[0])
+
+    def check(self, image: Image) -> None:
+        """Refuse what cannot be a CT; see `check_ct`."""
+        check_ct(image)
+
+    def body(self, volume: Image) -> NDArray[np.bool_]:
+        """Where the body is; see `body_mask`."""
+        return body_mask(volume)
+
+
+@dataclass(frozen=True)
+class XrayPreprocessing:
+    """How an X-ray model wants its input. Intensities have no unit: two percentiles of the image become 0 and 1.
+
+    Attributes
+    ----------
+    spacing : float
+        Isotropic pixel size, mm.
+    percentiles : tuple of float
+        Of the intensities, mapped onto 0 and 1; what lies beyond is clipped.
+    """
+
+    modality: ClassVar[str] = "xray"
+    ndim: ClassVar[int] = 2
+    fill: ClassVar[float | None] = None  # the image's smallest value
+    padding: ClassVar[float] = 0.0
+
+    spacing: float = 0.6
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        low, high = (float(value) for value in self.percentiles)
+        if not 0 <= low < high <= 100:
+            raise InputError(f"preprocessing: percentiles must rise within 0 to 100, got {(low, high)}")
+        object.__setattr__(self, "percentiles", (low, high))
+        if not self.spacing > 0:
+            raise InputError(f"preprocessing: spacing must be positive mm, got {self.spacing}")
+
+    def normalise(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map the intensities of one whole image to network input, float32 of the same shape."""
+        low, high = np.percentile(image, self.percentiles)
+        return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+
+    def check(self, image: Image) -> None:
+        """Refuse what cannot be an X-ray; see `check_xray`."""
+        check_xray(image)
+
+    def body(self, image: Image) -> NDArray[np.bool_]:
+        """Where there is something to see: the image changes nearby. All but even background and collimation."""
+        from scipy import ndimage
+
+        width = max(3, round(_TEXTURE_MM / self.spacing))
+        array = self.normalise(image.array).astype(np.float64)
+        mean = ndimage.uniform_filter(array, width)
+        spread = np.sqrt(np.maximum(ndimage.uniform_filter(array**2, width) - mean**2, 0))
+        return ndimage.binary_closing(np.pad(spread > _TEXTURE, width, mode="edge"), iterations=width)[
+            width:-width, width:-width
+        ]
+
+
+AnyPreprocessing = Preprocessing | XrayPreprocessing
+
+
+def preprocessing_to_dict(settings: AnyPreprocessing) -> dict[str, Any]:
+    """Return the settings as checkpoints store them."""
+    return {"modality": settings.modality, **asdict(settings)}
+
+
+def preprocessing_from_dict(values: Mapping[str, Any]) -> AnyPreprocessing:
+    """Return the settings a checkpoint stores; those of CT where it names no modality.
+
+    Raises
+    ------
+    ValueError
+        For an unknown modality.
+    """
+    values = dict(values)
+    kinds = {kind.modality: kind for kind in (Preprocessing, XrayPreprocessing)}
+    name = values.pop("modality", "ct")
+    if name not in kinds:
+        raise ValueError(f"unknown modality {name!r}, samreg knows {', '.join(kinds)}")
+    return kinds[name](**values)
 
 
 def oriented(image: Image) -> Image:
@@ -84,18 +178,20 @@ def oriented(image: Image) -> Image:
     return Image(array, grid, image.name)
 
 
-def standardised(image: Image, spacing: float) -> Image:
-    """Resample a CT to isotropic voxels on axes along x, y, z of the world (LPS).
+def standardised(image: Image, spacing: float, *, fill: float | None = AIR) -> Image:
+    """Resample an image to isotropic voxels on axes along x, y, z of the world (LPS).
 
     Axis-aligned images keep their borders; oblique ones are resampled onto the axis-aligned box around them
-    and filled up with air. Coarser voxels average finer ones.
+    and filled up. Coarser voxels average finer ones.
 
     Parameters
     ----------
     image : Image
-        3D CT in Hounsfield units, any orientation.
+        Any orientation.
     spacing : float
         New voxel size, mm.
+    fill : float or None
+        Value outside the image, air unless given; None takes its smallest value.
 
     Returns
     -------
@@ -105,8 +201,8 @@ def standardised(image: Image, spacing: float) -> Image:
     image = oriented(image)
     if np.abs(image.spacing - spacing).max() > 1e-3:
         image = resample_spacing(image, spacing)
-    if np.abs(image.direction - np.eye(3)).max() > 1e-3:
-        image = resample(image, _box_grid(image.grid, spacing), fill=AIR)
+    if np.abs(image.direction - np.eye(image.ndim)).max() > 1e-3:
+        image = resample(image, _box_grid(image.grid, spacing), fill=fill)
     return Image(np.ascontiguousarray(image.array, dtype=np.float32), image.grid, image.name)
 
 
@@ -153,6 +249,32 @@ def check_ct(image: Image) -> None:
             f"slope and "
             "intercept (often value - 1024), and other modalities are not supported by this model"
         )
+
+
+def check_xray(image: Image) -> None:
+    """Refuse what cannot be an X-ray picture of the body.
+
+    Raises
+    ------
+    InputError
+        For an image that is not 2D, holds NaN or infinity, has a pixel size or extent no X-ray has, or is constant.
+        The message says the remedy.
+    """
+    label = image.label
+    if image.ndim != 2:
+        raise InputError(f"{label}: a {image.ndim}D image; this model embeds 2D X-rays, give a projection")
+    if image.spacing.min() < 0.01 or image.spacing.max() > 5:
+        raise InputError(
+            f"{label}: pixel size {np.round(image.spacing, 5).tolist()} mm is not an X-ray's; give spacing= in mm"
+        )
+    if image.grid.extent.max() > 3000 or image.grid.extent.min() < 4:
+        raise InputError(
+            f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; give the true spacing (mm)"
+        )
+    if not np.isfinite(image.array).all():
+        raise InputError(f"{label}: pixels are NaN or infinite; replace them by the value of the background")
+    if image.array.min() == image.array.max():
+        raise InputError(f"{label}: all pixels have the value {image.array.flat[0]:g}; give an X-ray image")
 
 
 def body_mask(image: Image) -> NDArray[np.bool_]:

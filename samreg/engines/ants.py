@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from samreg.engines.base import EngineResult, TransformKind, check_kind, engine_version, make_options, prepare
+from samreg.engines.base import (
+    EngineResult,
+    TransformKind,
+    check_kind,
+    clipping,
+    engine_version,
+    make_options,
+    prepare,
+)
 from samreg.engines.worker import run_worker
 from samreg.errors import InputError
 from samreg.spatial import Image, Transform, compose
@@ -41,7 +49,8 @@ class AntsOptions:
     flow_sigma, total_sigma
         Smoothing of SyN's update and total field, variance in voxels squared.
     window
-        Intensities are clipped to this range, HU; None keeps them (MR).
+        Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 1000 HU for volumes, and
+        keeps 2D images, whose intensities have no unit.
     """
 
     variant: Literal["auto", "SyN", "SyNOnly", "quick"] = "auto"
@@ -52,7 +61,7 @@ class AntsOptions:
     gradient_step: float = 0.2
     flow_sigma: float = 3.0
     total_sigma: float = 0.0
-    window: tuple[float, float] | None = (-1000.0, 1000.0)
+    window: tuple[float, float] | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         if self.variant not in _VARIANTS:
@@ -76,7 +85,13 @@ class AntsEngine:
     """
 
     name = "ants"
-    uses_embeddings = False
+    native = False
+
+    def seed_transform(
+        self, transform: TransformKind, options: Mapping[str, Any] | object | None = None
+    ) -> TransformKind:
+        """The transform itself; see :meth:`samreg.engines.base.Engine`."""
+        return transform
 
     def register(
         self,
@@ -102,7 +117,7 @@ class AntsEngine:
             start=start,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
-            window=settings.window,
+            window=clipping(settings.window, fixed, (-1000.0, 1000.0)),
         )
         kind = _type_of_transform(transform, settings.variant, start is not None)
         job: dict[str, Any] = {

@@ -54,12 +54,18 @@ class Engine(Protocol):
 
     Attributes
     ----------
-    uses_embeddings
-        Whether ``register`` also takes ``embeddings``, a pair of :class:`samreg.embedding.Embedding`, and ``device``.
+    native
+        Whether ``register`` also takes ``embeddings``, a pair of :class:`samreg.embedding.Embedding`, ``landmarks``,
+        a pair of points (N, d), ``device`` and ``progress``.
     """
 
     name: str
-    uses_embeddings: bool
+    native: bool
+
+    def seed_transform(
+        self, transform: TransformKind, options: Mapping[str, Any] | object | None = None
+    ) -> TransformKind:
+        """Return the kind of start that embeddings should make for a transform with these options."""
 
     def register(
         self,
@@ -254,6 +260,28 @@ def prepare(
     if start is not None:
         moving, moving_mask = prewarp(moving, moving_mask, start, fixed.grid.padded(MARGIN_MM))
     return Pair(fixed, moving, fixed_mask, moving_mask)
+
+
+def length_scale(image: Image) -> float:
+    """Return what lengths that suit volumes are multiplied by: 1 in 3D, 0.3 in 2D, where X-rays show finer detail."""
+    return 1.0 if image.ndim == 3 else 0.3
+
+
+def clipping(
+    window: tuple[float, float] | str | None, image: Image, default: tuple[float, float]
+) -> tuple[float, float] | None:
+    """Return the range intensities are clipped to: as given, or for "auto" the default for volumes, none in 2D.
+
+    Raises
+    ------
+    InputError
+        When it is neither a range, None nor "auto".
+    """
+    if window == "auto":
+        return default if image.ndim == 3 else None
+    if isinstance(window, str) or (window is not None and len(window) != 2):
+        raise InputError(f'window must be two numbers, None or "auto", got {window!r}')
+    return window
 
 
 def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> tuple[Image, Image | None]:

@@ -9,7 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from samreg.engines.base import EngineResult, TransformKind, check_kind, engine_version, make_options, prepare
+from samreg.engines.base import (
+    EngineResult,
+    TransformKind,
+    check_kind,
+    clipping,
+    engine_version,
+    make_options,
+    prepare,
+)
 from samreg.engines.worker import run_worker
 from samreg.errors import InputError
 from samreg.spatial import Image, Transform, compose
@@ -51,7 +59,8 @@ class ElastixOptions:
     points_weight
         Its weight against the metric's 1.
     window
-        Intensities are clipped to this range, HU; None keeps them (MR).
+        Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 1000 HU for volumes, and
+        keeps 2D images, whose intensities have no unit.
     """
 
     resolutions: int | None = None
@@ -62,7 +71,7 @@ class ElastixOptions:
     bending_weight: float = 1.0
     corresponding_points: tuple[ArrayLike, ArrayLike] | None = None
     points_weight: float = 0.1
-    window: tuple[float, float] | None = (-1000.0, 1000.0)
+    window: tuple[float, float] | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         if self.metric not in _METRICS:
@@ -87,7 +96,13 @@ class ElastixEngine:
     """
 
     name = "elastix"
-    uses_embeddings = False
+    native = False
+
+    def seed_transform(
+        self, transform: TransformKind, options: Mapping[str, Any] | object | None = None
+    ) -> TransformKind:
+        """The transform itself; see :meth:`samreg.engines.base.Engine`."""
+        return transform
 
     def register(
         self,
@@ -116,7 +131,7 @@ class ElastixEngine:
         if start is None and transform == "deformable":
             affine = self.register(fixed, moving, transform="affine", **masks, seed=seed, **run, options=settings)
             start, log = affine.transform, affine.log
-        pair = prepare(fixed, moving, start=start, **masks, window=settings.window)
+        pair = prepare(fixed, moving, start=start, **masks, window=clipping(settings.window, fixed, (-1000.0, 1000.0)))
         points = settings.corresponding_points
         if points is not None:
             points = _remaining_points(*points, start, fixed.ndim)

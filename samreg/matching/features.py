@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from samreg.embedding.embedding import Embedding
 
 PARTS = ("local", "global")
+_CT_VOXEL = 4.0  # mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def scale(self) -> float:
+        """Size of the local voxels relative to 4 mm, those of the CT models: all lengths of the search go by it."""
+        return float(self.grid.spacing.min()) / _CT_VOXEL
 
     @property
     def device(self) -> torch.device:

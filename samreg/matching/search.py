@@ -122,7 +122,7 @@ def _search_near(
     grid, device = target.grid, target.device
     best = torch.empty(len(query), dtype=torch.long, device=device)
     # thousands of coarse queries share large boxes; a few fine ones are cheapest each in a box of its own
-    width = max(2 * prediction.radius, 96.0) if coarse else prediction.radius / 4
+    width = max(2 * prediction.radius, 96.0 * target.scale) if coarse else prediction.radius / 4
     cell = np.floor(prediction.positions / width).astype(int)
     _, member = np.unique(cell, axis=0, return_inverse=True)
     order = np.argsort(member.ravel(), kind="stable")

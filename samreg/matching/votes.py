@@ -14,11 +14,11 @@ from samreg.matching.search import Prediction, find
 from samreg.spatial.grid import FloatArray
 
 _COUNT = 12  # neighbours
-_REACH = 12.0  # mm, their distance
+_REACH = 12.0  # mm, their distance at a scale of 1
 _OWN = 2.0  # the point's own vote counts as so many
 _SHARPNESS = 4  # a vote weighs its similarity to this power
 _ROUNDS = 30
-_SOFT = 2.0  # mm, below which the geometric median turns into a mean
+_SOFT = 2.0  # mm at a scale of 1, below which the geometric median turns into a mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def vote(
     n, ndim = points.shape
     if len(prediction.positions) != n:
         raise InputError(f"{n} points need as many predictions, got {len(prediction.positions)}")
-    offsets = np.concatenate([np.zeros((1, ndim)), _REACH * _directions(ndim)])
+    offsets = np.concatenate([np.zeros((1, ndim)), _REACH * fixed.scale * _directions(ndim)])
     moved = offsets @ np.asarray(matrix, dtype=np.float64).T
     around = (points[:, None] + offsets).reshape(-1, ndim)
     expected = (prediction.positions[:, None] + moved).reshape(-1, ndim)
@@ -80,7 +80,7 @@ def vote(
     weight = np.maximum(found.similarity, 0.05).reshape(n, -1) ** _SHARPNESS
     weight *= _in_body(fixed, around).reshape(n, -1)
     weight[:, 0] = np.maximum(_OWN * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
-    middle = _geometric_median(votes, weight)
+    middle = _geometric_median(votes, weight, soft=_SOFT * fixed.scale)
     return Votes(middle, np.median(np.linalg.norm(votes - middle[:, None], axis=2), axis=1))
 
 
@@ -89,7 +89,7 @@ def _in_body(source: Features, points: FloatArray) -> FloatArray:
     return (rows_at(source, torch.as_tensor(index, device=source.device)) >= 0).cpu().numpy()
 
 
-def _geometric_median(votes: FloatArray, weight: FloatArray) -> FloatArray:
+def _geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> FloatArray:
     """Return the weighted geometric medians (N, d) of votes (N, K, d)."""
 
     def mean(some: FloatArray) -> FloatArray:
@@ -97,7 +97,7 @@ def _geometric_median(votes: FloatArray, weight: FloatArray) -> FloatArray:
 
     middle = mean(weight)
     for _ in range(_ROUNDS):
-        middle = mean(weight / (np.linalg.norm(votes - middle[:, None], axis=2) + _SOFT))
+        middle = mean(weight / (np.linalg.norm(votes - middle[:, None], axis=2) + soft))
     return middle
 
 

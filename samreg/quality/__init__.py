@@ -5,7 +5,6 @@ from samreg.quality.labels import dice, hd95, mean_surface_distance, surface_dis
 from samreg.quality.landmarks import (
     ErrorSummary,
     LandmarkErrors,
-    shared_landmarks,
     summarise_errors,
     target_registration_error,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "ncc",
     "quality_flags",
     "registration_quality",
-    "shared_landmarks",
     "summarise_errors",
     "surface_distances",
     "target_registration_error",

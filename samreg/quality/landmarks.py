@@ -113,7 +113,10 @@ def target_registration_error(
         When the numbers of points differ, names are missing or doubled, or only one of the two is Points.
     """
     if isinstance(fixed_points, Points) and isinstance(moving_points, Points):
-        _require_unique(fixed_points, moving_points)
+        for points in (fixed_points, moving_points):
+            doubled = sorted({name for name in points.names if points.names.count(name) > 1})
+            if doubled:
+                raise InputError(f"landmark names must be unique to be paired, doubled: {doubled}")
         fixed, moving = fixed_points.positions, moving_points.named(fixed_points.names).positions
     elif isinstance(fixed_points, Points) or isinstance(moving_points, Points):
         raise InputError("give both sets of landmarks as Points, paired by name, or both as arrays (N, d)")
@@ -123,28 +126,6 @@ def target_registration_error(
     if len(fixed) != len(moving):
         raise InputError(f"{len(fixed)} fixed and {len(moving)} moving landmarks; give pairs")
     return np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
-
-
-def shared_landmarks(fixed: Points, moving: Points) -> tuple[Points, Points]:
-    """Return the landmarks both images have, in the order of ``fixed``.
-
-    Raises
-    ------
-    InputError
-        When no name is in both, or a name occurs twice.
-    """
-    _require_unique(fixed, moving)
-    names = [name for name in fixed.names if name in set(moving.names)]
-    if not names:
-        raise InputError("the landmarks of the two images have no name in common; they are matched by name")
-    return fixed.named(names), moving.named(names)
-
-
-def _require_unique(*sets: Points) -> None:
-    for points in sets:
-        doubled = sorted({name for name in points.names if points.names.count(name) > 1})
-        if doubled:
-            raise InputError(f"landmark names must be unique to be paired, doubled: {doubled}")
 
 
 def summarise_errors(errors: ArrayLike) -> ErrorSummary:

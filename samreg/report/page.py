@@ -268,6 +268,9 @@ def _recipe(result: RegistrationResult) -> str:
     inputs |= {role: f"{role}.nii.gz" for role in memory}
     images = [inputs.pop(role) for role in ("fixed", "moving")]
     options |= inputs
+    if options.get("landmarks") is not None:  # how many there were
+        options["landmarks"] = ("fixed_landmarks.csv", "moving_landmarks.csv")
+        memory.append("landmarks")
     note = f"No files, or moved since: {', '.join(memory).replace('_', ' ')}." if memory else ""
     python, command = python_call(images, options), shell_command(images, options)
     return f'<p class="faint">{note}</p><pre>{escape(python)}</pre><pre>{escape(command)}</pre>'
@@ -283,7 +286,9 @@ def shell_command(images: Sequence[str], options: Mapping[str, Any]) -> str:
     """Return the same as a command."""
     words = ["samreg", "register", *images, "-o", "out"]
     for key, value in options.items():
-        if key != "engine_options" and value is not None:
+        if key == "landmarks" and value:
+            words += ["--guide", *value]
+        elif key != "engine_options" and value is not None:
             words += [f"--{key.replace('_', '-')}", str(value)]
     for key, value in (options.get("engine_options") or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, default=np.ndarray.tolist)

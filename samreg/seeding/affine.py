@@ -51,6 +51,7 @@ def fit_affine(
     tolerance: float = 15.0,
     min_inliers: int = 12,
     min_share: float = 0.08,
+    scale: float = 1.0,
     seed: int = 0,
 ) -> AffineFit:
     """Fit a transform that most of the reliability agrees with.
@@ -70,6 +71,8 @@ def fit_affine(
         A pair within this many mm is an inlier.
     min_inliers, min_share
         Fewer inliers, or a smaller share of the reliability, is a failure.
+    scale
+        Multiplies the tolerance; of the features that were matched.
     seed
         Of the random triples.
 
@@ -85,6 +88,7 @@ def fit_affine(
     """
     if kind not in KINDS:
         raise InputError(f"unknown kind {kind!r}; choose one of {', '.join(KINDS)}")
+    tolerance = scale * tolerance
     n = len(correspondences)
     nothing = np.zeros(n, dtype=bool)
     if n < min_inliers:

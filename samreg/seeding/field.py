@@ -32,6 +32,7 @@ def fit_displacement(
     margin: float = 40.0,
     spacing: float = 4.0,
     min_jacobian: float = 0.1,
+    scale: float = 1.0,
 ) -> DisplacementField:
     """Fit the displacement u of T(x) = affine(x + u(x)) to correspondences.
 
@@ -59,6 +60,8 @@ def fit_displacement(
         Voxel size of the returned field, mm.
     min_jacobian
         Smallest Jacobian determinant allowed.
+    scale
+        Multiplies all lengths above; of the features that were matched.
 
     Returns
     -------
@@ -72,6 +75,8 @@ def fit_displacement(
     """
     if len(correspondences) == 0:
         raise InputError("no correspondences to fit a displacement field to")
+    knot_spacing, noise, margin, spacing = (scale * length for length in (knot_spacing, noise, margin, spacing))
+    stiffness = stiffness / scale**2
     field_grid = grid.with_spacing(np.minimum(spacing, grid.extent)).padded(margin)
     wanted = affine.inverse().transform_points(correspondences.moving) - correspondences.fixed
     knots = _knots(field_grid, knot_spacing)

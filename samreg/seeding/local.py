@@ -18,6 +18,7 @@ def predict_locally(
     *,
     reach: float = 30.0,
     noise: float = 8.0,
+    scale: float = 1.0,
 ) -> FloatArray:
     """Predict where points go: the affine plus a robust mean of what it leaves in their neighbourhood.
 
@@ -36,12 +37,15 @@ def predict_locally(
         Standard deviation of the neighbourhood, mm.
     noise
         Expected error of a good match, mm; neighbours that disagree by several times this count little.
+    scale
+        Multiplies both; of the features that were matched.
 
     Returns
     -------
     ndarray
         (N, d) points in the moving image, LPS mm.
     """
+    reach, noise = scale * reach, scale * noise
     start = affine.transform_points(points)
     left = correspondences.moving - affine.transform_points(correspondences.fixed)
     away = np.linalg.norm(points[:, None] - correspondences.fixed[None], axis=-1)

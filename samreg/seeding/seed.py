@@ -17,6 +17,7 @@ from samreg.spatial.grid import Grid
 from samreg.spatial.transforms import Transform, compose
 
 TRANSFORMS = ("rigid", "affine", "deformable")
+# at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _COARSE_LATTICE = 24.0  # mm, for the global affine
 _FINE_LATTICE = 20.0  # mm, for the refined affine and the field
 # (search radius mm, similarity lost at that radius) of the passes that refine an affine prediction
@@ -53,7 +54,7 @@ def global_affine(
     moving: Features,
     *,
     kind: str = "affine",
-    spacing: float = _COARSE_LATTICE,
+    spacing: float | None = None,
     calibration: Calibration,
     seed: int = 0,
 ) -> tuple[AffineFit, Correspondences]:
@@ -66,14 +67,15 @@ def global_affine(
     kind
         "rigid", "similarity" or "affine".
     spacing
-        Distance of the lattice points, mm.
+        Distance of the lattice points, mm; 24 times the features' scale unless given.
     calibration
         Turns similarity and cycle error into reliability.
     seed
         Of the random hypotheses.
     """
-    pairs = match_points(fixed, lattice(fixed, spacing), moving, coarse=True, calibration=calibration)
-    return fit_affine(pairs, kind=kind, seed=seed), pairs
+    points = lattice(fixed, _COARSE_LATTICE * fixed.scale if spacing is None else spacing)
+    pairs = match_points(fixed, points, moving, coarse=True, calibration=calibration)
+    return fit_affine(pairs, kind=kind, seed=seed, scale=fixed.scale), pairs
 
 
 def make_seed(
@@ -124,21 +126,22 @@ def make_seed(
     if fit.transform is None:
         return Seed(None, fit, pairs, fit.reason)
     current: Transform = fit.transform
-    points = lattice(f, _FINE_LATTICE)
+    scale = f.scale
+    points = lattice(f, _FINE_LATTICE * scale)
     for radius, penalty in _PASSES:
         # a point whose counterpart lies outside the moving image can only be matched wrongly
         expected = current.transform_points(points)
-        shown = moving.image_grid.contains(expected, margin=4.0)
+        shown = moving.image_grid.contains(expected, margin=4.0 * scale)
         if shown.sum() < 12:
             reason = f"too few matches: {shown.sum()} of {len(points)} points lie in the moving image"
             return Seed(None, fit, pairs, reason)
-        prediction = Prediction(expected[shown], radius, penalty)
+        prediction = Prediction(expected[shown], radius * scale, penalty)
         pairs = match_points(f, points[shown], m, prediction=prediction, coarse=True, calibration=calibration)
         if transform == "deformable":
-            field = fit_displacement(pairs, fit.transform, fixed.image_grid if grid is None else grid)
+            field = fit_displacement(pairs, fit.transform, fixed.image_grid if grid is None else grid, scale=scale)
             current = compose(field, fit.transform)
         else:
-            refit = fit_affine(pairs, kind=transform, seed=seed)
+            refit = fit_affine(pairs, kind=transform, seed=seed, scale=scale)
             if refit.transform is None:
                 return Seed(None, refit, pairs, refit.reason)
             fit, current = refit, refit.transform

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import from_nibabel, from_sitk, place, to_nibabel, to_sitk
 from samreg.spatial.files import atomic_path, reading, reason, require_file
-from samreg.spatial.grid import FloatArray
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ _SLICE_GAP = 0.25  # relative deviation of a slice distance that is a missing or
 _SLICE_UNEVEN = 0.01  # relative deviation that is worth a warning
 
 
-def read_image(path: str | os.PathLike[str], *, series: str | int | None = None) -> Image:
+def read_image(
+    path: str | os.PathLike[str], *, series: str | int | None = None, spacing: ArrayLike | None = None
+) -> Image:
     """Read a scalar image, 2D or 3D.
 
     Parameters
@@ -41,6 +44,9 @@ def read_image(path: str | os.PathLike[str], *, series: str | int | None = None)
     series
         Which series of a DICOM folder to take: its UID, its number in the list that the error message shows, or
         a part of its description that no other series has. Needed only where the folder holds several.
+    spacing
+        Voxel size in mm, one number or one for each axis x, y(, z), for files that say none (pictures) or a wrong one;
+        the file's origin stays.
 
     Returns
     -------
@@ -54,6 +60,19 @@ def read_image(path: str | os.PathLike[str], *, series: str | int | None = None)
         impossible voxel size, or the folder holds no DICOM series, several, or one with missing slices.
     """
     path = require_file(path, "image")
+    image = _read(path, series)
+    if spacing is None:
+        if path.name.lower().endswith(PICTURES) and set(image.spacing.tolist()) == {1.0}:
+            log.warning("%s: says no pixel size; 1 mm is assumed", path)
+        return image
+    try:
+        grid = Grid.make(image.shape, origin=image.origin, spacing=spacing, direction=image.direction)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return replace(image, grid=grid)
+
+
+def _read(path: Path, series: str | int | None) -> Image:
     if path.is_dir():
         return _read_dicom_folder(path, series)
     if series is not None:
@@ -155,8 +174,6 @@ def _read_itk(path: Path) -> Image:
         if dicom and image.GetDimension() == 3 and image.GetSize()[2] == 1 and not _position(reader):
             image = sitk.Extract(image, (*image.GetSize()[:2], 0), (0, 0, 0))
             image.SetDirection((1, 0, 0, 1))
-        if path.name.lower().endswith(PICTURES) and set(spacing.tolist()) == {1.0}:
-            log.warning("%s: says no pixel size; 1 mm is assumed", path)
         return from_sitk(image, name=str(path))
 
 

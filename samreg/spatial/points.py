@@ -103,6 +103,23 @@ def as_points(points: object, ndim: int) -> Points:
     return points
 
 
+def paired_points(fixed: Points, moving: Points) -> tuple[Points, Points]:
+    """Return the points both images have, matched by name, in one order.
+
+    Raises
+    ------
+    InputError
+        When there are none, or a name occurs twice in one image.
+    """
+    for points, which in ((fixed, "fixed"), (moving, "moving")):
+        if len(set(points.names)) < len(points.names):
+            raise InputError(f"the {which} landmarks have the same name more than once; give each its own")
+    names = [name for name in fixed.names if name in set(moving.names)]
+    if not names:
+        raise InputError("the fixed and the moving landmarks have no name in common; they are matched by name")
+    return fixed.named(names), moving.named(names)
+
+
 def require_inside(points: Points, grid: Grid, what: str) -> None:
     """Raise :class:`InputError` naming the points that lie outside ``grid``.
 

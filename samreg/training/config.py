@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samreg.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from samreg.training.modality import Modality
 
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How a view of a volume is drawn; lengths in mm, intensities in HU.
+    """How a view of an image is drawn; lengths in mm.
 
     Attributes
     ----------
@@ -25,14 +29,15 @@ class ViewConfig:
     wavelength : tuple of float
         Shortest and longest wave of the warp.
     size : tuple of int
-        Largest size of a view in voxels of 4 mm, (z, y, x).
+        Largest size of a view in coarse voxels, twice the input's size, (z, y, x) or (y, x).
     crop : float
-        Smallest fraction of the volume's extent that a view covers, per axis; z is cropped always, the other
-        axes in `crop_in_plane` of the views.
-    crop_in_plane, mirror, lesion, blur, contrast : float
-        Probabilities. Both views of a pair are mirrored alike: a mirrored body is another person.
+        Smallest fraction of the image's extent that a view covers, per axis; z (y of a 2D image) is cropped always,
+        the other axes in `crop_in_plane` of the views.
+    crop_in_plane, mirror, lesion, blur, contrast, shading : float
+        Probabilities. Both views of a pair are mirrored alike: a mirrored body is another person. Lesions are
+        occluding discs in X-rays; shading, uneven exposure, is for X-rays alone.
     noise : float
-        Largest standard deviation of the noise.
+        Largest standard deviation of the noise, HU, or thousandths of an X-ray's range.
     """
 
     rotation: float = 18.0
@@ -40,13 +45,14 @@ class ViewConfig:
     anisotropy: float = 1.15
     warp: float = 0.3
     wavelength: tuple[float, float] = (70.0, 350.0)
-    size: tuple[int, int, int] = (60, 60, 80)
+    size: tuple[int, ...] = (60, 60, 80)
     crop: float = 0.4
     crop_in_plane: float = 0.3
     mirror: float = 0.15
     lesion: float = 0.3
     blur: float = 0.4
     contrast: float = 0.5
+    shading: float = 0.5
     noise: float = 60.0
 
 
@@ -57,7 +63,13 @@ class TrainingConfig:
     Attributes
     ----------
     images : str
-        Folder of CT volumes (every format `samreg.read_image` reads).
+        Folder of images, every format `samreg.read_image` reads, or a text file (.txt) that lists them.
+    modality : str
+        "ct" (3D) or "xray" (2D).
+    spacing : float
+        Voxel size of the network's input, mm.
+    image_spacing : float or None
+        Voxel size of the files, where they do not say it, mm.
     output : str
         Folder for checkpoints and logs.
     steps : int
@@ -67,7 +79,7 @@ class TrainingConfig:
     points, candidates : int
         Anchors per pair and loss, and negatives each of them is compared with.
     patches : int
-        Fine patches per pair, of `patch` voxels of 2 mm (z, y, x), multiples of 4.
+        Fine patches per pair, of `patch` voxels (z, y, x) or (y, x), multiples of 4.
     ignore_local, ignore_global : float
         Candidates nearer than this (mm) to the true match are no negatives.
     cross_subject : str or None
@@ -96,6 +108,9 @@ class TrainingConfig:
 
     images: str
     output: str
+    modality: str = "ct"
+    spacing: float = 2.0
+    image_spacing: float | None = None
     steps: int = 2000
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -106,7 +121,7 @@ class TrainingConfig:
     points: int = 384
     candidates: int = 3000
     patches: int = 2
-    patch: tuple[int, int, int] = (32, 56, 56)
+    patch: tuple[int, ...] = (32, 56, 56)
     ignore_local: float = 6.0
     ignore_global: float = 12.0
     cross_subject: str | None = None
@@ -126,6 +141,11 @@ class TrainingConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.modality not in ("ct", "xray"):
+            raise InputError(f"modality {self.modality!r}; choose ct or xray")
+        for name, value in (("network ndim", self.ndim), ("patch", len(self.patch)), ("size", len(self.views.size))):
+            if value != self.kind.preprocessing.ndim:
+                raise InputError(f"{name} is {value}D, {self.modality} is {self.kind.preprocessing.ndim}D")
         if self.precision not in ("bfloat16", "float32"):
             raise InputError(f"precision {self.precision!r}; choose bfloat16 or float32")
         if any(n % 4 or n < 24 for n in self.patch):
@@ -138,6 +158,23 @@ class TrainingConfig:
         for name in ("steps", "points", "candidates", "patches", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the network, 2 or 3."""
+        return int(self.network.get("ndim", 3))
+
+    @property
+    def levels(self) -> int:
+        """Number of halvings from coarse voxels to the network's deepest level."""
+        return len(self.network.get("coarse", (32, 64, 128)))
+
+    @cached_property
+    def kind(self) -> Modality:
+        """What is peculiar to the modality."""
+        from samreg.training.modality import MODALITIES
+
+        return MODALITIES[self.modality](self.spacing)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> TrainingConfig:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,9 +29,9 @@ from samreg.matching.search import Prediction
 from samreg.seeding.affine import fit_affine
 from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
-from samreg.spatial import Grid, Image, Transform, as_image, compose, resample_spacing
+from samreg.spatial import Grid, Image, Transform, compose, read_image, resample_spacing
 from samreg.spatial.files import atomic_path
-from samreg.training.data import SPACING, Map, Pair, Volume, list_images, sample
+from samreg.training.data import Map, Pair, Volume, halved, list_images, sample
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ _KNOTS = 32.0  # mm, between the knots of the field
 _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it
+_ENGINE_SPACING = 2.0  # mm, and those of the options
 _ENGINE_OPTIONS = {"levels": (8.0, 4.0), "iterations": (30, 15)}
 _REACH = 16.0  # mm over which a match speaks for its surroundings
 _LEAST_SHARE = 0.2  # of the matches must agree with the field, or the pair is dropped
@@ -59,11 +59,14 @@ class FittedMap:
         What it was fitted to.
     agreeing : ndarray of bool
         Which matches are consistent and agree with the transform.
+    scale : float
+        Of the features.
     """
 
     transform: Transform
     matches: Correspondences
     agreeing: NDArray[np.bool_]
+    scale: float = 1.0
 
     @property
     def share(self) -> float:
@@ -71,13 +74,14 @@ class FittedMap:
         return float(self.agreeing.mean())
 
     def trust(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Share of the matches around points (N, 3), LPS mm, that agree; 0 where there is none near."""
+        """Share of the matches around points (N, d), LPS mm, that agree; 0 where there is none near."""
         from scipy.spatial import cKDTree
 
         count = min(12, len(self.agreeing))
-        distance, index = cKDTree(self.matches.fixed).query(points, k=count, distance_upper_bound=2.5 * _REACH)
+        reach = _REACH * self.scale
+        distance, index = cKDTree(self.matches.fixed).query(points, k=count, distance_upper_bound=2.5 * reach)
         near = np.isfinite(distance)
-        weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / _REACH) ** 2), 0)
+        weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / reach) ** 2), 0)
         agreeing = np.append(self.agreeing, False)[index]
         return (weight * agreeing).sum(axis=1) / (weight.sum(axis=1) + 0.5)
 
@@ -89,6 +93,7 @@ def build_maps(
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
     refine: bool = True,
+    image_spacing: float | None = None,
     seed: int = 0,
 ) -> list[Path]:
     """Match training volumes with each other and store the maps that can be trusted.
@@ -96,7 +101,7 @@ def build_maps(
     Parameters
     ----------
     images : path-like
-        Folder of CT volumes.
+        Folder or list of images, as in `TrainingConfig`.
     model : EmbeddingModel
         The model trained so far.
     output : path-like
@@ -105,6 +110,8 @@ def build_maps(
         Names of the volumes to match, fixed and moving; all ordered pairs unless given.
     refine : bool
         Register each pair from its matches; without, the matches alone make the map, in half the time.
+    image_spacing : float, optional
+        As in `TrainingConfig`.
     seed : int
         Of the robust fits.
 
@@ -118,7 +125,8 @@ def build_maps(
     paths = {path.name.split(".")[0]: path for path in list_images(images)}
     if pairs is None:
         pairs = [(a, b) for a in paths for b in paths if a != b]
-    images_by_name = {name: as_image(paths[name]) for name in sorted({n for pair in pairs for n in pair})}
+    names = sorted({name for pair in pairs for name in pair})
+    images_by_name = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in images_by_name.items()}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
     written = []
@@ -155,44 +163,50 @@ def fit_map(
     m = features(moving) if moving_features is None else moving_features
     calibration = Calibration.from_mapping(fixed.calibration)
     fit, _ = global_affine(f, m, calibration=calibration, seed=seed)
+    scale = f.scale
     if fit.transform is None:
         return None
-    points = lattice(f, _LATTICE)
+    points = lattice(f, _LATTICE * scale)
     current: Transform = fit.transform
     for number, (radius, penalty) in enumerate(_PASSES):
         expected = current.transform_points(points)
-        seen = moving.image_grid.contains(expected, margin=4.0)
+        seen = moving.image_grid.contains(expected, margin=4.0 * scale)
         if seen.sum() < 50:
             return None
-        prediction = Prediction(expected[seen], radius, penalty)
+        prediction = Prediction(expected[seen], radius * scale, penalty)
         matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
-        returned = matches.take(matches.cycle_error < 2 * _CYCLE)
+        returned = matches.take(matches.cycle_error < 2 * _CYCLE * scale)
         if number == 0:  # a better affine first: what the field need not explain it cannot get wrong
-            refit = fit_affine(returned, seed=seed)
+            refit = fit_affine(returned, scale=scale, seed=seed)
             fit = refit if refit.transform is not None else fit
         try:
-            field = fit_displacement(returned, fit.transform, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING)
+            field = fit_displacement(
+                returned, fit.transform, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING, scale=scale
+            )
         except InputError:
             return None
         current = compose(field, fit.transform)
     if images is not None:
         current = _refined(*images, (fixed, moving), current)
         expected = current.transform_points(points)
-        seen = moving.image_grid.contains(expected, margin=4.0)
+        seen = moving.image_grid.contains(expected, margin=4.0 * scale)
         if seen.sum() < 50:
             return None
-        prediction = Prediction(expected[seen], *_PASSES[-1])
+        prediction = Prediction(expected[seen], _PASSES[-1][0] * scale, _PASSES[-1][1])
         matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
     miss = np.linalg.norm(current.transform_points(matches.fixed) - matches.moving, axis=1)
-    return FittedMap(current, matches, (matches.cycle_error < _CYCLE) & (miss < _AGREEMENT))
+    agreeing = (matches.cycle_error < _CYCLE * scale) & (miss < _AGREEMENT * scale)
+    return FittedMap(current, matches, agreeing, scale)
 
 
 def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
     from samreg.engines import get_engine
+    from samreg.engines.base import length_scale
 
-    fixed, moving = (resample_spacing(image, SPACING) for image in (fixed, moving))
-    engine = get_engine("torch")
-    return engine.register(fixed, moving, start=start, embeddings=embeddings, options=_ENGINE_OPTIONS).transform
+    scale = length_scale(fixed)
+    fixed, moving = (resample_spacing(image, _ENGINE_SPACING * scale) for image in (fixed, moving))
+    options = {**_ENGINE_OPTIONS, "levels": tuple(level * scale for level in _ENGINE_OPTIONS["levels"])}
+    return get_engine("torch").register(fixed, moving, start=start, embeddings=embeddings, options=options).transform
 
 
 def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> list[Pair]:
@@ -224,48 +238,49 @@ def reshaped(pair: Pair) -> Pair:
     assert pair.mapping is not None
     fixed, moving = pair.fixed, pair.moving
     fine = torch.empty_like(fixed.fine)
-    z, y, x = fixed.fine.shape[2:]
-    plane = torch.stack(torch.meshgrid(torch.arange(y), torch.arange(x), indexing="ij")[::-1], dim=-1) * SPACING
-    for k in range(z):  # one plane at a time, to save memory
-        points = torch.cat([plane, torch.full((y, x, 1), k * SPACING)], dim=-1).to(fine.device).reshape(-1, 3)
+    first, *others = fixed.fine.shape[2:]
+    for k in range(first):  # one plane at a time, to save memory
+        axes = [torch.tensor([k]), *(torch.arange(n) for n in others)]
+        index = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+        points = (index * fixed.spacing).to(fine.device).reshape(-1, fixed.ndim)
         matches, _ = pair.mapping(points)
-        fine[0, 0, k] = sample(moving.fine, matches, spacing=SPACING, first=0.0).reshape(y, x)
+        fine[0, 0, k] = sample(moving.fine, matches, spacing=moving.spacing, first=0.0).reshape(others)
     matches, _ = pair.mapping(fixed.body)
     seen = ((matches > 0) & (matches < moving.extent.to(matches.device))).all(dim=1)
-    volume = Volume(
-        name=f"{moving.name} as {fixed.name}", fine=fine, coarse=F.avg_pool3d(fine, 2), body=fixed.body[seen],
-        origin=fixed.origin,
-    )  # fmt: skip
+    volume = replace(
+        fixed, name=f"{moving.name} as {fixed.name}", fine=fine, coarse=halved(fine), body=fixed.body[seen]
+    )
     return Pair(volume, moving, replace(pair.mapping, trust=_orderly(pair.mapping)))
 
 
 def _orderly(mapping: Map) -> Tensor:
-    """1 where the map keeps volumes between a quarter and four times their size, 0 elsewhere; (1, 1, z, y, x)."""
-    slopes = torch.gradient(mapping.displacement[0], spacing=mapping.spacing, dim=(3, 2, 1))  # by x, y, z
-    jacobian = torch.stack(slopes, dim=-1).permute(1, 2, 3, 0, 4) + torch.eye(3, device=mapping.trust.device)
+    """1 where the map keeps volumes between a quarter and four times their size, 0 elsewhere; (1, 1, (z,) y, x)."""
+    ndim = mapping.displacement.shape[1]
+    slopes = torch.gradient(mapping.displacement[0], spacing=mapping.spacing, dim=tuple(range(ndim, 0, -1)))
+    jacobian = torch.stack(slopes, dim=-1).movedim(0, -2) + torch.eye(ndim, device=mapping.trust.device)
     determinant = torch.linalg.det(jacobian)
     return ((determinant > 0.25) & (determinant < 4)).float()[None, None]
 
 
 def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
     """Store the map in the frames of the two volumes: mm from their first voxels."""
-    size = [int(np.ceil(n / _SPACING)) + 1 for n in fixed.extent]
-    axes = [_SPACING * np.arange(n) for n in size]
-    z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
-    points = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    spacing = _SPACING * fitted.scale
+    size = [int(np.ceil(n / spacing)) + 1 for n in fixed.extent]
+    axes = [spacing * np.arange(n) for n in size]
+    points = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], axis=-1).reshape(-1, len(size))
     moved = fitted.transform.transform_points(points + fixed.origin) - moving.origin
-    shape = (*size[::-1], 3)
+    shape = (*size[::-1], len(size))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
             displacement=(moved - points).reshape(shape).astype(np.float32),
-            trust=fitted.trust(points + fixed.origin).reshape(shape[:3]).astype(np.float32),
-            spacing=_SPACING,
+            trust=fitted.trust(points + fixed.origin).reshape(shape[:-1]).astype(np.float32),
+            spacing=spacing,
         )
 
 
 def _read(path: Path, device: torch.device) -> Map:
     with np.load(path) as stored:
-        displacement = torch.from_numpy(stored["displacement"]).permute(3, 0, 1, 2)[None]
+        displacement = torch.from_numpy(stored["displacement"]).movedim(-1, 0)[None]
         trust = torch.from_numpy(stored["trust"])[None, None]
         return Map(displacement.contiguous().to(device), trust.to(device), float(stored["spacing"]))

@@ -1,4 +1,4 @@
-"""Training volumes in memory, and pairs of them whose points are known to correspond."""
+"""Training images in memory, and pairs of them whose points are known to correspond."""
 
 from __future__ import annotations
 
@@ -11,92 +11,134 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samreg.embedding.preprocessing import body_mask, standardised
+from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
-from samreg.spatial import as_image
-
-SPACING = 2.0
-COARSE = 2 * SPACING
-_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+from samreg.spatial import read_image
+from samreg.spatial.io_images import READABLE
+from samreg.training.config import TrainingConfig
+from samreg.training.modality import Modality
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One CT, ready for sampling on the device.
+    """One image, 3D or 2D, ready for sampling on the device.
 
-    Points of a volume are (x, y, z) mm from the centre of its first 2 mm voxel. Intensities are
-    (HU + 1024) / 1000, so that air outside is zero.
+    Points of a volume are (x, y(, z)) mm from the centre of its first voxel. Stored intensities are those of its
+    modality, zero outside.
 
     Attributes
     ----------
     name : str
-    fine, coarse : Tensor, shape (1, 1, z, y, x)
-        At 2 mm and, averaged over 2x2x2 voxels, at 4 mm.
-    body : Tensor, shape (N, 3)
-        Centres of the 4 mm voxels inside the body.
-    origin : ndarray, shape (3,)
+    modality : Modality
+    spacing : float
+        Voxel size of `fine`, mm.
+    fine, coarse : Tensor, shape (1, 1, z, y, x) or (1, 1, y, x)
+        Stored intensities and their means over cells of two voxels along each axis.
+    body : Tensor, shape (N, d)
+        Centres of the coarse voxels inside the body.
+    origin : ndarray, shape (d,)
         World position (LPS, mm) of the first voxel.
     """
 
     name: str
+    modality: Modality
+    spacing: float
     fine: Tensor
     coarse: Tensor
     body: Tensor
     origin: np.ndarray
 
     @property
+    def ndim(self) -> int:
+        """Number of dimensions, 2 or 3."""
+        return self.body.shape[1]
+
+    @property
+    def step(self) -> float:
+        """Voxel size of `coarse`, mm."""
+        return 2 * self.spacing
+
+    @property
     def extent(self) -> Tensor:
-        """Size in mm, (x, y, z)."""
-        return SPACING * torch.tensor(self.fine.shape[:1:-1], dtype=torch.float32)
+        """Size in mm, (x, y(, z))."""
+        return self.spacing * torch.tensor(self.fine.shape[:1:-1], dtype=torch.float32)
 
 
-def load_volumes(folder: str | os.PathLike[str], device: torch.device) -> list[Volume]:
-    """Load every CT of a folder, in the order of their names.
+def load_volumes(config: TrainingConfig, device: torch.device) -> list[Volume]:
+    """Load every image of a run, in the order of their names.
 
     Raises
     ------
     InputError
-        When the folder holds none.
+        When there is none, or one is not what the modality expects.
     """
-    return [load_volume(path, device) for path in list_images(folder)]
+    return [load_volume(path, config, device) for path in list_images(config.images)]
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the image files of a folder, in the order of their names."""
-    paths = sorted(p for p in Path(folder).glob("*") if p.name.endswith(_SUFFIXES))
+def list_images(source: str | os.PathLike[str]) -> list[Path]:
+    """Return the image files of a folder, or those a text file lists, in the order of their names.
+
+    Parameters
+    ----------
+    source : path-like
+        A folder, or a text file (.txt) with a path a line, relative to its own folder.
+
+    Raises
+    ------
+    InputError
+        When there is none, or a listed one is missing.
+    """
+    source = Path(source)
+    if source.suffix == ".txt" and source.is_file():
+        lines = source.read_text(encoding="utf-8").splitlines()
+        paths = [source.parent / line.strip() for line in lines if line.strip()]
+        if missing := [path for path in paths if not path.is_file()]:
+            raise InputError(f"{source}: {len(missing)} of {len(paths)} images are missing, such as {missing[0]}")
+    else:
+        paths = [path for path in source.glob("*") if path.name.lower().endswith(READABLE)]
     if not paths:
-        raise InputError(f"{folder}: no CT volumes ({', '.join(_SUFFIXES)})")
-    return paths
+        raise InputError(f"{source}: no images ({', '.join(READABLE)})")
+    return sorted(paths)
 
 
-def load_volume(path: Path, device: torch.device) -> Volume:
-    """Load one CT at 2 mm."""
-    import SimpleITK as sitk
-
-    image = standardised(as_image(sitk.ReadImage(str(path))), SPACING)
-    array = np.clip((image.array + 1024) / 1000, 0, 4.1).astype(np.float32)
-    # even sizes: a 4 mm voxel is 2x2x2 whole voxels
-    fine = F.pad(torch.from_numpy(array), [v for n in reversed(array.shape) for v in (0, n % 2)])[None, None]
-    inside = torch.from_numpy(body_mask(image)[::2, ::2, ::2])
+def load_volume(path: Path, config: TrainingConfig, device: torch.device) -> Volume:
+    """Load one image at the voxel size of the run."""
+    modality, spacing = config.kind, config.spacing
+    given = read_image(path, spacing=config.image_spacing)
+    modality.preprocessing.check(given)
+    image = standardised(given, spacing, fill=modality.preprocessing.fill)
+    array = modality.stored(image.array)
+    # even sizes: a coarse voxel is a cell of whole voxels
+    padding = [v for n in reversed(array.shape) for v in (0, n % 2)]
+    fine = F.pad(torch.from_numpy(array), padding)[None, None]
+    inside = torch.from_numpy(modality.preprocessing.body(image)[(slice(None, None, 2),) * image.ndim])
     index = torch.nonzero(inside).flip(1).float()
     return Volume(
         name=path.name.split(".")[0],
+        modality=modality,
+        spacing=spacing,
         fine=fine.to(device),
-        coarse=F.avg_pool3d(fine, 2).to(device),
-        body=(index * COARSE + SPACING / 2).to(device),
+        coarse=halved(fine).to(device),
+        body=(index * 2 * spacing + spacing / 2).to(device),
         origin=np.asarray(image.grid.origin, float),
     )
 
 
+def halved(x: Tensor) -> Tensor:
+    """Means over cells of two voxels along each axis of (N, C, (z,) y, x)."""
+    return (F.avg_pool2d if x.ndim == 4 else F.avg_pool3d)(x, 2)
+
+
 def sample(volume: Tensor, points: Tensor, *, spacing: float, first: float) -> Tensor:
-    """Sample (1, C, z, y, x) at points (..., 3) mm, linearly, zero outside; returns (C, ...).
+    """Sample (1, C, (z,) y, x) at points (..., d) mm, linearly, zero outside; returns (C, ...).
 
     ``first`` is the position of the first voxel's centre along each axis, mm.
     """
     size = torch.tensor(volume.shape[:1:-1], dtype=torch.float32, device=points.device)
     grid = (points - first) * (2 / (spacing * (size - 1))) - 1
-    shape = grid.shape[:-1]
-    return F.grid_sample(volume, grid.reshape(1, -1, 1, 1, 3), align_corners=True).reshape(-1, *shape)
+    *shape, ndim = grid.shape
+    grid = grid.reshape(1, -1, *(1,) * (ndim - 1), ndim)
+    return F.grid_sample(volume, grid, align_corners=True).reshape(-1, *shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +147,9 @@ class Map:
 
     Attributes
     ----------
-    displacement : Tensor, shape (1, 3, z, y, x)
-        (x, y, z) mm on a grid of the fixed volume: the match of point p is p + displacement(p).
-    trust : Tensor, shape (1, 1, z, y, x)
+    displacement : Tensor, shape (1, d, (z,) y, x)
+        (x, y(, z)) mm on a grid of the fixed volume: the match of point p is p + displacement(p).
+    trust : Tensor, shape (1, 1, (z,) y, x)
         0 to 1.
     spacing : float
         Of the grid, mm; its first voxel lies at the volume's first voxel.
@@ -118,7 +160,7 @@ class Map:
     spacing: float
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Map points (N, 3); returns the matches (N, 3) and their trust (N,)."""
+        """Map points (N, d); returns the matches (N, d) and their trust (N,)."""
         shift = sample(self.displacement, points, spacing=self.spacing, first=0.0).T
         return points + shift, sample(self.trust, points, spacing=self.spacing, first=0.0)[0]
 
@@ -136,7 +178,7 @@ class Pair:
     exact: bool = True
 
     def match(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Matches of points of the fixed volume, (N, 3), and how far to trust them, (N,), 0 to 1."""
+        """Matches of points of the fixed volume, (N, d), and how far to trust them, (N,), 0 to 1."""
         if self.mapping is None:
             return points, torch.ones(len(points), device=points.device)
         return self.mapping(points)

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import nn
 
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
-from samreg.embedding.compact import COMPACT_PREPROCESSING, CompactNetwork
-from samreg.embedding.inference import resolve_device
+from samreg.embedding.compact import CompactNetwork
+from samreg.embedding.inference import channels_last, resolve_device
 from samreg.spatial.files import atomic_path
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, load_volumes
@@ -73,7 +73,7 @@ def train(config: TrainingConfig) -> Path:
     network = CompactNetwork(**config.network)
     if config.initial is not None:
         network.load_state_dict(load_checkpoint(config.initial).network.state_dict())
-    network = network.to(device, memory_format=torch.channels_last_3d).train()
+    network = network.to(device, memory_format=channels_last(config.ndim)).train()
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = _optimizer(network, config)
     step = _resume(output / "last.pt", network, average, optimizer, device)
@@ -113,7 +113,7 @@ def train(config: TrainingConfig) -> Path:
                 _save(output, step, network, average, optimizer, config)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
                 some = [pair.fixed for pair in pools[0][0][:2]]
-                errors = synthetic_errors(as_model(average), some, views=config.views)
+                errors = synthetic_errors(as_model(average, config), some, views=config.views)
                 logger.info("step %d: synthetic matching, mean / median / 95 %%: %s", step, summary(errors))
     if world > 1:
         dist.destroy_process_group()
@@ -142,7 +142,7 @@ def _place(config: TrainingConfig) -> tuple[int, int, torch.device]:
 
 def _pools(config: TrainingConfig, device: torch.device) -> list[tuple[list[Pair], float]]:
     """What samples are drawn from, and how often: one person, two people, one person in the shape of another."""
-    volumes = load_volumes(config.images, device)
+    volumes = load_volumes(config, device)
     own = [Pair(volume, volume) for volume in volumes]
     if config.cross_subject is None:
         return [(own, 1.0)]
@@ -193,7 +193,7 @@ def export(
     half = copy.deepcopy(network).half()
     save_checkpoint(
         path, half, architecture="compact", name=name, config=config.network,
-        preprocessing=COMPACT_PREPROCESSING, calibration=calibration,
+        preprocessing=config.kind.preprocessing, calibration=calibration,
     )  # fmt: skip
 
 

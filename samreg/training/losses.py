@@ -10,10 +10,11 @@ _IGNORED = -1e4  # logit of a candidate that does not count
 
 
 def sample_embedding(embedding: Tensor, points: Tensor, first: Tensor, spacing: float) -> Tensor:
-    """Unit vectors (N, C) at points (N, 3) mm of an embedding (1, C, z, y, x), linear between voxels."""
+    """Unit vectors (N, C) at points (N, d) mm of an embedding (1, C, (z,) y, x), linear between voxels."""
     size = torch.tensor(embedding.shape[:1:-1], dtype=torch.float32, device=points.device)
     grid = (points - first) * (2 / (spacing * (size - 1).clamp(min=1))) - 1
-    values = F.grid_sample(embedding, grid.reshape(1, -1, 1, 1, 3), align_corners=True, padding_mode="border")
+    grid = grid.reshape(1, -1, *(1,) * (points.shape[1] - 1), points.shape[1])
+    values = F.grid_sample(embedding, grid, align_corners=True, padding_mode="border")
     return F.normalize(values.reshape(embedding.shape[1], -1).T, dim=1)
 
 
@@ -38,9 +39,9 @@ def info_nce(
         Unit vectors.
     positives : Tensor, shape (N, K, C)
         Unit vectors at and around the matching points.
-    places : Tensor, shape (N, 3)
+    places : Tensor, shape (N, d)
         Where the positives lie, mm.
-    candidates, candidate_places : Tensor, shapes (M, C), (M, 3)
+    candidates, candidate_places : Tensor, shapes (M, C), (M, d)
         Vectors of the positives' image and where they lie.
     temperature : float
     ignore : float or Tensor, shape (N,)

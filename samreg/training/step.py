@@ -13,33 +13,40 @@ from torch import Tensor, nn
 from samreg.embedding.compact import CompactNetwork
 from samreg.training.augment import View, draw_view
 from samreg.training.config import TrainingConfig
-from samreg.training.data import COARSE, SPACING, Pair
+from samreg.training.data import Pair, Volume
 from samreg.training.losses import info_nce, sample_embedding
 
 _DRAWN = 12_000  # body points drawn per view
 _EXACT_TRUST = 0.5
 _LEAST_TRUST = 0.1  # of inexact matches: some of the matches around must agree
 _FEWEST = 48  # matches below which a pair is drawn again
-# smallest view, voxels of 4 mm: the deepest level then has 3 voxels. With 2 of them oneDNN (torch 2.13, CPU) returns
+# smallest view, voxels of the deepest level, rounded up to 3. With 2 of them oneDNN (torch 2.13, CPU) returns
 # uninitialised memory as the bfloat16 weight gradient of a 3x3x3 convolution.
-_SMALLEST = 20
-_MARGIN = 6.0  # mm from the border of a patch, where the fine trunk misses context
-# where the true place may lie around an inexact match, for a slack of 1: itself and, on two spheres, towards the
-# faces and corners of a cube
-_SPHERE = F.normalize(
-    torch.tensor([p for p in itertools.product((0, -1, 1), repeat=3) if sum(map(abs, p)) in (1, 3)]).float()
-)
-_AROUND = torch.cat([torch.zeros(1, 3), 0.5 * _SPHERE, _SPHERE])
+_SMALLEST = 2.5
+_MARGIN = 3  # fine voxels from the border of a patch, where the fine trunk misses context
+
+
+def _around_zero(ndim: int) -> Tensor:
+    """Where the true place may lie around an inexact match, for a slack of 1, (K, d).
+
+    Itself and, on two spheres, towards the faces and corners of a cube (sides and corners of a square).
+    """
+    towards = [p for p in itertools.product((0, -1, 1), repeat=ndim) if sum(map(abs, p)) in (1, ndim)]
+    sphere = F.normalize(torch.tensor(towards).float())
+    return torch.cat([torch.zeros(1, ndim), 0.5 * sphere, sphere])
+
+
+_AROUND = {ndim: _around_zero(ndim) for ndim in (2, 3)}
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Two views, points (N, 3) that match, and other body points of each view."""
+    """Two views, points (N, d) that match, and other body points of each view."""
 
     views: tuple[View, View]
     matches: tuple[Tensor, Tensor]
     bodies: tuple[Tensor, Tensor]
-    starts: tuple[list[Tensor], list[Tensor]]  # of the fine patches, 4 mm voxels (z, y, x)
+    starts: tuple[list[Tensor], list[Tensor]]  # of the fine patches, coarse voxels ((z,) y, x)
     slack: Tensor  # (N,) mm, how far from its match a point may truly lie
 
 
@@ -51,10 +58,11 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
     RuntimeError
         When fifty pairs in a row share next to nothing.
     """
-    smallest = tuple(max(n // 2, _SMALLEST) for n in config.patch)
+    deepest = int(_SMALLEST * 2**config.levels)
+    smallest = tuple(max(n // 2, deepest) for n in config.patch)
     for _ in range(50):
         pair = pairs[int(torch.randint(0, len(pairs), (1,), generator=generator))]
-        points = _jittered(pair.fixed.body, generator)
+        points = _jittered(pair.fixed, generator)
         matches, trust = pair.match(points)
         used = trust > (_EXACT_TRUST if pair.exact else _LEAST_TRUST)
         points, matches, slack = points[used], matches[used], _slack(trust[used], pair, config)
@@ -70,7 +78,7 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
         for view, world in zip(views, (points, matches), strict=True):
             inside, converged = view.warp.to_view(world)
             seen.append(inside)
-            kept &= converged & view.contains(inside, margin=COARSE)
+            kept &= converged & view.contains(inside, margin=view.step)
         if kept.sum() < _FEWEST:
             continue
         first, second = seen[0][kept], seen[1][kept]
@@ -111,23 +119,23 @@ class TrainingStep(nn.Module):
 
     def _local(self, view: View, context: Tensor, start: Tensor) -> Tensor:
         size = self.config.patch
-        z, y, x = (start // 2).tolist()
-        cut = context[:, :, z : z + size[0] // 4, y : y + size[1] // 4, x : x + size[2] // 4]
+        cut = context[(..., *(slice(s, s + n // 4) for s, n in zip((start // 2).tolist(), size, strict=True)))]
         features = self.network.fine_features(view.patch(start, size))
         return self.network.head(self.network.fuse(features, cut))
 
     def _global_loss(self, sample: Sample, embeddings: list[Tensor]) -> tuple[Tensor, Tensor]:
         config = self.config
-        # a cell of 2x2x2 coarse voxels is centred half a voxel after its first
-        firsts = [view.first + COARSE / 2 for view in sample.views]
+        # a cell of two coarse voxels along each axis is centred half a voxel after its first
+        step = sample.views[0].step
+        firsts = [view.first + step / 2 for view in sample.views]
         places = [points[: config.points] for points in sample.matches]
         others = [points[: config.candidates] for points in sample.bodies]
         slack = sample.slack[: config.points]
         shifts = _shifts(sample)
         at = [
-            _around(e, p, f, 2 * COARSE, slack, shifts) for e, p, f in zip(embeddings, places, firsts, strict=True)
+            _around(e, p, f, 2 * step, slack, shifts) for e, p, f in zip(embeddings, places, firsts, strict=True)
         ]
-        away = [sample_embedding(e, p, f, 2 * COARSE) for e, p, f in zip(embeddings, others, firsts, strict=True)]
+        away = [sample_embedding(e, p, f, 2 * step) for e, p, f in zip(embeddings, others, firsts, strict=True)]
         return _both_ways(
             at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + slack
         )
@@ -140,32 +148,34 @@ class TrainingStep(nn.Module):
         away: list[list[Tensor]] = [[], []]
         others: list[list[Tensor]] = [[], []]
         slacks, shifts = [], _shifts(sample)
+        step = sample.views[0].step
         for k in range(config.patches):
             firsts = [
-                view.first + COARSE * starts[k].flip(0)
+                view.first + step * starts[k].flip(0)
                 for view, starts in zip(sample.views, sample.starts, strict=True)
             ]
             inside = torch.stack([
-                self._in_patch(points, first) for points, first in zip(sample.matches, firsts, strict=True)
+                self._in_patch(points, first, step) for points, first in zip(sample.matches, firsts, strict=True)
             ]).all(dim=0)  # fmt: skip
             slacks.append(sample.slack[inside][:share])
             for i in range(2):
                 chosen = sample.matches[i][inside][:share]
-                at[i].append(_around(patches[i][k], chosen, firsts[i], COARSE, slacks[k], shifts))
+                at[i].append(_around(patches[i][k], chosen, firsts[i], step, slacks[k], shifts))
                 places[i].append(chosen)
-                near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i])][
+                near = sample.bodies[i][self._in_patch(sample.bodies[i], firsts[i], step)][
                     : config.candidates // config.patches
                 ]
-                away[i].append(sample_embedding(patches[i][k], near, firsts[i], COARSE))
+                away[i].append(sample_embedding(patches[i][k], near, firsts[i], step))
                 others[i].append(near)
         return _both_ways(
             *([torch.cat(parts) for parts in two] for two in (at, places, away, others)),
             temperature=config.temperature_local, ignore=config.ignore_local + torch.cat(slacks),
         )  # fmt: skip
 
-    def _in_patch(self, points: Tensor, first: Tensor) -> Tensor:
-        last = first + SPACING * torch.tensor(self.config.patch[::-1], device=first.device) - COARSE
-        return ((points >= first + _MARGIN) & (points <= last - _MARGIN)).all(dim=1)
+    def _in_patch(self, points: Tensor, first: Tensor, step: float) -> Tensor:
+        margin = _MARGIN * step / 2
+        last = first + step / 2 * torch.tensor(self.config.patch[::-1], device=first.device) - step
+        return ((points >= first + margin) & (points <= last - margin)).all(dim=1)
 
 
 def _both_ways(
@@ -203,39 +213,41 @@ def _slack(trust: Tensor, pair: Pair, config: TrainingConfig) -> Tensor:
 
 
 def _shifts(sample: Sample) -> Tensor:
-    """Where around a match its point may lie (K, 3), for a slack of 1; only the match itself where all are exact."""
-    return (_AROUND if sample.slack.any() else _AROUND[:1]).to(sample.slack.device)
+    """Where around a match its point may lie (K, d), for a slack of 1; only the match itself where all are exact."""
+    around = _AROUND[sample.matches[0].shape[1]]
+    return (around if sample.slack.any() else around[:1]).to(sample.slack.device)
 
 
 def _around(
     embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: Tensor, shifts: Tensor
 ) -> Tensor:
-    """Unit vectors (N, K, C) at points (N, 3) and around them, as far as slack (N,) says they are inexact."""
+    """Unit vectors (N, K, C) at points (N, d) and around them, as far as slack (N,) says they are inexact."""
     places = points[:, None] + slack[:, None, None] * shifts
-    vectors = sample_embedding(embedding, places.reshape(-1, 3), first, spacing)
+    vectors = sample_embedding(embedding, places.reshape(-1, points.shape[1]), first, spacing)
     return vectors.reshape(len(points), len(shifts), embedding.shape[1])
 
 
-def _jittered(body: Tensor, generator: torch.Generator) -> Tensor:
+def _jittered(volume: Volume, generator: torch.Generator) -> Tensor:
     """Random points of the body: voxel centres moved within their voxel."""
+    body = volume.body
     pick = torch.randint(0, len(body), (_DRAWN,), generator=generator).to(body.device)
-    jitter = torch.rand(_DRAWN, 3, generator=generator).to(body.device) - 0.5
-    return body[pick] + COARSE * jitter
+    jitter = torch.rand(_DRAWN, volume.ndim, generator=generator).to(body.device) - 0.5
+    return body[pick] + volume.step * jitter
 
 
 def _visible(view: View, generator: torch.Generator) -> Tensor:
-    points, converged = view.warp.to_view(_jittered(view.volume.body, generator))
-    return points[converged & view.contains(points, margin=COARSE / 2)]
+    points, converged = view.warp.to_view(_jittered(view.volume, generator))
+    return points[converged & view.contains(points, margin=view.step / 2)]
 
 
 def _starts(view: View, matches: Tensor, config: TrainingConfig, generator: torch.Generator) -> list[Tensor]:
-    """Even first 4 mm voxels (z, y, x) of patches around the first matches, off centre at random."""
+    """Even first coarse voxels ((z,) y, x) of patches around the first matches, off centre at random."""
     size = torch.tensor(config.patch) // 2
     room = (torch.tensor(view.coarse.shape[2:]) - size).clamp(min=0)
-    centres = ((matches[: config.patches] - view.first) / COARSE).flip(1).cpu()
+    centres = ((matches[: config.patches] - view.first) / view.step).flip(1).cpu()
     starts = []
     for k in range(config.patches):
-        jitter = (torch.rand(3, generator=generator) - 0.5) * 0.4 * size
+        jitter = (torch.rand(len(size), generator=generator) - 0.5) * 0.4 * size
         start = torch.minimum((centres[k] - size / 2 + jitter).clamp(min=0), room.float())
         starts.append((start.long() // 2 * 2).to(view.coarse.device))
     return starts

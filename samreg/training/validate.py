@@ -9,23 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samreg.embedding.compact import COMPACT_PREPROCESSING, CompactNetwork
+from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel, NetworkModel
 from samreg.matching.features import features
 from samreg.matching.matching import match_points
 from samreg.spatial import Grid, Image
 from samreg.training.augment import draw_view
-from samreg.training.config import ViewConfig
-from samreg.training.data import SPACING, Volume
+from samreg.training.config import TrainingConfig, ViewConfig
+from samreg.training.data import Volume
 
 _PARTS = {"local": ("local",), "global": ("global",), "both": ("local", "global")}
-_PIXEL_OFFSET = 1024.0
 
 
-def as_model(network: CompactNetwork) -> NetworkModel:
+def as_model(network: CompactNetwork, config: TrainingConfig) -> NetworkModel:
     """Return a model around a network in training."""
-    return NetworkModel(network, COMPACT_PREPROCESSING, name="training")
+    return NetworkModel(network, config.kind.preprocessing, name="training")
 
 
 def synthetic_errors(
@@ -113,19 +112,20 @@ def _synthetic_pair(
     """The volume, a deformed view of it, and points of both that match; world mm."""
     generator = torch.Generator().manual_seed(seed)
     focus = volume.body[len(volume.body) // 2]
-    whole = replace(views, crop=1.0, crop_in_plane=0.0, mirror=0.0, size=(999, 999, 999))
-    view = draw_view(volume, focus, whole, generator, smallest=(1, 1, 1), mirror=False)
+    whole = replace(views, crop=1.0, crop_in_plane=0.0, mirror=0.0, size=(999,) * volume.ndim)
+    view = draw_view(volume, focus, whole, generator, smallest=(1,) * volume.ndim, mirror=False)
     size = tuple(2 * n for n in view.coarse.shape[2:])
-    moving = view.patch(torch.zeros(3, dtype=torch.long), size)[0, 0]
-    first = view.first.numpy().astype(float) - SPACING / 2
+    moving = view.patch(torch.zeros(volume.ndim, dtype=torch.long), size)[0, 0]
+    first = view.first.numpy().astype(float) - volume.spacing / 2
     pick = torch.randperm(len(volume.body), generator=generator)[: 4 * points]
     true_fixed = volume.body[pick]
     true_moving, converged = view.warp.to_view(true_fixed)
-    kept = (converged & view.contains(true_moving, margin=8.0)).nonzero()[:points, 0]
-    original = _image(1000 * volume.fine[0, 0].numpy() - _PIXEL_OFFSET, np.zeros(3), volume.name)
-    deformed = _image(1000 * moving.numpy(), first, f"{volume.name} deformed")
+    kept = (converged & view.contains(true_moving, margin=2 * volume.step)).nonzero()[:points, 0]
+    original = _image(volume, volume.fine[0, 0].numpy() - volume.modality.air, np.zeros(volume.ndim), volume.name)
+    deformed = _image(volume, moving.numpy(), first, f"{volume.name} deformed")
     return original, deformed, true_fixed[kept].double().numpy(), true_moving[kept].double().numpy()
 
 
-def _image(array: NDArray[np.float32], origin: NDArray[np.float64], name: str) -> Image:
-    return Image(np.clip(array, -1024, 3071), Grid.make(array.shape, origin=origin, spacing=SPACING), name)
+def _image(volume: Volume, array: NDArray[np.float32], origin: NDArray[np.float64], name: str) -> Image:
+    grid = Grid.make(array.shape, origin=origin, spacing=volume.spacing)
+    return Image(volume.modality.original(array), grid, name)

@@ -9,10 +9,10 @@ import torch
 from samreg.embedding import Embedding
 from samreg.engines import get_engine
 from samreg.engines.base import make_options
-from samreg.engines.torch_engine import TorchOptions
+from samreg.engines.torch_engine import TorchOptions, deformable
 from samreg.engines.torch_engine.discrete import convex_search
-from samreg.engines.torch_engine.similarity import local_correlation
-from samreg.engines.torch_engine.velocity import exponential, roughness
+from samreg.engines.torch_engine.similarity import local_correlation, mean
+from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
 from samreg.errors import EngineError, InputError
 from samreg.spatial import AffineTransform, Grid, Image, jacobian_determinant
@@ -141,29 +141,128 @@ def test_local_correlation_ignores_linear_changes_of_intensity():
     fixed = torch.from_numpy(smooth_noise(24, 24, 24))[None, None]
     other = torch.from_numpy(smooth_noise(24, 24, 24, seed=1))[None, None]
     ones = torch.ones_like(fixed)
-    loss = local_correlation(fixed, ones, window=6)
-    same, brighter, unlike, inverted = (float(loss(v, ones)) for v in (fixed, 0.5 + 0.8 * fixed, other, 1 - fixed))
+    loss = local_correlation(fixed, ones, half=3)
+    others = (fixed, 0.5 + 0.8 * fixed, other, 1 - fixed)
+    same, brighter, unlike, inverted = (float(mean(loss(v, ones))) for v in others)
     assert same < brighter < 0.3 < 0.7 < unlike < inverted
-    assert float(loss(torch.where(ones > 0, 0.5, 0.0), ones)) == pytest.approx(1.0)
+    assert float(mean(loss(torch.where(ones > 0, 0.5, 0.0), ones))) == pytest.approx(1.0)
 
 
 def test_search_finds_a_shift():
     torch.manual_seed(0)
-    vectors = torch.nn.functional.interpolate(torch.randn(1, 8, 8, 9, 10), size=(24, 27, 30), mode="trilinear")
+    vectors = torch.nn.functional.interpolate(torch.randn(1, 8, 8, 9, 10), size=(24, 26, 30), mode="trilinear")
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     moving = vectors.roll((2, -1, 3), (2, 3, 4))
-    found = convex_search(
-        vectors, moving, torch.ones(1, 1, 24, 27, 30), spacing=torch.tensor([8.0, 8.0, 8.0]), radius=32.0, step=8.0
-    )
+    ones = torch.ones(1, 1, 24, 26, 30)
+    extent = torch.tensor([240.0, 208.0, 192.0])
+    found = convex_search([vectors, moving], [ones, ones], extent=extent, radius=32.0, step=8.0)
     inner = found[0, :, 6:-6, 6:-6, 6:-6].mean(dim=(1, 2, 3))
     assert torch.allclose(inner, torch.tensor([24.0, -8.0, 16.0]), atol=1.0)
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind", "ssd"])
+def test_tiles_add_up_to_the_whole(similarity):
+    """Loss and gradient; whole windows, so that none lies across the last border."""
+    volumes = [torch.from_numpy(smooth_noise(36, 18, 24, seed=i))[None, None] for i in range(2)]
+    volumes += [torch.ones_like(volumes[0])] * 2
+    inner = (slice(6, 30), slice(0, 18), slice(0, 24))
+    extent = torch.tensor([96.0, 72.0, 144.0])
+    options = TorchOptions(similarity=similarity, mass_preserving=similarity == "ssd").resolved()
+    results = []
+    for tile in (10**9, 18 * 24 * 6):
+        displacement = torch.nn.functional.interpolate(
+            torch.randn(1, 3, 4, 3, 3, generator=torch.Generator().manual_seed(0)), size=(9, 6, 6), mode="trilinear"
+        ).requires_grad_(True)
+        loss = deformable._image_term(volumes, inner, extent, options, tile)(displacement)
+        loss.backward()
+        results.append((loss.item(), displacement.grad))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=1e-6)
+
+
+def test_short_memory_means_smaller_tiles(engine, phantom, affine_start, monkeypatch):
+    term, seen = deformable._image_term, []
+
+    def short(*args):
+        seen.append(args[-1])
+        if len(seen) < 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return term(*args)
+
+    monkeypatch.setattr(deformable, "_image_term", short)
+    said: list[str] = []
+    options = {"levels": (8.0,), "iterations": (2,)}
+    result = engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options, progress=said.append)
+    assert seen == [4_000_000, 1_000_000, 250_000]
+    assert sum("out of memory" in line for line in said) == 2
+    assert "tiles of 250000 voxels" in result.log
+
+    def never(*args):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(deformable, "_image_term", never)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options)
+
+
+def test_jacobian_of_a_linear_stretch():
+    x = torch.arange(12.0) * 4
+    displacement = torch.zeros(1, 3, 10, 11, 12)
+    displacement[0, 0] = 0.2 * x
+    displacement[0, 2] = -0.1 * (torch.arange(10.0) * 4)[:, None, None]
+    found = jacobian(displacement, torch.tensor([48.0, 44.0, 40.0]))
+    assert torch.allclose(found, torch.tensor(1.2 * 0.9), atol=1e-5)
+
+
+def test_mass_is_preserved_where_tissue_is_stretched(engine):
+    """A sponge twice as long and half as dense: with mass its density fits, without it something else is bent."""
+    grid = Grid.make((30, 30, 30), spacing=4.0)
+    z = grid.world_points()[..., 2]
+    texture = smooth_noise(30, 30, 30, width=2.5)
+    fixed = Image((500 * texture + 300).astype(np.float32) - 1000, grid, "fixed")
+    stretched = Grid.make((30, 30, 30), spacing=(4.0, 4.0, 6.0))
+    moving = Image(((500 * texture + 300) / 1.5).astype(np.float32) - 1000, stretched, "moving")
+    truth = AffineTransform(np.diag([1.0, 1.0, 1.5]), [0.0, 0.0, 0.0])
+    points = grid.index_to_world(np.random.default_rng(0).uniform(6, 24, (80, 3)))
+    errors = {}
+    for mass in (False, True):
+        options = {
+            "levels": (8.0, 4.0), "iterations": (30, 20), "similarity": "ssd", "mass_preserving": mass,
+            "window": (-1000.0, 55.0),
+        }  # fmt: skip
+        start = AffineTransform(np.diag([1.0, 1.0, 1.4]), [0.0, 0.0, 0.1 * float(z.mean())])
+        result = engine.register(fixed, moving, start=start, options=options)
+        miss = result.transform.transform_points(points) - truth.transform_points(points)
+        errors[mass] = np.linalg.norm(miss, axis=1).mean()
+    assert errors[True] < 0.6 * errors[False]
+
+
+def test_landmarks_draw_points_together(engine, phantom, affine_start):
+    wanted = phantom.truth.transform_points(phantom.points) + [0.0, 0.0, 6.0]
+    options = {**QUICK, "image_weight": 0.0, "landmark_weight": 0.5, "bending_weight": 1.0}
+    result = engine.register(
+        phantom.fixed, phantom.moving, start=affine_start, options=options, landmarks=(phantom.points, wanted)
+    )
+    before, after = (
+        np.linalg.norm(t.transform_points(phantom.points) - wanted, axis=1).mean()
+        for t in (affine_start, result.transform)
+    )
+    assert after < 0.25 * before
+    with pytest.raises(InputError, match="in pairs"):
+        engine.register(phantom.fixed, phantom.moving, landmarks=(phantom.points, wanted[1:]))
+
+
+def test_fast_preset_wants_an_affine_seed(engine):
+    assert engine.seed_transform("deformable", {"preset": "fast"}) == "affine"
+    assert engine.seed_transform("deformable") == "deformable"
+    assert engine.seed_transform("rigid", {"preset": "fast"}) == "rigid"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"preset": "best"}, "fast, default, accurate"),
-        ({"similarity": "ssd"}, "lncc, mind"),
+        ({"similarity": "cc"}, "lncc, mind, ssd"),
         ({"levels": (4.0,)}, "levels and iterations together"),
         ({"levels": (4.0, 8.0), "iterations": (1, 1)}, "coarsest first"),
         ({"levels": (8.0,), "iterations": (-1,)}, "at least 0"),
@@ -183,12 +282,16 @@ def test_presets_fill_what_is_left_open():
 
 
 def test_grids_of_the_levels_fit_into_each_other():
-    from samreg.engines.torch_engine.engine import _box, _coarser
-
     grid = Grid.make((41, 50, 63), origin=(5, 6, 7), spacing=2.0)
-    box = _box(grid)
-    assert all(n % 8 == 0 for n in box.shape)
-    assert box.contains(grid.padded(25.0).corners(), margin=0.01).all()
-    coarse = _coarser(box, 4)
-    np.testing.assert_allclose(coarse.extent, box.extent)
-    np.testing.assert_allclose(coarse.center, box.center)
+    box = deformable._Box.around(grid, 8.0)
+    assert all(n % 8 == 0 for n in box.grid.shape)
+    assert box.grid.contains(grid.padded(16.0).corners(), margin=0.01).all()
+    coarse = deformable._coarser(box.grid, 4)
+    np.testing.assert_allclose(coarse.extent, box.grid.extent)
+    np.testing.assert_allclose(coarse.center, box.grid.center)
+    for factor in (1, 2, 4):
+        part = deformable._coarser(box.grid, factor)
+        inner = box.inner(factor)
+        first = part.index_to_world([s.start for s in inner[::-1]])[0] - part.spacing / 2
+        np.testing.assert_allclose(first, grid.origin - grid.spacing / 2, atol=1e-9)
+        assert all((s.stop - s.start) * factor >= n for s, n in zip(inner, grid.shape, strict=True))

@@ -16,7 +16,6 @@ from samreg.quality import (
     ncc,
     quality_flags,
     registration_quality,
-    shared_landmarks,
     summarise_errors,
     surface_distances,
     target_registration_error,
@@ -60,17 +59,6 @@ def test_landmarks_that_do_not_pair_are_refused(fixed, moving):
         target_registration_error(AffineTransform.identity(3), fixed, moving)
 
 
-def test_landmarks_of_both_images_are_shared():
-    fixed = Points(np.arange(9.0).reshape(3, 3), ("a", "b", "c"))
-    moving = Points(np.zeros((2, 3)), ("c", "a"))
-    for points in shared_landmarks(fixed, moving):
-        assert points.names == ("a", "c")
-    with pytest.raises(InputError, match="no name in common"):
-        shared_landmarks(fixed, Points(np.zeros((1, 3)), ("z",)))
-    with pytest.raises(InputError, match="doubled: \\['c'\\]"):
-        shared_landmarks(fixed, Points(np.zeros((2, 3)), ("c", "c")))
-
-
 def test_landmark_errors_before_and_both_ways(tmp_path):
     image = Image.from_array(np.zeros((20, 20, 20), np.float32))
     transform = AffineTransform(2 * np.eye(3), [1.0, 0, 0])
@@ -80,6 +68,9 @@ def test_landmark_errors_before_and_both_ways(tmp_path):
     np.testing.assert_allclose(errors.before, np.linalg.norm(moving.positions - fixed.positions, axis=1))
     np.testing.assert_allclose(errors.transform, 3)
     np.testing.assert_allclose(errors.inverse, 1.5)
+    for other, says in ((("one, quoted",) * 2, "more than once"), (("three", "four"), "no name in common")):
+        with pytest.raises(InputError, match=says):
+            RegistrationResult(image, image, transform).landmark_errors(fixed, Points(moving.positions, other))
     errors.write(tmp_path / "landmarks.csv")
     again = LandmarkErrors.read(tmp_path / "landmarks.csv")
     assert again.names == fixed.names

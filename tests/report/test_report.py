@@ -185,6 +185,7 @@ def test_the_recipe_repeats_the_call(phantom, failed_result, tmp_path, monkeypat
     assert given == tuple(paths)
     assert keywords == {key: value for key, value in options.items() if value is not None}
     words = shlex.split(shell_command(paths, options))
+    assert shell_command(paths, {"landmarks": ("a.csv", "b c.csv")}).endswith("--guide a.csv 'b c.csv'")
     words[words.index("-o") + 1] = str(tmp_path / "out")
     CliRunner().invoke(app, words[1:], catch_exceptions=False)
     (given, keywords) = calls.pop()

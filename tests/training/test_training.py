@@ -66,7 +66,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def volumes(images) -> list[Volume]:
-    return load_volumes(images, CPU)
+    return load_volumes(TrainingConfig(images=str(images), output=""), CPU)
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_network_geometry_is_where_its_cells_are():
     places = torch.arange(16.0).expand(1, 1, 16, 16, 16)
     fine = _blocks(places).mean(dim=1, keepdim=True)
     coarse = _blocks(fine).mean(dim=1, keepdim=True)
-    geometry = CompactNetwork.geometry
+    geometry = CompactNetwork().geometry
     for cells, stride, offset in (
         (fine, geometry.local_stride, geometry.local_offset),
         (coarse, geometry.global_stride, geometry.global_offset),
@@ -324,7 +324,7 @@ def two_visits(tmp_path_factory):
 def test_maps_are_built_and_refined(two_visits, tmp_path):
     """The way from one view of a body to another is a known shift, where both show it."""
     (path,) = build_maps(two_visits, load_model("mind"), tmp_path, pairs=[("second", "first")])
-    (pair,) = load_pairs(tmp_path, load_volumes(two_visits, CPU))
+    (pair,) = load_pairs(tmp_path, load_volumes(TrainingConfig(images=str(two_visits), output=""), CPU))
     assert path.name == "second--first.npz"
     assert not pair.exact
     points = pair.fixed.body
@@ -342,7 +342,7 @@ def test_calibration_gives_both_kinds_of_coefficients(two_visits):
     assert plain(0.9, 1.0) > plain(0.5, 60.0)
     # the first view shows 40 mm that the second does not: what is expected there cannot be right
     assert landmarks(0.9, 1.0, spread=1.0, depth=30.0) > landmarks(0.5, 60.0, spread=30.0, depth=-30.0)
-    with pytest.raises(InputError, match="no CT volumes"):
+    with pytest.raises(InputError, match="no images"):
         calibrate(two_visits / "none", load_model("mind"), [])
 
 
@@ -379,8 +379,8 @@ def test_configuration_mistakes(tmp_path):
         TrainingConfig.from_file(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="multiples of 4"):
         TrainingConfig(images="a", output="b", patch=(30, 32, 32))
-    with pytest.raises(InputError, match="no CT volumes"):
-        load_volumes(tmp_path, CPU)
+    with pytest.raises(InputError, match="no images"):
+        load_volumes(TrainingConfig(images=str(tmp_path), output=""), CPU)
 
 
 def test_learning_rate_warms_up_and_decays():

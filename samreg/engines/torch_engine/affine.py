@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samreg.engines.torch_engine.similarity import local_correlation
+from samreg.engines.base import length_scale
+from samreg.engines.torch_engine.similarity import local_correlation, mean
 from samreg.engines.torch_engine.volumes import pooled, positions, sampled
 from samreg.errors import EngineError
 from samreg.spatial import AffineTransform, Grid, Image
 
-_LEVELS = (12.0, 8.0, 4.0)  # mm
-_SHIFTS = (-120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0)  # mm along the body, tried around the centres of mass
+_LEVELS = (12.0, 8.0, 4.0)  # mm in 3D
+_SHIFTS = (-120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0)  # mm in 3D along the body, tried around the centres of mass
 _KEPT = 3  # starts that are refined
 _RATE = 0.02  # of Adam; parameters are scaled so that 1 moves the border of the image by its radius
 _LEAST_SEEN = 0.15  # share of the fixed image a start must show
@@ -70,7 +71,8 @@ def register_affine(
     radius = float(np.linalg.norm(fixed.grid.extent)) / 2
     starts = [start] if start is not None else _starts(fixed, moving)
     candidates = [_parameters(s, centre, radius, device) for s in starts]
-    for depth, spacing in enumerate(_LEVELS):
+    for depth, size in enumerate(_LEVELS):
+        spacing = size * length_scale(fixed)
         level = _Level(fixed.grid, moving.grid, volumes, masks, spacing, window, centre, radius, device)
         if depth == 0 and len(candidates) > 1:
             losses = [float(level.loss(base, torch.zeros_like(base))) for base in candidates]
@@ -109,7 +111,7 @@ class _Level:
         factors = [max(1, round(spacing / float(g.spacing.min()))) for g in (fixed_grid, moving_grid)]
         fixed, self.moving = (pooled(v, f) for v, f in zip(volumes, factors, strict=True))
         weight, self.seen = (pooled(m, f) for m, f in zip(masks, factors, strict=True))
-        self.compare = local_correlation(fixed, weight, window=window)
+        self.compare = local_correlation(fixed, weight, half=max(1, min(window, *fixed.shape[2:]) // 2))
         self.total = weight.sum()
         self.weight = weight
         # fixed voxel -> world relative to the centre, in radii; world -> normalised position in the moving image.
@@ -135,7 +137,7 @@ class _Level:
         overlap = (self.weight * seen).sum() / self.total
         if overlap < _LEAST_SEEN:
             return overlap.new_full((), torch.inf)
-        return self.compare(sampled(self.moving, at), seen)
+        return mean(self.compare(sampled(self.moving, at), seen))
 
     def refine(self, base: Tensor, kind: str, iterations: int, tolerance: float) -> tuple[Tensor, float]:
         """Return the best transform and its loss."""
@@ -188,7 +190,8 @@ def _starts(fixed: Image, moving: Image) -> list[AffineTransform]:
     """Centres of mass laid on each other, and shifts along the last axis of the world, the body's in 3D."""
     middles = [_centre_of_mass(image) for image in (fixed, moving)]
     ndim = fixed.ndim
-    shifts = itertools.product(*([(0.0,)] * (ndim - 1)), _SHIFTS)
+    along = [shift * length_scale(fixed) for shift in _SHIFTS]
+    shifts = itertools.product(*([(0.0,)] * (ndim - 1)), along)
     return [AffineTransform(np.eye(ndim), middles[1] - middles[0] + np.array(s)) for s in shifts]
 
 

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samreg.engines.torch_engine.volumes import pooled, resized
+from samreg.engines.torch_engine.volumes import moved, pooled, positions, resized, sampled
 
 # how strongly the matches are drawn to the smooth field, per mm^2, from round to round
 _COUPLING = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
-_CELL = 2  # voxels along each side whose similarities are pooled
+_ROUNDS = 10  # of making the searches from either image consistent
 
 
 def convex_search(
-    fixed: Tensor, moving: Tensor, weight: Tensor, *, spacing: Tensor, radius: float, step: float
+    vectors: Sequence[Tensor], present: Sequence[Tensor], *, extent: Tensor, radius: float, step: float
 ) -> Tensor:
-    """Find a smooth displacement between feature volumes of one grid.
+    """Find a smooth displacement between feature volumes of one box.
 
     The dissimilarity of every displacement on a lattice is computed once; then the best displacement of each cell
     and a smooth field take turns, ever closer coupled (convex optimisation of Heinrich et al., MICCAI 2014; as in
-    ConvexAdam, Siebert et al., 2021, and SAMConvex, Li et al., MICCAI 2023).
+    ConvexAdam, Siebert et al., 2021, and SAMConvex, Li et al., MICCAI 2023). Blocks of two voxels are searched
+    first, over the whole radius in double steps, from either image, and both answers made consistent; the voxels
+    then over what such a step leaves open.
 
     Parameters
     ----------
-    fixed, moving : Tensor, shape (1, C, *shape)
-        Unit vectors.
-    weight : Tensor, shape (1, 1, *shape)
-        Where the fixed image counts.
-    spacing : Tensor, shape (d,)
-        Of the voxels, mm, in order x, y(, z).
+    vectors : two of Tensor, shape (1, C, *shape)
+        Unit vectors of the fixed and the moving image; even sizes.
+    present : two of Tensor, shape (1, 1, *shape)
+        Where they count.
+    extent : Tensor, shape (d,)
+        Of the box, mm, in order x, y(, z).
     radius, step : float
         Of the displacements tried, mm.
 
@@ -40,35 +43,52 @@ def convex_search(
     Tensor, shape (1, d, *shape)
         Displacement along the grid's axes, mm.
     """
+    coarse = [F.normalize(pooled(v, 2), dim=1) for v in vectors]
+    counts = [pooled(p, 2) for p in present]
+    wide = {"extent": extent, "radius": radius, "step": 2 * step, "cell": 1}
+    there, back = _search(*coarse, counts[0], **wide), _search(*coarse[::-1], counts[1], **wide)
+    at = positions(there.shape[2:], there.device)
+    for _ in range(_ROUNDS):
+        there, back = (0.5 * (a - sampled(b, moved(a, extent, at))) for a, b in ((there, back), (back, there)))
+    first = resized(there, vectors[0].shape[2:])
+    at = positions(first.shape[2:], first.device)
+    warped = F.normalize(sampled(vectors[1], moved(first, extent, at)), dim=1)
+    second = _search(vectors[0], warped, present[0], extent=extent, radius=2 * step, step=step, cell=2)
+    return second + sampled(first, moved(second, extent, at))
+
+
+def _search(
+    fixed: Tensor, moving: Tensor, weight: Tensor, *, extent: Tensor, radius: float, step: float, cell: int
+) -> Tensor:
+    """One search; similarities are pooled over cells of `cell` voxels."""
     ndim = fixed.ndim - 2
     shape = fixed.shape[2:]
+    spacing = extent / torch.tensor(shape[::-1], device=extent.device)
     # whole voxels: a displacement is a shifted view
     reach = [max(1, round(radius / s)) for s in spacing.tolist()]
     stride = [max(1, round(step / s)) for s in spacing.tolist()]
     steps = list(itertools.product(*[range(-(r // t) * t, r + 1, t) for r, t in zip(reach, stride, strict=True)]))
-    padding = [p for r in reach for p in (r, r)]
-    padded = F.pad(moving, padding)
-    even = [-n % _CELL for n in shape]
-    fill = [p for n in reversed(even) for p in (0, n)]
-    cell_weight = pooled(F.pad(weight, fill), _CELL)
+    padded = F.pad(moving, [p for r in reach for p in (r, r)])
+    cell_weight = pooled(weight, cell)
     costs = []
     for offset in steps:
         view = padded
         for axis in range(ndim):  # axis 0 is x, the last of the array
             view = view.narrow(2 + ndim - 1 - axis, reach[axis] + offset[axis], shape[ndim - 1 - axis])
         cost = (1 - (fixed * view).sum(dim=1, keepdim=True)) * weight
-        costs.append(pooled(F.pad(cost, fill), _CELL) / cell_weight.clamp(min=1e-3))
+        costs.append(pooled(cost, cell) / cell_weight.clamp(min=1e-3))
     cost = torch.cat(costs)[:, 0].flatten(1)  # (displacements, cells)
     lattice = torch.tensor(steps, dtype=torch.float32, device=fixed.device) * spacing  # (displacements, d)
     cells = tuple(cell_weight.shape[2:])
-    counts = cell_weight.clamp(max=1) + 1e-3
+    counts = cell_weight + 1e-4
     field = torch.zeros(1, ndim, *cells, device=fixed.device)
     for coupling in _COUPLING:
         away = (lattice[:, :, None] - field[0].flatten(1)[None]).square().sum(dim=1)
         best = (cost + coupling * away).argmin(dim=0)
-        matched = lattice[best].T.reshape(1, ndim, *cells)
+        # cells outside the body follow their neighbours
+        matched = torch.where(cell_weight > 0, lattice[best].T.reshape(1, ndim, *cells), field)
         field = _smooth(matched * counts) / _smooth(counts)
-    return resized(field, [n + e for n, e in zip(shape, even, strict=True)])[(..., *(slice(n) for n in shape))]
+    return resized(field, shape)
 
 
 def _smooth(volume: Tensor) -> Tensor:

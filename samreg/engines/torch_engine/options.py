@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from samreg.errors import InputError
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"levels": (8.0,), "iterations": (25,), "search_radius": 0.0},
+    "fast": {"levels": (8.0,), "iterations": (25,), "search_radius": 48.0},
     "default": {"levels": (8.0, 4.0), "iterations": (40, 30), "search_radius": 24.0},
     "accurate": {"levels": (8.0, 4.0, 2.0), "iterations": (80, 60, 20), "search_radius": 32.0},
 }
-_SIMILARITIES = ("lncc", "mind")
+_COMMON: dict[str, Any] = {"search_step": 8.0, "learning_rate": 0.8, "bending_weight": 20.0}
+_POWERS = {"levels": 1, "search_radius": 1, "search_step": 1, "learning_rate": 1, "bending_weight": 2}  # of mm
+_SIMILARITIES = ("lncc", "mind", "ssd")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchOptions:
-    """Options of the torch engine; None leaves the choice to the preset.
+    """Options of the torch engine; None leaves the choice to the preset, whose lengths are those of volumes.
+
+    In 2D, where X-rays show detail that a CT does not, they are 0.3 times as long.
 
     Parameters
     ----------
@@ -33,13 +37,20 @@ class TorchOptions:
     search_step
         Distance of the places it tries, mm.
     similarity
-        "lncc", local cross-correlation in windows of `window_voxels`, or "mind", MIND-SSC.
+        "lncc", local cross-correlation in windows of `window_voxels`; "mind", MIND-SSC; or "ssd", the mean squared
+        difference over the fixed image's variance, for scans of one protocol.
+    mass_preserving
+        Multiply the moving intensities by the Jacobian determinant, as a lung grows thinner where it expands. With
+        "ssd" and a `window` from -1000 to 55 HU this is the tissue volume difference of Yin et al. (Med. Phys. 2009);
+        "lncc" hardly sees it.
     window_voxels
         Width of the correlation windows, voxels of the level.
     image_weight
         Of the image similarity, which is 0 for a perfect match and about 1 for none.
     embedding_weight
         Of one minus the mean dot product of the embeddings.
+    landmark_weight
+        Of the mean distance of the landmarks given, 1/mm.
     bending_weight
         Of the mean squared second derivative of the velocity, mm^2: what a velocity that bends by 1 / mm costs.
     diffusion_weight
@@ -51,24 +62,27 @@ class TorchOptions:
     affine_iterations
         Most iterations of each level of the rigid and affine stages.
     window
-        Intensities are clipped to this range, HU; None keeps them (MR).
+        Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 600 HU for volumes, and
+        keeps 2D images, whose intensities have no unit.
     """
 
     preset: Literal["fast", "default", "accurate"] = "default"
     levels: tuple[float, ...] | None = None
     iterations: tuple[int, ...] | None = None
     search_radius: float | None = None
-    search_step: float = 8.0
-    similarity: Literal["lncc", "mind"] = "lncc"
+    search_step: float | None = None
+    similarity: Literal["lncc", "mind", "ssd"] = "lncc"
+    mass_preserving: bool = False
     window_voxels: int = 6
     image_weight: float = 1.0
     embedding_weight: float = 1.0
-    bending_weight: float = 20.0
+    landmark_weight: float = 0.05
+    bending_weight: float | None = None
     diffusion_weight: float = 0.2
-    learning_rate: float = 0.8
+    learning_rate: float | None = None
     tolerance: float = 0.002
     affine_iterations: int = 60
-    window: tuple[float, float] | None = (-1000.0, 600.0)
+    window: tuple[float, float] | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         if self.preset not in _PRESETS:
@@ -84,15 +98,20 @@ class TorchOptions:
             raise InputError(f"iterations must be at least 0, got {iterations}")
         if self.window_voxels < 2:
             raise InputError(f"window_voxels must be at least 2, got {self.window_voxels}")
-        for name in ("search_radius", "image_weight", "embedding_weight", "bending_weight", "diffusion_weight"):
+        weights = [f"{kind}_weight" for kind in ("image", "embedding", "landmark", "bending", "diffusion")]
+        for name in ("search_radius", *weights):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"{name} must be at least 0, got {value}")
         for name in ("search_step", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} must be positive, got {value}")
 
-    def resolved(self) -> TorchOptions:
-        """Return the options with the preset's choices filled in."""
-        chosen = _PRESETS[self.preset]
-        return replace(self, **{f.name: chosen[f.name] for f in fields(self) if getattr(self, f.name) is None})
+    def resolved(self, scale: float = 1.0) -> TorchOptions:
+        """Return the options with the preset's choices filled in, their lengths times `scale`."""
+        chosen = {**_COMMON, **_PRESETS[self.preset]}
+        for name, power in _POWERS.items():
+            value, factor = chosen[name], scale**power
+            chosen[name] = tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor
+        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})

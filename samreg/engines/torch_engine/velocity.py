@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
 
-_SQUARINGS = 6
+_SQUARINGS = 5
 
 
 def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
@@ -33,3 +34,13 @@ def roughness(velocity: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
             bend = slope.diff(dim=2 + other) / spacing[ndim - 1 - other]
             second = second + (1 if other == axis else 2) * bend.square().mean()
     return first, second
+
+
+def jacobian(displacement: Tensor, extent: Tensor) -> Tensor:
+    """Return the determinant (1, 1, *shape) of the Jacobian of x + u(x) for a displacement u (1, d, *shape), mm."""
+    shape = displacement.shape[2:]
+    spacing = (extent / torch.tensor(shape[::-1], device=extent.device)).tolist()
+    # dims of a component's array run z, y, x
+    slopes = [torch.gradient(u, spacing=spacing[::-1])[::-1] for u in displacement[0]]
+    rows = [torch.stack([s + float(i == j) for j, s in enumerate(row)], dim=-1) for i, row in enumerate(slopes)]
+    return torch.linalg.det(torch.stack(rows, dim=-2))[None, None]

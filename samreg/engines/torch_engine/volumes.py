@@ -28,15 +28,25 @@ def resized(volume: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     return F.interpolate(volume, size=tuple(shape), mode=_MODES[volume.ndim - 2], align_corners=False)
 
 
-def positions(shape: torch.Size | tuple[int, ...], device: torch.device) -> Tensor:
-    """Normalised positions (*shape, d) of the voxel centres, components (x, y(, z))."""
+def positions(
+    shape: torch.Size | tuple[int, ...], device: torch.device, part: tuple[slice, ...] | None = None
+) -> Tensor:
+    """Normalised positions (*shape, d) of the voxel centres, or of a part of them, components (x, y(, z))."""
     axes = [(torch.arange(n, device=device) + 0.5) * (2 / n) - 1 for n in shape]
+    if part is not None:
+        axes = [axis[s] for axis, s in zip(axes, part, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
 
 
 def sampled(volume: Tensor, at: Tensor) -> Tensor:
     """The volume (1, C, *shape) at normalised positions (*other, d), linearly, the border repeated outwards."""
     return F.grid_sample(volume, at[None], padding_mode="border", align_corners=False)
+
+
+def interpolated(volume: Tensor, at: Tensor) -> Tensor:
+    """Values (C, N) of the volume (1, C, *shape) at normalised positions (N, d)."""
+    ndim = at.shape[1]
+    return sampled(volume, at.reshape(*[1] * (ndim - 1), -1, ndim)).reshape(volume.shape[1], -1)
 
 
 def moved(displacement: Tensor, extent: Tensor, at: Tensor) -> Tensor:

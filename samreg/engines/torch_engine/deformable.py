@@ -1,0 +1,382 @@
+"""The deformable stage: a discrete search on embeddings, then a stationary velocity field from level to level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from samreg.engines.base import MARGIN_MM, Pair
+from samreg.engines.torch_engine.discrete import convex_search
+from samreg.engines.torch_engine.options import TorchOptions
+from samreg.engines.torch_engine.similarity import Loss, local_correlation, mean, squared_distance
+from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness
+from samreg.engines.torch_engine.volumes import (
+    extent_of,
+    interpolated,
+    moved,
+    pooled,
+    positions,
+    resized,
+    sampled,
+)
+from samreg.errors import InputError
+from samreg.spatial import (
+    DisplacementField,
+    Grid,
+    Image,
+    Transform,
+    jacobian_determinant,
+    resample,
+    sample_displacement,
+)
+
+if TYPE_CHECKING:
+    from samreg.embedding import Embedding
+
+Report = Callable[[str], None]
+Term = Callable[[Tensor], Tensor]
+Landmarks = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+_CHANNELS = 24  # principal components of the embeddings that are compared
+_CHUNK = 100_000  # points embedded at a time
+_CLOSE = 10  # iterations over which a level must improve
+_TILE = 4_000_000  # voxels compared at once; more are compared tile by tile, and computed again for the gradient
+_SMALLEST_TILE = 50_000
+
+
+def register_velocity(
+    pair: Pair,
+    *,
+    embeddings: tuple[Embedding, Embedding] | None,
+    landmarks: Landmarks | None,
+    start: Transform,
+    coarse: float,
+    options: TorchOptions,
+    device: torch.device,
+    report: Report,
+) -> DisplacementField:
+    """Register what the start has left.
+
+    Parameters
+    ----------
+    pair : Pair
+        The moving image warped by the start; isotropic voxels.
+    embeddings : tuple of Embedding, optional
+        Of the fixed and the moving image.
+    landmarks : tuple of ndarray, optional
+        Corresponding points (N, d) of the fixed and the moving image, LPS mm.
+    start : Transform
+        Fixed to moving, LPS mm.
+    coarse : float
+        Voxel size of the embeddings compared, mm.
+    options : TorchOptions
+        Resolved.
+
+    Returns
+    -------
+    DisplacementField
+        In the fixed frame, LPS mm; to be applied before the start.
+    """
+    box = _Box.around(pair.fixed.grid, coarse)
+    extent = extent_of(box.grid, device)
+    grid = _coarser(box.grid, box.factor)
+    volumes = _volumes(pair, box.grid, device)
+    if options.mass_preserving:
+        stretch = torch.from_numpy(jacobian_determinant(start, grid).astype(np.float32))[None, None].to(device)
+        volumes[1] = volumes[1] * resized(stretch, volumes[1].shape[2:])
+    velocity = torch.zeros(1, grid.ndim, *grid.shape, device=device)
+    terms: list[tuple[float, Term]] = []
+    if embeddings is not None and (options.embedding_weight > 0 or options.search_radius):
+        vectors, present = _embedded(embeddings, start, grid, device)
+        present[0] = present[0] * pooled(volumes[2], box.factor)
+        if options.search_radius:
+            assert options.search_step is not None
+            velocity = convex_search(
+                vectors, present, extent=extent, radius=options.search_radius, step=options.search_step
+            )
+            report(f"search: displacement of {float(velocity.norm(dim=1).mean()):.1f} mm on average")
+        if options.embedding_weight > 0:
+            terms.append((options.embedding_weight, _embedding_term(vectors, present, extent)))
+    if landmarks is not None and options.landmark_weight > 0:
+        terms.append((options.landmark_weight, _landmark_term(landmarks, start, grid, extent)))
+    assert options.levels is not None
+    assert options.iterations is not None
+    for size, most in zip(options.levels, options.iterations, strict=True):
+        factor = _factor(box.grid, size)
+        velocity = resized(velocity, [n // min(2 * factor, box.block) for n in box.grid.shape])
+        reduced = [pooled(volume, factor) for volume in volumes]
+        compared = partial(_image_term, reduced, box.inner(factor), extent, options)
+        level = partial(
+            _optimised, velocity, terms,
+            extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
+        )  # fmt: skip
+        velocity = _with_smaller_tiles(level, compared, report)
+    displacement = exponential(velocity, extent)[0].movedim(0, -1)
+    # from the grid's axes to the world's
+    world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
+    return DisplacementField(world.cpu().numpy(), _coarser(box.grid, box.grid.shape[0] // velocity.shape[2]))
+
+
+def _optimised(
+    velocity: Tensor,
+    terms: list[tuple[float, Term]],
+    compared: Term,
+    *,
+    extent: Tensor,
+    iterations: int,
+    options: TorchOptions,
+    report: Report,
+    name: str,
+) -> Tensor:
+    """Return the velocity of least loss at one level; the terms take a displacement."""
+    assert options.learning_rate is not None
+    assert options.bending_weight is not None
+    velocity = velocity.detach().clone().requires_grad_(True)
+    spacing = extent / torch.tensor(velocity.shape[:1:-1], device=extent.device)
+    optimizer = torch.optim.Adam([velocity], lr=options.learning_rate, betas=(0.9, 0.99))
+    best, lowest, history = velocity.detach().clone(), np.inf, []
+    for number in range(iterations + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * (0.1 + 0.45 * (1 + np.cos(np.pi * number / (iterations + 1))))
+        displacement = exponential(velocity, extent)
+        first, second = roughness(velocity, spacing)
+        loss = options.diffusion_weight * first + options.bending_weight * second
+        for weight, term in (*terms, (options.image_weight, compared)):
+            loss = loss + weight * term(displacement)
+        value = float(loss.detach())
+        if value < lowest:
+            best, lowest = velocity.detach().clone(), value
+        history.append(lowest)
+        if number % 10 == 0:
+            report(f"{name}, iteration {number} of {iterations}: loss {value:.4f}")
+        stalled = len(history) > _CLOSE and history[-_CLOSE - 1] - lowest < options.tolerance * history[-_CLOSE - 1]
+        if number == iterations or stalled:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    report(f"{name}: loss {lowest:.4f} after {len(history) - 1} iterations")
+    return best
+
+
+def _with_smaller_tiles(level: Callable[[Term], Tensor], compared: Callable[[int], Term], report: Report) -> Tensor:
+    """Run a level, its images compared in tiles of so many voxels that memory suffices."""
+    tile = _TILE
+    while True:
+        try:
+            return level(compared(tile))
+        except RuntimeError as error:  # what torch raises on all devices when memory is short
+            if "memory" not in str(error).lower() or tile // 4 < _SMALLEST_TILE:
+                raise
+        tile //= 4
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        report(f"out of memory: images are compared in tiles of {tile} voxels, which takes longer")
+
+
+def _image_term(
+    volumes: list[Tensor], inner: tuple[slice, ...], extent: Tensor, options: TorchOptions, tile: int
+) -> Term:
+    """The image loss of a displacement; compared where the fixed image lies, `inner` of the box."""
+    fixed, moving, weight, seen = volumes
+    shape, ndim = fixed.shape[2:], fixed.ndim - 2
+    half = max(1, min(options.window_voxels, *fixed.shape[2:]) // 2)
+    overlap = half if options.similarity == "lncc" else 0
+    if options.similarity == "mind":
+        from samreg.embedding.mind import mind_ssc
+
+        if ndim != 3:
+            raise InputError('similarity "mind" is 3D only; use "lncc"')
+        fixed, moving = (F.normalize(mind_ssc(v[0, 0])[None], dim=1) for v in (fixed, moving))
+    scale = 1.0
+    if options.similarity == "ssd":
+        share = weight / weight.sum()
+        scale = 1 / float((share * (fixed - (share * fixed).sum()) ** 2).sum())
+    plane = int(np.prod([s.stop - s.start for s in inner[1:]]))
+    thick = max(2 * half, tile // plane // half * half)
+    parts = []
+    for first in range(inner[0].start, inner[0].stop, thick):
+        last = min(first + thick + overlap, inner[0].stop)
+        if last - first < 2 * half and parts:
+            continue  # less than a window: the tile before has seen it
+        here = (..., slice(first, last), *inner[1:])
+        loss: Loss = (
+            local_correlation(fixed[here], weight[here], half=half)
+            if options.similarity == "lncc"
+            else squared_distance(fixed[here], weight[here], scale=scale)
+        )
+        parts.append((here, loss))
+    both = torch.cat([moving, seen], dim=1)
+
+    def compared(dense: Tensor, here: tuple[slice, ...], loss: Loss) -> Tensor:
+        at = positions(shape, dense.device, here[1:])
+        there = moved(dense[here][:, :ndim], extent, at)
+        inside = (there.abs() <= 1).all(dim=-1)[None, None]
+        values = sampled(both, there)
+        other = values[:, :-1] * dense[here][:, ndim:] if options.mass_preserving else values[:, :-1]
+        return loss(other, values[:, -1:] * inside)
+
+    def term(displacement: Tensor) -> Tensor:
+        if options.mass_preserving:
+            displacement = torch.cat([displacement, jacobian(displacement, extent)], dim=1)
+        dense = resized(displacement, shape)
+        if len(parts) == 1:
+            total = compared(dense, *parts[0])
+        else:
+            total = sum(checkpoint(compared, dense, *part, use_reentrant=False) for part in parts)
+        return mean(total)
+
+    return term
+
+
+def _embedding_term(vectors: list[Tensor], present: list[Tensor], extent: Tensor) -> Term:
+    """One minus the mean dot product of the embeddings, at every second voxel of the fixed image's."""
+    shape = vectors[0].shape[2:]
+    odd = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")).sum(dim=0) % 2
+    index = ((present[0][0, 0] > 0) & (odd == 0).to(extent.device)).nonzero(as_tuple=True)
+    at = positions(shape, extent.device)[index]  # (N, d)
+    fixed = vectors[0][0][(slice(None), *index)]  # (C, N)
+    counts = present[0][0, 0][index]
+    moving = torch.cat([vectors[1], present[1]], dim=1)
+
+    def term(displacement: Tensor) -> Tensor:
+        here = interpolated(displacement, at)
+        values = interpolated(moving, at + here.T * (2 / extent))
+        weight = counts * values[-1]
+        distance = (fixed - values[:-1]).square().sum(dim=0)
+        return mean(torch.stack([0.5 * (weight * distance).sum(), weight.sum()]))
+
+    return term
+
+
+def _landmark_term(landmarks: Landmarks, start: Transform, grid: Grid, extent: Tensor) -> Term:
+    """Mean distance of landmarks, mm."""
+    fixed, moving = (
+        torch.tensor((points - grid.origin) @ grid.direction, dtype=torch.float32, device=extent.device)
+        for points in landmarks
+    )
+    # the start is sampled, so that its gradient is known; mm along the grid's axes, like the points
+    warp = sample_displacement(start, grid).displacement @ grid.direction
+    shift = torch.from_numpy(np.ascontiguousarray(warp, dtype=np.float32)).movedim(-1, 0)[None].to(extent.device)
+    first = torch.tensor(grid.spacing / 2, dtype=torch.float32, device=extent.device)
+
+    def term(displacement: Tensor) -> Tensor:
+        there = fixed + interpolated(displacement, _normalised(fixed)).T
+        there = there + interpolated(shift, _normalised(there)).T
+        return ((there - moving).square().sum(dim=1) + 1e-6).sqrt().mean()
+
+    def _normalised(points: Tensor) -> Tensor:
+        return (points + first) * (2 / extent) - 1
+
+    return term
+
+
+def _embedded(
+    embeddings: tuple[Embedding, Embedding], start: Transform, grid: Grid, device: torch.device
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Unit vectors (1, C, *shape) of both images on a grid in the fixed frame, and where there are any."""
+    points = grid.world_points().reshape(-1, grid.ndim)
+    vectors, present = zip(
+        *(_vectors(e, p, device) for e, p in zip(embeddings, (points, start.transform_points(points)), strict=True)),
+        strict=True,
+    )
+    # principal directions of both: dot products hardly change, and cost a fraction
+    both = torch.cat([v[p] for v, p in zip(vectors, present, strict=True)])
+    _, directions = torch.linalg.eigh(both.T @ both)
+    basis = directions[:, -_CHANNELS:]
+    return (
+        [F.normalize(v @ basis, dim=1).T.reshape(1, -1, *grid.shape) for v in vectors],
+        [p.float().reshape(1, 1, *grid.shape) for p in present],
+    )
+
+
+def _vectors(embedding: Embedding, points: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Vectors (N, C) of an embedding at world points, zero outside its body, and which are inside."""
+    from samreg.matching import features, interpolate
+    from samreg.matching.features import rows_at
+
+    source = features(embedding, device=device)
+    index = torch.as_tensor(np.round(source.grid.world_to_index(points)).astype(int), device=device)
+    inside = rows_at(source, index) >= 0
+    where = inside.nonzero()[:, 0].cpu().numpy()
+    if len(where) == 0:
+        raise InputError("the embeddings do not overlap the images; are they of these images?")
+    parts = [interpolate(source, points[where[i : i + _CHUNK]]) for i in range(0, len(where), _CHUNK)]
+    vectors = torch.zeros(len(points), parts[0].shape[1], device=device)
+    vectors[inside] = torch.cat(parts)
+    return vectors, inside
+
+
+@dataclass(frozen=True)
+class _Box:
+    """What all volumes of a pair cover: the fixed image, and the moving tissue around it.
+
+    Parameters
+    ----------
+    grid
+        Of a size every level divides.
+    factor
+        Its voxels in a coarse one.
+    before, size
+        Where the fixed image begins, and its size, voxels (z, y, x).
+    """
+
+    grid: Grid
+    factor: int
+    before: int
+    size: tuple[int, ...]
+
+    @classmethod
+    def around(cls, grid: Grid, coarse: float) -> _Box:
+        factor = _factor(grid, coarse)
+        block = 2 * factor
+        before = block * max(1, round(MARGIN_MM / (block * float(grid.spacing.min()))))
+        size = tuple(-(-(n + 2 * before) // block) * block for n in grid.shape)
+        first = grid.index_to_world(np.full((1, grid.ndim), -before))[0]
+        return cls(Grid(size, first, grid.spacing, grid.direction), factor, before, grid.shape)
+
+    @property
+    def block(self) -> int:
+        """Voxels in one of the coarsest velocity."""
+        return 2 * self.factor
+
+    def inner(self, factor: int) -> tuple[slice, ...]:
+        """Where the fixed image lies among blocks of `factor` voxels."""
+        return tuple(slice(self.before // factor, -(-(self.before + n) // factor)) for n in self.size)
+
+
+def _volumes(pair: Pair, grid: Grid, device: torch.device) -> list[Tensor]:
+    """Fixed and moving intensities, at most 1, and masks, (1, 1, *shape) float32."""
+    images = [_on(grid, image, "linear", device) for image in (pair.fixed, pair.moving)]
+    scale = 1 / max(float(image.max()) for image in images)
+    ones = [image.with_array(np.ones(image.shape, np.uint8)) for image in (pair.fixed, pair.moving)]
+    masks = [
+        _on(grid, one if mask is None else mask, "nearest", device)
+        for one, mask in zip(ones, (pair.fixed_mask, pair.moving_mask), strict=True)
+    ]
+    return [*(image * scale for image in images), *masks]
+
+
+def _coarser(grid: Grid, factor: int) -> Grid:
+    """The grid of blocks of `factor` voxels."""
+    first = grid.index_to_world(np.full((1, grid.ndim), (factor - 1) / 2))[0]
+    return Grid(tuple(n // factor for n in grid.shape), first, grid.spacing * factor, grid.direction)
+
+
+def _factor(grid: Grid, size: float) -> int:
+    """How many voxels make one of `size` mm: 1, 2, 4, ..., so that blocks of every level fit into each other."""
+    return int(2 ** max(0, round(np.log2(size / float(grid.spacing.min())))))
+
+
+def _on(grid: Grid, image: Image, interpolation: str, device: torch.device) -> Tensor:
+    array = resample(image, grid, interpolation=interpolation, fill=0.0).array.astype(np.float32)
+    return torch.from_numpy(array)[None, None].to(device)

@@ -1,0 +1,179 @@
+"""What is peculiar to CT and to X-ray in training: stored intensities, and how a view's intensities are varied."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samreg.embedding.compact import COMPACT_PREPROCESSING
+from samreg.embedding.preprocessing import AnyPreprocessing, XrayPreprocessing
+from samreg.training.config import ViewConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Intensity:
+    """A monotone curve of the intensities, shading, lesions, blur and noise; the same for all cuts of a view."""
+
+    knots: Tensor
+    values: Tensor
+    lesions: Tensor  # (N, d + 2): centre x, y(, z), radius, value
+    blur: tuple[int, ...]  # box of fine voxels
+    noise: float  # standard deviation at fine voxels
+    seed: int
+    air: float  # what a stored intensity of 0 lies below zero of the network's input
+    edge: float  # mm, over which lesions fade
+    shading: Tensor | None = None  # (W, d + 2): wave vector, phase, amplitude of the logarithm of brightness
+
+    def __call__(self, x: Tensor, points: Tensor, *, fine: bool) -> Tensor:
+        """Stored intensities (1, 1, (z,) y, x) at `points` ((z,) y, x, d) to network input."""
+        upper = torch.bucketize(x, self.knots[1:-1]) + 1
+        low, high = self.knots[upper - 1], self.knots[upper]
+        x = torch.lerp(self.values[upper - 1], self.values[upper], ((x - low) / (high - low)).clamp(max=1))
+        if self.shading is not None:
+            ndim = points.shape[-1]
+            waves = torch.sin(points @ self.shading[:, :ndim].T + self.shading[:, ndim])
+            x = x * torch.exp(waves @ self.shading[:, ndim + 1])
+        for *centre, radius, value in self.lesions.tolist():
+            distance = (points - points.new_tensor(centre)).norm(dim=-1)
+            x = torch.lerp(x, x.new_tensor(value), ((radius - distance) / self.edge + 0.5).clamp(0, 1))
+        if fine and max(self.blur) > 1:
+            pool = F.avg_pool2d if len(self.blur) == 2 else F.avg_pool3d
+            x = pool(x, self.blur, 1, tuple(n // 2 for n in self.blur), count_include_pad=False)
+        sigma = self.noise * (1.0 if fine else 0.4)
+        generator = torch.Generator(x.device).manual_seed(self.seed)
+        return x + sigma * torch.randn(x.shape, generator=generator, device=x.device) - self.air
+
+
+class Modality(ABC):
+    """A kind of image."""
+
+    preprocessing: AnyPreprocessing
+    air: float  # what is stored as 0, in network input, negative: the input is the stored intensity minus this
+
+    @abstractmethod
+    def stored(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Intensities of a whole image as training keeps them: linear in the network's input, air or black 0."""
+
+    @abstractmethod
+    def original(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Network input back to intensities of an image, which the model normalises itself."""
+
+    @abstractmethod
+    def draw_intensity(
+        self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator
+    ) -> Intensity:
+        """Draw how the intensities of a view with these points ((z,) y, x, d) are changed."""
+
+
+class Ct(Modality):
+    """CT: stored (HU + 1024) / 1000."""
+
+    air = 1.024
+    _KNOTS = (-1024, -950, -850, -700, -450, -150, -70, 0, 30, 60, 110, 200, 350, 700, 1500, 3076)
+
+    def __init__(self, spacing: float) -> None:
+        self.preprocessing = replace(COMPACT_PREPROCESSING, spacing=spacing)
+
+    def stored(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Modality`."""
+        return np.clip((array + 1024) / 1000, 0, 4.1).astype(np.float32)
+
+    def original(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Modality`."""
+        return np.clip(1000 * array, -1024, 3071)
+
+    def draw_intensity(
+        self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator
+    ) -> Intensity:
+        """Contrast of tissues and of enhancement, lesions and implants, blur, noise; water stays near 0 HU."""
+        knots = torch.tensor(self._KNOTS, dtype=torch.float32) / 1000 + self.air
+        steps = knots.diff() * torch.exp(0.2 * torch.randn(len(knots) - 1, generator=generator))
+        if _chance(config.contrast, generator):  # enhanced vessels and organs, or their enhancement taken away
+            steps[8:12] *= torch.exp(math.log(0.15) + math.log(12) * torch.rand(1, generator=generator))
+        values = torch.cat([torch.zeros(1), steps.cumsum(0)])
+        water = values[7].item() + 0.012 * torch.randn(1, generator=generator).item()
+        values[1:] += self.air - water
+        values = values.clamp(min=0)
+        lesions = torch.zeros(0, 5)
+        if _chance(config.lesion, generator):
+            pick = torch.randint(0, points[..., 0].numel(), (2,), generator=generator)
+            kinds = torch.tensor([0.0, 1.04, 1.04, 1.07, 3.0])  # gas, water twice, soft tissue, metal
+            kind = kinds[torch.randint(0, len(kinds), (2,), generator=generator)]
+            radius = 8 + 37 * torch.rand(2, generator=generator) ** 2
+            radius = torch.where(kind > 2, radius / 3, radius)
+            lesions = torch.cat([points.reshape(-1, 3).cpu()[pick], radius[:, None], kind[:, None]], dim=1)
+        blur = (1, 1, 1)
+        if _chance(config.blur, generator):
+            blur = (3, 1, 1) if _chance(0.5, generator) else (3, 3, 3)
+        noise = config.noise / 1000 * torch.rand(1, generator=generator).item() ** 2
+        seed = int(torch.randint(0, 2**31, (1,), generator=generator))
+        device = points.device
+        return Intensity(
+            knots.to(device), values.to(device), lesions, blur, noise, seed, air=self.air, edge=edge
+        )
+
+
+class Xray(Modality):
+    """X-ray: stored between two percentiles of the image, 0 to 1."""
+
+    air = 0.0
+    _WAVES = 4
+
+    def __init__(self, spacing: float) -> None:
+        self.preprocessing = XrayPreprocessing(spacing=spacing)
+
+    def stored(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Modality`."""
+        return self.preprocessing.normalise(array)
+
+    def original(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Modality`."""
+        return np.clip(array, 0, 1)
+
+    def draw_intensity(
+        self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator
+    ) -> Intensity:
+        """Gamma, contrast and brightness, uneven exposure, occluding discs, blur, noise."""
+
+        def uniform(low: float, high: float, *shape: int) -> Tensor:
+            return low + (high - low) * torch.rand(*shape, generator=generator)
+
+        knots = torch.linspace(0, 1, 17)
+        values, shading = knots, None
+        if _chance(config.contrast, generator):
+            steps = torch.exp(0.3 * torch.randn(16, generator=generator)) / 16
+            values = torch.cat([torch.zeros(1), steps.cumsum(0)]) ** torch.exp(uniform(-0.6, 0.6, 1))
+            values = values * torch.exp(uniform(-0.35, 0.35, 1)) + uniform(-0.12, 0.12, 1)
+        if _chance(config.shading, generator):
+            length = torch.exp(uniform(math.log(config.wavelength[0]), math.log(config.wavelength[1]), self._WAVES, 1))
+            direction = F.normalize(torch.randn(self._WAVES, points.shape[-1], generator=generator), dim=1)
+            phase = uniform(0, 2 * math.pi, self._WAVES, 1)
+            amplitude = 0.12 * torch.randn(self._WAVES, 1, generator=generator)
+            shading = torch.cat([direction * 2 * math.pi / length, phase, amplitude], dim=1).to(points.device)
+        lesions = torch.zeros(0, points.shape[-1] + 2)
+        if _chance(config.lesion, generator):
+            pick = torch.randint(0, points[..., 0].numel(), (3,), generator=generator)
+            radius, value = uniform(1, 4, 3, 1) ** 2, uniform(0, 1, 3, 1)
+            lesions = torch.cat([points.reshape(-1, points.shape[-1]).cpu()[pick], radius, value], dim=1)
+        width = 3 if _chance(config.blur, generator) else 1
+        noise = config.noise / 1000 * torch.rand(1, generator=generator).item() ** 2
+        seed = int(torch.randint(0, 2**31, (1,), generator=generator))
+        device = points.device
+        return Intensity(
+            knots.to(device), values.to(device), lesions, (width,) * points.shape[-1], noise, seed, air=self.air,
+            edge=edge, shading=shading,
+        )  # fmt: skip
+
+
+MODALITIES = {"ct": Ct, "xray": Xray}
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return bool(torch.rand(1, generator=generator) < probability)
