@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +46,7 @@ def register(
     moving: Any,
     *,
     method: str = "hybrid",
-    engine: str | None = None,
+    engine: str | Engine | None = None,
     transform: str = "deformable",
     model: Any = None,
     fixed_mask: Any = None,
@@ -68,7 +71,7 @@ def register(
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.
     engine
-        "ants", "elastix" or "torch". Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
+        "ants", "elastix", "torch", or one's own :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
         first that is installed for a registration.
     transform
         "rigid", "affine" or "deformable".
@@ -134,16 +137,17 @@ def register(
         "seed": seed,
         "threads": threads,
         "spacing": spacing,
-        "engine_options": {} if engine_options is None else dict(engine_options),
+        "engine_options": _as_mapping(engine_options),
     }
-    versions = {"samreg": importlib.metadata.version("samreg")}
+    versions = {"samreg": importlib.metadata.version("samreg"), "python": platform.python_version()}
     start, found, embeddings, body, notes, engine_log = None, None, None, None, (), ""
     with _threads(threads):
         if method != "registration":
-            found, embeddings, notes, options["model"] = _seed(
+            found, embeddings, notes, versions["model"] = _seed(
                 fixed, moving, masks, model=model, device=device, seed=seed, clock=clock,
                 transform=transform if backend is None else backend.seed_transform(transform, engine_options),
             )  # fmt: skip
+            options["model"] = _model_name(model, versions["model"])
             versions["torch"] = importlib.metadata.version("torch")
             body = _body(embeddings[0])
             if not found:
@@ -237,6 +241,15 @@ def _seed(
     return found, (fixed_embedding, moving_embedding), notes, fixed_embedding.model
 
 
+def _model_name(given: Any, identity: str) -> str:
+    """Return what finds the model again: the name or path that was given, or its own name."""
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else identity.split("@")[0]
+
+
+def _as_mapping(options: Any) -> dict[str, Any]:
+    return dataclasses.asdict(options) if dataclasses.is_dataclass(options) else dict(options or {})  # type: ignore[arg-type]
+
+
 def _body(embedding: Any) -> Image:
     return Image(embedding.body.astype(np.uint8), embedding.local_grid, "body")
 
@@ -263,10 +276,12 @@ def _working_spacing(image: Image, spacing: float) -> float:
     return max(float(spacing), float(image.spacing.min()))
 
 
-def _choose_engine(name: str | None, method: str) -> Engine:
-    """Return the engine of this name, or the one that suits the method best of those installed."""
+def _choose_engine(name: str | Engine | None, method: str) -> Engine:
+    """Return the engine of this name, one's own, or the one that suits the method best of those installed."""
     from samreg.engines import available_engines, get_engine
 
+    if name is not None and not isinstance(name, str):
+        return name
     present = available_engines()
     if name is None and not present:
         raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')

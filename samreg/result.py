@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,10 +24,15 @@ from samreg.spatial.points import Points, as_points, require_inside
 from samreg.spatial.resample import resample
 from samreg.spatial.transforms import AffineTransform, Transform, components, invert
 
-_SUMMARY = "result.json"
+if TYPE_CHECKING:
+    from samreg.quality import LandmarkErrors
+
+SUMMARY = "result.json"
 
 #: What ``save`` can write the transforms as, and the endings of the files.
 TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
+#: All that ``save`` can be asked for.
+SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +117,33 @@ class RegistrationResult:
 
         return (*self.notes, *(quality_flags(self.quality) if self else (self.reason,)))
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, fixed: Any = None, moving: Any = None) -> RegistrationResult:
+        """Read what :meth:`save` wrote; the images are read from where they were, or given.
+
+        Parameters
+        ----------
+        folder
+            Of a saved result.
+        fixed, moving
+            The images that were registered, as :func:`samreg.as_image` takes them, where they were not files or
+            have moved.
+
+        Returns
+        -------
+        RegistrationResult
+            With its transforms, quality and correspondences as saved, and without ``seed``.
+
+        Raises
+        ------
+        InputError
+            When the folder holds no result, a file of it or an image is missing or damaged, or an image does not
+            lie where the registered one did.
+        """
+        from samreg.saved import load_result
+
+        return load_result(Path(folder), fixed=fixed, moving=moving)
+
     def warp(self, image: Any, *, interpolation: str = "linear", fill: float | None = None) -> Image:
         """Warp an image in the moving frame (labels, a second channel) onto the fixed grid.
 
@@ -164,19 +196,50 @@ class RegistrationResult:
         through = self._transform() if to == "moving" else self.inverse
         return through.transform_points(given.positions)
 
+    def landmark_errors(
+        self, fixed: Points | str | os.PathLike[str], moving: Points | str | os.PathLike[str]
+    ) -> LandmarkErrors:
+        """Measure the error at landmarks that both images have, paired by name.
+
+        Parameters
+        ----------
+        fixed, moving
+            Points of each image, LPS mm, or their files.
+
+        Returns
+        -------
+        LandmarkErrors
+            Before, through ``transform`` and back through ``inverse``, mm; see
+            :class:`samreg.quality.LandmarkErrors`.
+
+        Raises
+        ------
+        InputError
+            When no name is in both, or a name occurs twice.
+        SamregError
+            When the registration failed.
+        """
+        from samreg.quality import landmark_errors
+
+        self._transform()
+        return landmark_errors(self, as_points(fixed, self.fixed.ndim), as_points(moving, self.moving.ndim))
+
     def save(self, folder: str | os.PathLike[str], *, formats: Sequence[str] = ("h5",)) -> Path:
         """Write everything to a folder: all files, or none.
 
         ``warped.nii.gz``, ``transform.*`` (fixed to moving) and ``inverse.*`` (moving to fixed) on the original
-        grids, ``affine.tfm``, ``correspondences.csv``, ``engine.log``, ``preview.png`` and ``result.json``. A
-        failed result writes ``result.json`` and its log.
+        grids, ``affine.tfm``, ``correspondences.csv``, ``body.nii.gz``, ``engine.log``, ``preview.png`` and
+        ``result.json``. A failed result writes ``result.json``, its body and its log. :meth:`load` reads it again.
 
         Parameters
         ----------
         folder
             Made when missing; files of the same names are replaced.
         formats
-            Of the transforms: "h5" (ITK), "nii" (displacement field, LPS mm, as ANTs), "npz" (Learn2Reg).
+            Of the transforms: "h5" (ITK, 3D Slicer), "nii" (displacement field, LPS mm, as ANTs, and
+            ``transformix.txt`` with which transformix, run in the folder, applies it), "npz" (Learn2Reg). With "mrk"
+            also the matches, where there are any: ``fixed_matches.mrk.json`` and ``moving_matches.mrk.json``, for 3D
+            Slicer.
 
         Returns
         -------
@@ -188,9 +251,9 @@ class RegistrationResult:
         InputError
             For an unknown format, or when the folder cannot be written.
         """
-        unknown = sorted(set(formats) - set(TRANSFORM_FORMATS))
+        unknown = sorted(set(formats) - set(SAVE_FORMATS))
         if unknown:
-            raise InputError(f"unknown transform formats {unknown}; choose from {', '.join(TRANSFORM_FORMATS)}")
+            raise InputError(f"unknown formats {unknown}; choose from {', '.join(SAVE_FORMATS)}")
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +262,7 @@ class RegistrationResult:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
         try:
             self._write_into(staging, formats)
-            for file in sorted(staging.iterdir(), key=lambda file: file.name == _SUMMARY):
+            for file in sorted(staging.iterdir(), key=lambda file: file.name == SUMMARY):
                 os.replace(file, folder / file.name)  # the summary last: where it is, everything is
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; is the disk full?") from error
@@ -212,18 +275,26 @@ class RegistrationResult:
         return {
             "ok": bool(self),
             "reason": self.reason,
-            "fixed": _describe(self.fixed),
-            "moving": _describe(self.moving),
+            "fixed": describe(self.fixed),
+            "moving": describe(self.moving),
             "direction": "transform maps fixed points to moving points, LPS mm; inverse maps back",
             "options": dict(self.options),
             "versions": dict(self.versions),
             "timings_s": {key: round(value, 3) for key, value in self.timings.items()},
             "quality": {key: round(float(value), 5) for key, value in self.quality.items()} if self else {},
+            "notes": list(self.notes),
             "flags": list(self.flags),
         }
 
-    def report(self, path: str | os.PathLike[str]) -> Path:
+    def report(self, path: str | os.PathLike[str], *, landmarks: LandmarkErrors | None = None) -> Path:
         """Write a self-contained HTML page with pictures, quality and flags.
+
+        Parameters
+        ----------
+        path
+            The file.
+        landmarks
+            What :meth:`landmark_errors` returned, to be shown as well.
 
         Raises
         ------
@@ -232,7 +303,24 @@ class RegistrationResult:
         """
         from samreg.report import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, landmarks=landmarks)
+
+    def view(self) -> Any:
+        """Open napari: fixed red, warped cyan, the moving image before, and the matches coloured by reliability.
+
+        Returns
+        -------
+        napari.Viewer
+            In a script, ``napari.run()`` keeps it open.
+
+        Raises
+        ------
+        MissingExtraError
+            When napari is not installed.
+        """
+        from samreg.report.napari import show
+
+        return show(self)
 
     def _transform(self) -> Transform:
         if self.transform is None:
@@ -241,15 +329,18 @@ class RegistrationResult:
 
     def _write_into(self, folder: Path, formats: Sequence[str]) -> None:
         from samreg.spatial.io_images import write_image
-        from samreg.spatial.io_transforms import write_transform
+        from samreg.spatial.io_points import write_points
+        from samreg.spatial.io_transforms import write_transform, write_transformix
 
         if self:
             transform, fixed, moving = self._transform(), self.fixed.grid, self.moving.grid
             write_image(_as_stored(self.warped, self.moving), folder / "warped.nii.gz")
-            for name in formats:
-                ending = TRANSFORM_FORMATS[name]
+            for ending in (TRANSFORM_FORMATS[name] for name in formats if name in TRANSFORM_FORMATS):
                 write_transform(transform, folder / f"transform{ending}", grid=fixed, moving_grid=moving)
                 write_transform(self.inverse, folder / f"inverse{ending}", grid=moving, moving_grid=fixed)
+            if "nii" in formats:
+                fill = float(self.moving.array.min())
+                write_transformix(folder / "transformix.txt", "transform.nii.gz", grid=fixed, fill=fill)
             affine = [part for part in components(transform) if isinstance(part, AffineTransform)]
             if affine:
                 write_transform(affine[-1], folder / "affine.tfm")
@@ -258,20 +349,33 @@ class RegistrationResult:
 
                 write_preview(self, folder / "preview.png")
         if self.correspondences is not None:
-            _write_correspondences(self.correspondences, folder / "correspondences.csv")
+            pairs = self.correspondences
+            _write_correspondences(pairs, folder / "correspondences.csv")
+            for role in ("fixed", "moving") if "mrk" in formats else ():
+                matches = Points(getattr(pairs, role), scores=pairs.reliability)
+                write_points(matches, folder / f"{role}_matches.mrk.json")
+        if self.body is not None:
+            write_image(self.body, folder / "body.nii.gz")
         if self.log:
             (folder / "engine.log").write_text(self.log, encoding="utf-8")
-        (folder / _SUMMARY).write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
+        (folder / SUMMARY).write_text(json.dumps(self.summary(), indent=2, default=_plain) + "\n", encoding="utf-8")
 
 
-def _describe(image: Image) -> dict[str, Any]:
+def describe(image: Image) -> dict[str, Any]:
+    """Return where an image is and lies, for ``result.json``."""
     return {
         "name": image.name,
+        "path": os.path.abspath(image.name) if image.name and os.path.exists(image.name) else None,
         "size": list(image.grid.size),
         "spacing_mm": np.round(image.spacing, 6).tolist(),
         "origin_lps_mm": np.round(image.origin, 6).tolist(),
         "direction": np.round(image.direction, 6).tolist(),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value as JSON can hold it."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _as_stored(warped: Image, moving: Image) -> Image:

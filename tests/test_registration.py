@@ -134,7 +134,8 @@ def test_save_writes_files_that_others_read(hybrid, pair, tmp_path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "warped.nii.gz", "transform.h5", "inverse.h5", "transform.nii.gz", "inverse.nii.gz", "transform.npz",
-        "inverse.npz", "affine.tfm", "correspondences.csv", "engine.log", "preview.png", "result.json",
+        "inverse.npz", "transformix.txt", "affine.tfm", "correspondences.csv", "body.nii.gz", "engine.log",
+        "preview.png", "result.json",
     }  # fmt: skip
     inside = pair.fixed.image.grid.index_to_world(
         np.random.default_rng(0).uniform(2, np.array(pair.fixed.image.grid.size) - 3, (50, 3))

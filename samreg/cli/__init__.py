@@ -19,7 +19,9 @@ from samreg.cli.embed import embed
 from samreg.cli.info import info
 from samreg.cli.match import match
 from samreg.cli.register import register
+from samreg.cli.report import report
 from samreg.cli.train import train
+from samreg.cli.view import view
 
 app = typer.Typer(
     name="samreg",
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (register, match, apply, embed, train, info, demo):
+for command in (register, match, apply, report, view, embed, train, info, demo):
     app.command()(command)
 
 

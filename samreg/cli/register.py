@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from samreg.cli.common import (
@@ -27,8 +25,8 @@ from samreg.errors import InputError
 from samreg.spatial.points import paired_points
 
 if TYPE_CHECKING:
+    from samreg.quality import LandmarkErrors
     from samreg.result import RegistrationResult
-    from samreg.spatial.points import Points
 
 
 def register(
@@ -57,7 +55,11 @@ def register(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: iterations=40,20,0.")
     ] = None,
     formats: Annotated[
-        str, typer.Option(help="Transforms as h5 (ITK), nii (displacement field), npz (Learn2Reg), comma-separated.")
+        str,
+        typer.Option(
+            help="Transforms as h5 (ITK, Slicer), nii (displacement field), npz (Learn2Reg); matches as mrk (Slicer); "
+            "comma-separated."
+        ),
     ] = "h5",
     landmarks: Annotated[
         tuple[Path, Path] | None,
@@ -114,11 +116,11 @@ def register(
         )
         progress("writing")
         result.save(out, formats=wanted)
+        errors = result.landmark_errors(*pairs) if pairs is not None and result else None
+        if errors is not None:
+            errors.write(out / "landmarks.csv")
         if report:
-            result.report(out / "report.html")
-        errors = _landmark_errors(result, *pairs) if pairs is not None and result else None
-        if errors is not None and pairs is not None:
-            _write_errors(out / "landmarks.csv", pairs[0].names, errors)
+            result.report(out / "report.html", landmarks=errors)
     if not result:
         typer.secho(f"samreg: not registered: {result.reason}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
@@ -127,37 +129,16 @@ def register(
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    from samreg.result import TRANSFORM_FORMATS
+    from samreg.result import SAVE_FORMATS
 
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
-    unknown = [part for part in formats if part not in TRANSFORM_FORMATS]
+    unknown = [part for part in formats if part not in SAVE_FORMATS]
     if unknown or not formats:
-        raise InputError(f"--formats {text!r}: choose from {', '.join(TRANSFORM_FORMATS)}, comma-separated")
+        raise InputError(f"--formats {text!r}: choose from {', '.join(SAVE_FORMATS)}, comma-separated")
     return formats
 
 
-def _landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -> dict[str, np.ndarray]:
-    """Return (N,) distances, mm: before, through the transform, and back through the inverse."""
-    from samreg.quality import target_registration_error
-    from samreg.quality.registration import initial_alignment
-
-    return {
-        "before_mm": target_registration_error(initial_alignment(result)[0], fixed, moving),
-        "transform_mm": target_registration_error(result.transform, fixed, moving),
-        "inverse_mm": target_registration_error(result.inverse, moving, fixed),
-    }
-
-
-def _write_errors(path: Path, names: tuple[str, ...], errors: dict[str, np.ndarray]) -> None:
-    from samreg.spatial.files import atomic_path
-
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", *errors])
-        writer.writerows([name, *(f"{e:.3f}" for e in row)] for name, *row in zip(names, *errors.values(), strict=True))
-
-
-def _show(result: RegistrationResult, errors: dict[str, np.ndarray] | None, out: Path) -> None:
+def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) -> None:
     rows = [(key.replace("_", " "), f"{value:.4g}") for key, value in result.quality.items()]
     rows += [(f"time, {stage}", f"{seconds:.1f} s") for stage, seconds in result.timings.items()]
     show_table(f"{result.moving.label} to {result.fixed.label}", ("measure", "value"), rows)
@@ -168,12 +149,12 @@ def _show(result: RegistrationResult, errors: dict[str, np.ndarray] | None, out:
     say(f"written to {out}")
 
 
-def _show_errors(result: RegistrationResult, errors: dict[str, np.ndarray]) -> None:
+def _show_errors(result: RegistrationResult, errors: LandmarkErrors) -> None:
     from samreg.quality import summarise_errors
     from samreg.quality.registration import initial_alignment
 
     names = (f"before, {initial_alignment(result)[1]}", "transform, in the moving image", "inverse, in the fixed image")
-    summaries = [summarise_errors(values) for values in errors.values()]
+    summaries = [summarise_errors(values) for values in (errors.before, errors.transform, errors.inverse)]
     show_table(
         f"error at {summaries[0].count} landmarks, mm",
         ("", "mean", "median", "largest"),

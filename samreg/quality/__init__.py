@@ -2,16 +2,23 @@
 
 from samreg.quality.deformation import JacobianStatistics, jacobian_statistics
 from samreg.quality.labels import dice, hd95, mean_surface_distance, surface_distances
-from samreg.quality.landmarks import ErrorSummary, summarise_errors, target_registration_error
-from samreg.quality.registration import quality_flags, registration_quality
+from samreg.quality.landmarks import (
+    ErrorSummary,
+    LandmarkErrors,
+    summarise_errors,
+    target_registration_error,
+)
+from samreg.quality.registration import landmark_errors, quality_flags, registration_quality
 from samreg.quality.similarity import ncc
 
 __all__ = [
     "ErrorSummary",
     "JacobianStatistics",
+    "LandmarkErrors",
     "dice",
     "hd95",
     "jacobian_statistics",
+    "landmark_errors",
     "mean_surface_distance",
     "ncc",
     "quality_flags",

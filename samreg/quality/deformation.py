@@ -62,16 +62,7 @@ def jacobian_statistics(
     InputError
         When an axis has a single voxel, or the mask is empty or of another shape.
     """
-    if min(grid.shape) < 2:
-        raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {grid.shape}")
-    mask = np.ones(grid.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    if mask.shape != grid.shape or not mask.any():
-        raise InputError(f"the mask must be {grid.shape} and not empty, got {mask.shape} with {int(mask.sum())} voxels")
-    offset = np.ones(grid.ndim) if step is None else step / grid.spacing
-    index = np.argwhere(mask)[:, ::-1]
-    det = np.concatenate(
-        [_determinant(transform, grid, index[i : i + _CHUNK], offset) for i in range(0, len(index), _CHUNK)]
-    )
+    det = determinants(transform, grid, mask, step=step)
     p01, p99 = np.percentile(det, (1, 99))
     return JacobianStatistics(
         folding_percent=float(100 * np.mean(det <= 0)),
@@ -81,6 +72,21 @@ def jacobian_statistics(
         p01=float(p01),
         p99=float(p99),
     )
+
+
+def determinants(
+    transform: Transform, grid: Grid, mask: NDArray[np.bool_] | None = None, *, step: float | None = None
+) -> FloatArray:
+    """Return det J (N,) at the voxels of a mask, in the order of ``array[mask]``; see :func:`jacobian_statistics`."""
+    if min(grid.shape) < 2:
+        raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {grid.shape}")
+    mask = np.ones(grid.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    if mask.shape != grid.shape or not mask.any():
+        raise InputError(f"the mask must be {grid.shape} and not empty, got {mask.shape} with {int(mask.sum())} voxels")
+    offset = np.ones(grid.ndim) if step is None else step / grid.spacing
+    index = np.argwhere(mask)[:, ::-1]
+    chunks = (index[i : i + _CHUNK] for i in range(0, len(index), _CHUNK))
+    return np.concatenate([_determinant(transform, grid, chunk, offset) for chunk in chunks])
 
 
 def _determinant(transform: Transform, grid: Grid, index: NDArray[np.integer], offset: FloatArray) -> FloatArray:

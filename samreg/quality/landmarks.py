@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from samreg.errors import InputError
+from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import FloatArray, as_points_array
 from samreg.spatial.points import Points
 from samreg.spatial.transforms import Transform
+
+_COLUMNS = ("name", "before_mm", "transform_mm", "inverse_mm")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,51 @@ class ErrorSummary:
     p95: float
     maximum: float
     count: int
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkErrors:
+    """Errors at N landmarks of a registration, mm.
+
+    Parameters
+    ----------
+    names
+        Of the landmarks.
+    before
+        (N,) in the moving image, as the images lay before.
+    transform
+        (N,) in the moving image, between a fixed landmark's image and its counterpart.
+    inverse
+        (N,) in the fixed image, the way back.
+    """
+
+    names: tuple[str, ...]
+    before: FloatArray
+    transform: FloatArray
+    inverse: FloatArray
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a csv, one landmark a line."""
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            columns = zip(self.names, self.before, self.transform, self.inverse, strict=True)
+            writer.writerows([name, *(f"{error:.3f}" for error in errors)] for name, *errors in columns)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> LandmarkErrors:
+        """Read what :meth:`write` wrote.
+
+        Raises
+        ------
+        InputError
+            When the file is missing or damaged.
+        """
+        path = require_file(path, "landmark errors")
+        with reading(path), Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+            columns = (np.array([float(row[key]) for row in rows]) for key in _COLUMNS[1:])
+            return cls(tuple(row["name"] for row in rows), *columns)
 
 
 def target_registration_error(

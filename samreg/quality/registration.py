@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from samreg.errors import SamregError
 from samreg.quality.deformation import jacobian_statistics
+from samreg.quality.landmarks import LandmarkErrors, target_registration_error
 from samreg.quality.similarity import ncc
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample, resample_spacing
 from samreg.spatial.transforms import AffineTransform, components, inverse_residual
 
@@ -139,6 +141,18 @@ def quality_flags(quality: Mapping[str, float]) -> tuple[str, ...]:
     if not 1 / _VOLUME_FACTOR <= scale <= _VOLUME_FACTOR:
         flags.append(f"volume changes by a factor of {scale:.2g}")
     return tuple(flags)
+
+
+def landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -> LandmarkErrors:
+    """Measure the errors at the landmarks that both images have; see :meth:`RegistrationResult.landmark_errors`."""
+    assert result.transform is not None
+    fixed, moving = paired_points(fixed, moving)
+    return LandmarkErrors(
+        fixed.names,
+        target_registration_error(initial_alignment(result)[0], fixed, moving),
+        target_registration_error(result.transform, fixed, moving),
+        target_registration_error(result.inverse, moving, fixed),
+    )
 
 
 def initial_alignment(result: RegistrationResult) -> tuple[AffineTransform, str]:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samreg.report.pictures import draw_deformation, draw_matches, draw_overview, png
+from samreg.quality.landmarks import summarise_errors
+from samreg.quality.registration import initial_alignment
+from samreg.report.pictures import draw_matches, draw_projections, png
+from samreg.report.viewer import viewer_data
 from samreg.spatial.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from samreg.quality import LandmarkErrors
     from samreg.result import RegistrationResult
     from samreg.spatial.image import Image
 
@@ -27,7 +33,7 @@ _MEASURES: dict[str, tuple[str, str, str]] = {
     "correlation_before": ("Correlation before", "{:.3f}", "of intensities within the body; 1 is a perfect likeness"),
     "correlation_after": ("Correlation after", "{:.3f}", "the same, with the warped image"),
     "folding_percent": ("Folding", "{:.3f} %", "of the body's voxels have det J of 0 or less; 0 is right"),
-    "log_jacobian_std": ("Spread of log det J", "{:.3f}", "how uneven volume changes; 0 for an affine transform"),
+    "log_jacobian_std": ("Spread of ln det J", "{:.3f}", "how uneven volume changes; 0 for an affine transform"),
     "jacobian_min": ("Smallest det J", "{:.3f}", "strongest compression; 0 or less is a fold"),
     "inverse_residual_mean_mm": ("Inverse, mean miss", "{:.3f} mm", "there and back again, over the body"),
     "inverse_residual_p95_mm": ("Inverse, 95th percentile", "{:.3f} mm", ""),
@@ -39,30 +45,28 @@ _MEASURES: dict[str, tuple[str, str, str]] = {
     "mean_reliability": ("Mean reliability", "{:.2f}", "of the matches; 1 is certain"),
 }
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2126; background: #f6f7f8; margin: 0; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px; }
-h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere; }
-h2 { font-size: 18px; margin: 32px 0 8px; }
-section, figure { margin: 0; }
-table { border-collapse: collapse; background: #fff; width: 100%; }
-th, td { text-align: left; padding: 5px 12px; border-bottom: 1px solid #e3e6e9; vertical-align: top;
-         overflow-wrap: anywhere; }
-td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-td.meaning, figcaption, p.lead { color: #59626b; }
-ul.flags, p.ok, p.failed { padding: 12px 16px 12px 32px; border-radius: 6px; margin: 12px 0; }
-ul.flags { background: #fff4d6; } p.ok { background: #e2f4e5; padding-left: 16px; }
-p.failed { background: #fde3e1; padding-left: 16px; }
-img { max-width: 100%; height: auto; border-radius: 4px; display: block; }
-pre { background: #fff; padding: 12px; overflow: auto; border: 1px solid #e3e6e9; }
-"""
+# What the viewer can show: (value, label); the maps only where there are some.
+_MODES = (
+    ("colours", "fixed red, moving cyan"),
+    ("checkerboard", "checkerboard"),
+    ("edges", "edges of fixed on moving"),
+    ("moving", "moving"),
+    ("fixed", "fixed"),
+    ("displacement", "displacement"),
+    ("jacobian", "change of volume"),
+)
+
+# Only what the file itself holds may be loaded.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def write_report(result: RegistrationResult, path: str | os.PathLike[str]) -> Path:
+def write_report(
+    result: RegistrationResult, path: str | os.PathLike[str], *, landmarks: LandmarkErrors | None = None
+) -> Path:
     """Write a self-contained HTML page on a registration, failed or not.
 
-    Flags, pictures before and after, measures of quality, the matches, the deformation, and how to repeat it.
-    Names and notes are escaped; nothing is loaded from elsewhere.
+    Flags, slices before and after with sliders, maps of the deformation, measures of quality, errors at landmarks,
+    the matches, and how to repeat it. Names and notes are escaped; nothing is loaded from elsewhere.
 
     Parameters
     ----------
@@ -70,6 +74,8 @@ def write_report(result: RegistrationResult, path: str | os.PathLike[str]) -> Pa
         A registration.
     path
         The file.
+    landmarks
+        Errors to show.
 
     Returns
     -------
@@ -83,64 +89,131 @@ def write_report(result: RegistrationResult, path: str | os.PathLike[str]) -> Pa
     """
     path = Path(path)
     with atomic_path(path) as temporary:
-        temporary.write_text(_page(result), encoding="utf-8")
+        temporary.write_text(_page(result, landmarks), encoding="utf-8")
     return path
 
 
-def _page(result: RegistrationResult) -> str:
+def _page(result: RegistrationResult, landmarks: LandmarkErrors | None) -> str:
     title = f"{_short(result.moving)} registered to {_short(result.fixed)}"
-    sections = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">samreg {escape(str(result.versions.get("samreg", "")))}</p>',
-        _verdict(result),
-        _picture("Before and after", draw_overview, result, "Fixed red, moving cyan, grey where they agree."),
-    ]
+    versions = result.versions
+    sections = [_verdict(result), _section("Before and after", _viewer(viewer_data(result)))]
     if result:
         sections.append(_section("Quality", _quality_table(result.quality)))
+        if landmarks is not None:
+            sections.append(_section(f"Error at {len(landmarks.names)} landmarks", _landmark_table(result, landmarks)))
         if result.correspondences is not None and len(result.correspondences):
-            caption = "The transform is smooth: lines show where single matches disagree with it."
-            sections.append(_picture("Matches", draw_matches, result, caption))
-        if min(result.fixed.shape) > 1:
-            caption = "Within the fixed body. det J above 1: the structure is larger in the moving image."
-            sections.append(_picture("Deformation", draw_deformation, result, caption))
+            sections.append(_section("Matches", _matches(result)))
+    total = sum(result.timings.values())
+    timings = {**result.timings, "in all": total} if result.timings else {}
     sections += [
         _section("Images", _images_table(result)),
-        _section("Timings", _table((name, f"{seconds:.1f} s") for name, seconds in result.timings.items())),
-        _section("Options", _table((name, _plain(value)) for name, value in result.options.items())),
-        _section("Versions", _table(result.versions.items())),
-        _section("How to repeat it", f"<pre>{escape(_recipe(result))}</pre>"),
+        _section("Timings", _table((name, f"{seconds:.1f} s") for name, seconds in timings.items())),
+        _section("Versions", _table(versions.items())),
+        _section("How to repeat it", _recipe(result)),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="faint">samreg {escape(str(versions.get("samreg", "")))}</p>\n'
         + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
+        + f"\n</main>\n<script>\n{_file('page.js')}</script>\n</body>\n</html>\n"
     )
+
+
+def _file(name: str) -> str:
+    return resources.files("samreg.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _verdict(result: RegistrationResult) -> str:
     if not result:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
-        failed = f'<p class="failed"><strong>The registration failed:</strong> {escape(result.reason)}</p>'
-        return failed + (f'<ul class="flags">{notes}</ul>' if notes else "")
+        failed = f"<strong>The registration failed:</strong> {escape(result.reason)}"
+        return f'<div class="verdict bad">{failed}{_list(result.notes)}</div>'
     if not result.flags:
-        return '<p class="ok">Nothing stands out. Look at the pictures before you rely on the result.</p>'
-    return '<ul class="flags">' + "".join(f"<li>{escape(flag)}</li>" for flag in result.flags) + "</ul>"
+        return '<p class="verdict good">Nothing stands out. Look at the pictures before you rely on the result.</p>'
+    return f'<div class="verdict warn">{_list(result.flags)}</div>'
 
 
-def _picture(title: str, draw: Callable[[RegistrationResult], Figure], result: RegistrationResult, caption: str) -> str:
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def _viewer(data: Mapping[str, Any]) -> str:
+    """Return the controls, canvases and data that page.js brings to life."""
+    layers = data["planes"][0]["layers"]
+    modes = [mode for mode in _MODES if mode[0] in layers or mode[0] not in ("displacement", "jacobian")]
+    choices = "".join(
+        f'<label><input type="radio" name="show" value="{value}"{" checked" if i == 0 else ""}> {label}</label>'
+        for i, (value, label) in enumerate(modes)
+    )
+    planes = "".join(_plane(plane) for plane in data["planes"])
+    scales = "".join(_scale(name, legend) for name, legend in data["maps"].items())
+    numbers = json.dumps(data).replace("<", "\\u003c")
+    before = f"Before: the moving image {data['before']}."
+    return (
+        f'<div id="viewer"><fieldset><legend>Show</legend>{choices}</fieldset>'
+        '<div class="slider"><label for="wipe">Before, left, and after, right</label>'
+        '<input type="range" id="wipe" min="0" max="100" value="50"><output id="wipe-output" for="wipe"></output></div>'
+        f'{scales}<div class="planes">{planes}</div>'
+        f'<p class="faint">{escape(before)} Red and cyan are grey where the images agree.</p>'
+        f'<noscript><p class="verdict warn">The slices need JavaScript.</p></noscript></div>\n'
+        f'<script type="application/json" id="viewer-data">{numbers}</script>'
+    )
+
+
+def _plane(plane: Mapping[str, Any]) -> str:
+    name, last = plane["name"], len(plane["positions"]) - 1
+    left, right = plane["labels"]
+    return (
+        f'<div class="plane" id="plane-{name}" style="flex: {plane["width"]} 1 0"><h3>{name.capitalize()}</h3>'
+        '<div class="picture">'
+        f'<canvas role="img" aria-label="{name} slice" width="{plane["width"]}" height="{plane["height"]}"></canvas>'
+        f'<span class="left">{left}</span><span class="right">{right}</span>'
+        '<span class="was" hidden>before</span><span class="is" hidden>after</span></div>'
+        f'<div class="slider"{"" if last else " hidden"}><label for="slice-{name}">Slice</label>'
+        f'<input type="range" id="slice-{name}" min="0" max="{last}" value="{plane["start"]}">'
+        f'<output for="slice-{name}"></output></div></div>'
+    )
+
+
+def _scale(name: str, legend: Mapping[str, Any]) -> str:
+    ticks = "".join(f"<span>{tick}</span>" for tick in legend["ticks"])
+    fold = ' <span class="fold"></span> folds: det J is 0 or less.' if legend["folds"] else ""
+    return (
+        f'<div class="scale" data-map="{name}" hidden>'
+        f"<div>{escape(legend['title'])}, within the fixed body.{fold}</div>"
+        f'<div class="bar" style="background: linear-gradient(to right, {", ".join(legend["colours"])})"></div>'
+        f'<div class="ticks">{ticks}</div></div>'
+    )
+
+
+def _matches(result: RegistrationResult) -> str:
+    where = "Where the matches lie in each image, over the mean along the view."
+    smooth = "Matches near three slices. The transform is smooth: lines show where single matches disagree with it."
+    pictures = [(draw_matches, smooth)]
+    if result.fixed.ndim == 3:
+        pictures.insert(0, (draw_projections, where))
+    return "".join(_picture(draw, result, caption) for draw, caption in pictures)
+
+
+def _picture(draw: Callable[[RegistrationResult], Figure], result: RegistrationResult, caption: str) -> str:
     data = base64.b64encode(png(draw(result))).decode("ascii")
-    image = f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
-    return _section(title, f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
+    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+    return f'<section><h2>{escape(title)}</h2><div class="scroll">{content}</div></section>' if content else ""
+
+
+def _row(name: str, *cells: str, number: bool = False) -> str:
+    kind = ' class="number"' if number else ""
+    return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td{kind}>{escape(cell)}</td>" for cell in cells)}</tr>'
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    lines = [f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows]
+    lines = [_row(str(name), str(value)) for name, value in rows]
     return f"<table>{''.join(lines)}</table>" if lines else ""
 
 
@@ -148,12 +221,32 @@ def _quality_table(quality: Mapping[str, float]) -> str:
     lines = []
     for key, value in quality.items():
         label, form, meaning = _MEASURES.get(key, (key, "{:g}", ""))
-        number = escape(form.format(value))
         lines.append(
-            f'<tr><th>{escape(label)}</th><td class="number">{number}</td>'
-            f'<td class="meaning">{escape(meaning)}</td></tr>'
+            f'<tr><th scope="row">{escape(label)}</th><td class="number">{escape(form.format(value))}</td>'
+            f'<td class="faint">{escape(meaning)}</td></tr>'
         )
     return f"<table>{''.join(lines)}</table>"
+
+
+def _landmark_table(result: RegistrationResult, errors: LandmarkErrors) -> str:
+    ways = (errors.before, errors.transform, errors.inverse)
+    summaries = [summarise_errors(way) for way in ways]
+    before = f"before, {initial_alignment(result)[1]}"
+    titles = ("mm", before, "transform, in the moving image", "inverse, in the fixed image")
+    head = "".join(f'<th scope="col" class="number">{escape(title)}</th>' for title in titles)
+    measures = {"mean": "mean", "median": "median", "95th percentile": "p95", "largest": "maximum"}
+    lines = [
+        _row(label, *(f"{getattr(summary, key):.1f}" for summary in summaries), number=True).replace(
+            "<tr>", '<tr class="summary">'
+        )
+        for label, key in measures.items()
+    ]
+    lines += [
+        _row(name, *(f"{error:.1f}" for error in row), number=True)
+        for name, *row in zip(errors.names, *ways, strict=True)
+    ]
+    table = f"<table><thead><tr>{head}</tr></thead>{''.join(lines)}</table>"
+    return f'<div class="tall" tabindex="0" role="region" aria-label="errors">{table}</div>'
 
 
 def _images_table(result: RegistrationResult) -> str:
@@ -167,20 +260,41 @@ def _images_table(result: RegistrationResult) -> str:
 
 
 def _recipe(result: RegistrationResult) -> str:
-    """Return the Python call that made the result."""
-    options = {key: value for key, value in result.options.items() if value not in (None, {})}
-    if "model" in options:
-        options["model"] = str(options["model"]).split("@")[0]  # the fingerprint is not part of the name
-    arguments = [repr(result.fixed.name or "fixed.nii.gz"), repr(result.moving.name or "moving.nii.gz")]
-    arguments += [f"{key}={value!r}" for key, value in options.items()]
+    """Return the Python call and the command that make the result again."""
+    options = dict(result.options)
+    inputs = {"fixed": result.fixed.name, "moving": result.moving.name}
+    inputs |= {key: options[key] for key in ("fixed_mask", "moving_mask") if options.get(key) is not None}
+    memory = [role for role, name in inputs.items() if not (name and Path(name).exists())]
+    inputs |= {role: f"{role}.nii.gz" for role in memory}
+    images = [inputs.pop(role) for role in ("fixed", "moving")]
+    options |= inputs
+    if options.get("landmarks") is not None:  # how many there were
+        options["landmarks"] = ("fixed_landmarks.csv", "moving_landmarks.csv")
+        memory.append("landmarks")
+    note = f"No files, or moved since: {', '.join(memory).replace('_', ' ')}." if memory else ""
+    python, command = python_call(images, options), shell_command(images, options)
+    return f'<p class="faint">{note}</p><pre>{escape(python)}</pre><pre>{escape(command)}</pre>'
+
+
+def python_call(images: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Return the Python program that registers the images with these options."""
+    arguments = [*map(repr, images), *(f"{key}={value!r}" for key, value in options.items() if value not in (None, {}))]
     return "import samreg\n\nresult = samreg.register(\n    " + ",\n    ".join(arguments) + ",\n)"
+
+
+def shell_command(images: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Return the same as a command."""
+    words = ["samreg", "register", *images, "-o", "out"]
+    for key, value in options.items():
+        if key == "landmarks" and value:
+            words += ["--guide", *value]
+        elif key != "engine_options" and value is not None:
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    for key, value in (options.get("engine_options") or {}).items():
+        text = value if isinstance(value, str) else json.dumps(value, default=np.ndarray.tolist)
+        words += ["--option", f"{key}={text}"]
+    return shlex.join(words)
 
 
 def _short(image: Image) -> str:
     return Path(image.name).name or "image"
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "none"
-    return json.dumps(value, default=str) if isinstance(value, Mapping) else str(value)

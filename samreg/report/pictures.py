@@ -1,4 +1,4 @@
-"""The pictures: before and after, the matches, the deformation. No global state of matplotlib is touched."""
+"""The pictures: before and after, and the matches. No global state of matplotlib is touched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samreg.quality.registration import body_on, initial_alignment, working_grid
+from samreg.quality.registration import initial_alignment
 from samreg.report.views import (
     View,
     focus,
@@ -24,7 +24,6 @@ from samreg.report.views import (
 from samreg.spatial.files import atomic_path
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
-from samreg.spatial.transforms import AffineTransform, components, jacobian_determinant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,49 +148,35 @@ def draw_matches(result: RegistrationResult) -> Figure:
     return figure
 
 
-def draw_deformation(result: RegistrationResult) -> Figure:
-    """Draw the length of the displacement beyond the affine part, and det J, within the fixed body."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, Normalize
+def draw_projections(result: RegistrationResult) -> Figure:
+    """Draw all matches on both images, each in its own frame over its mean along the view, coloured by reliability."""
+    from matplotlib.figure import Figure
 
-    transform = result.transform
-    assert transform is not None
-    fixed = standard(result.fixed)
-    grid = working_grid(fixed)
-    body = body_on(result, grid)
-    affine = [part for part in components(transform) if isinstance(part, AffineTransform)]
-    linear = affine[-1] if affine else AffineTransform.identity(grid.ndim)
-    points = grid.world_points().reshape(-1, grid.ndim)
-    length = np.linalg.norm(transform.transform_points(points) - linear.transform_points(points), axis=1)
-    maps = (length.reshape(grid.shape), jacobian_determinant(transform, grid))
-    scales = (
-        ScalarMappable(Normalize(0, max(1.0, float(np.percentile(maps[0][body], 99)))), "magma"),
-        ScalarMappable(LogNorm(0.4, 2.5, clip=True), "RdBu_r"),
-    )
-    middle = focus(result)
-    indices, coarse = slice_indices(fixed.grid, middle), slice_indices(grid, middle)
-    figure, axes = _canvas(fixed, 2, legend=True)
-    for row, view in zip(axes, views_of(fixed.ndim), strict=True):
-        outside = ~view.picture(body, coarse[view.name])
-        base = grey(view.picture(fixed.array, indices[view.name]), window(fixed))
-        for ax, values, scale in zip(row, maps, scales, strict=True):
-            extent = view.extent(fixed.grid)
-            ax.imshow(base, cmap="gray", vmin=0, vmax=1, extent=extent)
-            shown = np.ma.masked_array(np.maximum(view.picture(values, coarse[view.name]), 1e-3), outside)
-            ax.imshow(
-                shown, cmap=scale.cmap, norm=scale.norm, extent=view.extent(grid), alpha=0.7, interpolation="nearest"
-            )
-            ax.set_xlim(extent[:2])
-            ax.set_ylim(extent[2:])
-        _label(row[0], view)
-    for ax, title in zip(
-        axes[0], ("displacement beyond the affine part", "change of volume, affine included"), strict=True
-    ):
+    pairs = result.correspondences
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:_MOST_MATCHES]
+    chosen = chosen[np.argsort(pairs.reliability[chosen])]
+    sides = [
+        (f"{name}, {view.name}", view, standard(image), points[chosen])
+        for view in views_of(3)[1:]
+        for name, image, points in (("fixed", result.fixed, pairs.fixed), ("moving", result.moving, pairs.moving))
+    ]
+    widths, heights = np.transpose([(i.grid.extent[v.across], i.grid.extent[v.down]) for _, v, i, _ in sides])
+    scale = min(4 * _WIDTH / widths.sum(), _MOST_HEIGHT / heights.max())
+    size = (scale * widths.sum() + 1.0, scale * heights.max() + 0.4)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor=_DARK, layout="constrained")
+    axes = figure.subplots(1, len(sides), gridspec_kw={"width_ratios": widths})
+    for ax, (title, view, image, points) in zip(axes, sides, strict=True):
+        _bare(ax)
+        assert view.through is not None
+        mean = view.picture(image.array.mean(axis=2 - view.through, keepdims=True, dtype=np.float32), 0)
+        low, high = np.percentile(mean, (1, 99))
+        ax.imshow(mean, cmap="gray", vmin=low, vmax=high, extent=view.extent(image.grid), interpolation="bilinear")
+        ax.autoscale(False)
+        colours = ax.scatter(
+            *view.place(image.grid, points).T, c=pairs.reliability[chosen], cmap="viridis", vmin=0, vmax=1, s=7
+        )
         ax.set_title(title, color=_LIGHT, fontsize=10)
-    _legend(figure, scales[0], axes[:, 0], "mm")
-    bar = _legend(figure, scales[1], axes[:, 1], "det J (fold: 0 or less)")
-    bar.set_ticks([0.4, 0.5, 0.7, 1, 1.4, 2, 2.5], labels=["≤ 0.4", "0.5", "0.7", "1", "1.4", "2", "≥ 2.5"])
-    bar.minorticks_off()
+    _legend(figure, colours, axes, "reliability")
     return figure
 
 
@@ -211,12 +196,16 @@ def _canvas(fixed: Image, columns: int, *, legend: bool = False) -> tuple[Figure
     figure = Figure(figsize=size, dpi=_DPI, facecolor=_DARK, layout=layout)
     axes = figure.subplots(len(views), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_facecolor("black")
-        for spine in ax.spines.values():
-            spine.set_visible(False)
+        _bare(ax)
     return figure, axes
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_facecolor("black")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
 
 
 def _label(ax: Axes, view: View) -> None:

@@ -6,6 +6,7 @@ Files are written without ITK: its HDF5 writer ends the process when the disk is
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,47 @@ def write_transform(
         raise InputError(f"cannot write {path}: unknown transform format; use .h5, .tfm, .mat, .nii.gz or .npz")
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_transformix(path: str | os.PathLike[str], field: str, *, grid: Grid, fill: float) -> None:
+    """Write a parameter file with which transformix applies a displacement field.
+
+    Parameters
+    ----------
+    path
+        The file, .txt.
+    field
+        Name of the field's NIfTI file in the same folder, where transformix must be run.
+    grid
+        Of the original fixed image.
+    fill
+        Intensity outside the moving image.
+    """
+    entries: dict[str, tuple[Any, ...]] = {
+        "Transform": ("DeformationFieldTransform",),
+        "DeformationFieldFileName": (field,),
+        "DeformationFieldInterpolationOrder": (1,),
+        "NumberOfParameters": (0,),
+        "InitialTransformParameterFileName": ("NoInitialTransform",),
+        "HowToCombineTransforms": ("Compose",),
+        "FixedImageDimension": (grid.ndim,),
+        "MovingImageDimension": (grid.ndim,),
+        "Size": grid.size,
+        "Index": (0,) * grid.ndim,
+        "Spacing": tuple(grid.spacing.tolist()),
+        "Origin": tuple(grid.origin.tolist()),
+        "Direction": tuple(grid.direction.T.ravel().tolist()),
+        "UseDirectionCosines": ("true",),
+        "Resampler": ("DefaultResampler",),
+        "ResampleInterpolator": ("FinalLinearInterpolator",),
+        "DefaultPixelValue": (fill,),
+        "ResultImageFormat": ("nii.gz",),
+        "ResultImagePixelType": ("float",),
+        "CompressResultImage": ("true",),
+    }
+    lines = [f"({key} {' '.join(json.dumps(value) for value in values)})\n" for key, values in entries.items()]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(lines), encoding="ascii")
 
 
 def _field_grid(transform: Transform, grid: Grid | None, path: Path) -> Grid:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ from samreg.errors import EngineError, MissingExtraError
 
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "samreg.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in ("register", "match", "apply", "embed", "train", "info", "demo"):
+    for command in ("register", "match", "apply", "report", "view", "embed", "train", "info", "demo"):
         assert command in done.stdout
 
 
@@ -51,6 +53,51 @@ def test_register_writes_everything_and_shows_the_landmark_error(registered, fil
     summary = json.loads((out / "result.json").read_text())
     assert summary["ok"] is True
     assert summary["options"]["method"] == "embedding"
+
+
+def test_report_of_a_saved_result(run, registered, files, tmp_path):
+    out, _ = registered
+    page = tmp_path / "page.html"
+    done = run("report", out, "-o", page)
+    assert done.exit_code == 0, done.output
+    first = (out / "report.html").read_text()
+    assert "Error at 5 landmarks" in first
+    numbers = re.findall(r'class="number">([^<]*)<', first)
+    assert re.findall(r'class="number">([^<]*)<', page.read_text()) == numbers
+    elsewhere = tmp_path / "out"
+    shutil.copytree(out, elsewhere, ignore=shutil.ignore_patterns("report.html", "landmarks.csv"))
+    done = run("report", elsewhere, "--landmarks", files.fixed_points, files.moving_points)
+    assert done.exit_code == 0, done.output
+    assert "Error at 5 landmarks" in (elsewhere / "report.html").read_text()
+
+
+def test_report_says_which_image_has_moved(run, registered, files, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(registered[0], out, ignore=shutil.ignore_patterns("report.html"))
+    summary = json.loads((out / "result.json").read_text())
+    summary["fixed"]["path"] = "/nowhere/fixed.nii.gz"
+    (out / "result.json").write_text(json.dumps(summary))
+    done = run("report", out)
+    assert done.exit_code == 2
+    assert "/nowhere/fixed.nii.gz" in done.output
+    assert "--fixed" in done.output
+    assert run("report", out, "--fixed", files.fixed).exit_code == 0
+    assert (out / "report.html").is_file()
+
+
+def test_view_opens_napari_or_says_how_to_install_it(run, registered, monkeypatch):
+    from unittest.mock import MagicMock
+
+    napari = MagicMock()
+    monkeypatch.setitem(sys.modules, "napari", napari)
+    done = run("view", registered[0])
+    assert done.exit_code == 0, done.output
+    assert [call.kwargs["name"] for call in napari.Viewer().add_image.call_args_list][-1] == "warped"
+    napari.run.assert_called_once()
+    monkeypatch.setitem(sys.modules, "napari", None)
+    done = run("view", registered[0])
+    assert done.exit_code == 3
+    assert 'pip install "samreg[view]"' in done.output
 
 
 def test_apply_brings_points_both_ways(run, registered, files, tmp_path):
@@ -157,6 +204,8 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("match", "{fixed}", "{moving_points}", "{moving}", "-o", "{tmp}/f.csv", "--search", "magic"), "magic"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "inverse.h5"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),
+        (("report", "{tmp}"), "no result.json"),
+        (("report", "{tmp}", "-o", "{tmp}/r.pdf"), ".html"),
         (("embed", "{fixed}", "-o", "{tmp}/e.npz"), ".h5"),
         (("embed", "{fixed}", "-o", "{tmp}/e.h5", "--device", "magic"), "magic"),
         (("info", "none.nii.gz"), "none.nii.gz"),

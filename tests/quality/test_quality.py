@@ -8,6 +8,7 @@ import pytest
 
 from samreg.errors import InputError, SamregError
 from samreg.quality import (
+    LandmarkErrors,
     dice,
     hd95,
     jacobian_statistics,
@@ -56,6 +57,27 @@ def test_named_landmarks_are_paired_by_name():
 def test_landmarks_that_do_not_pair_are_refused(fixed, moving):
     with pytest.raises(InputError):
         target_registration_error(AffineTransform.identity(3), fixed, moving)
+
+
+def test_landmark_errors_before_and_both_ways(tmp_path):
+    image = Image.from_array(np.zeros((20, 20, 20), np.float32))
+    transform = AffineTransform(2 * np.eye(3), [1.0, 0, 0])
+    fixed = Points([[4.0, 4, 4], [5, 6, 7]], ("one, quoted", "two"))
+    moving = Points(transform.transform_points(fixed.positions) + [0, 0, 3], fixed.names)
+    errors = RegistrationResult(image, image, transform).landmark_errors(fixed, moving)
+    np.testing.assert_allclose(errors.before, np.linalg.norm(moving.positions - fixed.positions, axis=1))
+    np.testing.assert_allclose(errors.transform, 3)
+    np.testing.assert_allclose(errors.inverse, 1.5)
+    for other, says in ((("one, quoted",) * 2, "more than once"), (("three", "four"), "no name in common")):
+        with pytest.raises(InputError, match=says):
+            RegistrationResult(image, image, transform).landmark_errors(fixed, Points(moving.positions, other))
+    errors.write(tmp_path / "landmarks.csv")
+    again = LandmarkErrors.read(tmp_path / "landmarks.csv")
+    assert again.names == fixed.names
+    np.testing.assert_allclose(again.before, errors.before, atol=1e-3)
+    (tmp_path / "landmarks.csv").write_text("name,before_mm\na,1\n")
+    with pytest.raises(InputError, match=r"landmarks\.csv"):
+        LandmarkErrors.read(tmp_path / "landmarks.csv")
 
 
 def test_summary_of_errors():

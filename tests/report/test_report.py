@@ -1,32 +1,33 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import PIL.Image
 import pytest
+from typer.testing import CliRunner
 
+from samreg.cli import app
 from samreg.errors import InputError
 from samreg.matching.correspondences import Correspondences
+from samreg.quality import LandmarkErrors
 from samreg.report import write_preview, write_report
+from samreg.report.page import python_call, shell_command
+from samreg.report.viewer import viewer_data
 from samreg.report.views import focus, overlay, slice_grid, slice_indices, standard, views_of, window
 from samreg.result import RegistrationResult
 from samreg.seeding import AffineFit, Seed
-from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, write_image
 
 NASTY = "/data/<script>alert('x')</script>&\".nii.gz"
-
-
-def phantom(name="phantom.nii.gz", direction=None):
-    """Return a body-like image with a bright spot at the patient's upper front right, 4 x 5 x 6 mm voxels."""
-    grid = Grid.make((24, 28, 32), spacing=(4, 5, 6), origin=(-60, -60, -60), direction=np.eye(3))
-    points = grid.world_points()
-    array = np.where((np.abs(points) < (50, 55, 70)).all(axis=-1), 40, -1000).astype(np.int16)
-    array[(np.abs(points - (-40, -40, 60)) < 8).all(axis=-1)] = 1000
-    return Image(array, grid, name)
 
 
 def mirrored_storage(image):
@@ -38,28 +39,6 @@ def mirrored_storage(image):
     return Image(array, Grid(array.shape, origin, spacing[[2, 0, 1]], direction), image.name)
 
 
-def good_result(**changes):
-    fixed, moving = phantom(), phantom(changes.pop("name", "moving.nii.gz"))
-    displacement = np.zeros((*fixed.shape, 3), dtype=np.float32)
-    displacement[8:16, 8:16, 8:16, 0] = 2.0
-    transform = compose(DisplacementField(displacement, fixed.grid), AffineTransform(np.eye(3), [4.0, 0, 0]))
-    points = np.random.default_rng(0).uniform(-40, 40, size=(50, 3))
-    pairs = Correspondences.from_points(points, points + [4, 0, 0], reliability=np.linspace(0, 1, 50))
-    seed = Seed(transform, AffineFit(AffineTransform.identity(3), np.ones(50, bool), 0.9, 1.0), pairs)
-    given = {
-        "seed": seed,
-        "options": {"method": "embedding", "model": "mind@1234", "engine": None, "engine_options": {}},
-        "timings": {"embedding": 1.25},
-        "versions": {"samreg": "0.1.0"},
-    }
-    return RegistrationResult(fixed, moving, transform, **{**given, **changes})
-
-
-def failed_result(**changes):
-    given = {"reason": "too few matches: 3 of 900 lie in the moving image", "options": {"method": "hybrid"}}
-    return RegistrationResult(phantom(), phantom("moving.nii.gz"), None, **{**given, **changes})
-
-
 class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
@@ -69,7 +48,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for key, value in attrs if key in ("src", "href")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -81,15 +60,24 @@ def read(path):
     page = Page(text)
     assert not page.open
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    return text, page
+    assert page.tags.count("script") == 2  # the data and the program
+    data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', text)[1])
+    return text, page, data
 
 
-def test_report_is_one_complete_page(tmp_path):
+def strip(plane, layer):
+    """Return a layer's slices (n, rows, columns)."""
+    kind, data = plane["layers"][layer].split(";base64,")
+    assert kind in ("data:image/webp", "data:image/png")
+    picture = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
+    return picture.reshape(len(plane["positions"]), -1, picture.shape[1])
+
+
+def test_report_is_one_complete_page(good_result, tmp_path):
     path = write_report(good_result(notes=("the moving image lies turned",)), tmp_path / "new" / "report.html")
-    text, page = read(path)
-    assert path.stat().st_size < 5e6
-    assert page.tags.count("img") == 3
-    for picture in re.findall(r"base64,([A-Za-z0-9+/=]+)", text):
+    text, page, data = read(path)
+    assert page.tags.count("img") == 2
+    for picture in re.findall(r'src="data:image/png;base64,([A-Za-z0-9+/=]+)', text):
         assert base64.b64decode(picture).startswith(b"\x89PNG")
     for expected in (
         "moving.nii.gz registered to phantom.nii.gz",
@@ -97,13 +85,64 @@ def test_report_is_one_complete_page(tmp_path):
         "Correlation after",
         "1.2 s",
         "samreg.register(",
-        "model=&#x27;mind&#x27;",
+        "samreg register fixed.nii.gz moving.nii.gz -o out --method embedding --model mind",
+        "No files, or moved since: fixed, moving.",
     ):
         assert expected in text
+    assert [plane["name"] for plane in data["planes"]] == ["axial", "coronal", "sagittal"]
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
 
 
-def test_everything_the_user_provides_is_escaped(tmp_path):
+def test_slices_show_the_right_place(good_result):
+    result = good_result()
+    grid = result.fixed.grid
+    spot = np.array([-40.0, -40, 60])  # the bright one
+    share = (spot - grid.corners().min(axis=0)) / grid.extent
+    for plane, view in zip(viewer_data(result)["planes"], views_of(3), strict=True):
+        index = int(np.abs(np.array(plane["positions"]) - spot[view.through]).argmin())
+        fixed, before, after = (strip(plane, layer)[index] for layer in ("fixed", "before", "after"))
+        assert fixed.shape == (plane["height"], plane["width"])
+        rows, columns = (places.mean() for places in np.nonzero(fixed > 235))
+        assert columns / plane["width"] == pytest.approx(share[view.across], abs=0.02)
+        down = rows / plane["height"]
+        assert (1 - down if view.down == 2 else down) == pytest.approx(share[view.down], abs=0.02)
+        assert np.abs(before.astype(int) - fixed).mean() < 2
+        # the transform looks for the spot 4 mm further left, so the warped one lies 4 mm further right
+        moved = columns - np.nonzero(after > 235)[1].mean()
+        shift = 4 / grid.extent[0] * plane["width"] if view.across == 0 else 0
+        assert moved == pytest.approx(shift, abs=1.5)
+
+
+def test_maps_say_where_it_stretches_and_folds(good_result):
+    result = good_result()
+    affine = AffineTransform(1.2 * np.eye(3), [0, 0, 0])
+    data = viewer_data(replace(result, transform=affine, seed=None))
+    codes = strip(data["planes"][0], "jacobian")
+    assert np.unique(codes).tolist() == [1 + round(253 * (np.log(1.2**3) / np.log(2.5) + 1) / 2)]
+    assert "before" in data["maps"]["displacement"]["title"]
+    fold = np.zeros((*result.fixed.shape, 3), dtype=np.float32)
+    fold[6:18, 6:18, 6:18, 0] = -30
+    data = viewer_data(replace(result, transform=DisplacementField(fold, result.fixed.grid)))
+    assert data["maps"]["jacobian"]["folds"]
+    assert any((strip(plane, "jacobian") == 255).any() for plane in data["planes"])
+    assert float(data["maps"]["displacement"]["ticks"][-1]) == pytest.approx(30, abs=1)
+
+
+def test_the_page_stays_small_whatever_the_images_show(tmp_path):
+    rng = np.random.default_rng(0)
+    shape = (100, 110, 120)  # noise cannot be compressed
+    fixed, moving = (Image.from_array(rng.uniform(-900, 400, shape).astype(np.float32)) for _ in range(2))
+    points = rng.uniform(0, 99, size=(4000, 3))
+    pairs = Correspondences.from_points(points, points, reliability=rng.uniform(size=4000))
+    identity = AffineTransform.identity(3)
+    seed = Seed(identity, AffineFit(identity, np.ones(4000, bool), 0.9, 1.0), pairs)
+    path = write_report(RegistrationResult(fixed, moving, identity, seed=seed), tmp_path / "report.html")
+    assert path.stat().st_size < 5e6
+    data = read(path)[2]
+    assert {len(plane["positions"]) for plane in data["planes"]} <= {6, 12, 24}
+
+
+def test_everything_the_user_provides_is_escaped(good_result, failed_result, tmp_path):
     result = good_result(
         name=NASTY,
         notes=("<b>note</b>",),
@@ -111,30 +150,69 @@ def test_everything_the_user_provides_is_escaped(tmp_path):
         versions={"<u>v</u>": "<script>"},
         timings={"<script>": 1.0},
     )
+    errors = LandmarkErrors(("<script>",), *np.ones((3, 1)))
     for given in (result, failed_result(reason="<script>reason", notes=("<b>note</b>",))):
-        text, page = read(write_report(given, tmp_path / "report.html"))
-        assert not {"script", "b", "i", "u"} & set(page.tags)
+        text, page, _ = read(write_report(given, tmp_path / "report.html", landmarks=errors))
+        assert not {"b", "i", "u"} & set(page.tags)
         assert "&lt;b&gt;note&lt;/b&gt;" in text
-        assert "<script" not in text
 
 
-def test_a_failed_result_says_why(tmp_path):
-    text, page = read(write_report(failed_result(), tmp_path / "report.html"))
+def test_landmark_errors_are_summed_up_and_listed(good_result, tmp_path):
+    errors = LandmarkErrors(("carina", "apex"), np.array([30.0, 50.0]), np.array([1.0, 4.0]), np.array([2.0, 3.0]))
+    text = read(write_report(good_result(), tmp_path / "report.html", landmarks=errors))[0]
+    assert "Error at 2 landmarks" in text
+    for row in ("mean|40.0|2.5|2.5", "largest|50.0|4.0|3.0", "carina|30.0|1.0|2.0"):
+        name, *cells = row.split("|")
+        assert f"{name}</th>{''.join(f'<td class={chr(34)}number{chr(34)}>{cell}</td>' for cell in cells)}" in text
+
+
+def test_the_recipe_repeats_the_call(phantom, failed_result, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "samreg.register", lambda *images, **options: calls.append((images, options)) or failed_result()
+    )
+    images = [tmp_path / "a fixed one.nii.gz", tmp_path / "moving.nii.gz"]
+    for image in images:
+        write_image(phantom(), image)
+    options = {
+        "method": "hybrid", "engine": "ants", "transform": "affine", "model": "mind", "fixed_mask": None,
+        "moving_mask": None, "device": "cpu", "seed": 3, "threads": 2, "spacing": 2.5,
+        "engine_options": {"iterations": (20,), "metric": "cc", "window": None, "gradient_step": 0.3},
+    }  # fmt: skip
+    paths = [str(path) for path in images]
+    exec(python_call(paths, options), {})
+    (given, keywords) = calls.pop()
+    assert given == tuple(paths)
+    assert keywords == {key: value for key, value in options.items() if value is not None}
+    words = shlex.split(shell_command(paths, options))
+    assert shell_command(paths, {"landmarks": ("a.csv", "b c.csv")}).endswith("--guide a.csv 'b c.csv'")
+    words[words.index("-o") + 1] = str(tmp_path / "out")
+    CliRunner().invoke(app, words[1:], catch_exceptions=False)
+    (given, keywords) = calls.pop()
+    assert [image.name for image in given] == paths
+    assert {key: keywords[key] for key in options} == options
+
+
+def test_a_failed_result_says_why(failed_result, tmp_path):
+    text, page, data = read(write_report(failed_result(), tmp_path / "report.html"))
     assert "The registration failed:" in text
     assert "too few matches: 3 of 900" in text
-    assert page.tags.count("img") == 1
+    assert set(data["planes"][0]["layers"]) == {"fixed", "before"}
+    assert "img" not in page.tags
     assert "Quality" not in text
 
 
 def test_flat_images_without_a_seed(tmp_path):
     image = Image.from_array(np.random.default_rng(0).normal(size=(40, 50)), spacing=2.0, name="flat")
     result = RegistrationResult(image, image, AffineTransform.identity(2))
-    text, page = read(write_report(result, tmp_path / "report.html"))
-    assert page.tags.count("img") == 2
+    text, page, data = read(write_report(result, tmp_path / "report.html"))
+    (plane,) = data["planes"]
+    assert len(plane["positions"]) == 1
+    assert "img" not in page.tags
     assert "Matches" not in text
 
 
-def test_preview_is_a_picture(tmp_path):
+def test_preview_is_a_picture(good_result, failed_result, tmp_path):
     from matplotlib.image import imread
 
     good = imread(write_preview(good_result(), tmp_path / "preview.png"))
@@ -144,7 +222,7 @@ def test_preview_is_a_picture(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["failed.png", "preview.png"]
 
 
-def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_input_error(failed_result, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError):
         write_preview(failed_result(), tmp_path / "file" / "preview.png")
@@ -159,7 +237,7 @@ def test_heavy_packages_are_imported_late():
 
 
 @pytest.mark.parametrize("store", [lambda image: image, mirrored_storage])
-def test_pictures_are_in_radiological_orientation(store):
+def test_pictures_are_in_radiological_orientation(phantom, store):
     image = standard(store(phantom()))
     assert image.grid.same_as(phantom().grid)
     spot = np.array([-40.0, -40, 60])  # right, front, up
@@ -176,7 +254,7 @@ def test_pictures_are_in_radiological_orientation(store):
         assert down == pytest.approx(top + fraction * (bottom - top))
 
 
-def test_a_slice_grid_is_where_the_slice_is():
+def test_a_slice_grid_is_where_the_slice_is(phantom):
     grid = phantom().grid
     for view in views_of(3):
         one = slice_grid(grid, view, 5)
@@ -186,14 +264,14 @@ def test_a_slice_grid_is_where_the_slice_is():
         assert np.allclose(one.origin, grid.index_to_world(index))
 
 
-def test_focus_is_in_what_both_images_show():
+def test_focus_is_in_what_both_images_show(phantom):
     moved = RegistrationResult(phantom(), phantom(), AffineTransform(np.eye(3), [60.0, 0, 0]))
     whole = RegistrationResult(phantom(), phantom(), AffineTransform.identity(3))
     assert focus(whole) == pytest.approx(phantom().grid.center, abs=3)
     assert focus(moved)[0] == pytest.approx(focus(whole)[0] - 30, abs=3)
 
 
-def test_window_and_overlay():
+def test_window_and_overlay(phantom):
     assert window(phantom()) == (-900.0, 400.0)
     low, high = window(Image.from_array(np.full((5, 5), 7.0)))
     assert high > low

@@ -1,0 +1,51 @@
+"""``samreg report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samreg.cli.common import Quiet, load_points, require_suffix, say, session
+
+Fixed = Annotated[Path | None, typer.Option(help="The fixed image, where it has moved since.")]
+Moving = Annotated[Path | None, typer.Option(help="The moving image, where it has moved since.")]
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that `samreg register` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write, .html.", show_default="report.html in FOLDER")
+    ] = None,
+    fixed: Fixed = None,
+    moving: Moving = None,
+    landmarks: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="FIXED MOVING",
+            help="Landmark files of both images, matched by name.",
+            show_default="the errors in FOLDER's landmarks.csv, where there is one",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write an HTML page on a registration that was saved to FOLDER."""
+    import samreg
+    from samreg.quality import LandmarkErrors
+
+    out = folder / "report.html" if out is None else out
+    require_suffix(out, (".html", ".htm"))
+    with session(quiet=quiet) as progress:
+        progress("reading")
+        result = samreg.RegistrationResult.load(folder, fixed=fixed, moving=moving)
+        errors = None
+        if result and landmarks is not None:
+            points = map(load_points, landmarks, (result.fixed, result.moving))
+            errors = result.landmark_errors(*points)
+        elif result and (folder / "landmarks.csv").is_file():
+            errors = LandmarkErrors.read(folder / "landmarks.csv")
+        progress("writing")
+        result.report(out, landmarks=errors)
+    if not quiet:
+        say(f"written to {out}")
