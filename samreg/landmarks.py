@@ -112,7 +112,7 @@ def match(
 
     if search not in ("guided", "global"):
         raise InputError(f'unknown search {search!r}; choose "guided" or "global"')
-    sources = [_embedded(source, model, device, name) for source, name in ((template, "template"), (target, "target"))]
+    sources = [embedded(source, model, device, name) for source, name in ((template, "template"), (target, "target"))]
     require_one_model(*sources)
     wanted = as_points(points, sources[0].image_grid.ndim)
     require_inside(wanted, sources[0].image_grid, "the template")
@@ -206,7 +206,7 @@ def guided_matches(
     return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""
 
 
-def _embedded(source: Any, model: Any, device: str, name: str) -> Any:
+def embedded(source: Any, model: Any, device: str, name: str) -> Any:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
     from samreg.embedding import DEFAULT_MODEL, Embedding, load_model
 

@@ -72,9 +72,8 @@ def test_landmarks_guide_the_torch_engine(pair) -> None:
     fixed = pair.fixed_landmarks.named(names)
     moving = Points(pair.moving_landmarks.named(names).positions + [0.0, 0.0, 12.0], names)
     options = {"preset": "fast", "landmark_weight": 1.0}
-    result = samreg.register(
-        pair.fixed.image, pair.moving.image, model=MODEL, engine="torch", landmarks=(fixed, moving), engine_options=options
-    )
+    images = pair.fixed.image, pair.moving.image
+    result = samreg.register(*images, model=MODEL, engine="torch", landmarks=(fixed, moving), engine_options=options)
     there = result.transform_points(fixed.positions, to="moving")
     assert np.linalg.norm(there - moving.positions, axis=1).mean() < 3
     assert len(components(result.seed.transform)) == 1

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from samreg.errors import InputError, SamregError
 
 if TYPE_CHECKING:
+    from samreg.runs import Outcome
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
 
@@ -104,6 +105,18 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object
         table.add_row(*(Text(f"{cell:.2f}" if isinstance(cell, float) else str(cell)) for cell in row))
     say(title)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def show_outcomes(outcomes: Sequence[Outcome], out: Path, *, quiet: bool) -> None:
+    """Print how the steps of a run ended; exit with 1 when one failed."""
+    if not quiet:
+        rows = [(o.name, o.status, f"{o.seconds:.1f} s", o.reason) for o in outcomes]
+        show_table(f"written to {out}", ("", "", "time", "reason"), rows)
+    failed = [o for o in outcomes if not o]
+    if failed:
+        message = f"samreg: {len(failed)} of {len(outcomes)} failed, first {failed[0].name}: {failed[0].reason}"
+        typer.secho(message, fg=typer.colors.RED, err=True)
+        raise typer.Exit(1)
 
 
 def say(text: str) -> None:

@@ -80,7 +80,7 @@ def vote(
     weight = np.maximum(found.similarity, 0.05).reshape(n, -1) ** _SHARPNESS
     weight *= _in_body(fixed, around).reshape(n, -1)
     weight[:, 0] = np.maximum(_OWN * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
-    middle = _geometric_median(votes, weight, soft=_SOFT * fixed.scale)
+    middle = geometric_median(votes, weight, soft=_SOFT * fixed.scale)
     return Votes(middle, np.median(np.linalg.norm(votes - middle[:, None], axis=2), axis=1))
 
 
@@ -89,8 +89,11 @@ def _in_body(source: Features, points: FloatArray) -> FloatArray:
     return (rows_at(source, torch.as_tensor(index, device=source.device)) >= 0).cpu().numpy()
 
 
-def _geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> FloatArray:
-    """Return the weighted geometric medians (N, d) of votes (N, K, d)."""
+def geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> FloatArray:
+    """Return the geometric medians (N, d) of votes (N, K, d) with weights (N, K), by Weiszfeld's iteration (1937).
+
+    Distances well below ``soft`` mm count alike.
+    """
 
     def mean(some: FloatArray) -> FloatArray:
         return np.einsum("nk,nkd->nd", some, votes) / some.sum(axis=1, keepdims=True)

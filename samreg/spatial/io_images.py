@@ -23,10 +23,12 @@ from samreg.spatial.image import Image
 
 log = logging.getLogger(__name__)
 
-NIFTI = (".nii", ".nii.gz")
+NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
 READABLE = (*WRITABLE, ".nhdr", ".mhd", *PICTURES, ".dcm")
+
+_VOLUMES = (*WRITABLE, ".nhdr", ".mhd")  # what of a folder is taken as its images
 
 _SLICE_GAP = 0.25  # relative deviation of a slice distance that is a missing or doubled slice
 _SLICE_UNEVEN = 0.01  # relative deviation that is worth a warning
@@ -116,6 +118,37 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
             raise InputError(
                 f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
             ) from error
+
+
+def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the images that paths stand for, by name without suffix.
+
+    Parameters
+    ----------
+    *paths
+        Image files, DICOM folders, and folders of these: volumes, and sub-folders that each hold a DICOM series.
+
+    Raises
+    ------
+    InputError
+        When a path is missing, a folder is empty, or two images share a name.
+    """
+    images: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"image not found: {path}; check the path (working folder: {Path.cwd()})")
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        if path.is_dir() and not inside:
+            raise InputError(f"no images in {path}: it is empty")
+        volumes = [p for p in inside if p.name.lower().endswith(_VOLUMES) or p.is_dir()]
+        for image in [p for p in volumes if not p.name.startswith(".")] or [path]:
+            ending = next((s for s in READABLE if image.name.lower().endswith(s) and not image.is_dir()), "")
+            name = image.absolute().name
+            name = name[: len(name) - len(ending)]
+            if name in images:
+                raise InputError(f"{images[name]} and {image} share the name {name!r}; rename one")
+            images[name] = image
+    return images
 
 
 def load_nifti(path: Path) -> Any:

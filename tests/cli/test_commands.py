@@ -155,6 +155,27 @@ def test_embed_and_match(run, files, tmp_path):
     assert np.median(np.linalg.norm(points.positions - truth.positions, axis=1)) < 4
 
 
+def test_match_with_a_set_of_templates(run, files, tmp_path):
+    for name in ("a", "b"):
+        shutil.copy(files.fixed, tmp_path / f"{name}.nii.gz")
+        shutil.copy(files.fixed_points, tmp_path / f"{name}.csv")
+    out, found = tmp_path / "out", tmp_path / "found.mrk.json"
+    call = ("match", "--template-set", tmp_path, "--model", "mind", "-o")
+    done = run(*call, found, files.moving)
+    assert done.exit_code == 0, done.output
+    points, truth = samreg.read_points(found), samreg.read_points(files.moving_points)
+    assert points.names == truth.names
+    assert np.median(np.linalg.norm(points.positions - truth.positions, axis=1)) < 4
+    broken = tmp_path / "targets" / "broken.nii.gz"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no image")
+    shutil.copy(files.moving, broken.parent / "moving.nii.gz")
+    done = run(*call, out, broken.parent)
+    assert (done.exit_code, "broken.nii.gz" in done.output) == (1, True), done.output
+    again = samreg.read_points(out / "moving" / "landmarks.mrk.json")
+    np.testing.assert_allclose(again.positions, points.positions, atol=1e-6)
+
+
 def test_info_describes_the_installation_and_an_image(run, files):
     done = run("info")
     assert done.exit_code == 0
@@ -202,6 +223,9 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("register", "{fixed}", "{moving}"), "--out"),
         (("match", "{fixed}", "{fixed_points}", "{moving}", "-o", "{tmp}/found.xlsx"), "found.xlsx"),
         (("match", "{fixed}", "{moving_points}", "{moving}", "-o", "{tmp}/f.csv", "--search", "magic"), "magic"),
+        (("match", "{fixed}", "-o", "{tmp}/f.csv"), "--template-set"),
+        (("match", "--template-set", "{tmp}", "{fixed}", "{moving}", "-o", "{tmp}/f.csv"), "name a folder"),
+        (("match", "--template-set", "{tmp}/none", "{fixed}", "-o", "{tmp}/f.csv"), "none"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "inverse.h5"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),
         (("report", "{tmp}"), "no result.json"),
