@@ -8,8 +8,8 @@
 
 All three start from the first image. Prints the sharpness of the mean (mean gradient over the body, HU/mm), the
 subjects' standard deviation, the spread of landmarks where they are given (root mean square distance from their mean),
-and the mean Dice overlap with the majority of lungs and bone, which are labelled by thresholds: lung below -500 HU inside
-the body, bone above 250 HU. Each template is left in OUT; a run that was stopped goes on where it was.
+and the mean Dice overlap with the majority of lungs and bone, which are labelled by thresholds: lung below -500 HU
+inside the body, bone above 250 HU. Each template is left in OUT; a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
