@@ -70,6 +70,8 @@ class DataSet:
         (fixed, moving) names, in the order in which they run.
     licence
         Of the images, in words.
+    learn2reg
+        Whether Learn2Reg's measures are computed as well.
     """
 
     name: str
@@ -77,6 +79,7 @@ class DataSet:
     cases: Mapping[str, Case]
     pairs: tuple[tuple[str, str], ...]
     licence: str = ""
+    learn2reg: bool = False
 
     def __post_init__(self) -> None:
         missing = sorted({name for pair in self.pairs for name in pair} - set(self.cases))

@@ -133,6 +133,7 @@ def learn2reg(folder: Path) -> DataSet:
         cases=cases,
         pairs=tuple((_stem(Path(fixed).name), _stem(Path(moving).name)) for fixed, moving in pairs),
         licence=str(about.get("licence", "")),
+        learn2reg=True,
     )
 
 
