@@ -64,7 +64,7 @@ class Method:
     packages
         Distributions whose versions change the results.
     rooms
-        Files and folders of samreg whose code or weights change the results.
+        Files and folders of samreg whose code or weights change the results; the file of ``run`` unless given.
     """
 
     name: str
@@ -95,13 +95,10 @@ class Method:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of options, versions, the method's own file, and the files of samreg it stands on."""
-        code = [Path(inspect.getsourcefile(self.run) or "")]
-        for room in self.rooms:
-            path = _ROOMS / room
-            files = [path] if path.is_file() else sorted(path.rglob("*"))
-            code += [file for file in files if file.suffix in (".py", ".safetensors")]
-        model = Path(str(self.options.get("model", "")))
-        code += [model] if model.is_file() else []
-        hashes = [sha256(path) for path in code if path.is_file()]
+        """Hash of options, versions, and the code and weights that the method stands on."""
+        paths = [_ROOMS / room for room in self.rooms] or [Path(inspect.getsourcefile(self.run) or "")]
+        files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+        hashes = [sha256(file) for file in files if file.suffix in (".py", ".safetensors")]
+        model = Path(str(self.options.get("model", "")))  # a checkpoint, or a name
+        hashes += [sha256(model)] if model.is_file() else []
         return digest([dict(self.options), self.versions, hashes])

@@ -57,14 +57,14 @@ def _registered(name: str, **options: Any) -> Method:
 
 def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None) -> Method:
     options = {"engine": engine, "deformable": deformable}
-    return Method(name, careful, options, (_DISTRIBUTIONS[engine],), _ENGINE_ROOMS[engine])
+    return Method(name, careful, options, (_DISTRIBUTIONS[engine],), ("benchmark/careful.py", *_ENGINE_ROOMS[engine]))
 
 
 _ALONE: dict[str, Any] = {"method": "registration"}
 _BUILT_IN = {
     method.name: method
     for method in (
-        Method("identity", _identity),
+        Method("identity", _identity, rooms=("quality/registration.py",)),
         _registered("embedding-affine", method="embedding", transform="affine"),
         _registered("embedding-deformable", method="embedding"),
         _registered("ants-affine", **_ALONE, engine="ants", transform="affine"),
@@ -80,8 +80,8 @@ _BUILT_IN = {
         _registered("hybrid-torch", method="hybrid", engine="torch"),
         _registered("hybrid-torch-fast", method="hybrid", engine="torch", engine_options={"preset": "fast"}),
         _registered("hybrid-torch-accurate", method="hybrid", engine="torch", engine_options={"preset": "accurate"}),
-        Method("convexadam-ants", convexadam, {"start": "ants-affine"}, ("antspyx", *_PEER), _ENGINE_ROOMS["ants"]),
-        Method("convexadam-embedding", convexadam, {"start": "embedding"}, _PEER, _EMBEDDING),
+        Method("convexadam-ants", convexadam, {"start": "ants-affine"}, ("antspyx", *_PEER), ("benchmark/convexadam.py", *_ENGINE_ROOMS["ants"])),
+        Method("convexadam-embedding", convexadam, {"start": "embedding"}, _PEER, ("benchmark/convexadam.py", *_EMBEDDING)),
     )
 }  # fmt: skip
 

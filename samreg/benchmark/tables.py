@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from samreg.benchmark.metrics import SUCCESS_MM
+
 Record = Mapping[str, Any]
 
+ON_LANDMARKS = (
+    "pairs", "failed", "mean", "median", "p75", "p95", "max", *(f"within {limit} mm, %" for limit in SUCCESS_MM)
+)  # fmt: skip
 _IDENTITY = ("method", "fixed", "moving", "ok", "reason")
 
 
@@ -35,7 +40,7 @@ def leaderboard(records: Iterable[Record]) -> list[dict[str, Any]]:
         if errors.size:
             row |= {"mean": errors.mean(), "median": np.median(errors)}
             row |= {f"p{q}": np.percentile(errors, q) for q in (75, 95)} | {"max": errors.max()}
-            row |= {f"within {limit} mm, %": 100 * np.mean(errors <= limit) for limit in (5, 10, 15)}
+            row |= {f"within {limit} mm, %": 100 * np.mean(errors <= limit) for limit in SUCCESS_MM}
         for name, column in _MEANS.items():
             values = [record["metrics"][name] for record in good if name in record["metrics"]]
             if values:

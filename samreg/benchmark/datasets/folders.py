@@ -38,18 +38,17 @@ def samreg_folder(folder: Path) -> DataSet:
     InputError
         When a file is missing and cannot be fetched, or the manifest is damaged.
     """
+    published = manifest("chest-ct")
     about = _read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
     known: dict[str, Any] = about.get("files", {})
     found = [path for kind in ("images", "labels", "masks") for path in _images(folder / kind)]
     names = {path.relative_to(folder).as_posix() for path in (*found, *folder.glob(_LANDMARKS))} | set(known)
     files = {name: _obtain(folder, name, known.get(name, {})) for name in sorted(names)}
     rows = _rows(files[_LANDMARKS]) if _LANDMARKS in files else []
-    shown = {
-        file["sha256"]
-        for some in (known, manifest("chest-ct")["files"])
-        for file in some.values()
-        if file.get("pictures")
-    }
+    shown = {file["sha256"] for some in (known, published["files"]) for file in some.values() if file.get("pictures")}
+    hashes = {sha256(path) for name, path in files.items() if name.startswith("images/")}
+    if not about and hashes <= {file["sha256"] for file in published["files"].values()}:
+        about = {key: published[key] for key in ("name", "licence")}
     by_role: dict[str, dict[str, Path]] = {}
     for name, path in files.items():
         kind, _, rest = name.partition("/")
