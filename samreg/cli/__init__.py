@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from samreg.cli.apply import apply
+from samreg.cli.benchmark import benchmark
 from samreg.cli.common import Commands
 from samreg.cli.demo import demo
 from samreg.cli.embed import embed
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (register, match, apply, report, view, embed, train, info, demo):
+for command in (register, match, apply, report, view, embed, train, benchmark, info, demo):
     app.command()(command)
 
 
