@@ -71,8 +71,8 @@ def register(
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.
     engine
-        "ants", "elastix", "torch", or one's own :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
-        first that is installed for a registration.
+        "ants", "elastix", "torch", or one's own :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid,
+        as it compares the embeddings too, and the first that is installed for a registration.
     transform
         "rigid", "affine" or "deformable".
     model
