@@ -51,7 +51,9 @@ def register(
     device: Device = "auto",
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")] = None,
-    spacing: Annotated[float, typer.Option(help="Voxel size at which the engine works, mm.")] = 2.0,
+    spacing: Annotated[
+        float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: iterations=40,20,0.")
     ] = None,
