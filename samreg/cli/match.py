@@ -10,6 +10,7 @@ import typer
 from samreg.cli.common import (
     Device,
     Model,
+    PixelSize,
     Quiet,
     Seed,
     Verbose,
@@ -19,6 +20,7 @@ from samreg.cli.common import (
     session,
     show_table,
 )
+from samreg.errors import InputError
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -40,6 +42,10 @@ def match(
     subject: Annotated[str | None, typer.Option(help="Whose points to take from a csv of several subjects.")] = None,
     template_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
     target_series: Annotated[str | None, typer.Option(help="DICOM series of the target.")] = None,
+    pixel_size: PixelSize = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Picture of the points in both images: .png, or .html with the table.")
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -48,22 +54,32 @@ def match(
     from samreg.spatial.io_points import read_points
 
     require_suffix(out, (".csv", ".mrk.json", ".fcsv", ".pts", ".txt"))
+    if report is not None:
+        require_suffix(report, (".png", ".html"))
+        if ".h5" in (template.suffix.lower(), target.suffix.lower()):
+            raise InputError("--report draws the images; give the images themselves, not their embeddings")
     with session(verbose=verbose, quiet=quiet) as progress:
-        source, destination = _load(template, template_series), _load(target, target_series)
+        source = _load(template, template_series, pixel_size)
+        destination = _load(target, target_series, pixel_size)
         wanted = read_points(points, grid=getattr(source, "image_grid", None) or source.grid, subject=subject)
         progress("matching")
         found = samreg.match(source, wanted, destination, model=model, search=search, device=device, seed=seed)
         samreg.write_points(found.to_points(), out)
+        if report is not None:
+            from samreg.report import write_landmark_report
+
+            progress("drawing")
+            write_landmark_report(source, wanted, destination, found, report)
     if not quiet:
         _show(found, target, out)
 
 
-def _load(path: Path, series: str | None) -> Image | Embedding:
+def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | Embedding:
     if path.suffix.lower() == ".h5":
         from samreg.embedding import Embedding
 
         return Embedding.load(path)
-    return load_image(path, series)
+    return load_image(path, series, pixel_size)
 
 
 def _show(found: LandmarkMatches, target: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ import typer
 from samreg.cli.common import (
     Device,
     Model,
+    PixelSize,
     Quiet,
     Seed,
     Verbose,
@@ -68,6 +69,7 @@ def register(
     moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
     fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
     moving_series: Annotated[str | None, typer.Option(help="DICOM series of the moving image.")] = None,
+    pixel_size: PixelSize = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html as well.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -83,7 +85,7 @@ def register(
     options = parse_options(option or [])
     require_writable(out)
     with session(verbose=verbose, quiet=quiet) as progress:
-        images = load_image(fixed, fixed_series), load_image(moving, moving_series)
+        images = load_image(fixed, fixed_series, pixel_size), load_image(moving, moving_series, pixel_size)
         pairs = None
         if landmarks is not None:
             pairs = _common(

@@ -36,6 +36,8 @@ _EXPORTS = {
     "available_models": "registry",
     "body_mask": "preprocessing",
     "default_model": "registry",
+    "Encoder": "encoder",
+    "encoder": "encoder",
     "load_checkpoint": "checkpoint",
     "load_model": "registry",
     "random_official": "registry",

@@ -110,12 +110,16 @@ def _page(result: RegistrationResult) -> str:
         _section("Versions", _table(result.versions.items())),
         _section("How to repeat it", f"<pre>{escape(_recipe(result))}</pre>"),
     ]
+    return html_page(title, "\n".join(section for section in sections if section))
+
+
+def html_page(title: str, body: str) -> str:
+    """Return a page that stands alone; `body` is HTML, the title is escaped."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}"
+        "\n</main>\n</body>\n</html>\n"
     )
 
 
