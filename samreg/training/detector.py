@@ -18,7 +18,7 @@ from samreg.embedding.inference import channels_last, resolve_device
 from samreg.embedding.models import NetworkModel
 from samreg.errors import InputError
 from samreg.spatial import Image, Points
-from samreg.training.augment import View, draw_view
+from samreg.training.augment import draw_view
 from samreg.training.config import ViewConfig
 from samreg.training.data import make_volume
 from samreg.training.modality import MODALITIES
@@ -112,7 +112,7 @@ def train_detector(
         if seen.sum() < min(_FEWEST, len(seen)):
             continue
         with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-            local, global_ = network(_whole(view))
+            local, global_ = network(view.whole())
         loss = head.loss(local.float(), global_.float(), ((places - view.first) / view.step)[seen], seen)
         rate = learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group, factor in zip(optimizer.param_groups, (1.0, _HEAD_RATE), strict=True):
@@ -148,8 +148,3 @@ class _Head(nn.Module):
         target = F.softmax(-0.5 * torch.cdist(places, grid).square() / _WIDTH**2, dim=1)
         return -(target * F.log_softmax(heat, dim=1)).sum(dim=1).mean()
 
-
-def _whole(view: View) -> Tensor:
-    """Network input of the whole view at full resolution."""
-    size = view.coarse.shape[2:]
-    return view.patch(torch.zeros(len(size), dtype=torch.long, device=view.coarse.device), tuple(2 * n for n in size))
