@@ -19,7 +19,7 @@ import cephalometric as ceph
 import numpy as np
 
 import samreg
-from samreg.embedding.encoder import reinitialise
+from samreg.embedding.backbone import reinitialise
 from samreg.training.detector import train_detector
 
 RATES = [f"within_{radius:g}_mm" for radius in ceph.RADII]

@@ -45,7 +45,7 @@ def train(
     """Fine-tune an embedding model on IMAGES with POINTS; every labelled image is used."""
     import samreg
     from samreg.embedding import default_model, load_model
-    from samreg.embedding.encoder import reinitialise
+    from samreg.embedding.backbone import reinitialise
     from samreg.embedding.models import NetworkModel
     from samreg.training.data import list_images
     from samreg.training.detector import train_detector

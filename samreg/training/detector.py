@@ -59,7 +59,7 @@ def train_detector(
     Parameters
     ----------
     model : NetworkModel
-        With a `CompactNetwork`: pretrained, or with random weights (`samreg.embedding.encoder.reinitialise`). It is
+        With a `CompactNetwork`: pretrained, or with random weights (`samreg.embedding.backbone.reinitialise`). It is
         left as it is.
     images : sequence of Image
     points : sequence of Points

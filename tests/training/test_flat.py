@@ -11,8 +11,8 @@ import torch
 from scipy import ndimage
 
 from samreg.detector import LandmarkDetector
+from samreg.embedding.backbone import reinitialise
 from samreg.embedding.compact import CompactNetwork
-from samreg.embedding.encoder import reinitialise
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.landmarks import match
