@@ -18,6 +18,7 @@ from samreg.cli.common import Commands
 from samreg.cli.demo import demo
 from samreg.cli.embed import embed
 from samreg.cli.info import info
+from samreg.cli.landmarks import landmarks
 from samreg.cli.match import match
 from samreg.cli.register import register
 from samreg.cli.report import report
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for command in (register, match, apply, report, view, embed, train, benchmark, info, demo):
     app.command()(command)
+app.add_typer(landmarks, name="landmarks", cls=Commands)
 
 
 def _print_version(wanted: bool) -> None:
