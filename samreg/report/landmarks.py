@@ -133,8 +133,7 @@ def _page(template: Image, target: Image, found: LandmarkMatches, picture: bytes
     notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
     data = base64.b64encode(picture).decode("ascii")
     body = (
-        f"<h1>{escape(title)}</h1>{notes}"
-        f'<figure><img alt="landmarks" src="data:image/png;base64,{data}"></figure>'
+        f'{notes}<figure><img alt="landmarks" src="data:image/png;base64,{data}"></figure>'
         f"<table><tr>{head}</tr>{rows}</table>"
     )
     return html_page(title, body)
