@@ -115,7 +115,7 @@ def _page(
                 _draw_distribution,
                 measured,
                 order,
-                "Left the share of landmarks nearer than x; right boxes of 25 to 75 %, whiskers 5 to 95 %, diamonds means.",
+                "Left: landmarks nearer than x. Right: boxes of 25 to 75 %, whiskers 5 to 95 %, diamonds means.",
             ),
             _figure(
                 "Accuracy against time", _draw_time, measured, order, "Each method's mean error and mean wall time."

@@ -67,12 +67,14 @@ def plan(
     Raises
     ------
     InputError
-        For an unknown method or no pairs.
+        For an unknown method, no method or no pairs.
     MissingExtraError
         When a method needs a package that is not installed.
     """
     if pairs is not None and pairs < 1:
         raise InputError(f"pairs must be at least 1, got {pairs}")
+    if not methods:
+        raise InputError("name at least one method; `samreg benchmark --methods list` shows them")
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     prints = {name: get_method(name).fingerprint for name in methods}
