@@ -101,7 +101,7 @@ def execute(job: Job) -> dict[str, Any]:
         output.seek(0)
         log = output.read().decode(errors="replace")[-_LOG_SHOWN:].strip()
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+    hint = " (out of memory?)" if status == -9 else ""
     return _write(job, {"ok": False, "reason": f"the process {how}{hint}\n{log}".strip()}, start)
 
 

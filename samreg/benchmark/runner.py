@@ -67,12 +67,14 @@ def plan(
     Raises
     ------
     InputError
-        For an unknown method or no pairs.
+        For an unknown method, no method or no pairs.
     MissingExtraError
         When a method needs a package that is not installed.
     """
     if pairs is not None and pairs < 1:
         raise InputError(f"pairs must be at least 1, got {pairs}")
+    if not methods:
+        raise InputError("name at least one method; `samreg benchmark --methods list` shows them")
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     prints = {name: get_method(name).fingerprint for name in methods}
@@ -127,28 +129,34 @@ def run_jobs(
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     records = {job.record: read_record(job.record) for job in jobs}
+    for path, record in records.items():
+        if record:
+            record["record"] = path  # the folder may have moved
     again = [path for path, record in records.items() if retry_failed and record and not record["ok"]]
     for path in again:
         Path(path).unlink()
         records[path] = None
     todo = [job for job in jobs if records[job.record] is None]
-    with _backend(backend, scheduler, parallel) as options:
+    with _backend(backend, scheduler, parallel) as workers:
         # jobs take minutes, so none may wait for another in a batch
-        work = joblib.Parallel(**options, batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
+        work = joblib.Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")
         for record in work(joblib.delayed(execute)(job) for job in todo):
             records[record["record"]] = record
             if progress is not None:
-                progress(Progress(record, *_estimate(records, jobs, parallel)))
+                progress(Progress(record, *_estimate(records, jobs, workers)))
     return [record for record in records.values() if record is not None]
 
 
 @contextlib.contextmanager
-def _backend(name: str, scheduler: str | None, parallel: int) -> Iterator[dict[str, Any]]:
-    """Yield the arguments that make joblib run jobs there."""
+def _backend(name: str, scheduler: str | None, parallel: int) -> Iterator[int]:
+    """Make joblib run jobs there, and yield how many at a time."""
+    import joblib
+
     if name == "local":
         if parallel < 1:
             raise InputError(f"jobs must be at least 1, got {parallel}")
-        yield {"n_jobs": parallel, "backend": "threading"}  # each thread waits for a process of its own
+        with joblib.parallel_config(backend="threading"):  # each thread waits for a process of its own
+            yield parallel
         return
     if scheduler is None:
         raise InputError("the dask backend needs the address of its scheduler, as tcp://HOST:8786")
@@ -160,19 +168,18 @@ def _backend(name: str, scheduler: str | None, parallel: int) -> Iterator[dict[s
         client = Client(scheduler, timeout=10)
     except (OSError, ValueError) as error:
         raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-    import joblib
+    with client, joblib.parallel_config(backend="dask"):
+        client.wait_for_workers(1, timeout=60)
+        yield sum(client.ncores().values())
 
-    with client, joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
-        yield {"n_jobs": -1}
 
-
-def _estimate(records: dict[str, dict[str, Any] | None], jobs: Sequence[Job], parallel: int) -> tuple[int, int, float]:
+def _estimate(records: dict[str, dict[str, Any] | None], jobs: Sequence[Job], workers: int) -> tuple[int, int, float]:
     took: dict[str, list[float]] = {}
     for record in filter(None, records.values()):
         took.setdefault(record["method"], []).append(record["job_seconds"])
     typical = {name: median(times) for name, times in took.items()}
     rest = [typical.get(job.method, mean(typical.values())) for job in jobs if records[job.record] is None]
-    return len(records) - len(rest), len(records), sum(rest) / parallel
+    return len(records) - len(rest), len(records), sum(rest) / workers
 
 
 def _plain(name: str) -> str:

@@ -27,6 +27,11 @@ def by_method(records: Iterable[Record]) -> dict[str, list[Record]]:
     return grouped
 
 
+def pair_of(record: Record) -> str:
+    """Return the names of the pair for people."""
+    return f"{record['fixed']} ← {record['moving']}"
+
+
 def leaderboard(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Return a row for each method, the smallest mean error first; failed pairs count as failures, not as errors.
 
