@@ -69,6 +69,8 @@ def match(
             from samreg.report import write_landmark_report
 
             progress("drawing")
+            assert isinstance(source, samreg.Image)
+            assert isinstance(destination, samreg.Image)
             write_landmark_report(source, wanted, destination, found, report)
     if not quiet:
         _show(found, target, out)

@@ -192,6 +192,8 @@ def _optimised(
     name: str,
 ) -> Tensor:
     """Return the velocity of least loss at one level."""
+    assert options.learning_rate is not None
+    assert options.bending_weight is not None
     velocity = velocity.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([velocity], lr=options.learning_rate, betas=(0.9, 0.99))
     here, there = (positions(v.shape[2:], v.device) for v in (velocity, moving))
