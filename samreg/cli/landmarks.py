@@ -95,6 +95,7 @@ def predict(
         samreg.write_points(found, out)
     if not quiet:
         axes = [f"{axis} mm" for axis in "xyz"[: found.ndim]]
+        assert found.scores is not None
         columns = zip(found.names, found.positions, found.scores, strict=True)
         rows = [(name, *map(float, position), float(score)) for name, position, score in columns]
         show_table(f"found in {image}, LPS", ("name", *axes, "similarity"), rows)

@@ -117,6 +117,8 @@ def match(
                     from samreg.report import write_landmark_report
 
                     progress("drawing")
+                    assert isinstance(source, samreg.Image)
+                    assert isinstance(destination, samreg.Image)
                     write_landmark_report(source, wanted, destination, found, report)
             samreg.write_points(found.to_points(), out)
     if template_set is not None and not one:

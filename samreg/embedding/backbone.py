@@ -95,9 +95,8 @@ def reinitialise(network: nn.Module, *, seed: int = 0) -> None:
     """Give a network new random weights, as a fresh one of its kind has them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        for module in network.modules():
-            if hasattr(module, "start_as_identity"):
-                module.start_as_identity()
+        # blocks that start as the identity come after the layers they are made of
+        for method in ("reset_parameters", "start_as_identity"):
+            for module in network.modules():
+                if callable(reset := getattr(module, method, None)):
+                    reset()

@@ -107,7 +107,7 @@ def _draw(
     ax.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=view.extent(image.grid), interpolation="bilinear")
     ax.autoscale(False)
     at = view.place(image.grid, places)
-    ax.scatter(*at.T, c=colour, s=30, marker="+", linewidths=1.2)
+    ax.scatter(at[:, 0], at[:, 1], c=colour, s=30, marker="+", linewidths=1.2)
     for position, label, tint in zip(at, labels, colour, strict=True):
         ax.annotate(label, position, xytext=(4, 4), textcoords="offset points", color=tint, fontsize=8, clip_on=True)
     ax.set_axis_off()

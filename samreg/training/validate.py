@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,6 +126,6 @@ def _synthetic_pair(
     return original, deformed, true_fixed[kept].double().numpy(), true_moving[kept].double().numpy()
 
 
-def _image(volume: Volume, array: NDArray[np.float32], origin: NDArray[np.float64], name: str) -> Image:
+def _image(volume: Volume, array: NDArray[Any], origin: NDArray[np.float64], name: str) -> Image:
     grid = Grid.make(array.shape, origin=origin, spacing=volume.spacing)
     return Image(volume.modality.original(array), grid, name)

@@ -16,9 +16,12 @@ from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.landmarks import match
+from samreg.matching import Calibration
+from samreg.registration import register
 from samreg.spatial import Image, Points
 from samreg.templates import template_scores
 from samreg.training.augment import draw_view
+from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig, ViewConfig
 from samreg.training.cross_subject import build_maps, load_pairs, reshaped
 from samreg.training.data import Pair, Volume, list_images, load_volumes, sample
@@ -158,6 +161,33 @@ def test_points_are_found_to_a_pixel(weights, pictures, points) -> None:
     error = np.linalg.norm(found.points - points.positions - SHIFT, axis=1)
     assert error.max() < 2.0
     assert found.names == points.names
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "transform"),
+    [("embedding", None, "affine"), ("hybrid", "torch", "deformable"), ("hybrid", "ants", "rigid")],
+)
+def test_pictures_are_registered(weights, pictures, points, tmp_path, method, engine, transform) -> None:
+    fixed, moving = pictures["first"], pictures["second"]
+    result = register(fixed, moving, method=method, engine=engine, transform=transform, model=weights, spacing=1.0)
+    assert result
+    there = result.transform_points(points.positions, to="moving")
+    assert np.linalg.norm(there - points.positions - SHIFT, axis=1).max() < 1.5
+    back = result.transform_points(there, to="fixed")
+    np.testing.assert_allclose(back, points.positions, atol=0.2)
+    assert result.warped.shape == fixed.shape
+    assert result.quality["correlation_after"] > max(0.9, result.quality["correlation_before"])
+    result.save(tmp_path / "out")
+    result.report(tmp_path / "out" / "report.html")
+    assert {"warped.nii.gz", "result.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_calibration_of_pictures(images, weights) -> None:
+    pairs = [("first", "second"), ("second", "first")]
+    values = calibrate(images, load_model(weights), pairs, tolerance=3.0, image_spacing=1.0)
+    assert values["tolerance"] == values["landmark_tolerance"] == 3.0
+    landmarks = Calibration.from_mapping(values, landmarks=True)
+    assert landmarks(0.9, 0.2, spread=0.5) > landmarks(0.4, 30.0, spread=20.0)
 
 
 def test_the_template_is_the_one_most_like_the_others(weights, pictures) -> None:
