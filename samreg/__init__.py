@@ -18,6 +18,8 @@ _EXPORTS = {
     "match_set": "samreg.templates",
     "match_folder": "samreg.templates",
     "read_templates": "samreg.templates",
+    "track": "samreg.tracking",
+    "LesionTracks": "samreg.tracking",
     "Template": "samreg.templates",
     "TemplateMatches": "samreg.templates",
     "embed": "samreg.embedding",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
         write_transform,
     )
     from samreg.templates import Template, TemplateMatches, match_folder, match_set, read_templates
+    from samreg.tracking import LesionTracks, track
 
 
 def __getattr__(name: str) -> Any:

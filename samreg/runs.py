@@ -98,6 +98,8 @@ def run_step(
         earlier = recorded(folder)
         if earlier is not None and earlier["inputs"] == wanted:
             return Outcome(folder.name, "kept", earlier["seconds"])
+        if earlier is None and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds files that no earlier run has written; choose another folder")
         shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
         staging.mkdir(parents=True)
         work(staging)

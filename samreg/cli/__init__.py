@@ -22,6 +22,7 @@ from samreg.cli.landmarks import landmarks
 from samreg.cli.match import match
 from samreg.cli.register import register
 from samreg.cli.report import report
+from samreg.cli.track import track
 from samreg.cli.train import train
 from samreg.cli.view import view
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (register, match, apply, report, view, embed, train, benchmark, info, demo):
+for command in (register, match, track, apply, report, view, embed, train, benchmark, info, demo):
     app.command()(command)
 app.add_typer(landmarks, name="landmarks", cls=Commands)
 
