@@ -55,20 +55,20 @@ def careful(
     """
     backend = get_engine(engine)
     clock = [time.perf_counter()]
-    fine = [standardised(image, _FINE) for image in (fixed, moving)]
-    masks = [image.with_array(body_mask(image).astype(np.uint8)) for image in fine]
+    fine = standardised(fixed, _FINE), standardised(moving, _FINE)
+    fixed_mask, moving_mask = (image.with_array(body_mask(image).astype(np.uint8)) for image in fine)
     common: dict[str, Any] = {
-        "fixed_mask": masks[0], "moving_mask": masks[1], "seed": seed, "threads": threads
+        "fixed_mask": fixed_mask, "moving_mask": moving_mask, "seed": seed, "threads": threads
     }  # fmt: skip
-    coarse = [resample_spacing(image, _COARSE) for image in fine]
+    coarse = resample_spacing(fine[0], _COARSE), resample_spacing(fine[1], _COARSE)
     clock.append(time.perf_counter())
     best, found = -1.0, None
-    for start in starts(*masks):
+    for start in starts(fixed_mask, moving_mask):
         try:
             candidate = backend.register(*coarse, start=start, transform="affine", **common).transform
         except EngineError:  # a start that shows too little in common
             continue
-        score = similarity(*coarse, *masks, candidate)
+        score = similarity(*coarse, fixed_mask, moving_mask, candidate)
         if score > best:
             best, found = score, candidate
     clock.append(time.perf_counter())
@@ -106,5 +106,5 @@ def similarity(fixed: Image, moving: Image, fixed_mask: Image, moving_mask: Imag
     volume = [mask.array.sum() * np.prod(mask.spacing) for mask in (fixed_mask, moving_mask)]
     if both.sum() * np.prod(fixed.spacing) < _LEAST_OVERLAP * min(volume):
         return -1.0
-    images = (fixed.array, resample(moving, fixed.grid, transform=transform).array)
-    return ncc(*(np.clip(array, *_WINDOW) for array in images), both)
+    warped = resample(moving, fixed.grid, transform=transform)
+    return ncc(np.clip(fixed.array, *_WINDOW), np.clip(warped.array, *_WINDOW), both)

@@ -132,4 +132,4 @@ def _colours() -> Any:
 
     from matplotlib import colormaps
 
-    return cycle(colormaps["tab20"].colors)
+    return cycle(colormaps["tab20"](range(20)))

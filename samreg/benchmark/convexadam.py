@@ -7,6 +7,7 @@ image registration, TMI 2024.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +37,11 @@ def convexadam(fixed: Image, moving: Image, *, start: str, threads: int, seed: i
     import torch
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
-    options = {"method": "embedding"} if start == "embedding" else {
+    options: dict[str, Any] = {"method": "embedding"} if start == "embedding" else {
         "method": "registration", "engine": "ants", "transform": "affine"
     }  # fmt: skip
     seeded = samreg.register(fixed, moving, threads=threads, seed=seed, **options)
-    if not seeded:
+    if seeded.transform is None:
         return Outcome(None, reason=seeded.reason)
     begin = time.perf_counter()
     grid = _whole_blocks(standardised(fixed, _SPACING).grid)

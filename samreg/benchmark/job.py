@@ -115,7 +115,7 @@ def run(job: Job) -> dict[str, Any]:
         content = _register_and_measure(job)
     except (Exception, SystemExit) as error:  # a method is anybody's code
         reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
-        content = {"ok": False, "reason": reason}
+        content = {"ok": False, "reason": reason.strip() or type(error).__name__}
     return _write(job, content, start)
 
 
@@ -132,13 +132,16 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     result = method(*images, threads=job.threads, seed=job.seed)
     seconds, memory = time.perf_counter() - start, _peak_memory()
-    about = {"versions": method.versions, "options": dict(method.options), "seconds": seconds, "peak_memory_gb": memory}
-    about["timings"] = dict(getattr(result, "timings", None) or {})
+    timings = dict(getattr(result, "timings", None) or {})
+    about = {
+        "versions": method.versions, "options": dict(method.options), "seconds": seconds, "peak_memory_gb": memory,
+        "timings": timings,
+    }  # fmt: skip
     if not result:
         return {"ok": False, "reason": str(getattr(result, "reason", "")) or "the method gave up", **about}
     start = time.perf_counter()
     inverse = getattr(result, "inverse", None) or invert(result.transform)
-    about["timings"]["inverse"] = time.perf_counter() - start
+    timings["inverse"] = time.perf_counter() - start
     if fixed.pictures and (pair := common_landmarks(fixed, moving)):
         edges = images[1] if moving.pictures else None
         back = inverse.transform_points(pair[1].positions)

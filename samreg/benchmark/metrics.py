@@ -108,8 +108,8 @@ def measure(
         displacement = learn2reg_displacement(transform, images[0].grid, images[1].grid)
         metrics["log_jacobian_std_learn2reg"] = learn2reg_sdlogj(displacement)
         if pair is not None:
-            index = [image.grid.world_to_index(side.positions) for image, side in zip(images, pair, strict=True)]
-            metrics["learn2reg_tre"] = float(learn2reg_tre(displacement, *index, images[1].spacing).mean())
+            here, there = (image.grid.world_to_index(side.positions) for image, side in zip(images, pair, strict=True))
+            metrics["learn2reg_tre"] = float(learn2reg_tre(displacement, here, there, images[1].spacing).mean())
     return record
 
 

@@ -42,9 +42,9 @@ def compare(records: Sequence[Record], *, seed: int = 0) -> list[dict[str, Any]]
         method: {(r["fixed"], r["moving"]): np.asarray(r["landmarks"]["error_mm"]) for r in group if "landmarks" in r}
         for method, group in by_method(records).items()
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for over, reference in itertools.product(("pairs", "landmarks"), errors):
-        family = []
+        family: list[dict[str, Any]] = []
         for method in errors:
             shared = [pair for pair in errors[method] if pair in errors[reference]]
             if method == reference or len(shared) < _FEWEST:

@@ -78,8 +78,8 @@ def benchmark(
         report = write_report(dataset, records, out)
     if not quiet:
         rows = leaderboard(records)
-        columns = ("method", "pairs", "failed", "mean", "median", "p95", "Dice", "folding, %", "seconds", "memory, GB")
-        columns = tuple(column for column in columns if any(column in row for row in rows))
+        known = ("method", "pairs", "failed", "mean", "median", "p95", "Dice", "folding, %", "seconds", "memory, GB")
+        columns = tuple(column for column in known if any(column in row for row in rows))
         show_table(
             f"{dataset.name}: landmark error, mm", columns, [[show(row.get(c)) for c in columns] for row in rows]
         )

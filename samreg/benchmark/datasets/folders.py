@@ -75,7 +75,7 @@ def _case(
         name=name,
         source={**roles, "landmarks": rows},  # other subjects' rows may change
         image=partial(read_image, roles["images"]),
-        landmarks=partial(read_points, landmarks, subject=name) if rows else None,
+        landmarks=partial(read_points, landmarks, subject=name) if landmarks and rows else None,
         labels=partial(read_image, roles["labels"]) if "labels" in roles else None,
         mask=partial(read_image, roles["masks"]) if "masks" in roles else None,
         reader_mm={row["landmark"]: float(row["reader_mm"]) for row in rows if row.get("reader_mm")},

@@ -10,6 +10,7 @@ from samreg.benchmark.datasets.base import Case, DataSet, sha256
 from samreg.errors import InputError
 
 _COUNT = 20
+_CODE = [Path(anatomy.__file__ or ""), Path(phantom.__file__ or "")]
 
 
 def phantoms(pairs: int = _COUNT, *, spacing: float | None = None) -> DataSet:
@@ -43,7 +44,7 @@ def _case(subject: int, spacing: float | None) -> Case:
     make = partial(_make, subject, spacing)
     return Case(
         name=f"phantom-{subject:03d}",
-        source={"subject": subject, "spacing": spacing, "code": [sha256(Path(m.__file__)) for m in (anatomy, phantom)]},
+        source={"subject": subject, "spacing": spacing, "code": [sha256(path) for path in _CODE]},
         image=lambda: make().image,
         landmarks=lambda: make().landmarks,
         labels=lambda: make().labels,
