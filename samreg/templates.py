@@ -13,7 +13,7 @@ from samreg.errors import InputError
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
 
-_LATTICE = 24.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`)
+_LATTICE = 48.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`)
 
 
 def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:
