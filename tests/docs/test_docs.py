@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import scipy.ndimage
 import typer
 
 import samreg
@@ -50,7 +51,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             samreg.write_image(Image(labels, grid), folder / f"{name}_{kind}.nii.gz")
         samreg.write_points(points, folder / f"{name}.csv")
         xray = np.clip((phantom.image.array.mean(axis=1) + 1000) / 6, 0, 255).astype(np.uint8)
-        PIL.Image.fromarray(xray).save(folder / f"{name}_xray.png")
+        large = scipy.ndimage.zoom(xray, 8, order=1)
+        PIL.Image.fromarray(large).save(folder / f"{name}_xray.png")
+    middle = 0.15 * np.array(large.shape[::-1])
+    samreg.write_points(Points([middle, 0.8 * middle], ("middle", "above")), folder / "xray_points.csv")
     scans = folder / "scans"
     scans.mkdir()
     for copy, original in (
