@@ -23,9 +23,8 @@ from typing import Any, NamedTuple
 import joblib
 
 import samreg
+from samreg.spatial import find_images
 from samreg.spatial.files import atomic_path
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 class Outcome(NamedTuple):
@@ -35,28 +34,6 @@ class Outcome(NamedTuple):
     status: str  # "registered", "not registered" (the images are at fault) or "error"
     seconds: float
     reason: str
-
-
-def images_in(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by name without suffix; DICOM series are its sub-folders.
-
-    Raises
-    ------
-    InputError
-        When there is none, or two share a name.
-    """
-    images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-        if suffix is None and not path.is_dir():
-            continue
-        name = path.name[: -len(suffix)] if suffix else path.name
-        if name in images:
-            raise samreg.InputError(f"{images[name]} and {path} share the name {name!r}; rename one")
-        images[name] = path
-    if not images:
-        raise samreg.InputError(f"no images in {folder}; it must hold {', '.join(SUFFIXES)} files or DICOM folders")
-    return images
 
 
 def register_one(fixed: Path, moving: Path, out: Path, options: Mapping[str, Any]) -> Outcome:
@@ -87,7 +64,7 @@ def register_folder(
     InputError
         When the folder holds no images, or ``out`` the results of another call.
     """
-    images = images_in(folder)
+    images = find_images(folder)
     _claim(out, {"fixed": str(fixed.resolve()), "samreg": samreg.__version__, **options})
     options = {**options, "threads": max(1, (os.cpu_count() or 1) // jobs)}
     tasks = (joblib.delayed(register_one)(fixed, path, out / name, options) for name, path in images.items())

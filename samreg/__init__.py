@@ -15,6 +15,13 @@ _EXPORTS = {
     "RegistrationResult": "samreg.result",
     "match": "samreg.landmarks",
     "LandmarkMatches": "samreg.landmarks",
+    "match_set": "samreg.templates",
+    "match_folder": "samreg.templates",
+    "read_templates": "samreg.templates",
+    "track": "samreg.tracking",
+    "LesionTracks": "samreg.tracking",
+    "Template": "samreg.templates",
+    "TemplateMatches": "samreg.templates",
     "embed": "samreg.embedding",
     "load_model": "samreg.embedding",
     "available_models": "samreg.embedding",
@@ -53,6 +60,8 @@ if TYPE_CHECKING:
         write_points,
         write_transform,
     )
+    from samreg.templates import Template, TemplateMatches, match_folder, match_set, read_templates
+    from samreg.tracking import LesionTracks, track
 
 
 def __getattr__(name: str) -> Any:

@@ -104,7 +104,7 @@ def match(
     Raises
     ------
     InputError
-        For points outside the template, an unknown search, images that are no CT, or embeddings of different
+        For points outside the template, an unknown search, images the model does not take, or embeddings of different
         models.
     """
     from samreg.matching import Calibration, features, match_points
@@ -112,7 +112,7 @@ def match(
 
     if search not in ("guided", "global"):
         raise InputError(f'unknown search {search!r}; choose "guided" or "global"')
-    sources = [_embedded(source, model, device, name) for source, name in ((template, "template"), (target, "target"))]
+    sources = [embedded(source, model, device, name) for source, name in ((template, "template"), (target, "target"))]
     require_one_model(*sources)
     wanted = as_points(points, sources[0].image_grid.ndim)
     require_inside(wanted, sources[0].image_grid, "the template")
@@ -206,12 +206,13 @@ def guided_matches(
     return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""
 
 
-def _embedded(source: Any, model: Any, device: str, name: str) -> Any:
+def embedded(source: Any, model: Any, device: str, name: str) -> Any:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
-    from samreg.embedding import DEFAULT_MODEL, Embedding, load_model
+    from samreg.embedding import Embedding, default_model, load_model
 
     if isinstance(source, Embedding):
         return source
     if isinstance(source, (str, os.PathLike)) and str(source).endswith(".h5"):
         return Embedding.load(source)
-    return load_model(DEFAULT_MODEL if model is None else model).embed(as_image(source, name=name), device=device)
+    image = as_image(source, name=name)
+    return load_model(default_model(image.ndim) if model is None else model).embed(image, device=device)

@@ -1,19 +1,179 @@
-"""Choosing a template: the image in which most of the others find themselves."""
+"""Several templates vote where the landmarks of another image are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import csv
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
+from samreg.landmarks import LandmarkMatches, embedded, match
+from samreg.spatial.files import atomic_path
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.io_images import find_images, read_image
+from samreg.spatial.io_points import read_points, write_points
+from samreg.spatial.points import Points, require_inside
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
+    from samreg.runs import Outcome
 
-_LATTICE = 24.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`)
+_LATTICE = 48.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`), of the points templates are scored by
+_AGREE = 15.0  # mm at this scale, within which an answer counts; what the reliability of a match was fitted for
+_SOFT = 2.0  # mm at this scale, below which the median of the answers turns into a mean
+_CERTAIN = 1 - 1e-4  # the reliability beyond which a template gains no more weight
+_MANIFEST = "landmarks.csv"
+_POINTS = (".mrk.json", ".csv", ".fcsv")
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """An image on which landmarks are marked, embedded once to be matched many times.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    embedding
+        Of the image.
+    points
+        The landmarks, LPS mm; every name once.
+    """
+
+    name: str
+    embedding: Embedding
+    points: Points
+
+    def __post_init__(self) -> None:
+        twice = sorted({name for name in self.points.names if self.points.names.count(name) > 1})
+        if twice or not len(self.points):
+            problem = f"names occur more than once: {twice}" if twice else "it has no landmarks"
+            raise InputError(f"template {self.name}: {problem}; landmarks are combined by name")
+        require_inside(self.points, self.embedding.image_grid, f"the template {self.name}")
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateMatches:
+    """Where K templates together place N landmarks in a target.
+
+    Parameters
+    ----------
+    points
+        (N, d) positions in the target, LPS mm.
+    names
+        Of the landmarks: those of any template, in the order of their first appearance.
+    reliability
+        (N,) in [0, 1]: the mean reliability of the templates' answers, those beyond 15 mm from the position counted 0.
+    spread
+        (N,) median distance of the answers from the position, mm; 0 where there is one.
+    templates
+        (N,) how many templates have the landmark.
+    inside
+        (N,) False where most templates, by reliability, put the landmark outside the target's field of view.
+    answers
+        What each template says alone, by its name.
+    notes
+        What the user should know, in plain words.
+    """
+
+    points: FloatArray
+    names: tuple[str, ...]
+    reliability: FloatArray
+    spread: FloatArray
+    templates: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+    answers: Mapping[str, LandmarkMatches]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def to_points(self) -> Points:
+        """Return the positions as :class:`Points`, scored by reliability."""
+        return Points(self.points, self.names, self.reliability)
+
+
+def read_templates(
+    folder: str | os.PathLike[str],
+    *,
+    model: Any = None,
+    device: str = "auto",
+    cache: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Template, ...]:
+    """Read and embed the templates of a folder.
+
+    Parameters
+    ----------
+    folder
+        Images, in ``images/`` or directly, and ``landmarks.csv`` with columns subject, landmark, x, y, z (LPS mm),
+        where a subject is an image's name without suffix. Or, without such a table, a points file beside each image:
+        ``NAME.mrk.json``, ``.csv`` or ``.fcsv``. Images without landmarks are no templates.
+    model
+        Name, path or model; samreg's default unless given.
+    device
+        "auto", "cpu", "cuda" or "mps".
+    cache
+        Folder that keeps the embeddings; they are read instead of computed while image and model stay the same.
+    progress
+        Called with what is being done.
+
+    Returns
+    -------
+    tuple of Template
+        In order of their names.
+
+    Raises
+    ------
+    InputError
+        When there is none, an image is missing or damaged, or landmarks lie outside their image.
+    """
+    from samreg.embedding import DEFAULT_MODEL, embed, load_model
+
+    folder = Path(folder)
+    images = find_images(folder / "images" if (folder / "images").is_dir() else folder)
+    network = load_model(DEFAULT_MODEL if model is None else model)
+    templates = []
+    for name, (file, subject) in _landmark_files(folder, images).items():
+        if progress is not None:
+            progress(f"template {name}")
+        image = read_image(images[name])
+        kept = None if cache is None else Path(cache) / f"{name}.h5"
+        embedding = embed(image, model=network, device=device, cache=kept)
+        templates.append(Template(name, embedding, read_points(file, grid=image.grid, subject=subject)))
+    return tuple(templates)
+
+
+def _landmark_files(folder: Path, images: Mapping[str, Path]) -> dict[str, tuple[Path, str | None]]:
+    """Return for each template the file of its landmarks, and its subject's name in that file."""
+    table = folder / _MANIFEST
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "subject" not in (reader.fieldnames or ()):
+                raise InputError(f"{table}: no column subject; it names the image a landmark belongs to")
+            subjects = sorted({row["subject"] for row in reader})
+        missing = [subject for subject in subjects if subject not in images]
+        if missing or not subjects:
+            raise InputError(f"{table}: no image for the subjects {missing}; there are {sorted(images)}")
+        return {subject: (table, subject) for subject in subjects}
+    beside: dict[str, tuple[Path, str | None]] = {}
+    for name, path in images.items():
+        found = [path.parent / f"{name}{suffix}" for suffix in _POINTS if (path.parent / f"{name}{suffix}").is_file()]
+        if len(found) > 1:
+            raise InputError(f"{found[0]} and {found[1]} both hold the landmarks of {name}; keep one")
+        if found:
+            beside[name] = (found[0], None)
+    if not beside:
+        raise InputError(f"no landmarks in {folder}: give {_MANIFEST}, or NAME{_POINTS[0]} beside each image NAME")
+    return beside
 
 
 def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:
@@ -54,3 +214,205 @@ def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:
             if i != j:
                 similarity[i, j] = float((query.to(keys.dtype) @ keys).amax(dim=1).float().mean())
     return np.nanmean((similarity + similarity.T) / 2, axis=1)
+
+
+def match_set(
+    templates: Sequence[Template] | str | os.PathLike[str],
+    target: Any,
+    *,
+    model: Any = None,
+    search: str = "guided",
+    device: str = "auto",
+    seed: int = 0,
+) -> TemplateMatches:
+    """Find the landmarks of several templates in a target; the templates vote.
+
+    Each template is matched on its own (:func:`samreg.match`). Of each landmark's answers the geometric median is
+    taken, weighted by -log(1 - reliability): in a vote of independent judges the log odds of being right are the
+    weights that err least (Nitzan and Paroush, Int. Econ. Rev. 1982).
+
+    Parameters
+    ----------
+    templates
+        From :func:`read_templates`, or the folder it takes.
+    target
+        Image as :func:`samreg.register` takes, or its embedding.
+    model
+        Of the target; samreg's default unless given. Must be the templates' own.
+    search, device, seed
+        As in :func:`samreg.match`.
+
+    Returns
+    -------
+    TemplateMatches
+
+    Raises
+    ------
+    InputError
+        For no templates, two of one name, or what :func:`samreg.match` refuses.
+    """
+    if isinstance(templates, (str, os.PathLike)):
+        templates = read_templates(templates, model=model, device=device)
+    names = [template.name for template in templates]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"templates must be at least one, each with a name of its own; got {names}")
+    from samreg.matching import features
+
+    destination = embedded(target, model, device, "target")
+    answers = {
+        template.name: match(template.embedding, template.points, destination, search=search, device=device, seed=seed)
+        for template in templates
+    }
+    return _combined(answers, features(destination).scale)
+
+
+def _combined(answers: Mapping[str, LandmarkMatches], scale: float) -> TemplateMatches:
+    from samreg.matching import geometric_median
+
+    names = tuple(dict.fromkeys(name for answer in answers.values() for name in answer.names))
+    rows = []
+    for name in names:
+        own = [(answer, answer.names.index(name)) for answer in answers.values() if name in answer.names]
+        points, reliability, inside = (
+            np.array([getattr(answer, key)[i] for answer, i in own]) for key in ("points", "reliability", "inside")
+        )
+        weight = -np.log1p(-np.minimum(reliability, _CERTAIN)) + 1e-9
+        middle = geometric_median(points[None], weight[None], soft=_SOFT * scale)[0]
+        away = np.linalg.norm(points - middle, axis=1)
+        sure = (reliability * (away <= _AGREE * scale)).mean()
+        rows.append((
+            middle, sure, np.median(away), len(own), weight @ (2 * inside - 1) >= 0
+        ))  # fmt: skip
+    columns = (np.array(column) for column in zip(*rows, strict=True))
+    notes = tuple(f"template {key}: {note}" for key, answer in answers.items() for note in answer.notes)
+    points, reliability, spread, count, inside = columns
+    return TemplateMatches(points, names, reliability, spread, count, inside, answers, notes)
+
+
+def match_folder(
+    templates: str | os.PathLike[str],
+    targets: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    model: Any = None,
+    search: str = "guided",
+    device: str = "auto",
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> list[Outcome]:
+    """Find the landmarks of a template folder in many targets.
+
+    ``out`` receives a folder a target, with ``landmarks.csv``, ``landmarks.mrk.json`` (3D) and ``templates.csv``, what
+    each template says alone; ``landmarks.csv`` of all targets, in the form that :func:`read_templates` reads; and
+    ``summary.csv``. A target that fails is recorded there, and the others go on. A run that was stopped goes on where
+    it stopped: results are kept while target, templates, model and options stay the same.
+
+    Parameters
+    ----------
+    templates
+        As :func:`read_templates` takes.
+    targets
+        An image, a folder of images, or several of them.
+    out
+        Folder for the results.
+    model, search, device, seed
+        As in :func:`match_set`; the model as a name or path.
+    cache
+        Folder that keeps the templates' embeddings; ``out/.templates`` unless given.
+    jobs
+        Targets at a time.
+    progress
+        Called with what is being done.
+
+    Returns
+    -------
+    list of Outcome
+        Of the targets, in order.
+
+    Raises
+    ------
+    InputError
+        When the templates or options are at fault, two targets share a name, or the disk is full.
+    """
+    import joblib
+
+    from samreg.runs import write_summary
+
+    report = progress or (lambda text: None)
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, got {jobs}")
+    out = Path(out)
+    images = find_images(*([targets] if isinstance(targets, (str, os.PathLike)) else targets))
+    images = {name: path for name, path in images.items() if path.resolve() != out.resolve()}
+    kept = str(out / ".templates" if cache is None else cache)
+    known = read_templates(templates, model=model, device=device, cache=kept, progress=report)
+    inputs = {
+        "templates": {t.name: [t.embedding.source, t.points.names, t.points.positions.tolist()] for t in known},
+        "model": known[0].embedding.model,
+        "search": search,
+        "seed": seed,
+    }
+    options = {"model": model, "search": search, "device": device, "seed": seed}
+    del known
+    tasks = (
+        joblib.delayed(_match_one)(os.fspath(templates), kept, path, out / name, inputs, options)
+        for name, path in images.items()
+    )
+    outcomes: list[Outcome] = []
+    for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
+        outcomes.append(outcome)
+        report(f"{len(outcomes)} of {len(images)}, {outcome.name}: {outcome.status} {outcome.reason}")
+    tables = [(out / outcome.name / _MANIFEST).read_text(encoding="utf-8") for outcome in outcomes if outcome]
+    with atomic_path(out / _MANIFEST) as temporary:  # one table under one header
+        temporary.write_text("".join(table if i == 0 else table.split("\n", 1)[1] for i, table in enumerate(tables)))
+    write_summary(out / "summary.csv", outcomes)
+    return outcomes
+
+
+def _match_one(
+    templates: str, cache: str, target: Path, out: Path, inputs: Mapping[str, Any], options: Mapping[str, Any]
+) -> Outcome:
+    """Match one target in whatever process; the templates are loaded there once."""
+    from samreg.runs import run_step
+
+    def work(folder: Path) -> None:
+        known = _loaded(templates, options["model"], options["device"], cache)
+        _write(match_set(known, target, **options), out.name, folder)
+
+    return run_step(out, work, files=[target], inputs=inputs)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(folder: str, model: Any, device: str, cache: str) -> tuple[Template, ...]:
+    return read_templates(folder, model=model, device=device, cache=cache)
+
+
+def _write(found: TemplateMatches, subject: str, folder: Path) -> None:
+    from samreg.runs import write_table
+
+    axes = "xyz"[: found.points.shape[1]]
+    columns = (found.names, found.points.tolist(), found.reliability, found.spread, found.templates, found.inside)
+    write_table(
+        folder / _MANIFEST,
+        ("subject", "landmark", *axes, "reliability", "spread_mm", "templates", "in_view"),
+        (
+            (subject, name, *position, *map(float, (reliability, spread)), count, bool(inside))
+            for name, position, reliability, spread, count, inside in zip(*columns, strict=True)
+        ),
+    )
+    write_table(
+        folder / "templates.csv",
+        ("template", "landmark", *axes, "similarity", "reliability", "cycle_error_mm", "spread_mm", "in_view"),
+        (
+            (template, name, *position, *map(float, values), bool(inside))
+            for template, one in found.answers.items()
+            for name, position, *values, inside in zip(
+                one.names, one.points.tolist(), one.similarity, one.reliability, one.cycle_error, one.spread,
+                one.inside, strict=True,
+            )
+        ),
+    )  # fmt: skip
+    if len(axes) == 3:
+        write_points(found.to_points(), folder / "landmarks.mrk.json")

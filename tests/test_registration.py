@@ -12,7 +12,7 @@ import samreg
 from samreg.benchmark.phantom import PhantomPair, phantom_pair
 from samreg.errors import InputError, MissingExtraError, SamregError
 from samreg.seeding.orientation import reoriented
-from samreg.spatial import AffineTransform, Image, inverse_residual
+from samreg.spatial import AffineTransform, Image, Points, inverse_residual
 from samreg.spatial.transforms import components
 
 MODEL = "mind"
@@ -64,6 +64,20 @@ def test_hybrid_with_the_torch_engine(embedded, pair) -> None:
     assert result.quality["inverse_residual_p95_mm"] < 0.5
     assert result.versions["torch"].startswith("torch ")
     assert "search" in result.log  # the discrete search, which needs the embeddings, ran
+
+
+def test_landmarks_guide_the_torch_engine(pair) -> None:
+    """Given far-off landmarks for one place, it goes there; the fast preset takes an affine seed."""
+    names = pair.fixed_landmarks.names[:4]
+    fixed = pair.fixed_landmarks.named(names)
+    moving = Points(pair.moving_landmarks.named(names).positions + [0.0, 0.0, 12.0], names)
+    options = {"preset": "fast", "landmark_weight": 1.0}
+    images = pair.fixed.image, pair.moving.image
+    result = samreg.register(*images, model=MODEL, engine="torch", landmarks=(fixed, moving), engine_options=options)
+    there = result.transform_points(fixed.positions, to="moving")
+    assert np.linalg.norm(there - moving.positions, axis=1).mean() < 3
+    assert len(components(result.seed.transform)) == 1
+    assert result.options["landmarks"] == 4
 
 
 def test_inverse_is_true_inside_the_body(hybrid, pair) -> None:
@@ -256,6 +270,7 @@ def test_points_outside_are_refused_or_extrapolated(embedded, pair) -> None:
         ({"model": "nonsense", "method": "embedding"}, "unknown model 'nonsense'"),
         ({"spacing": 0.0}, "spacing must be between"),
         ({"threads": 0, "method": "embedding"}, "threads must be at least 1"),
+        ({"engine": "ants", "landmarks": ([[0, 0, 0]], [[0, 0, 0]])}, 'set engine="torch"'),
         ({"engine": "ants", "engine_options": {"speed": 1}, "method": "registration"}, "unknown options"),
     ],
 )

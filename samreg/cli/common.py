@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from samreg.errors import InputError, SamregError
 
 if TYPE_CHECKING:
+    from samreg.runs import Outcome
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
 
@@ -28,6 +29,10 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
+PixelSize = Annotated[
+    float | None,
+    typer.Option(help="Pixel size of the images, mm, where their files (PNG, JPEG) say none.", show_default=False),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages and what the engine prints.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
@@ -106,16 +111,28 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
+def show_outcomes(outcomes: Sequence[Outcome], out: Path, *, quiet: bool) -> None:
+    """Print how the steps of a run ended; exit with 1 when one failed."""
+    if not quiet:
+        rows = [(o.name, o.status, f"{o.seconds:.1f} s", o.reason) for o in outcomes]
+        show_table(f"written to {out}", ("", "", "time", "reason"), rows)
+    failed = [o for o in outcomes if not o]
+    if failed:
+        message = f"samreg: {len(failed)} of {len(outcomes)} failed, first {failed[0].name}: {failed[0].reason}"
+        typer.secho(message, fg=typer.colors.RED, err=True)
+        raise typer.Exit(1)
+
+
 def say(text: str) -> None:
     """Print a line on stdout as it is."""
     typer.echo(text)
 
 
-def load_image(path: Path, series: str | None = None) -> Image:
-    """Read an image; ``series`` chooses within a DICOM folder."""
+def load_image(path: Path, series: str | None = None, pixel_size: float | None = None) -> Image:
+    """Read an image; ``series`` chooses within a DICOM folder, ``pixel_size`` replaces the file's, mm."""
     from samreg.spatial.io_images import read_image
 
-    return read_image(path, series=series)
+    return read_image(path, series=series, spacing=pixel_size)
 
 
 def load_points(path: Path, image: Image, subject: str | None = None) -> Points:

@@ -3,34 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from samreg.cli.common import (
     Device,
     Model,
+    PixelSize,
     Quiet,
     Seed,
     Verbose,
     load_image,
     require_suffix,
+    require_writable,
     say,
     session,
+    show_outcomes,
     show_table,
 )
+from samreg.errors import InputError
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.landmarks import LandmarkMatches
     from samreg.spatial.image import Image
+    from samreg.templates import TemplateMatches
+
+_POINTS = (".csv", ".mrk.json", ".fcsv", ".pts", ".txt")
+_COLUMNS = {
+    "templates": "templates",
+    "similarity": "similarity",
+    "reliability": "reliability",
+    "cycle_error": "cycle mm",
+    "spread": "spread mm",
+}
 
 
 def match(
-    template: Annotated[Path, typer.Argument(help="Image on which the points lie, or its embedding (.h5).")],
-    points: Annotated[Path, typer.Argument(help="Points in the template: csv, .mrk.json, .fcsv or elastix .pts.")],
-    target: Annotated[Path, typer.Argument(help="Image to find them in, or its embedding (.h5).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .mrk.json, .fcsv, .pts or .txt.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[TEMPLATE POINTS] TARGET",
+            help="The image on which the points lie, the points (csv, .mrk.json, .fcsv or elastix .pts), and the image "
+            "to find them in; images may be embeddings (.h5). With --template-set the targets alone: images or "
+            "folders of images.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Points found: .csv, .mrk.json, .fcsv, .pts or .txt; a folder for several targets."
+        ),
+    ],
+    template_set: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images and their landmarks (landmarks.csv, or a file beside each): they vote."),
+    ] = None,
     search: Annotated[
         str, typer.Option(metavar="guided|global", help="Around a robust alignment, or in the whole body.")
     ] = "guided",
@@ -40,41 +69,95 @@ def match(
     subject: Annotated[str | None, typer.Option(help="Whose points to take from a csv of several subjects.")] = None,
     template_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
     target_series: Annotated[str | None, typer.Option(help="DICOM series of the target.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the set's embeddings.", show_default="OUT/.templates")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Targets at a time.")] = 1,
+    pixel_size: PixelSize = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Picture of the points in both images: .png, or .html with the table.")
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find points of a TEMPLATE in a TARGET image."""
+    """Find points of a TEMPLATE in a TARGET image, or those of a set of templates in many.
+
+    With --template-set and a folder as --out, every target gets a folder there; one that fails is recorded in
+    summary.csv, and the same command again goes on where a run stopped.
+    """
     import samreg
     from samreg.spatial.io_points import read_points
 
-    require_suffix(out, (".csv", ".mrk.json", ".fcsv", ".pts", ".txt"))
+    options: dict[str, Any] = {"model": model, "search": search, "device": device, "seed": seed}
+    one = out.name.lower().endswith(_POINTS)
+    if report is not None:
+        require_suffix(report, (".png", ".html"))
+        if template_set is not None or ".h5" in {path.suffix.lower() for path in inputs}:
+            raise InputError("--report draws one template and its target; give the two images themselves")
+    _check(inputs, out, one=one, a_set=template_set is not None, within=(subject, template_series))
     with session(verbose=verbose, quiet=quiet) as progress:
-        source, destination = _load(template, template_series), _load(target, target_series)
-        wanted = read_points(points, grid=getattr(source, "image_grid", None) or source.grid, subject=subject)
-        progress("matching")
-        found = samreg.match(source, wanted, destination, model=model, search=search, device=device, seed=seed)
-        samreg.write_points(found.to_points(), out)
-    if not quiet:
-        _show(found, target, out)
+        if template_set is not None and not one:
+            outcomes = samreg.match_folder(
+                template_set, inputs, out, **options, cache=cache, jobs=jobs, progress=progress
+            )
+        else:
+            found: LandmarkMatches | TemplateMatches
+            destination = _load(inputs[-1], target_series, pixel_size)
+            if template_set is not None:
+                known = samreg.read_templates(template_set, model=model, device=device, cache=cache, progress=progress)
+                progress("matching")
+                found = samreg.match_set(known, destination, **options)
+            else:
+                source = _load(inputs[0], template_series, pixel_size)
+                grid = source.grid if isinstance(source, samreg.Image) else source.image_grid
+                wanted = read_points(inputs[1], grid=grid, subject=subject)
+                progress("matching")
+                found = samreg.match(source, wanted, destination, **options)
+                if report is not None:
+                    from samreg.report import write_landmark_report
+
+                    progress("drawing")
+                    assert isinstance(source, samreg.Image)
+                    assert isinstance(destination, samreg.Image)
+                    write_landmark_report(source, wanted, destination, found, report)
+            samreg.write_points(found.to_points(), out)
+    if template_set is not None and not one:
+        show_outcomes(outcomes, out, quiet=quiet)
+    elif not quiet:
+        _show(found, inputs[-1], out)
 
 
-def _load(path: Path, series: str | None) -> Image | Embedding:
+def _check(inputs: list[Path], out: Path, *, one: bool, a_set: bool, within: tuple[str | None, str | None]) -> None:
+    """Refuse what would fail after the work."""
+    if not a_set and len(inputs) != 3:
+        raise InputError(f"give TEMPLATE POINTS TARGET, or --template-set and targets; got {len(inputs)} paths")
+    if a_set and within != (None, None):
+        raise InputError("--subject and --template-series choose within one template; leave them out of a set")
+    if a_set and one and len(inputs) != 1:
+        raise InputError(f"{out} holds the points of one target, but {len(inputs)} are given; name a folder")
+    if a_set and not one:
+        require_writable(out)
+    else:
+        require_suffix(out, _POINTS)
+
+
+def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | Embedding:
     if path.suffix.lower() == ".h5":
         from samreg.embedding import Embedding
 
         return Embedding.load(path)
-    return load_image(path, series)
+    return load_image(path, series, pixel_size)
 
 
-def _show(found: LandmarkMatches, target: Path, out: Path) -> None:
-    axes = [f"{axis} mm" for axis in "xyz"[: found.points.shape[1]]]
-    columns = (found.similarity, found.reliability, found.cycle_error, found.spread)
+def _show(found: LandmarkMatches | TemplateMatches, target: Path, out: Path) -> None:
+    columns = [key for key in _COLUMNS if hasattr(found, key)]
+    header = ("name", *(f"{axis} mm" for axis in "xyz"[: found.points.shape[1]]), *(_COLUMNS[key] for key in columns))
+    values = (getattr(found, key).tolist() for key in columns)
     rows = [
-        (name, *map(float, position), *map(float, values), "yes" if inside else "no")
-        for name, position, *values, inside in zip(found.names, found.points, *columns, found.inside, strict=True)
+        (name, *position, *some, "yes" if inside else "no")
+        for name, position, *some, inside in zip(found.names, found.points.tolist(), *values, found.inside, strict=True)
     ]
-    header = ("name", *axes, "similarity", "reliability", "cycle mm", "spread mm", "in view")
-    show_table(f"found in {target}, LPS", header, rows)
+    show_table(f"found in {target}, LPS", (*header, "in view"), rows)
     for note in found.notes:
         say(f"look at: {note}")
     say(f"written to {out}")

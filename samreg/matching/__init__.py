@@ -5,7 +5,7 @@ from samreg.matching.features import Features, features, interpolate
 from samreg.matching.matching import lattice, match_points, stable_matches
 from samreg.matching.reliability import Calibration, fit_calibration
 from samreg.matching.search import Prediction, find
-from samreg.matching.votes import Votes, vote
+from samreg.matching.votes import Votes, geometric_median, vote
 
 __all__ = [
     "Calibration",
@@ -16,6 +16,7 @@ __all__ = [
     "features",
     "find",
     "fit_calibration",
+    "geometric_median",
     "interpolate",
     "lattice",
     "match_points",

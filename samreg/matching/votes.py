@@ -44,6 +44,7 @@ def vote(
     *,
     prediction: Prediction,
     matrix: FloatArray,
+    reach: ArrayLike | None = None,
 ) -> Votes:
     """Match points and their neighbours, and let them vote where the points are.
 
@@ -60,14 +61,19 @@ def vote(
     prediction
         Where the points themselves are expected in the moving image.
     matrix
-        (d, d) linear part of the map from fixed to moving that is expected around the points.
+        (d, d), or (N, d, d), linear part of the map from fixed to moving that is expected around the points.
+    reach
+        (N, S) distances, mm, at which each point has S shells of neighbours; one, at 12 times the features' scale,
+        unless given.
     """
     points = np.asarray(points, dtype=np.float64)
     n, ndim = points.shape
     if len(prediction.positions) != n:
         raise InputError(f"{n} points need as many predictions, got {len(prediction.positions)}")
-    offsets = np.concatenate([np.zeros((1, ndim)), _REACH * fixed.scale * _directions(ndim)])
-    moved = offsets @ np.asarray(matrix, dtype=np.float64).T
+    shells = np.full((n, 1), _REACH * fixed.scale) if reach is None else np.asarray(reach, dtype=np.float64)
+    around_one = (shells[:, :, None, None] * _directions(ndim)).reshape(n, -1, ndim)
+    offsets = np.concatenate([np.zeros((n, 1, ndim)), around_one], axis=1)
+    moved = offsets @ np.swapaxes(np.broadcast_to(matrix, (n, ndim, ndim)), 1, 2)
     around = (points[:, None] + offsets).reshape(-1, ndim)
     expected = (prediction.positions[:, None] + moved).reshape(-1, ndim)
     found = find(
@@ -80,7 +86,7 @@ def vote(
     weight = np.maximum(found.similarity, 0.05).reshape(n, -1) ** _SHARPNESS
     weight *= _in_body(fixed, around).reshape(n, -1)
     weight[:, 0] = np.maximum(_OWN * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
-    middle = _geometric_median(votes, weight, soft=_SOFT * fixed.scale)
+    middle = geometric_median(votes, weight, soft=_SOFT * fixed.scale)
     return Votes(middle, np.median(np.linalg.norm(votes - middle[:, None], axis=2), axis=1))
 
 
@@ -89,8 +95,11 @@ def _in_body(source: Features, points: FloatArray) -> FloatArray:
     return (rows_at(source, torch.as_tensor(index, device=source.device)) >= 0).cpu().numpy()
 
 
-def _geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> FloatArray:
-    """Return the weighted geometric medians (N, d) of votes (N, K, d)."""
+def geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> FloatArray:
+    """Return the geometric medians (N, d) of votes (N, K, d) with weights (N, K), by Weiszfeld's iteration (1937).
+
+    Distances well below ``soft`` mm count alike.
+    """
 
     def mean(some: FloatArray) -> FloatArray:
         return np.einsum("nk,nkd->nd", some, votes) / some.sum(axis=1, keepdims=True)

@@ -30,7 +30,7 @@ def fit_displacement(
     stiffness: float = 0.005,
     noise: float = 8.0,
     margin: float = 40.0,
-    spacing: float = 4.0,
+    spacing: float = 8.0,
     min_jacobian: float = 0.1,
     scale: float = 1.0,
 ) -> DisplacementField:
@@ -111,7 +111,7 @@ def _robust_solve(
 
     smoothness = stiffness * _smoothness_matrix(knots)
     solution = np.zeros((design.shape[1], wanted.shape[1])) if coefficients is None else coefficients
-    for round_ in range(4):
+    for round_ in range(3):
         miss = np.linalg.norm(design @ solution - wanted, axis=1)
         start = coefficients is None and round_ == 0
         scale = 3 * noise
@@ -132,7 +132,7 @@ def _conjugate_gradients(
     solution, residual = start.copy(), right - system @ start
     direction = improved = precondition(residual)
     product = (residual * improved).sum(axis=0)
-    goal = 1e-3 * np.linalg.norm(right)
+    goal = 5e-3 * np.linalg.norm(right)
     for _ in range(100):
         if np.linalg.norm(residual) <= goal:
             break

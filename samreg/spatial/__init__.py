@@ -3,7 +3,7 @@
 from samreg.spatial.adapters import as_image
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.io_images import read_image, write_image
+from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import read_points, write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points, as_points
@@ -33,6 +33,7 @@ __all__ = [
     "as_image",
     "as_points",
     "compose",
+    "find_images",
     "inverse_residual",
     "invert",
     "jacobian_determinant",

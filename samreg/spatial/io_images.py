@@ -23,10 +23,12 @@ from samreg.spatial.image import Image
 
 log = logging.getLogger(__name__)
 
-NIFTI = (".nii", ".nii.gz")
+NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
 READABLE = (*WRITABLE, ".nhdr", ".mhd", *PICTURES, ".dcm")
+
+_VOLUMES = (*WRITABLE, ".nhdr", ".mhd")  # what of a folder is taken as its images
 
 _SLICE_GAP = 0.25  # relative deviation of a slice distance that is a missing or doubled slice
 _SLICE_UNEVEN = 0.01  # relative deviation that is worth a warning
@@ -51,7 +53,8 @@ def read_image(
     Returns
     -------
     Image
-        In LPS mm. Stored integers keep their type unless the file scales them (then float32).
+        In LPS mm. Stored integers keep their type unless the file scales them (then float32). DICOM images stored
+        with the lowest value white (MONOCHROME1) are inverted, so that bone is bright.
 
     Raises
     ------
@@ -118,6 +121,37 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
             ) from error
 
 
+def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the images that paths stand for, by name without suffix.
+
+    Parameters
+    ----------
+    *paths
+        Image files, DICOM folders, and folders of these: volumes, and sub-folders that each hold a DICOM series.
+
+    Raises
+    ------
+    InputError
+        When a path is missing, a folder is empty, or two images share a name.
+    """
+    images: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"image not found: {path}; check the path (working folder: {Path.cwd()})")
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        if path.is_dir() and not inside:
+            raise InputError(f"no images in {path}: it is empty")
+        volumes = [p for p in inside if p.name.lower().endswith(_VOLUMES) or p.is_dir()]
+        for image in [p for p in volumes if not p.name.startswith(".")] or [path]:
+            ending = next((s for s in READABLE if image.name.lower().endswith(s) and not image.is_dir()), "")
+            name = image.absolute().name
+            name = name[: len(name) - len(ending)]
+            if name in images:
+                raise InputError(f"{images[name]} and {image} share the name {name!r}; rename one")
+            images[name] = image
+    return images
+
+
 def load_nifti(path: Path) -> Any:
     """Return the nibabel image of a NIfTI file whose header is sane; its voxels are not read yet.
 
@@ -174,7 +208,19 @@ def _read_itk(path: Path) -> Image:
         if dicom and image.GetDimension() == 3 and image.GetSize()[2] == 1 and not _position(reader):
             image = sitk.Extract(image, (*image.GetSize()[:2], 0), (0, 0, 0))
             image.SetDirection((1, 0, 0, 1))
+            return _projection(image, reader, str(path))
         return from_sitk(image, name=str(path))
+
+
+def _projection(image: Any, reader: Any, name: str) -> Image:
+    """Return a DICOM X-ray with its calibrated pixel size, else that at the detector."""
+    # ITK looks at the detector's pixel size only; both say the distance of rows (y) first
+    sizes = _tag(reader, "0028|0030") or _tag(reader, "0018|1164")
+    if sizes:
+        image.SetSpacing([float(value) for value in reversed(sizes.split("\\"))])
+    else:
+        log.warning("%s: says no pixel size; 1 mm is assumed", name)
+    return from_sitk(image, name=name)
 
 
 def _information(path: str | os.PathLike[str]) -> Any:

@@ -18,7 +18,7 @@ from samreg.errors import EngineError, MissingExtraError
 
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "samreg.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in ("register", "match", "apply", "report", "view", "embed", "train", "info", "demo"):
+    for command in ("register", "match", "apply", "report", "view", "embed", "train", "benchmark", "info", "demo"):
         assert command in done.stdout
 
 
@@ -155,6 +155,27 @@ def test_embed_and_match(run, files, tmp_path):
     assert np.median(np.linalg.norm(points.positions - truth.positions, axis=1)) < 4
 
 
+def test_match_with_a_set_of_templates(run, files, tmp_path):
+    for name in ("a", "b"):
+        shutil.copy(files.fixed, tmp_path / f"{name}.nii.gz")
+        shutil.copy(files.fixed_points, tmp_path / f"{name}.csv")
+    out, found = tmp_path / "out", tmp_path / "found.mrk.json"
+    call = ("match", "--template-set", tmp_path, "--model", "mind", "-o")
+    done = run(*call, found, files.moving)
+    assert done.exit_code == 0, done.output
+    points, truth = samreg.read_points(found), samreg.read_points(files.moving_points)
+    assert points.names == truth.names
+    assert np.median(np.linalg.norm(points.positions - truth.positions, axis=1)) < 4
+    broken = tmp_path / "targets" / "broken.nii.gz"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no image")
+    shutil.copy(files.moving, broken.parent / "moving.nii.gz")
+    done = run(*call, out, broken.parent)
+    assert (done.exit_code, "broken.nii.gz" in done.output) == (1, True), done.output
+    again = samreg.read_points(out / "moving" / "landmarks.mrk.json")
+    np.testing.assert_allclose(again.positions, points.positions, atol=1e-6)
+
+
 def test_info_describes_the_installation_and_an_image(run, files):
     done = run("info")
     assert done.exit_code == 0
@@ -202,6 +223,9 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("register", "{fixed}", "{moving}"), "--out"),
         (("match", "{fixed}", "{fixed_points}", "{moving}", "-o", "{tmp}/found.xlsx"), "found.xlsx"),
         (("match", "{fixed}", "{moving_points}", "{moving}", "-o", "{tmp}/f.csv", "--search", "magic"), "magic"),
+        (("match", "{fixed}", "-o", "{tmp}/f.csv"), "--template-set"),
+        (("match", "--template-set", "{tmp}", "{fixed}", "{moving}", "-o", "{tmp}/f.csv"), "name a folder"),
+        (("match", "--template-set", "{tmp}/none", "{fixed}", "-o", "{tmp}/f.csv"), "none"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "inverse.h5"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),
         (("report", "{tmp}"), "no result.json"),
@@ -255,3 +279,77 @@ def test_demo_compares_three_methods_on_phantoms(run, tmp_path):
         assert word in done.output
     for name in ("fixed.nii.gz", "moving.csv", "before_after.png", "hybrid/result.json"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two pictures of blobs, the second one 3 mm to the right; a small 2D model; points of both."""
+    import SimpleITK as sitk
+    import torch
+    from scipy.ndimage import gaussian_filter
+
+    from samreg.embedding.checkpoint import save_checkpoint
+    from samreg.embedding.compact import CompactNetwork
+    from samreg.embedding.preprocessing import XrayPreprocessing
+
+    folder = tmp_path_factory.mktemp("pictures")
+    texture = gaussian_filter(np.random.default_rng(0).normal(size=(150, 170)), 3)
+    texture = np.rint(255 * (texture - texture.min()) / np.ptp(texture)).astype(np.uint8)
+    for name, first in (("a", 10), ("b", 4)):  # 6 pixels of 0.5 mm
+        sitk.WriteImage(sitk.GetImageFromArray(texture[:140, first : first + 150]), str(folder / f"{name}.png"))
+    torch.manual_seed(0)
+    config = {"ndim": 2, "coarse": [16, 16, 16], "blocks": [1, 1, 1], "fine": 16, "windows": [[0, 1]]}
+    settings = XrayPreprocessing(spacing=0.5)
+    save_checkpoint(
+        folder / "m.safetensors", CompactNetwork(**config), architecture="compact", name="m", config=config,
+        preprocessing=settings,
+    )  # fmt: skip
+    (folder / "points.csv").write_text("subject,name,x,y\na,left,30,35\na,right,45,25\na,low,35,50\n")
+    return folder
+
+
+def test_match_draws_the_points_in_pictures(run, pictures, tmp_path):
+    arguments = ("match", pictures / "a.png", pictures / "points.csv", pictures / "b.png", "--pixel-size", "0.5")
+    options = ("--model", pictures / "m.safetensors", "-o", tmp_path / "found.csv", "--report")
+    for name in ("found.html", "found.png"):
+        done = run(*arguments, *options, tmp_path / name)
+        assert done.exit_code == 0, done.output
+    found = samreg.read_points(tmp_path / "found.csv")
+    np.testing.assert_allclose(found.positions, [[33, 35], [48, 25], [38, 50]], atol=1.0)
+    page = (tmp_path / "found.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in ("left", "right", "low"))
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    wrong = run(*arguments, *options, tmp_path / "found.pdf")
+    assert wrong.exit_code == 2
+    assert ".html" in wrong.output
+
+
+def test_match_draws_slices_of_volumes(run, files, tmp_path):
+    done = run(
+        "match", files.fixed, files.fixed_points, files.moving, "--model", "mind", "-o", tmp_path / "found.csv",
+        "--report", tmp_path / "found.html",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "found.html").read_text()
+    assert "&lt;td&gt;" not in page
+    assert "[red]heart[/red]" in page
+
+
+def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
+    detector = tmp_path / "detector.safetensors"
+    done = run(
+        "landmarks", "train", pictures, pictures / "points.csv", "-o", detector, "--pixel-size", "0.5", "--steps", "60",
+        "--model", pictures / "m.safetensors", "--learning-rate", "0.002",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "3 landmarks, trained on 1 images" in done.output
+    done = run("landmarks", "predict", detector, pictures / "b.png", "-o", tmp_path / "f.csv", "--pixel-size", "0.5")
+    assert done.exit_code == 0, done.output
+    found = samreg.read_points(tmp_path / "f.csv")
+    assert found.names == ("left", "right", "low")
+    np.testing.assert_allclose(found.positions, [[33, 35], [48, 25], [38, 50]], atol=1.5)
+    nobody = tmp_path / "points.csv"
+    nobody.write_text("subject,name,x,y\nnobody,left,30,35\n")
+    done = run("landmarks", "train", pictures, nobody, "-o", detector, "--pixel-size", "0.5")
+    assert done.exit_code == 2
+    assert "none of the 2 images" in done.output

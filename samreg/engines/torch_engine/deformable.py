@@ -18,7 +18,7 @@ from samreg.engines.base import MARGIN_MM, Pair
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.engines.torch_engine.similarity import Loss, local_correlation, mean, squared_distance
-from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness
+from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import (
     extent_of,
     interpolated,
@@ -101,7 +101,7 @@ def register_velocity(
         if options.search_radius:
             assert options.search_step is not None
             velocity = convex_search(
-                vectors, present, extent=extent, radius=options.search_radius, step=options.search_step
+                vectors, present[0], extent=extent, radius=options.search_radius, step=options.search_step
             )
             report(f"search: displacement of {float(velocity.norm(dim=1).mean()):.1f} mm on average")
         if options.embedding_weight > 0:
@@ -120,7 +120,7 @@ def register_velocity(
             extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
         )  # fmt: skip
         velocity = _with_smaller_tiles(level, compared, report)
-    displacement = exponential(velocity, extent)[0].movedim(0, -1)
+    displacement = exponential(unfolded(velocity, extent), extent)[0].movedim(0, -1)
     # from the grid's axes to the world's
     world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
     return DisplacementField(world.cpu().numpy(), _coarser(box.grid, box.grid.shape[0] // velocity.shape[2]))

@@ -1,0 +1,152 @@
+"""Long runs in steps: each step is written whole, kept while its inputs stay the same, and may fail alone."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from samreg.errors import InputError, SamregError
+from samreg.spatial.files import atomic_path, require_file
+
+_RECORD = "done.json"
+_BLOCK = 2**22  # bytes read at a time
+
+
+class Outcome(NamedTuple):
+    """How a step ended.
+
+    Parameters
+    ----------
+    name
+        Of the step: its folder's.
+    status
+        "done", "kept" (an earlier run did it) or "failed".
+    seconds
+        It took, when it was done.
+    reason
+        Why it failed.
+    """
+
+    name: str
+    status: str
+    seconds: float
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.status != "failed"
+
+
+def fingerprint(*paths: str | os.PathLike[str]) -> str:
+    """Return a hash of what files hold, and of the files in folders.
+
+    Raises
+    ------
+    InputError
+        When one is missing, empty or unreadable.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in map(Path, paths):
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in inside:
+            digest.update(file.name.encode())
+            with require_file(file).open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def run_step(
+    folder: Path,
+    work: Callable[[Path], None],
+    *,
+    files: Sequence[str | os.PathLike[str]] = (),
+    inputs: Mapping[str, Any],
+) -> Outcome:
+    """Do a piece of work whose results fill a folder, unless an earlier run has done it with the same inputs.
+
+    The work writes into a folder beside, which takes its place when all is there, with ``done.json``: the inputs and
+    the seconds. Whenever the process is killed, ``folder`` is whole or absent.
+
+    Parameters
+    ----------
+    folder
+        Where the results go; replaced when they were made from other inputs.
+    work
+        Called with the folder to fill. A :class:`SamregError` it raises is the outcome's reason.
+    files
+        What the results depend on: files and folders, by their contents.
+    inputs
+        What else they depend on, as plain values.
+
+    Raises
+    ------
+    InputError
+        When the disk is full or cannot be written to: no step would fare better.
+    """
+    start = time.perf_counter()
+    staging = folder.with_name(f".{folder.name}.part")
+    try:
+        wanted = json.loads(json.dumps({**inputs, "files": fingerprint(*files)}))
+        earlier = recorded(folder)
+        if earlier is not None and earlier["inputs"] == wanted:
+            return Outcome(folder.name, "kept", earlier["seconds"])
+        if earlier is None and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds files that no earlier run has written; choose another folder")
+        shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
+        staging.mkdir(parents=True)
+        work(staging)
+        seconds = round(time.perf_counter() - start, 3)
+        (staging / _RECORD).write_text(json.dumps({"inputs": wanted, "seconds": seconds}, indent=2), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+    except (SamregError, OSError) as error:
+        if isinstance(error, OSError) or _disk_full(error):
+            raise InputError(
+                f"cannot write {folder}: {_disk_full(error) or error}; what was finished before is kept: make room, "
+                "then run the same command again"
+            ) from error
+        return Outcome(folder.name, "failed", time.perf_counter() - start, str(error))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Outcome(folder.name, "done", seconds)
+
+
+def recorded(folder: Path) -> dict[str, Any] | None:
+    """Return what ``done.json`` says, inputs and seconds; None when the step was not finished."""
+    try:
+        return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a csv, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_summary(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """Write how the steps ended as a csv."""
+    write_table(path, Outcome._fields, ((o.name, o.status, f"{o.seconds:.1f}", o.reason) for o in outcomes))
+
+
+def _disk_full(error: BaseException | None) -> str:
+    """Return the system's words where a full disk is behind an error, else nothing."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return os.strerror(error.errno)
+        if "No space left on device" in str(error):  # libraries that put the number into words
+            return os.strerror(errno.ENOSPC)
+        error = error.__cause__ or error.__context__
+    return ""

@@ -1,0 +1,24 @@
+"""Lesions followed from one visit to the next."""
+
+from samreg.tracking.errors import TrackingErrors, tracking_errors
+from samreg.tracking.lesions import Lesions, as_lesions
+from samreg.tracking.pairs import LesionPair, VoxelLesions, read_dlt, read_pairs, track_pairs
+from samreg.tracking.size import Extent, grow
+from samreg.tracking.track import LesionTracks, TrackedLesion, track
+
+__all__ = [
+    "Extent",
+    "LesionPair",
+    "LesionTracks",
+    "Lesions",
+    "TrackedLesion",
+    "TrackingErrors",
+    "VoxelLesions",
+    "as_lesions",
+    "grow",
+    "read_dlt",
+    "read_pairs",
+    "track",
+    "track_pairs",
+    "tracking_errors",
+]

@@ -1,0 +1,127 @@
+"""How large a lesion is. A nodule of soft tissue in lung can be grown from its centre; others are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.image import Image
+from samreg.spatial.resample import resample
+
+_VOXEL = 1.0  # mm, at which lesions are grown
+_LUNG = -500.0  # HU, below which tissue is aerated lung
+_DENSE = -300.0  # HU, which a nodule's core exceeds
+_CORE = 5  # voxels, width of what is averaged as core
+_VESSEL = 2.0  # mm, radius of what is cut off: vessels that end in the nodule
+_COLLAR = (2.0, 7.0)  # mm around the nodule, where lung must prevail
+_SHARE = 0.5  # of the collar that must be lung
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """The voxels of one lesion.
+
+    Parameters
+    ----------
+    mask
+        (*grid.shape), True inside.
+    grid
+        Where they lie.
+    """
+
+    mask: NDArray[np.bool_]
+    grid: Grid
+
+    @property
+    def volume(self) -> float:
+        """mm^3."""
+        return float(self.mask.sum() * np.prod(self.grid.spacing))
+
+    @property
+    def diameter(self) -> float:
+        """Of the sphere of the same volume, mm."""
+        return float((6 * self.volume / np.pi) ** (1 / 3))
+
+    @cached_property
+    def center(self) -> FloatArray:
+        """(3,) centroid, LPS mm."""
+        return self.grid.index_to_world(np.argwhere(self.mask)[:, ::-1].mean(axis=0))[0]
+
+    @cached_property
+    def longest_axial(self) -> float:
+        """Longest diameter within a slice, mm, as RECIST measures; from voxel border to voxel border."""
+        from scipy.ndimage import binary_erosion
+        from scipy.spatial.distance import pdist
+
+        longest = 0.0
+        for plane in self.mask:
+            rim = np.argwhere(plane & ~binary_erosion(plane)) * self.grid.spacing[1::-1]
+            longest = max(longest, float(pdist(rim).max())) if len(rim) > 1 else longest
+        return longest + float(self.grid.spacing[:2].mean())
+
+    def on(self, grid: Grid) -> NDArray[np.bool_]:
+        """Return the mask on another grid, (*grid.shape)."""
+        image = Image(self.mask.astype(np.uint8), self.grid)
+        return resample(image, grid, interpolation="nearest", fill=0).array.astype(bool)
+
+
+def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Extent | str:
+    """Grow a nodule of soft tissue in lung from its centre.
+
+    The threshold lies half way between the nodule's core and the lung around it; an opening cuts vessels off.
+
+    Parameters
+    ----------
+    image
+        CT in HU.
+    center
+        (3,) LPS mm.
+    search
+        How far from there the core is looked for, mm.
+    reach
+        How far from there the nodule can extend, mm.
+
+    Returns
+    -------
+    Extent or str
+        Or why it cannot be measured so, in plain words.
+    """
+    from scipy.ndimage import label, uniform_filter
+
+    size = int(np.ceil(2 * (reach + _COLLAR[1]) / _VOXEL)) + 1
+    middle = np.asarray(center, dtype=np.float64)
+    origin = middle - _VOXEL * (size - 1) / 2
+    # beyond the image there is no lung in which a nodule could end
+    patch = resample(image, Grid.make((size,) * 3, origin=origin, spacing=_VOXEL), fill=0.0)
+    hu, away = patch.array, np.linalg.norm(patch.grid.world_points() - middle, axis=-1)
+    lung = hu < _LUNG
+    if not lung.any():
+        return "no lung around it: sizes are measured in lung alone"
+    smooth = uniform_filter(hu, size=_CORE)
+    start = np.unravel_index(np.where(away <= max(search, _VOXEL), smooth, -np.inf).argmax(), hu.shape)
+    if smooth[start] < _DENSE:
+        return f"no soft tissue within {search:.0f} mm; the densest has {smooth[start]:.0f} HU"
+    dense = (hu > (smooth[start] + np.median(hu[lung])) / 2) & (away <= reach)
+    opened = dense & _grown(_shrunk(dense, _VESSEL), _VESSEL)
+    parts, _ = label(opened if opened[start] else dense)
+    mask = parts == parts[start]
+    if not parts[start] or (mask & (away > reach - 1.5 * _VOXEL)).any():
+        return f"no border of its own within {reach:.0f} mm: it touches other tissue"
+    share = lung[_grown(mask, _COLLAR[1]) & ~_grown(mask, _COLLAR[0])].mean()
+    if share < _SHARE:
+        return f"lung is {share:.0%} of what surrounds it"
+    return Extent(mask, patch.grid)
+
+
+def _grown(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
+    from scipy.ndimage import distance_transform_edt
+
+    return np.asarray(distance_transform_edt(~mask, sampling=_VOXEL)) <= distance
+
+
+def _shrunk(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
+    return ~_grown(~mask, distance)

@@ -1,0 +1,34 @@
+"""A phantom with three lesions and its simulated second visit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import samreg
+from samreg.benchmark.followup import FollowUp, simulate_followup
+from samreg.benchmark.phantom import make_phantom
+from samreg.tracking import LesionTracks
+
+
+@pytest.fixture(scope="session")
+def visits() -> FollowUp:
+    phantom = make_phantom(0, spacing=4.0, field_of_view=(-110.0, 90.0))
+    return simulate_followup(phantom.image, lesions=5, seed=3)
+
+
+@pytest.fixture(scope="session")
+def tracks(visits) -> LesionTracks:
+    return samreg.track(visits.baseline, visits.followup, visits.labels)
+
+
+@pytest.fixture(scope="session")
+def folder(visits, tmp_path_factory) -> Path:
+    """Both visits and their lesions as files."""
+    folder = tmp_path_factory.mktemp("visits")
+    samreg.write_image(visits.baseline, folder / "baseline.nii.gz")
+    samreg.write_image(visits.followup, folder / "followup.nii.gz")
+    samreg.write_image(visits.labels, folder / "lesions.nii.gz")
+    samreg.write_points(samreg.Points(visits.centers, visits.points.names), folder / "truth.csv")
+    return folder

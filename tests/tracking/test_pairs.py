@@ -1,0 +1,206 @@
+"""Many pairs in one run: annotations read, one broken pair, a kill, a full disk; nothing lost, and it goes on."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import samreg
+from samreg.cli import app
+from samreg.errors import InputError
+from samreg.tracking import LesionPair, VoxelLesions, read_dlt, read_pairs, track_pairs
+
+
+def canned(baseline, followup, lesions, **_):
+    """Stand for samreg.track where a run of many is the matter: each lesion is found 1 mm off along each axis."""
+    from samreg.spatial import AffineTransform
+    from samreg.tracking import LesionTracks, TrackedLesion, as_lesions
+
+    points = as_lesions(lesions, baseline.grid).points
+    rows = tuple(
+        TrackedLesion(name, place, place + 1.0, 0.9, 0.8, 1.0, 2.0, True, None, None, None, "not tried")
+        for name, place in zip(points.names, points.positions, strict=True)
+    )
+    return LesionTracks(rows, baseline, followup, AffineTransform.identity(3))
+
+
+@pytest.fixture
+def pairs(tmp_path) -> tuple[LesionPair, ...]:
+    """Three pairs of tiny images, as files, with a csv that lists them."""
+    image = samreg.Image.from_array(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), spacing=(2, 2, 2))
+    samreg.write_points(samreg.Points([[4.0, 6.0, 8.0]], ("nodule",)), tmp_path / "lesions.csv")
+    samreg.write_points(samreg.Points([[5.0, 7.0, 8.0]], ("nodule",)), tmp_path / "truth.csv")
+    rows = [("name", "baseline", "followup", "lesions", "truth")]
+    for name in ("a", "b", "c"):
+        samreg.write_image(image, tmp_path / f"{name}.nii.gz")
+        rows.append((name, f"{name}.nii.gz", f"{name}.nii.gz", "lesions.csv", "truth.csv"))
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return read_pairs(tmp_path / "pairs.csv")
+
+
+def statuses(outcomes) -> dict[str, str]:
+    return {outcome.name: outcome.status for outcome in outcomes}
+
+
+def test_pairs_are_tracked_and_measured_against_the_truth(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    outcomes, errors = track_pairs(pairs, tmp_path / "out")
+    assert statuses(outcomes) == {"a": "done", "b": "done", "c": "done"}
+    assert errors.count == 3
+    assert (errors.x, errors.y, errors.z) == pytest.approx((0, 0, 1))
+    assert statuses(track_pairs(pairs, tmp_path / "out")[0]) == {"a": "kept", "b": "kept", "c": "kept"}
+
+
+def test_one_broken_pair_is_named_and_stops_no_other(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    whole = pairs[1].followup.read_bytes()
+    pairs[1].followup.write_bytes(whole[:100])
+    outcomes, errors = track_pairs(pairs, tmp_path / "out")
+    assert statuses(outcomes) == {"a": "done", "b": "failed", "c": "done"}
+    assert "b.nii.gz" in outcomes[1].reason
+    assert errors.count == 2
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["done", "failed", "done"]
+    pairs[1].followup.write_bytes(whole)
+    assert statuses(track_pairs(pairs, tmp_path / "out")[0]) == {"a": "kept", "b": "done", "c": "kept"}
+
+
+def test_a_killed_run_loses_nothing_and_goes_on(pairs, tmp_path, monkeypatch):
+    code = inspect.getsource(canned) + (
+        "import os, signal, sys\n"
+        "import samreg.tracking.pairs as module\n"
+        "def killed(baseline, *rest, **options):\n"
+        "    if baseline.name.endswith('b.nii.gz'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return canned(baseline, *rest, **options)\n"
+        "module.track = killed\n"
+        "module.track_pairs(module.read_pairs(sys.argv[1]), sys.argv[2])\n"
+    )
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "pairs.csv", out], check=False, cwd=Path.cwd())
+    assert done.returncode == -signal.SIGKILL
+    assert (out / "a" / "lesions.json").is_file()
+    assert not (out / "b").exists()
+    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    assert statuses(track_pairs(pairs, out)[0]) == {"a": "kept", "b": "done", "c": "done"}
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "c", "summary.csv"]
+
+
+def test_a_full_disk_stops_with_a_message_and_loses_nothing(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    write, out = samreg.tracking.track.__globals__["write_points"], tmp_path / "out"
+
+    def full(points: object, path: Path) -> None:
+        if ".b.part" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(points, path)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(samreg.tracking.track.__globals__, "write_points", full)
+        with pytest.raises(InputError, match=r"No space left.*make room"):
+            track_pairs(pairs, out)
+    assert [path.name for path in out.iterdir()] == ["a"]
+    assert statuses(track_pairs(pairs, out)[0]) == {"a": "kept", "b": "done", "c": "done"}
+
+
+def lesion(**changes: object) -> dict[str, object]:
+    return {
+        "source": "001_01.nii.gz",
+        "target": "001_02.nii.gz",
+        "source center": [3, 4, 5],
+        "target center": [4, 4, 5],
+        "target box": [0, 0, 3, 6, 4, 6],
+        **changes,
+    }
+
+
+def write_json(path: Path, document: object) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("wrap", [list, lambda lesions: {"test": lesions}, lambda lesions: dict(enumerate(lesions))])
+def test_dlt_annotations_are_grouped_by_pair(tmp_path, wrap):
+    (tmp_path / "001_01.nii.gz").touch()
+    second = {key.replace(" ", "_"): value for key, value in lesion(**{"source center": [1, 1, 1]}).items()}
+    found = read_dlt(write_json(tmp_path / "test.json", wrap([lesion(), second, lesion(target="001_03")])), tmp_path)
+    assert [pair.name for pair in found] == ["001_01_to_001_02", "001_01_to_001_03"]
+    assert found[0].baseline == tmp_path / "001_01.nii.gz"
+    np.testing.assert_array_equal(found[0].lesions.index, [[3, 4, 5], [1, 1, 1]])
+    np.testing.assert_array_equal(found[0].truth.index, [[4, 4, 5]] * 2)
+    np.testing.assert_array_equal(found[0].truth.radii, [3, 3])
+    assert np.isnan(found[0].lesions.radii).all()
+
+
+def test_voxels_come_to_the_world_of_their_image():
+    grid = samreg.spatial.Grid.make((9, 9, 9), origin=(10, 20, 30), spacing=(0.5, 0.5, 3))
+    lesions = VoxelLesions(np.array([[2.0, 4.0, 6.0]]), np.array([8.0])).on(grid)
+    np.testing.assert_allclose(lesions.points.positions, [[11, 22, 48]])
+    np.testing.assert_allclose(lesions.radii, [4])
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ([{"src": "a", "tgt": "b"}], r"no \['source', 'target'.*'src', 'tgt'"),
+        ([lesion(**{"source center": [1, 2]})], "source center"),
+        ([lesion(**{"target box": [1, 2, 3]})], "target box"),
+        ([], "no lesions"),
+        ([3], "mapping"),
+    ],
+)
+def test_other_annotations_are_refused_with_what_they_have(tmp_path, document, says):
+    with pytest.raises(InputError, match=says):
+        read_dlt(write_json(tmp_path / "other.json", document), tmp_path)
+
+
+def test_a_list_of_pairs_must_name_its_columns(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("fixed,moving\na,b\n")
+    with pytest.raises(InputError, match="baseline"):
+        read_pairs(path)
+    path.write_text("name,baseline,followup,lesions\nx,a,b,c\nx,a,b,c\n")
+    with pytest.raises(InputError, match="name of its own"):
+        read_pairs(path)
+
+
+def test_the_command_tracks_a_pair_and_says_what_it_found(folder, visits, tmp_path):
+    out = tmp_path / "out"
+    call = ["track", *(str(folder / f"{name}.nii.gz") for name in ("baseline", "followup", "lesions")), "-o", str(out)]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    assert "%" in done.output
+    assert "not measured" in done.output
+    found = samreg.read_points(out / "followup.csv")
+    assert np.linalg.norm(found.positions - visits.centers, axis=1).max() < 10
+    assert (out / "lesions.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(("a.nii.gz", "b.nii.gz"), "LESIONS"), ((), "--pairs"), (("a.nii.gz", "b.nii.gz", "c.csv"), "a.nii.gz")],
+)
+def test_a_bad_call_exits_2(tmp_path, arguments, says):
+    done = CliRunner().invoke(app, ["track", *arguments, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert says in done.output.replace("\n", "")
+
+
+def test_a_broken_pair_of_many_exits_1(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    pairs[0].baseline.write_bytes(b"cut")
+    done = CliRunner().invoke(app, ["track", "--pairs", str(tmp_path / "pairs.csv"), "-o", str(tmp_path / "out")])
+    assert done.exit_code == 1, done.output
+    assert "a.nii.gz" in done.output
+    assert "CPM@10mm" in done.output

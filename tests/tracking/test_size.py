@@ -1,0 +1,59 @@
+"""Growing nodules: spheres in made-up lungs, whose volume is known."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import samreg
+from samreg.tracking import Extent, grow
+
+CENTER = np.array([3.0, -7.0, 11.0])
+
+
+def lung(radius: float, *, offset: float = 0.0, vessel: bool = False, spacing: float = 1.5) -> samreg.Image:
+    """Return a lung with a sphere at CENTER; the wall begins ``offset`` mm beyond it where that is given."""
+    grid = samreg.spatial.Grid.make((64, 64, 64), origin=CENTER - 31.5 * spacing, spacing=spacing)
+    points = grid.world_points() - CENTER
+    distance = np.linalg.norm(points, axis=-1)
+    array = -850 + 890 * np.clip(0.5 - (distance - radius) / spacing, 0, 1)
+    if offset:
+        array[points[..., 0] > radius + offset] = 40
+    if vessel:
+        array[np.hypot(points[..., 1], points[..., 2]) < 1.2] = 40
+    noise = np.random.default_rng(0).normal(0, 20, array.shape)
+    return samreg.Image((array + noise).astype(np.int16), grid)
+
+
+@pytest.mark.parametrize("radius", [4.0, 7.0, 13.0])
+@pytest.mark.parametrize("vessel", [False, True])
+def test_a_sphere_in_lung_is_measured(radius, vessel):
+    found = grow(lung(radius, vessel=vessel), CENTER + [1.5, -1, 0.5], search=4, reach=1.5 * radius + 5)
+    assert isinstance(found, Extent)
+    assert found.diameter == pytest.approx(2 * radius, rel=0.06)
+    assert found.longest_axial == pytest.approx(2 * radius, abs=4 if vessel else 1.5)
+    np.testing.assert_allclose(found.center, CENTER, atol=0.6)
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        (lung(7.0, offset=-3.0), "border of its own|surrounds it"),
+        (lung(0.5), "no soft tissue"),
+        (lung(7.0).with_array(np.full((64, 64, 64), 30, np.int16)), "no lung"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_with_a_reason(image, why):
+    found = grow(image, CENTER, search=4, reach=20)
+    assert isinstance(found, str)
+    assert re.search(why, found)
+
+
+def test_a_nodule_cut_by_the_view_is_refused():
+    whole = lung(9.0)
+    cut = samreg.Image(
+        whole.array[:32], samreg.spatial.Grid((32, 64, 64), whole.origin, whole.spacing, whole.direction)
+    )
+    assert isinstance(grow(cut, CENTER - [0, 0, 4], search=4, reach=20), str)

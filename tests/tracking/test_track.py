@@ -1,0 +1,132 @@
+"""Lesions found, measured, saved: on a phantom's simulated second visit, whose truth is exact."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import samreg
+from samreg.errors import InputError
+from samreg.tracking import as_lesions, tracking_errors
+
+
+def test_lesions_are_found_and_trusted(tracks, visits):
+    errors = tracking_errors(tracks.points, visits.centers, visits.lesions.radii.mean(axis=1))
+    assert errors.count == len(visits.lesions)
+    assert errors.within_10mm == 1.0
+    assert errors.mean < 4
+    assert min(lesion.reliability for lesion in tracks.lesions) > 0.8
+
+
+def test_growth_is_measured_where_it_can_be_and_refused_elsewhere(tracks, visits):
+    truth = 100 * ((visits.volumes[:, 1] / visits.volumes[:, 0]) ** (1 / 3) - 1)
+    measured = [i for i, lesion in enumerate(tracks.lesions) if lesion.change is not None]
+    assert len(measured) >= 2
+    for i in measured:
+        assert abs(tracks.lesions[i].change - truth[i]) < 8  # percentage points, at voxels of 4 mm
+    refused = [lesion for lesion in tracks.lesions if lesion.change is None]
+    assert refused
+    for lesion in refused:
+        assert lesion.why
+        assert lesion.after is None
+        assert lesion.propagated == pytest.approx(lesion.before.diameter, rel=0.35)
+
+
+def test_a_lesion_beyond_the_view_is_said_to_be(visits):
+    high = int(visits.followup.grid.world_to_index(visits.centers)[:, 2].max()) - 12
+    cut = samreg.Image(visits.followup.array[:high], samreg.spatial.Grid(
+        (high, *visits.followup.shape[1:]), visits.followup.origin, visits.followup.spacing, visits.followup.direction
+    ))  # fmt: skip
+    found = samreg.track(visits.baseline, cut, visits.points)
+    outside = ~cut.grid.contains(visits.centers, margin=-3)
+    assert outside.any()
+    assert not outside.all()
+    for lesion, lost in zip(found.lesions, outside, strict=True):
+        if lost:
+            assert not lesion.in_view or lesion.reliability < 0.9
+        else:
+            assert lesion.in_view
+
+
+def test_labels_hold_what_was_measured_and_what_was_carried_over(tracks, visits):
+    labels = tracks.labels()
+    assert labels.grid.same_as(visits.followup.grid)
+    voxel = np.prod(labels.spacing)
+    for i, lesion in enumerate(tracks.lesions):
+        volume = (labels.array == i + 1).sum() * voxel
+        expected = lesion.after.volume if lesion.after else np.pi / 6 * lesion.propagated**3
+        assert volume == pytest.approx(expected, rel=0.35)
+
+
+def test_saved_files_say_the_same(tracks, tmp_path):
+    tracks.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "lesions.csv", "lesions.json", "lesions.html", "followup.csv", "followup.mrk.json", "followup_lesions.nii.gz"
+    }  # fmt: skip
+    for name in ("followup.csv", "followup.mrk.json"):
+        points = samreg.read_points(tmp_path / name)
+        assert np.abs(points.positions - tracks.points).max() < 1e-3
+        assert points.names == tuple(lesion.name for lesion in tracks.lesions)
+    with (tmp_path / "lesions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    summary = json.loads((tmp_path / "lesions.json").read_text())
+    assert summary["ok"] is True
+    for row, entry, lesion in zip(rows, summary["lesions"], tracks.lesions, strict=True):
+        assert float(row["followup_z"]) == pytest.approx(lesion.followup[2], abs=1e-3)
+        assert entry["diameter_change_percent"] == (None if lesion.change is None else round(lesion.change, 1))
+        assert row["size_not_measured_because"] == lesion.why
+    page = (tmp_path / "lesions.html").read_text()
+    assert page.count("data:image/png;base64,") == len(tracks)
+    assert "http" not in page
+
+
+def test_scans_that_cannot_be_aligned_are_a_falsy_result(visits, tmp_path, monkeypatch):
+    from samreg.seeding.affine import AffineFit
+
+    def fail(*pair: object, **_: object) -> object:
+        nothing = AffineFit(None, np.zeros(0, bool), 0.0, np.inf, "too few matches: 3")
+        return samreg.seeding.Seed(None, nothing, None, nothing.reason)
+
+    monkeypatch.setattr("samreg.seeding.make_seed", fail)
+    found = samreg.track(visits.baseline, visits.followup, visits.points)
+    assert not found
+    assert found.reason == "too few matches: 3"
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "lesions.json").read_text())["ok"] is False
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_lesions_outside_the_baseline_are_left_out_with_a_note(visits):
+    away = samreg.Points(np.vstack([visits.points.positions[:1], [[9e3, 0, 0]]]), ("in", "out"))
+    kept, notes = as_lesions(away, visits.baseline.grid).inside(visits.baseline.grid, "baseline.nii.gz")
+    assert kept.points.names == ("in",)
+    assert "out" in notes[0]
+    assert "baseline.nii.gz" in notes[0]
+    with pytest.raises(InputError, match="outside"):
+        as_lesions(away.take([1]), visits.baseline.grid).inside(visits.baseline.grid, "baseline.nii.gz")
+
+
+def test_label_maps_give_centres_and_sizes(visits):
+    lesions = as_lesions(visits.labels, visits.baseline.grid)
+    np.testing.assert_allclose(lesions.points.positions, visits.lesions.centers, atol=1.0)
+    np.testing.assert_allclose(lesions.radii, (visits.volumes[:, 0] * 3 / 4 / np.pi) ** (1 / 3), rtol=0.08)
+    assert lesions.points.names == tuple(map(str, range(1, len(lesions) + 1)))
+    with pytest.raises(InputError, match="label map"):
+        as_lesions(visits.baseline, visits.baseline.grid)
+    empty = visits.labels.with_array(np.zeros_like(visits.labels.array))
+    with pytest.raises(InputError, match="no lesions"):
+        as_lesions(empty, visits.baseline.grid).inside(visits.baseline.grid, "baseline")
+
+
+def test_tracking_errors():
+    errors = tracking_errors([[0, 0, 0], [3, 0, 4], [0, 20, 0]], np.zeros((3, 3)), [5, 4, np.nan])
+    assert (errors.x, errors.y, errors.z) == pytest.approx((1, 20 / 3, 4 / 3))
+    assert errors.mean == pytest.approx(25 / 3)
+    assert errors.within_10mm == pytest.approx(2 / 3)
+    assert errors.within_radius == pytest.approx(1 / 2)
+    assert tracking_errors([[0, 0, 0]], [[0, 0, 0]]).within_radius is None
+    with pytest.raises(InputError, match="pairs"):
+        tracking_errors(np.zeros((0, 3)), np.zeros((0, 3)))
