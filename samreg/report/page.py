@@ -159,7 +159,7 @@ def _viewer(data: Mapping[str, Any]) -> str:
     before = f"Before: the moving image {data['before']}."
     return (
         f'<div id="viewer"><fieldset><legend>Show</legend>{choices}</fieldset>'
-        '<div class="slider"><label for="wipe">Before, left, and after, right</label>'
+        '<div class="slider"><label for="wipe">Before | after</label>'
         '<input type="range" id="wipe" min="0" max="100" value="50"><output id="wipe-output" for="wipe"></output></div>'
         f'{scales}<div class="planes">{planes}</div>'
         f'<p class="faint">{escape(before)} Red and cyan are grey where the images agree.</p>'

@@ -40,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the documentation names, of two coarse phantoms; the fixed one holds the README's point."""
     folder = tmp_path_factory.mktemp("files")
     for subject, name in ((1, "fixed"), (2, "moving")):
-        phantom = make_phantom(subject, spacing=8.0)
+        phantom = make_phantom(subject, spacing=8.0, field_of_view=(-90, 60))
         grid = phantom.image.grid
         shift = np.array([12.0, -40.5, 310.0]) - grid.center if name == "fixed" else np.zeros(3)
         grid = Grid(grid.shape, grid.origin + shift, grid.spacing, grid.direction)
