@@ -142,7 +142,8 @@ def register(
         "engine_options": _as_mapping(engine_options),
     }
     versions = {"samreg": importlib.metadata.version("samreg"), "python": platform.python_version()}
-    start, found, embeddings, body, notes, engine_log = None, None, None, None, (), ""
+    start, found, embeddings, body, engine_log = None, None, None, None, ""
+    notes: tuple[str, ...] = ()
     with _threads(threads):
         if method != "registration":
             found, embeddings, notes, versions["model"] = _seed(

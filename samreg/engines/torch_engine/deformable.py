@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ def register_velocity(
     assert options.iterations is not None
     for size, most in zip(options.levels, options.iterations, strict=True):
         factor = _factor(box.grid, size)
-        velocity = resized(velocity, [n // min(2 * factor, box.block) for n in box.grid.shape])
+        velocity = resized(velocity, tuple(n // min(2 * factor, box.block) for n in box.grid.shape))
         reduced = [pooled(volume, factor) for volume in volumes]
         compared = partial(_image_term, reduced, box.inner(factor), extent, options)
         level = partial(
@@ -203,13 +203,13 @@ def _image_term(
         scale = 1 / float((share * (fixed - (share * fixed).sum()) ** 2).sum())
     plane = int(np.prod([s.stop - s.start for s in inner[1:]]))
     thick = max(2 * half, tile // plane // half * half)
-    parts = []
+    parts: list[tuple[Any, Loss]] = []
     for first in range(inner[0].start, inner[0].stop, thick):
         last = min(first + thick + overlap, inner[0].stop)
         if last - first < 2 * half and parts:
             continue  # less than a window: the tile before has seen it
-        here = (..., slice(first, last), *inner[1:])
-        loss: Loss = (
+        here: Any = (..., slice(first, last), *inner[1:])
+        loss = (
             local_correlation(fixed[here], weight[here], half=half)
             if options.similarity == "lncc"
             else squared_distance(fixed[here], weight[here], scale=scale)
@@ -217,7 +217,7 @@ def _image_term(
         parts.append((here, loss))
     both = torch.cat([moving, seen], dim=1)
 
-    def compared(dense: Tensor, here: tuple[slice, ...], loss: Loss) -> Tensor:
+    def compared(dense: Tensor, here: Any, loss: Loss) -> Tensor:
         at = positions(shape, dense.device, here[1:])
         there = moved(dense[here][:, :ndim], extent, at)
         inside = (there.abs() <= 1).all(dim=-1)[None, None]
@@ -244,7 +244,7 @@ def _embedding_term(vectors: list[Tensor], present: list[Tensor], extent: Tensor
     odd = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")).sum(dim=0) % 2
     index = ((present[0][0, 0] > 0) & (odd == 0).to(extent.device)).nonzero(as_tuple=True)
     at = positions(shape, extent.device)[index]  # (N, d)
-    fixed = vectors[0][0][(slice(None), *index)]  # (C, N)
+    fixed = vectors[0][0].movedim(0, -1)[index].T  # (C, N)
     counts = present[0][0, 0][index]
     moving = torch.cat([vectors[1], present[1]], dim=1)
 

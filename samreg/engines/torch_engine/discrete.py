@@ -42,8 +42,8 @@ def convex_search(
     Tensor, shape (1, d, *shape)
         Displacement along the grid's axes, mm.
     """
-    coarse = [F.normalize(pooled(v, 2), dim=1) for v in vectors]
-    first = _search(*coarse, pooled(present, 2), extent=extent, radius=radius, step=2 * step, cell=1)
+    fixed, moving = (F.normalize(pooled(v, 2), dim=1) for v in vectors)
+    first = _search(fixed, moving, pooled(present, 2), extent=extent, radius=radius, step=2 * step, cell=1)
     first = resized(first, vectors[0].shape[2:])
     at = positions(first.shape[2:], first.device)
     warped = F.normalize(sampled(vectors[1], moved(first, extent, at)), dim=1)
