@@ -186,7 +186,7 @@ def test_grids_of_the_levels_fit_into_each_other():
     from samreg.engines.torch_engine.engine import _box, _coarser
 
     grid = Grid.make((41, 50, 63), origin=(5, 6, 7), spacing=2.0)
-    box = _box(grid)
+    box = _box(grid, 8.0)
     assert all(n % 8 == 0 for n in box.shape)
     assert box.contains(grid.padded(25.0).corners(), margin=0.01).all()
     coarse = _coarser(box, 4)
