@@ -18,6 +18,8 @@ _EXPORTS = {
     "match_set": "samreg.templates",
     "match_folder": "samreg.templates",
     "read_templates": "samreg.templates",
+    "build_atlas": "samreg.atlas",
+    "Atlas": "samreg.atlas",
     "track": "samreg.tracking",
     "LesionTracks": "samreg.tracking",
     "Template": "samreg.templates",
@@ -44,6 +46,7 @@ _EXPORTS = {
 __all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
+    from samreg.atlas import Atlas, build_atlas
     from samreg.embedding import Embedding, available_models, embed, load_model
     from samreg.errors import EngineError, InputError, MissingExtraError, SamregError
     from samreg.landmarks import LandmarkMatches, match

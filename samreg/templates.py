@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from samreg.landmarks import LandmarkMatches, embedded, match
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.io_images import find_images, read_image
-from samreg.spatial.io_points import read_points, write_points
+from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.points import Points, require_inside
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ _AGREE = 15.0  # mm at this scale, within which an answer counts; what the relia
 _SOFT = 2.0  # mm at this scale, below which the median of the answers turns into a mean
 _CERTAIN = 1 - 1e-4  # the reliability beyond which a template gains no more weight
 _MANIFEST = "landmarks.csv"
-_POINTS = (".mrk.json", ".csv", ".fcsv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,25 +153,15 @@ def _landmark_files(folder: Path, images: Mapping[str, Path]) -> dict[str, tuple
     """Return for each template the file of its landmarks, and its subject's name in that file."""
     table = folder / _MANIFEST
     if table.is_file():
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if "subject" not in (reader.fieldnames or ()):
-                raise InputError(f"{table}: no column subject; it names the image a landmark belongs to")
-            subjects = sorted({row["subject"] for row in reader})
-        missing = [subject for subject in subjects if subject not in images]
-        if missing or not subjects:
+        found = find_points(table, images)
+        missing = sorted(set(found) - set(images))
+        if missing:
             raise InputError(f"{table}: no image for the subjects {missing}; there are {sorted(images)}")
-        return {subject: (table, subject) for subject in subjects}
-    beside: dict[str, tuple[Path, str | None]] = {}
-    for name, path in images.items():
-        found = [path.parent / f"{name}{suffix}" for suffix in _POINTS if (path.parent / f"{name}{suffix}").is_file()]
-        if len(found) > 1:
-            raise InputError(f"{found[0]} and {found[1]} both hold the landmarks of {name}; keep one")
-        if found:
-            beside[name] = (found[0], None)
-    if not beside:
-        raise InputError(f"no landmarks in {folder}: give {_MANIFEST}, or NAME{_POINTS[0]} beside each image NAME")
-    return beside
+    else:
+        found = find_points(next(iter(images.values())).parent, images)
+    if not found:
+        raise InputError(f"no landmarks in {folder}: give {_MANIFEST}, or NAME.mrk.json beside each image NAME")
+    return dict(sorted(found.items()))
 
 
 def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:

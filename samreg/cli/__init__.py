@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from samreg.cli.apply import apply
+from samreg.cli.atlas import atlas
 from samreg.cli.benchmark import benchmark
 from samreg.cli.common import Commands
 from samreg.cli.demo import demo
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (register, match, track, apply, report, view, embed, train, benchmark, info, demo):
+for command in (register, match, track, atlas, apply, report, view, embed, train, benchmark, info, demo):
     app.command()(command)
 app.add_typer(landmarks, name="landmarks", cls=Commands)
 

@@ -4,7 +4,7 @@ from samreg.spatial.adapters import as_image
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image, write_image
-from samreg.spatial.io_points import read_points, write_points
+from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points, as_points
 from samreg.spatial.resample import resample, resample_spacing
@@ -34,6 +34,7 @@ __all__ = [
     "as_points",
     "compose",
     "find_images",
+    "find_points",
     "inverse_residual",
     "invert",
     "jacobian_determinant",

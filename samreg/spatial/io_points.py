@@ -103,6 +103,40 @@ def read_points(
     return points
 
 
+def find_points(where: str | os.PathLike[str], names: Iterable[str]) -> dict[str, tuple[Path, str | None]]:
+    """Return the points files of subjects: the file, and the subject to take from it or None.
+
+    Parameters
+    ----------
+    where
+        A csv with a column subject, whose subjects are returned; or a folder with a file ``NAME.mrk.json``, ``.csv`` or
+        ``.fcsv`` for some of the names.
+    names
+        Of the subjects looked for in a folder.
+
+    Raises
+    ------
+    InputError
+        When the csv names no subjects, or a subject has two files.
+    """
+    where = require_file(where, "landmarks")
+    if where.is_file():
+        with where.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            column = next((name for name in reader.fieldnames or () if name.strip().lower() in _SUBJECT), None)
+            if column is None:
+                raise InputError(f"{where}: no column subject; it names the image a landmark belongs to")
+            return {row[column]: (where, row[column]) for row in reader}
+    found: dict[str, tuple[Path, str | None]] = {}
+    for name in names:
+        files = [where / f"{name}{end}" for end in (".mrk.json", ".csv", ".fcsv") if (where / f"{name}{end}").is_file()]
+        if len(files) > 1:
+            raise InputError(f"{files[0]} and {files[1]} both hold the landmarks of {name}; keep one")
+        if files:
+            found[name] = (files[0], None)
+    return found
+
+
 def write_points(points: Points, path: str | os.PathLike[str]) -> None:
     """Write points in LPS mm; the format follows from the suffix.
 

@@ -1,0 +1,522 @@
+"""build_atlas(): images of many subjects in, one template between them out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.atlas.average import Average, average, landmark_spread, probability, sharpened
+from samreg.atlas.frame import common_frame, common_grid, shape_update
+from samreg.atlas.picture import write_picture
+from samreg.errors import InputError, SamregError
+from samreg.quality import dice, ncc
+from samreg.runs import Outcome, run_step, write_summary, write_table
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+from samreg.spatial.io_images import find_images, read_image, write_image
+from samreg.spatial.io_points import find_points, read_points, write_points
+from samreg.spatial.io_transforms import read_transform, write_transform
+from samreg.spatial.points import Points
+from samreg.spatial.resample import resample
+from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, components, compose, invert
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+_AIR = -500.0  # HU; an image with less is a CT
+_DATA = ("template", "mean", "variance", "coverage")
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """What one iteration changed.
+
+    Parameters
+    ----------
+    iteration
+        Its number; 0 is the average of affine transforms.
+    residual_mm, residual_p95_mm
+        Mean and 95th percentile, over the body, of the mean residual displacement: how far the template was from the
+        middle of its subjects before its shape was updated.
+    change
+        One minus the correlation of the mean with that of the iteration before, over the body; 1 for iteration 0.
+    deviation
+        Mean standard deviation of the subjects over the body, intensity.
+    subjects
+        Averaged.
+    """
+
+    iteration: int
+    residual_mm: float
+    residual_p95_mm: float
+    change: float
+    deviation: float
+    subjects: int
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """A template of many subjects; its files are read when they are asked for.
+
+    Parameters
+    ----------
+    folder
+        That holds everything.
+    names
+        Of the subjects it was made of.
+    convergence
+        Of the iterations.
+    outcomes
+        Of all subjects: what failed and why.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    convergence: tuple[Convergence, ...]
+    outcomes: tuple[Outcome, ...] = field(repr=False)
+
+    @property
+    def template(self) -> Image:
+        """The sharpened mean."""
+        return read_image(self.folder / "template.nii.gz")
+
+    @property
+    def mean(self) -> Image:
+        """The mean of the warped subjects."""
+        return read_image(self.folder / "mean.nii.gz")
+
+    @property
+    def variance(self) -> Image:
+        """Their variance."""
+        return read_image(self.folder / "variance.nii.gz")
+
+    def transform(self, name: str) -> Transform:
+        """Return the map from template to subject points, LPS mm."""
+        return read_transform(self.folder / "subjects" / name / "transform.h5")
+
+    def inverse(self, name: str) -> Transform:
+        """Return the map from subject to template points, LPS mm."""
+        return read_transform(self.folder / "subjects" / name / "inverse.h5")
+
+
+def build_atlas(
+    images: Paths,
+    out: str | os.PathLike[str],
+    *,
+    labels: Paths | None = None,
+    landmarks: str | os.PathLike[str] | None = None,
+    iterations: int = 4,
+    method: str = "hybrid",
+    engine: str | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+    model: Any = None,
+    spacing: float = 2.0,
+    reference: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    jobs: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Atlas:
+    """Build an unbiased template of many subjects.
+
+    1. Affine transforms from a reference to every subject, by embeddings, and the frame in which their logarithms add
+       up to zero. The reference is the image most alike the others; it leaves no trace.
+    2. The mean of the subjects in that frame, sharpened, is the first template.
+    3. Every subject is registered to the template; the template's shape is updated so that the mean displacement to
+       the subjects vanishes, and the subjects, warped there, are averaged and sharpened again. This is repeated.
+
+    (Guimond et al., Average brain models, CVIU 2000; Avants et al., NeuroImage 2010.)
+
+    ``out`` receives
+
+    - ``template.nii.gz``, ``mean``, ``variance``, ``coverage`` (how many subjects show a voxel);
+    - ``subjects/NAME``: ``transform.h5`` (template to subject points), ``inverse.h5``, ``warped.nii.gz``;
+    - ``labels/``: a probability map a label, ``majority.nii.gz``, and ``dice.csv``, each label's overlap with it;
+    - ``landmarks.csv``, those of all subjects in the template, and ``template_landmarks.csv`` and ``.mrk.json``, their
+      means and how far they lie apart;
+    - ``iteration-K/``: template, mean, variance, ``picture.png``, and what each subject's registration gave;
+    - ``convergence.csv``, and ``summary.csv`` with what failed and why.
+
+    Every step is written whole and kept while its inputs stay the same: a run that was killed goes on where it was. A
+    subject that fails is left out.
+
+    Parameters
+    ----------
+    images
+        Image files, DICOM folders, or folders of these; CT in HU for the methods that embed.
+    out
+        Folder for the results.
+    labels
+        Label maps, by the images' names; not every image needs one.
+    landmarks
+        A csv with columns subject, landmark, x, y, z (LPS mm), or a folder of points files by the images' names.
+    iterations
+        Deformable ones; 0 stops at the affine template.
+    method, engine, engine_options, model, device, seed
+        As in :func:`samreg.register`; for the affine start, "registration" uses the engine too.
+    spacing
+        Voxel size of the template, and of the registrations, mm.
+    reference
+        Name of the image the affine start goes by; unless given, the one most alike the others, or, for "registration",
+        the first.
+    jobs
+        Subjects at a time.
+    progress
+        Called with what is being done.
+
+    Returns
+    -------
+    Atlas
+
+    Raises
+    ------
+    InputError
+        When fewer than two subjects can be used, an option is at fault, or the disk is full.
+    """
+    if iterations < 0 or jobs < 1:
+        raise InputError(f"iterations must be at least 0 and jobs at least 1, got {iterations} and {jobs}")
+    options = {
+        "method": method, "engine": engine, "engine_options": dict(engine_options or {}), "model": model, "seed": seed,
+        "spacing": spacing, "device": device, "threads": max(1, (os.cpu_count() or 1) // jobs),
+    }  # fmt: skip
+    run = _Run(find_images(*_listed(images)), Path(out), options, jobs, progress or (lambda text: None))
+    maps, points = _by_name(labels, landmarks, run.images)
+    frame = run.start(reference)
+    grids = {name: read_image(run.images[name]).grid for name in frame}
+    grid = common_grid(grids, frame, spacing)
+    convergence = [run.average(0, dict(frame), frame, grid)]
+    final: dict[str, Transform] = dict(frame)
+    for number in range(1, iterations + 1):
+        found = run.register(number, list(frame))
+        convergence.append(run.average(number, found, frame, grid))
+        update = read_transform(run.folder(number) / "average" / "update.h5")
+        final = {name: compose(update, transform) for name, transform in found.items()}
+    run.finish(iterations, final, maps, points)
+    write_table(
+        run.out / "convergence.csv",
+        [f.name for f in fields(Convergence)],
+        (list(asdict(c).values()) for c in convergence),
+    )
+    write_summary(run.out / "summary.csv", run.outcomes.values())
+    return Atlas(run.out, tuple(final), tuple(convergence), tuple(run.outcomes.values()))
+
+
+@dataclass
+class _Run:
+    """The steps of one atlas, and how each subject fares."""
+
+    images: dict[str, Path]
+    out: Path
+    options: dict[str, Any]
+    jobs: int
+    report: Callable[[str], None]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def folder(self, number: int) -> Path:
+        return self.out / f"iteration-{number}"
+
+    def each(self, what: str, names: Sequence[str], step: Callable[[str], Outcome]) -> list[str]:
+        """Take a step for every subject, several at a time; return those it was taken for."""
+        import joblib
+
+        done = []
+        tasks = (joblib.delayed(step)(name) for name in names)
+        for outcome in joblib.Parallel(n_jobs=self.jobs, return_as="generator")(tasks):
+            earlier = self.outcomes.get(outcome.name)
+            if earlier is None or earlier:
+                seconds = outcome.seconds + (earlier.seconds if earlier else 0)
+                self.outcomes[outcome.name] = outcome._replace(seconds=seconds)
+            if outcome:
+                done.append(outcome.name)
+            self.report(f"{what}: {outcome.name} {outcome.status} {outcome.reason}")
+        if len(done) < 2:
+            failed = "; ".join(f"{o.name}: {o.reason}" for o in self.outcomes.values() if not o)
+            raise InputError(f"{what}: {len(done)} of {len(names)} subjects are left, at least 2 are needed ({failed})")
+        return done
+
+    def start(self, reference: str | None) -> dict[str, AffineTransform]:
+        """Return affines from a common frame to each subject, by name."""
+        embeds = self.options["method"] != "registration"
+        if reference is not None and reference not in self.images:
+            raise InputError(f"no image {reference!r} for reference=; there are {list(self.images)}")
+        names = self.each("reading", list(self.images), partial(_read, self.images, self.out / "inputs", self.options))
+        first = reference or (_medoid(names, self.out / "inputs") if embeds else names[0])
+        folder = self.out / "start"
+        names = self.each("affine start", names, partial(_start, self.images, self.out, first, self.options))
+        affines = {name: read_transform(folder / name / "affine.tfm") for name in names}
+        return common_frame({name: a for name, a in affines.items() if isinstance(a, AffineTransform)})
+
+    def register(self, number: int, names: Sequence[str]) -> dict[str, Transform]:
+        """Register every subject to the template before; return transforms from template to subjects."""
+        template = self.folder(number - 1) / "average" / "template.nii.gz"
+        folder = self.folder(number) / "subjects"
+        step = partial(_register, self.images, template, folder, self.options)
+        names = self.each(f"iteration {number}", names, step)
+        return {name: read_transform(folder / name / "transform.h5") for name in names}
+
+    def average(
+        self, number: int, transforms: Mapping[str, Transform], frame: Mapping[str, AffineTransform], grid: Grid
+    ) -> Convergence:
+        """Update the shape and average the subjects; return what changed."""
+        self.report(f"iteration {number}: averaging {len(transforms)} subjects")
+        before = None if number == 0 else self.folder(number - 1) / "average" / "mean.nii.gz"
+        used = [self.images[name] for name in transforms]
+        results = [self.folder(number) / "subjects" / name / "transform.h5" for name in transforms] if number else []
+        inputs = {
+            "names": list(transforms),
+            "frame": [[frame[name].matrix.tolist(), frame[name].translation.tolist()] for name in transforms],
+            "grid": repr(grid),
+        }
+        work = partial(_average, number, dict(transforms), dict(frame), grid, self.images, before)
+        outcome = run_step(
+            self.folder(number) / "average", work, files=[*used, *results, *([before] if before else [])], inputs=inputs
+        )
+        if not outcome:
+            raise InputError(f"iteration {number}: {outcome.reason}")
+        record = json.loads((self.folder(number) / "average" / "convergence.json").read_text(encoding="utf-8"))
+        return Convergence(**record)
+
+    def finish(
+        self, number: int, transforms: Mapping[str, Transform], maps: Mapping[str, Path], points: Mapping[str, Any]
+    ) -> None:
+        """Write what the whole run gave."""
+        last = self.folder(number) / "average"
+        step = partial(_finish, self.images, last, self.out / "subjects", dict(transforms), dict(maps), dict(points))
+        names = self.each("results", list(transforms), step)
+        for name in _DATA:
+            write_image(read_image(last / f"{name}.nii.gz"), self.out / f"{name}.nii.gz")
+        _write_landmarks(self.out, [name for name in names if name in points])
+        _write_labels(self.out, [name for name in names if name in maps])
+
+
+# the steps, run in whatever process
+
+
+def _read(images: Mapping[str, Path], out: Path, options: Mapping[str, Any], name: str) -> Outcome:
+    """Read an image, and embed it where the method embeds."""
+    network = _network(options)
+
+    def work(folder: Path) -> None:
+        image = read_image(images[name])
+        if network is not None:
+            network.embed(image, device=options["device"]).save(folder / "embedding.h5")
+
+    inputs = {"model": None if network is None else network.identity}
+    return run_step(out / name, work, files=[images[name]], inputs=inputs)
+
+
+def _medoid(names: Sequence[str], folder: Path) -> str:
+    from samreg.embedding import Embedding
+    from samreg.templates import template_scores
+
+    scores = template_scores([Embedding.load(folder / name / "embedding.h5") for name in names])
+    return names[int(np.argmax(scores))]
+
+
+def _start(images: Mapping[str, Path], out: Path, first: str, options: Mapping[str, Any], name: str) -> Outcome:
+    """Fit an affine from the reference to a subject."""
+    from samreg.registration import register
+
+    embeds = options["method"] != "registration"
+    files = [out / "inputs" / n / "embedding.h5" if embeds else images[n] for n in (first, name)]
+
+    def work(folder: Path) -> None:
+        if name == first:
+            found: Any = AffineTransform.identity(read_image(images[name]).ndim)
+        elif embeds:
+            found = _seeded(files[0], files[1], options["seed"])
+        else:
+            found = _succeeded(register(images[first], images[name], transform="affine", **options))
+        write_transform(found, folder / "affine.tfm")
+
+    return run_step(out / "start" / name, work, files=files, inputs=_inputs(options))
+
+
+def _seeded(reference: Path, subject: Path, seed: int) -> Transform:
+    from samreg.embedding import Embedding
+    from samreg.seeding import make_seed
+
+    found = make_seed(Embedding.load(reference), Embedding.load(subject), transform="affine", seed=seed)
+    if found.transform is None:
+        raise SamregError(found.reason)
+    return found.transform
+
+
+def _register(images: Mapping[str, Path], template: Path, out: Path, options: Mapping[str, Any], name: str) -> Outcome:
+    """Register a subject to the template."""
+    from samreg.registration import register
+
+    def work(folder: Path) -> None:
+        write_transform(_succeeded(register(template, images[name], **options)), folder / "transform.h5")
+
+    return run_step(out / name, work, files=[template, images[name]], inputs=_inputs(options))
+
+
+def _succeeded(result: Any) -> Transform:
+    if not result:
+        raise SamregError(f"not registered: {result.reason}")
+    transform: Transform = result.transform
+    return transform
+
+
+def _average(
+    number: int,
+    transforms: dict[str, Transform],
+    frame: dict[str, AffineTransform],
+    grid: Grid,
+    images: Mapping[str, Path],
+    before: Path | None,
+    folder: Path,
+) -> None:
+    """Update the shape, average, sharpen, and measure what changed."""
+    drift = None
+    if number:
+        drift, update = shape_update(list(transforms.values()), [frame[name] for name in transforms], grid)
+        write_transform(update, folder / "update.h5")
+        transforms = {name: compose(update, transform) for name, transform in transforms.items()}
+    parts = average(((read_image(images[name]), transform) for name, transform in transforms.items()), grid)
+    template = sharpened(parts.mean)
+    for name, image in zip(_DATA, (template, parts.mean, parts.variance, parts.coverage), strict=True):
+        write_image(image, folder / f"{name}.nii.gz")
+    found = _convergence(number, parts, len(transforms), drift, None if before is None else read_image(before))
+    title = f"iteration {number}, {found.subjects} subjects; drift removed {found.residual_mm:.2f} mm"
+    write_picture(template, parts, title, folder / "picture.png")
+    (folder / "convergence.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+
+def _convergence(
+    number: int, parts: Average, subjects: int, drift: DisplacementField | None, before: Image | None
+) -> Convergence:
+    inside = body_of(parts)
+    away = np.zeros(1)
+    if drift is not None:
+        away = np.linalg.norm(drift.displacement_at(parts.mean.grid.world_points()[inside][::5]), axis=1)
+    change = 1.0 if before is None else 1 - ncc(parts.mean.array[inside], before.array[inside])
+    deviation = float(np.sqrt(parts.variance.array[inside]).mean())
+    return Convergence(number, float(away.mean()), float(np.percentile(away, 95)), float(change), deviation, subjects)
+
+
+def body_of(parts: Average) -> NDArray[np.bool_]:
+    """Return where at least half of the subjects have data and, in CT, the body is; (*grid.shape)."""
+    from samreg.embedding import body_mask
+
+    seen: NDArray[np.bool_] = parts.coverage.array * 2 >= parts.coverage.array.max()
+    body = body_mask(parts.mean) if parts.mean.ndim == 3 and parts.mean.array.min() < _AIR else seen
+    return seen & body if (seen & body).any() else seen
+
+
+def _finish(
+    images: Mapping[str, Path],
+    average_folder: Path,
+    out: Path,
+    transforms: Mapping[str, Transform],
+    maps: Mapping[str, Path],
+    points: Mapping[str, tuple[Path, str | None]],
+    name: str,
+) -> Outcome:
+    """Write a subject's transforms, and what it brings to the template."""
+    template, transform = average_folder / "template.nii.gz", transforms[name]
+    own = average_folder.parent / "subjects" / name / "transform.h5"
+    given = [path for path in (maps.get(name), points.get(name, (None,))[0]) if path is not None]
+
+    def work(folder: Path) -> None:
+        image, grid = read_image(images[name]), read_image(template).grid
+        inverse = invert(transform)
+        write_transform(transform, folder / "transform.h5")
+        write_transform(inverse, folder / "inverse.h5")
+        warped = resample(image, grid, transform=transform)
+        if image.array.dtype.kind in "iu":
+            warped = warped.with_array(np.rint(warped.array).astype(image.array.dtype))
+        write_image(warped, folder / "warped.nii.gz")
+        if name in maps:
+            labels = read_image(maps[name])
+            labels = labels.with_array(labels.array.astype(np.int16))
+            there = resample(labels, grid, transform=transform, interpolation="nearest", fill=-1)
+            write_image(there, folder / "labels.nii.gz")
+        if name in points:
+            path, subject = points[name]
+            marked = read_points(path, grid=image.grid, subject=subject)
+            found = Points(inverse.transform_points(marked.positions), marked.names)
+            write_points(found, folder / "landmarks.csv")
+
+    affine = [str(part.matrix.tolist()) for part in components(transform) if isinstance(part, AffineTransform)]
+    files = [images[name], template, *([own] if own.exists() else []), *given]
+    return run_step(out / name, work, files=files, inputs={"affine": affine})
+
+
+def _write_landmarks(out: Path, names: Sequence[str]) -> None:
+    """Write all subjects' landmarks in the template, their means, and how far they lie apart."""
+    if not names:
+        return
+    found = {name: read_points(out / "subjects" / name / "landmarks.csv") for name in names}
+    axes = "xyz"[: next(iter(found.values())).ndim]
+    rows = ((s, n, *p) for s, pts in found.items() for n, p in zip(pts.names, pts.positions.tolist(), strict=True))
+    write_table(out / "landmarks.csv", ("subject", "landmark", *axes), rows)
+    together = landmark_spread(found)
+    parts = (together.points.names, together.points.positions.tolist(), together.spread, together.count)
+    write_table(
+        out / "template_landmarks.csv",
+        ("name", *axes, "spread_mm", "subjects"),
+        ((name, *place, float(spread), count) for name, place, spread, count in zip(*parts, strict=True)),
+    )
+    if len(axes) == 3:
+        write_points(together.points, out / "template_landmarks.mrk.json")
+
+
+def _write_labels(out: Path, names: Sequence[str]) -> None:
+    """Write a probability map a label, the label most subjects have, and each label's overlap with it."""
+    if not names:
+        return
+    maps = [read_image(out / "subjects" / name / "labels.nii.gz") for name in names]
+    labels = sorted({int(label) for m in maps for label in np.unique(m.array)} - {-1, 0})
+    best = probability(maps, 0)
+    majority, highest = np.zeros(best.shape, np.int16), best.array.copy()
+    for label in labels:
+        found = probability(maps, label)
+        write_image(found, out / "labels" / f"label-{label:03d}.nii.gz")
+        majority[found.array > highest] = label
+        np.maximum(highest, found.array, out=highest)
+    write_image(Image(majority, best.grid, "majority"), out / "labels" / "majority.nii.gz")
+    overlaps = [dice(np.where(m.array >= 0, m.array, 0), np.where(m.array >= 0, majority, 0)) for m in maps]
+    rows = []
+    for label in labels:
+        own = [overlap[label] for overlap in overlaps if label in overlap]
+        rows.append((label, len(own), float(np.mean(own))))
+    write_table(out / "labels" / "dice.csv", ("label", "subjects", "mean_dice_with_majority"), rows)
+
+
+def _by_name(
+    labels: Paths | None, landmarks: str | os.PathLike[str] | None, images: Mapping[str, Path]
+) -> tuple[dict[str, Path], dict[str, tuple[Path, str | None]]]:
+    """Return the label maps and the landmark files of the images that have them."""
+    maps = {} if labels is None else find_images(*_listed(labels))
+    points = {} if landmarks is None else find_points(landmarks, images)
+    for what, given, found in (("labels", labels, maps), ("landmarks", landmarks, points)):
+        if given is not None and not set(found) & set(images):
+            raise InputError(f"no {what} in {given} have an image's name; there are {sorted(images)[:5]}")
+    return {n: maps[n] for n in images if n in maps}, {n: points[n] for n in images if n in points}
+
+
+def _listed(paths: Paths) -> Sequence[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, (str, os.PathLike)) else paths
+
+
+def _network(options: Mapping[str, Any]) -> Any:
+    """Return the embedding model, or None for a method without."""
+    from samreg.embedding import DEFAULT_MODEL, load_model
+
+    model = options["model"]
+    return None if options["method"] == "registration" else load_model(DEFAULT_MODEL if model is None else model)
+
+
+def _inputs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that change a result, as plain values."""
+    network = _network(options)
+    plain = {key: options[key] for key in ("method", "engine", "engine_options", "seed", "spacing")}
+    return {**plain, "model": None if network is None else network.identity}

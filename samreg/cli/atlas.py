@@ -1,0 +1,99 @@
+"""``samreg atlas``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samreg.cli.common import (
+    Device,
+    Model,
+    Quiet,
+    Seed,
+    Verbose,
+    parse_options,
+    require_writable,
+    say,
+    session,
+    show_outcomes,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from samreg.atlas import Atlas
+
+
+def atlas(
+    images: Annotated[list[Path], typer.Argument(help="Images, DICOM folders, or folders of these.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="Label maps by the images' names, or a folder of them; repeatable.")
+    ] = None,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="A csv with subject, landmark, x, y, z, or a folder of points files by the images' names."),
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="Deformable ones; 0 stops at the affine template.")] = 4,
+    method: Annotated[
+        str,
+        typer.Option(metavar="hybrid|embedding|registration", help="The engine seeded by embeddings, or either alone."),
+    ] = "hybrid",
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="ants|elastix|torch", help="Engine.", show_default="torch for a hybrid, else ants"),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: preset=accurate.")
+    ] = None,
+    model: Model = None,
+    spacing: Annotated[float, typer.Option(help="Voxel size of the template, mm.")] = 2.0,
+    reference: Annotated[
+        str | None, typer.Option(help="Image the affine start goes by.", show_default="the one most alike the others")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option(help="Subjects at a time.")] = 1,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build one unbiased template of many IMAGES.
+
+    A subject that fails is named and left out; the same command again goes on where a run stopped.
+    """
+    import samreg
+
+    options = parse_options(option or [])
+    require_writable(out)
+    with session(verbose=verbose, quiet=quiet) as progress:
+        found = samreg.build_atlas(
+            images,
+            out,
+            labels=labels,
+            landmarks=landmarks,
+            iterations=iterations,
+            method=method,
+            engine=engine,
+            engine_options=options or None,
+            model=model,
+            spacing=spacing,
+            reference=reference,
+            device=device,
+            seed=seed,
+            jobs=jobs,
+            progress=progress,
+        )
+    if not quiet:
+        _show(found)
+    show_outcomes(found.outcomes, out, quiet=quiet)
+
+
+def _show(found: Atlas) -> None:
+    rows = [
+        (c.iteration, c.residual_mm, c.residual_p95_mm, f"{c.change:.4f}", c.deviation, c.subjects)
+        for c in found.convergence
+    ]
+    header = ("iteration", "drift mm", "95th percentile", "change", "deviation HU", "subjects")
+    show_table("convergence: drift of the template removed, change of its mean (1 - correlation)", header, rows)
+    say(f"{found.folder / 'template.nii.gz'}: the template of {len(found.names)} subjects")

@@ -1,0 +1,283 @@
+"""Atlases of phantoms, whose landmarks are exact; and of tiny images: a kill, a broken input, a full disk."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import samreg
+from samreg.atlas import Atlas, Average, body_of, mean_affine, sharpness
+from samreg.benchmark.phantom import make_phantom
+from samreg.cli import app
+from samreg.errors import InputError
+from samreg.spatial.transforms import AffineTransform, components
+
+SPACING = 7.0  # mm
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def spread(atlas: Atlas) -> float:
+    return float(np.mean([float(row["spread_mm"]) for row in table(atlas.folder / "template_landmarks.csv")]))
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory) -> Path:
+    """Three phantoms with labels and landmarks."""
+    folder = tmp_path_factory.mktemp("population")
+    rows = [("subject", "landmark", "x", "y", "z")]
+    for phantom in (make_phantom(i, spacing=SPACING, field_of_view=(-95.0, 75.0)) for i in range(3)):
+        name, points = phantom.image.name, phantom.landmarks
+        samreg.write_image(phantom.image, folder / "images" / f"{name}.nii.gz")
+        samreg.write_image(phantom.labels, folder / "labels" / f"{name}.nii.gz")
+        rows += [(name, n, *p) for n, p in zip(points.names, points.positions.tolist(), strict=True)]
+    with (folder / "landmarks.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+def build(population: Path, out: str, iterations: int) -> Atlas:
+    return samreg.build_atlas(
+        population / "images", population / out, labels=population / "labels", landmarks=population / "landmarks.csv",
+        iterations=iterations, engine_options={"preset": "fast"}, spacing=SPACING,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def affine_only(population) -> Atlas:
+    found = build(population, "atlas", 0)
+    return replace(found, folder=Path(shutil.copytree(found.folder, population / "affine")))
+
+
+@pytest.fixture(scope="module")
+def atlas(population, affine_only) -> Atlas:
+    return build(population, "atlas", 1)
+
+
+def test_landmarks_and_labels_lie_closer_than_in_an_affine_template(affine_only, atlas):
+    assert spread(atlas) < 0.6 * spread(affine_only)
+    overlaps = [
+        np.mean([float(row["mean_dice_with_majority"]) for row in table(a.folder / "labels" / "dice.csv")])
+        for a in (affine_only, atlas)
+    ]
+    assert overlaps[1] > overlaps[0] + 0.05
+
+
+def test_the_template_is_sharper_and_its_subjects_more_alike(affine_only, atlas):
+    parts = [Average(a.mean, a.variance, samreg.read_image(a.folder / "coverage.nii.gz")) for a in (affine_only, atlas)]
+    inside = body_of(parts[0]) & body_of(parts[1])
+    before, after = (sharpness(part.mean, inside) for part in parts)
+    assert after > 1.03 * before
+    assert atlas.convergence[1].deviation < 0.6 * atlas.convergence[0].deviation
+    assert atlas.convergence[1].residual_mm > 0
+
+
+def test_transforms_lead_to_the_subjects_and_back(atlas, population):
+    grid = atlas.template.grid
+    points = grid.center + np.random.default_rng(0).uniform(-0.3, 0.3, (50, 3)) * grid.extent
+    for name in atlas.names:
+        there = atlas.transform(name).transform_points(points)
+        back = np.linalg.norm(atlas.inverse(name).transform_points(there) - points, axis=1)
+        assert np.percentile(back, 95) < 0.5
+        image = samreg.read_image(population / "images" / f"{name}.nii.gz")
+        again = samreg.spatial.resample(image, grid, transform=atlas.transform(name))
+        warped = samreg.read_image(atlas.folder / "subjects" / name / "warped.nii.gz")
+        assert np.abs(again.array - warped.array).max() <= 1
+
+
+def test_the_affine_template_is_no_nearer_to_one_subject(affine_only):
+    affines = [components(affine_only.transform(name))[-1] for name in affine_only.names]
+    mean = mean_affine([affine for affine in affines if isinstance(affine, AffineTransform)])
+    np.testing.assert_allclose(mean.matrix, np.eye(3), atol=1e-6)
+
+
+def test_everything_is_written(atlas):
+    names = {path.name for path in atlas.folder.iterdir()}
+    assert names >= {
+        *("template.nii.gz", "mean.nii.gz", "variance.nii.gz", "coverage.nii.gz", "convergence.csv", "summary.csv"),
+        *("landmarks.csv", "template_landmarks.csv", "template_landmarks.mrk.json", "labels", "subjects"),
+    }
+    for number in (0, 1):
+        folder = atlas.folder / f"iteration-{number}" / "average"
+        assert {"template.nii.gz", "mean.nii.gz", "variance.nii.gz", "picture.png"} <= {
+            p.name for p in folder.iterdir()
+        }
+    lung = samreg.read_image(atlas.folder / "labels" / "label-004.nii.gz")
+    assert 0.9 < lung.array.max() <= 1
+    assert lung.array.min() == 0
+    assert [int(row["subjects"]) for row in table(atlas.folder / "convergence.csv")] == [3, 3]
+
+
+# from here on registrations are canned: what matters is how the steps fare
+
+
+def canned(fixed, moving, **_):
+    """Stand for samreg.register: the images' centres are laid on each other."""
+    import samreg
+    from samreg.spatial import AffineTransform
+
+    images = [samreg.as_image(image) for image in (fixed, moving)]
+    shift = images[1].grid.center - images[0].grid.center
+    return samreg.RegistrationResult(*images, AffineTransform(np.eye(3), shift))
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch) -> Path:
+    random = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    for i, name in enumerate("abcd"):
+        array = random.normal(0, 100, (12, 13, 14)).astype(np.int16)
+        samreg.write_image(
+            samreg.Image.from_array(array, origin=(10 * i, 0, 0), spacing=(4, 4, 4)), folder / f"{name}.nii"
+        )
+    monkeypatch.setattr("samreg.registration.register", canned)
+    return folder
+
+
+def make(images: Path, **changes: object) -> Atlas:
+    call = {"method": "registration", "engine": "ants", "iterations": 2, "spacing": 4.0, **changes}
+    return samreg.build_atlas(images, images.parent / "out", **call)
+
+
+def steps(images: Path) -> dict[str, str]:
+    """Return when each step was finished, by its folder."""
+    out = images.parent / "out"
+    return {str(path.parent.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("done.json")}
+
+
+def test_a_second_run_keeps_everything_and_another_option_little(images):
+    first = make(images)
+    before = steps(images)
+    assert len(before) == 4 * (1 + 1 + 2 + 1) + 3
+    make(images)
+    assert steps(images) == before
+    changed = make(images, spacing=5.0)
+    after = steps(images)
+    assert {name for name in after if after[name] == before[name]} == {f"inputs/{name}" for name in "abcd"}
+    assert changed.template.spacing[0] == 5
+    assert first.names == tuple("abcd")
+
+
+def test_a_killed_run_goes_on_to_the_same_template(images, tmp_path):
+    code = "import numpy as np\n" + inspect.getsource(canned) + (
+        "import os, signal, sys, samreg, samreg.registration\n"
+        "def killed(fixed, moving, **options):\n"
+        "    if 'iteration-0' in str(fixed) and str(moving).endswith('c.nii'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return canned(fixed, moving, **options)\n"
+        "samreg.registration.register = killed\n"
+        "options = {'method': 'registration', 'engine': 'ants', 'iterations': 2, 'spacing': 4.0}\n"
+        "samreg.build_atlas(sys.argv[1], sys.argv[2], **options)\n"
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, images, tmp_path / "out"], check=False, cwd=Path.cwd())
+    assert done.returncode == -signal.SIGKILL
+    before = steps(images)
+    assert {"iteration-1/subjects/a", "iteration-1/subjects/b"} <= set(before)
+    assert "iteration-1/subjects/c" not in before
+    resumed = make(images)
+    after = steps(images)
+    assert {name: after[name] for name in before} == before
+    whole = samreg.build_atlas(
+        images, tmp_path / "whole", method="registration", engine="ants", iterations=2, spacing=4.0
+    )
+    np.testing.assert_array_equal(resumed.template.array, whole.template.array)
+    assert not list((tmp_path / "out").rglob(".*.part"))
+
+
+def test_one_broken_input_is_named_and_left_out(images):
+    whole = (images / "b.nii").read_bytes()
+    (images / "b.nii").write_bytes(whole[:500])
+    atlas = make(images)
+    assert atlas.names == ("a", "c", "d")
+    rows = {row["name"]: row for row in table(atlas.folder / "summary.csv")}
+    assert {name: row["status"] for name, row in rows.items()} == {"a": "done", "b": "failed", "c": "done", "d": "done"}
+    assert "b.nii" in rows["b"]["reason"]
+    assert samreg.read_image(atlas.folder / "coverage.nii.gz").array.max() == 3
+    (images / "b.nii").write_bytes(whole)
+    assert make(images).names == tuple("abcd")
+
+
+def test_a_subject_that_cannot_be_registered_is_left_out_of_the_average(images, monkeypatch):
+    def fails(fixed, moving, **options):
+        if str(moving).endswith("d.nii") and "iteration-1" in str(fixed):
+            return samreg.RegistrationResult(*(samreg.as_image(i) for i in (fixed, moving)), None, reason="no overlap")
+        return canned(fixed, moving, **options)
+
+    monkeypatch.setattr("samreg.registration.register", fails)
+    atlas = make(images)
+    assert atlas.names == ("a", "b", "c")
+    assert [c.subjects for c in atlas.convergence] == [4, 4, 3]
+    assert [o.reason for o in atlas.outcomes if not o] == ["not registered: no overlap"]
+
+
+def test_a_full_disk_stops_with_a_message_and_loses_nothing(images, monkeypatch):
+    from samreg.atlas import build as module
+
+    write = module.write_image
+
+    def full(image: object, path: Path) -> None:
+        if "iteration-1" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(image, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_image", full)
+        with pytest.raises(InputError, match=r"No space left.*make room"):
+            make(images)
+    before = steps(images)
+    assert "iteration-1/subjects/d" in before
+    assert "iteration-1/average" not in before
+    make(images)
+    after = steps(images)
+    assert {name: after[name] for name in before} == before
+
+
+def test_one_subject_is_no_atlas(images):
+    for name in "bcd":
+        (images / f"{name}.nii").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"1 of 4 subjects are left.*b\.nii"):
+        make(images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"iterations": -1}, "iterations"),
+        ({"jobs": 0}, "jobs"),
+        ({"reference": "z"}, "no image 'z'"),
+    ],
+)
+def test_bad_options_are_refused(images, changes, says):
+    with pytest.raises(InputError, match=says):
+        make(images, **changes)
+
+
+def test_labels_of_other_names_are_refused(images, tmp_path):
+    samreg.write_image(samreg.read_image(images / "a.nii"), tmp_path / "labels" / "z.nii")
+    with pytest.raises(InputError, match="no labels"):
+        make(images, labels=tmp_path / "labels")
+
+
+def test_the_command_names_what_failed(images, tmp_path):
+    (images / "b.nii").write_bytes(b"cut")
+    call = ["atlas", str(images), "-o", str(tmp_path / "out"), "--method", "registration", "--iterations", "1"]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 1, done.output
+    assert "b.nii" in done.output
+    assert "convergence" in done.output
+    assert json.loads((tmp_path / "out/iteration-1/average/convergence.json").read_text())["subjects"] == 3
