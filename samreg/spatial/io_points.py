@@ -123,7 +123,7 @@ def find_points(where: str | os.PathLike[str], names: Iterable[str]) -> dict[str
     if where.is_file():
         with where.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            column = next((name for name in reader.fieldnames or () if name.strip().lower() in _SUBJECT), None)
+            column = next((name for name in reader.fieldnames or () if name.strip().lower() in SUBJECT_COLUMNS), None)
             if column is None:
                 raise InputError(f"{where}: no column subject; it names the image a landmark belongs to")
             return {row[column]: (where, row[column]) for row in reader}
