@@ -28,17 +28,20 @@ def main() -> None:
 
     print("| method | Dice of the lung masks | mean surface distance, mm |\n|---|---|---|")
     show("before", resample(moving_mask, fixed_mask.grid, interpolation="nearest"))
-    for method, engine in (
-        ("embedding", None),
-        ("registration", "ants"),
-        ("registration", "elastix"),
-        ("hybrid", "ants"),
-        ("hybrid", "elastix"),
+    for method, engine, options in (
+        ("embedding", None, None),
+        ("registration", "ants", None),
+        ("registration", "elastix", None),
+        ("hybrid", "ants", None),
+        ("hybrid", "elastix", None),
+        ("hybrid", "torch", None),
+        ("hybrid", "torch", {"preset": "accurate"}),
     ):
         result = samreg.register(
-            fixed, moving, method=method, engine=engine, fixed_mask=fixed_mask, moving_mask=moving_mask
-        )
-        name = f"{method} {engine or ''}"
+            fixed, moving, method=method, engine=engine, engine_options=options,
+            fixed_mask=fixed_mask, moving_mask=moving_mask,
+        )  # fmt: skip
+        name = " ".join(filter(None, (method, engine, *(options or {}).values())))
         if result:
             show(name, result.warp(moving_mask, interpolation="nearest"))
         else:

@@ -104,7 +104,7 @@ def match(
     Raises
     ------
     InputError
-        For points outside the template, an unknown search, images that are no CT, or embeddings of different
+        For points outside the template, an unknown search, images the model does not take, or embeddings of different
         models.
     """
     from samreg.matching import Calibration, features, match_points
@@ -208,10 +208,11 @@ def guided_matches(
 
 def embedded(source: Any, model: Any, device: str, name: str) -> Any:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
-    from samreg.embedding import DEFAULT_MODEL, Embedding, load_model
+    from samreg.embedding import Embedding, default_model, load_model
 
     if isinstance(source, Embedding):
         return source
     if isinstance(source, (str, os.PathLike)) and str(source).endswith(".h5"):
         return Embedding.load(source)
-    return load_model(DEFAULT_MODEL if model is None else model).embed(as_image(source, name=name), device=device)
+    image = as_image(source, name=name)
+    return load_model(default_model(image.ndim) if model is None else model).embed(image, device=device)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 METHODS = ("hybrid", "embedding", "registration")
 TRANSFORMS = ("deformable", "affine", "rigid")
+_SPACINGS = {2: 0.6, 3: 2.0}  # mm, at which engines work by number of dimensions
 _FIELD_MARGIN = 30.0  # mm around the fixed image over which a field falls to zero
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def register(
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
-    spacing: float = 2.0,
+    spacing: float | None = None,
     engine_options: Mapping[str, Any] | None = None,
     verbose: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -65,14 +66,14 @@ def register(
     Parameters
     ----------
     fixed, moving
-        Paths, DICOM folders, SimpleITK, ITK, ANTs or nibabel images, or :class:`samreg.Image`; CT in HU for the
-        methods that embed. Grids, spacings and extents may differ.
+        Paths, DICOM folders, SimpleITK, ITK, ANTs or nibabel images, or :class:`samreg.Image`; CT in HU, or
+        2D X-rays, for the methods that embed. Grids, spacings and extents may differ.
     method
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.
     engine
-        "ants", "elastix", "torch", or one's own :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
-        first that is installed for a registration.
+        "ants", "elastix", "torch", or one's own :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid,
+        as it compares the embeddings too, and the first that is installed for a registration.
     transform
         "rigid", "affine" or "deformable".
     model
@@ -89,7 +90,7 @@ def register(
     threads
         CPU threads; all unless given.
     spacing
-        Voxel size at which engines work, mm; never finer than the fixed image.
+        Voxel size at which engines work, mm; 2 in 3D and 0.6 in 2D unless given, never finer than the fixed image.
     engine_options
         Options of the engine, as :class:`~samreg.engines.ants.AntsOptions`.
     verbose
@@ -113,7 +114,6 @@ def register(
     """
     _check_choice("method", method, METHODS)
     _check_choice("transform", transform, TRANSFORMS)
-    _check_spacing(spacing)
     backend = None if method == "embedding" else _choose_engine(engine, method)
     if landmarks is not None and not (backend is not None and backend.native and transform == "deformable"):
         raise InputError('landmarks guide deformable registration by the torch engine alone; set engine="torch"')
@@ -123,6 +123,8 @@ def register(
             f"{fixed.label} is {fixed.ndim}D and {moving.label} is {moving.ndim}D; give both in one dimension"
         )
     guides = None if landmarks is None else paired_points(*(as_points(points, fixed.ndim) for points in landmarks))
+    spacing = _SPACINGS[fixed.ndim] if spacing is None else spacing
+    _check_spacing(spacing)
     masks = [None if mask is None else as_image(mask, name="mask") for mask in (fixed_mask, moving_mask)]
     clock = _Clock(progress)
     options = {
@@ -140,7 +142,8 @@ def register(
         "engine_options": _as_mapping(engine_options),
     }
     versions = {"samreg": importlib.metadata.version("samreg"), "python": platform.python_version()}
-    start, found, embeddings, body, notes, engine_log = None, None, None, None, (), ""
+    start, found, embeddings, body, engine_log = None, None, None, None, ""
+    notes: tuple[str, ...] = ()
     with _threads(threads):
         if method != "registration":
             found, embeddings, notes, versions["model"] = _seed(
@@ -220,11 +223,11 @@ def _seed(
     clock: _Clock,
 ) -> tuple[Any, tuple[Any, Any], tuple[str, ...], str]:
     """Embed both images and return the seed, the embeddings, notes for the user, and the model's name."""
-    from samreg.embedding import DEFAULT_MODEL, load_model
+    from samreg.embedding import default_model, load_model
     from samreg.seeding import seed_any_orientation
 
     with clock("model"):
-        network = load_model(DEFAULT_MODEL if model is None else model)
+        network = load_model(default_model(fixed.ndim) if model is None else model)
     with clock("embedding"):
         fixed_embedding = network.embed(fixed, mask=masks[0], device=device)
         moving_embedding = network.embed(moving, mask=masks[1], device=device)

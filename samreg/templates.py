@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.runs import Outcome
 
-_LATTICE = 24.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`), of the points templates are scored by
-_AGREE = (
-    15.0  # mm at this scale, within which an answer counts for the vote; what the reliability of a match was fitted for
-)
+_LATTICE = 48.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`), of the points templates are scored by
+_AGREE = 15.0  # mm at this scale, within which an answer counts; what the reliability of a match was fitted for
 _SOFT = 2.0  # mm at this scale, below which the median of the answers turns into a mean
 _CERTAIN = 1 - 1e-4  # the reliability beyond which a template gains no more weight
 _MANIFEST = "landmarks.csv"

@@ -23,10 +23,15 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--name", default="ct-small")
+    parser.add_argument("--tolerance", type=float, default=15.0, help="mm within which a match is right; 4 for X-rays")
+    parser.add_argument("--image-spacing", type=float, default=None, help="mm, where the files say none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pairs = [tuple(line.split()) for line in arguments.pairs.read_text().splitlines() if line.strip()]
-    coefficients = calibrate(arguments.images, samreg.load_model(arguments.weights), pairs)
+    coefficients = calibrate(
+        arguments.images, samreg.load_model(arguments.weights), pairs, tolerance=arguments.tolerance,
+        image_spacing=arguments.image_spacing,
+    )  # fmt: skip
     checkpoint = load_checkpoint(arguments.weights)
     save_checkpoint(
         arguments.output, checkpoint.network.half(), architecture=checkpoint.architecture, name=arguments.name,

@@ -1,1 +1,20 @@
-"""Data sets, methods, the runner, tables and plots; and a phantom that needs no scans."""
+"""Comparing registration methods: data sets, methods, the runner, measures and the report; and phantoms."""
+
+from samreg.benchmark.datasets import Case, DataSet, load_dataset
+from samreg.benchmark.method import Method, Outcome
+from samreg.benchmark.methods import available_methods, get_method
+from samreg.benchmark.report import write_report
+from samreg.benchmark.runner import plan, run_jobs
+
+__all__ = [
+    "Case",
+    "DataSet",
+    "Method",
+    "Outcome",
+    "available_methods",
+    "get_method",
+    "load_dataset",
+    "plan",
+    "run_jobs",
+    "write_report",
+]

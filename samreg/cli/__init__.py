@@ -14,10 +14,12 @@ import typer
 
 from samreg.cli.apply import apply
 from samreg.cli.atlas import atlas
+from samreg.cli.benchmark import benchmark
 from samreg.cli.common import Commands
 from samreg.cli.demo import demo
 from samreg.cli.embed import embed
 from samreg.cli.info import info
+from samreg.cli.landmarks import landmarks
 from samreg.cli.match import match
 from samreg.cli.register import register
 from samreg.cli.report import report
@@ -36,8 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (register, match, track, atlas, apply, report, view, embed, train, info, demo):
+for command in (register, match, track, atlas, apply, report, view, embed, train, benchmark, info, demo):
     app.command()(command)
+app.add_typer(landmarks, name="landmarks", cls=Commands)
 
 
 def _print_version(wanted: bool) -> None:

@@ -29,6 +29,10 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
+PixelSize = Annotated[
+    float | None,
+    typer.Option(help="Pixel size of the images, mm, where their files (PNG, JPEG) say none.", show_default=False),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages and what the engine prints.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
@@ -124,11 +128,11 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
-def load_image(path: Path, series: str | None = None) -> Image:
-    """Read an image; ``series`` chooses within a DICOM folder."""
+def load_image(path: Path, series: str | None = None, pixel_size: float | None = None) -> Image:
+    """Read an image; ``series`` chooses within a DICOM folder, ``pixel_size`` replaces the file's, mm."""
     from samreg.spatial.io_images import read_image
 
-    return read_image(path, series=series)
+    return read_image(path, series=series, spacing=pixel_size)
 
 
 def load_points(path: Path, image: Image, subject: str | None = None) -> Points:

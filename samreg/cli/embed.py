@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from samreg.cli.common import Device, Model, Quiet, Verbose, load_image, require_suffix, say, session
+from samreg.cli.common import Device, Model, PixelSize, Quiet, Verbose, load_image, require_suffix, say, session
 
 
 def embed(
@@ -17,6 +17,7 @@ def embed(
     mask: Annotated[Path | None, typer.Option(help="Where matches may lie, non-zero voxels.")] = None,
     device: Device = "auto",
     series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    pixel_size: PixelSize = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -25,7 +26,7 @@ def embed(
 
     require_suffix(out, (".h5",))
     with session(verbose=verbose, quiet=quiet) as progress:
-        source = load_image(image, series)
+        source = load_image(image, series, pixel_size)
         progress("embedding")
         found = samreg.embed(source, model=model, mask=mask, device=device)
         found.save(out)

@@ -10,6 +10,7 @@ import typer
 from samreg.cli.common import (
     Device,
     Model,
+    PixelSize,
     Quiet,
     Seed,
     Verbose,
@@ -72,6 +73,10 @@ def match(
         Path | None, typer.Option(help="Folder that keeps the set's embeddings.", show_default="OUT/.templates")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Targets at a time.")] = 1,
+    pixel_size: PixelSize = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Picture of the points in both images: .png, or .html with the table.")
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,6 +90,10 @@ def match(
 
     options: dict[str, Any] = {"model": model, "search": search, "device": device, "seed": seed}
     one = out.name.lower().endswith(_POINTS)
+    if report is not None:
+        require_suffix(report, (".png", ".html"))
+        if template_set is not None or ".h5" in {path.suffix.lower() for path in inputs}:
+            raise InputError("--report draws one template and its target; give the two images themselves")
     _check(inputs, out, one=one, a_set=template_set is not None, within=(subject, template_series))
     with session(verbose=verbose, quiet=quiet) as progress:
         if template_set is not None and not one:
@@ -93,17 +102,24 @@ def match(
             )
         else:
             found: LandmarkMatches | TemplateMatches
-            destination = _load(inputs[-1], target_series)
+            destination = _load(inputs[-1], target_series, pixel_size)
             if template_set is not None:
                 known = samreg.read_templates(template_set, model=model, device=device, cache=cache, progress=progress)
                 progress("matching")
                 found = samreg.match_set(known, destination, **options)
             else:
-                source = _load(inputs[0], template_series)
+                source = _load(inputs[0], template_series, pixel_size)
                 grid = source.grid if isinstance(source, samreg.Image) else source.image_grid
                 wanted = read_points(inputs[1], grid=grid, subject=subject)
                 progress("matching")
                 found = samreg.match(source, wanted, destination, **options)
+                if report is not None:
+                    from samreg.report import write_landmark_report
+
+                    progress("drawing")
+                    assert isinstance(source, samreg.Image)
+                    assert isinstance(destination, samreg.Image)
+                    write_landmark_report(source, wanted, destination, found, report)
             samreg.write_points(found.to_points(), out)
     if template_set is not None and not one:
         show_outcomes(outcomes, out, quiet=quiet)
@@ -125,12 +141,12 @@ def _check(inputs: list[Path], out: Path, *, one: bool, a_set: bool, within: tup
         require_suffix(out, _POINTS)
 
 
-def _load(path: Path, series: str | None) -> Image | Embedding:
+def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | Embedding:
     if path.suffix.lower() == ".h5":
         from samreg.embedding import Embedding
 
         return Embedding.load(path)
-    return load_image(path, series)
+    return load_image(path, series, pixel_size)
 
 
 def _show(found: LandmarkMatches | TemplateMatches, target: Path, out: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 from samreg.cli.common import (
     Device,
     Model,
+    PixelSize,
     Quiet,
     Seed,
     Verbose,
@@ -50,7 +51,9 @@ def register(
     device: Device = "auto",
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")] = None,
-    spacing: Annotated[float, typer.Option(help="Voxel size at which the engine works, mm.")] = 2.0,
+    spacing: Annotated[
+        float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: iterations=40,20,0.")
     ] = None,
@@ -73,6 +76,7 @@ def register(
     moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
     fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
     moving_series: Annotated[str | None, typer.Option(help="DICOM series of the moving image.")] = None,
+    pixel_size: PixelSize = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html as well.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -88,7 +92,7 @@ def register(
     options = parse_options(option or [])
     require_writable(out)
     with session(verbose=verbose, quiet=quiet) as progress:
-        images = load_image(fixed, fixed_series), load_image(moving, moving_series)
+        images = load_image(fixed, fixed_series, pixel_size), load_image(moving, moving_series, pixel_size)
         pairs, guides = (
             None
             if files is None

@@ -32,8 +32,12 @@ _EXPORTS = {
     "NetworkModel": "models",
     "Preprocessing": "preprocessing",
     "SamNetwork": "network",
+    "XrayPreprocessing": "preprocessing",
     "available_models": "registry",
     "body_mask": "preprocessing",
+    "default_model": "registry",
+    "Encoder": "backbone",
+    "encoder": "backbone",
     "load_checkpoint": "checkpoint",
     "load_model": "registry",
     "random_official": "registry",
@@ -63,7 +67,7 @@ def embed(
     ----------
     image : Image, path, SimpleITK, ITK, ANTs or nibabel image
     model : str, path-like or EmbeddingModel, optional
-        See `load_model`; the best one shipped unless given.
+        See `load_model`; the best one shipped for the image's dimensions unless given.
     mask : as `image`, optional
         Where matches may lie; non-zero voxels on any grid in the same frame.
     device : str
@@ -84,12 +88,12 @@ def embed(
         When the image, the mask, the model or the device cannot be used, or `cache` is another kind of file.
     """
     from samreg.embedding.embedding import Embedding
-    from samreg.embedding.registry import DEFAULT_MODEL, load_model
+    from samreg.embedding.registry import default_model, load_model
     from samreg.spatial import as_image
 
     image = as_image(image)
     mask = None if mask is None else as_image(mask, name="mask")
-    loaded = load_model(DEFAULT_MODEL if model is None else model)
+    loaded = load_model(default_model(image.ndim) if model is None else model)
     if cache is None:
         return loaded.embed(image, mask=mask, device=device, progress=progress)
     source = _content_hash(image, mask)

@@ -86,6 +86,8 @@ class Checkpoint:
         Coefficients that turn match similarity into reliability.
     info : mapping
         Facts to show the user, such as the weights that were left out.
+    landmarks : mapping or None
+        What makes it a landmark detector (`samreg.detector`).
     """
 
     network: EmbeddingNetwork
@@ -95,6 +97,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, float] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    landmarks: Mapping[str, Any] | None = None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -125,7 +128,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path}: its metadata does not describe a {architecture.name} network: {error}"
         ) from error
     _fill(network, {key: value for key, value in weights.items() if key not in set(left_out)}, path)
-    info: dict[str, Any] = {"file": str(path), "architecture": architecture.name}
+    config = metadata.get("config", {})
+    info: dict[str, Any] = {"file": str(path), "architecture": architecture.name, "config": config}
     if left_out:
         heads = sorted({key.split(".")[0] for key in left_out})
         info["left_out"] = f"{len(left_out)} weights of {', '.join(heads)}"
@@ -137,9 +141,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         architecture=architecture.name,
         name=str(metadata.get("name", path.stem)),
         preprocessing=preprocessing,
-        config=metadata.get("config", {}),
+        config=config,
         calibration=metadata.get("calibration"),
         info=info,
+        landmarks=metadata.get("landmarks"),
     )
 
 
@@ -152,6 +157,7 @@ def save_checkpoint(
     config: Mapping[str, Any] | None = None,
     preprocessing: AnyPreprocessing | None = None,
     calibration: Mapping[str, float] | None = None,
+    landmarks: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network as a safetensors file that `load_checkpoint` reads back.
 
@@ -170,6 +176,8 @@ def save_checkpoint(
         What the network expects; the published SAM's unless given.
     calibration : mapping, optional
         Reliability coefficients.
+    landmarks : mapping, optional
+        Names and vectors of a landmark detector.
     """
     from safetensors.torch import save_file
 
@@ -179,6 +187,7 @@ def save_checkpoint(
         "preprocessing": preprocessing_to_dict(preprocessing or Preprocessing()),
         "name": name,
         "calibration": None if calibration is None else dict(calibration),
+        "landmarks": None if landmarks is None else dict(landmarks),
     }
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_path(path) as temporary:

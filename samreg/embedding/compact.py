@@ -66,6 +66,8 @@ class CompactNetwork(EmbeddingNetwork):
     ) -> None:
         super().__init__()
         self.geometry = NetworkGeometry((2,) * ndim, (0.5,) * ndim, (4,) * ndim, (1.5,) * ndim)
+        self.channels = (fine, *coarse)
+        self.strides = tuple((2 ** (1 + level),) * ndim for level in range(len(self.channels)))
         self.windows = tuple((float(low), float(high)) for low, high in windows)
         inputs = 2**ndim * len(self.windows)
 
@@ -103,6 +105,11 @@ class CompactNetwork(EmbeddingNetwork):
 
     def coarse(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Whole field of view at stride 2, (N, 1, (z,) y, x), to (context, global embedding) at stride 4."""
+        x = self.pyramid(pooled)[0]
+        return self.context(x), self.global_head(x)
+
+    def pyramid(self, pooled: Tensor) -> list[Tensor]:
+        """Whole field of view at stride 2 to features at strides 4, 8, 16, ..., each with the context of the deeper."""
         x = self.coarse_stem(_blocks(self._windowed(pooled)))
         levels = []
         for depth, stage in enumerate(self.stages):
@@ -110,8 +117,13 @@ class CompactNetwork(EmbeddingNetwork):
             levels.append(x)
         for depth in reversed(range(len(self.merges))):
             x = levels[depth] + _doubled(self.laterals[depth](x), levels[depth].shape[2:])
-            x = self.merges[depth](x)
-        return self.context(x), self.global_head(x)
+            levels[depth] = x = self.merges[depth](x)
+        return levels
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        features = self.shallow(x)
+        levels = self.pyramid(features[:, -1:])
+        return (self.fuse(features[:, :-1], self.context(levels[0])), *levels)
 
     def fuse(self, features: Tensor, context: Tensor) -> Tensor:
         """Add the context (stride 4) to the fine features (stride 2)."""
@@ -136,6 +148,10 @@ class _Block(nn.Module):
         super().__init__()
         convolutions = [_conv(ndim, channels, channels, 3) for _ in range(2)]
         self.body = nn.Sequential(ChannelNorm(channels), convolutions[0], nn.ReLU(inplace=True), convolutions[1])
+        self.start_as_identity()
+
+    def start_as_identity(self) -> None:
+        """Set the weights of the last convolution to zero."""
         nn.init.zeros_(self.body[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:

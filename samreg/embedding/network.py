@@ -62,9 +62,15 @@ class EmbeddingNetwork(nn.Module, ABC):
         Input slices beyond a slab on which `shallow` depends, rounded up to a multiple of the local stride.
     head_halo : int
         Slices beyond a slab on which `head` depends.
+    strides : tuple of tuple of int
+        Input voxels per voxel of each of the feature maps that `encode` gives, per axis.
+    channels : tuple of int
+        Their channels.
     """
 
     geometry: NetworkGeometry
+    strides: tuple[tuple[int, ...], ...]
+    channels: tuple[int, ...]
     shallow_halo: int
     head_halo: int
 
@@ -79,6 +85,10 @@ class EmbeddingNetwork(nn.Module, ABC):
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
         """Fused features to the local embedding, not normalised."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Network input (N, 1, (z,) y, x) to feature maps, fine to coarse, as `strides` and `channels` say."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a batch of images.
@@ -215,6 +225,8 @@ class SamNetwork(EmbeddingNetwork):
     )
     shallow_halo = 2
     head_halo = 1
+    strides = ((2, 2, 2), (2, 4, 4), (2, 8, 8), (4, 16, 16))
+    channels = (64, 128, 256, 512)
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,3 +246,9 @@ class SamNetwork(EmbeddingNetwork):
 
     def head(self, fused: Tensor) -> Tensor:
         return self.neck.read_out(fused)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        level1 = self.shallow(x)
+        level2 = self.backbone.layer2(level1)
+        level3 = self.backbone.layer3(level2)
+        return level1, level2, level3, self.backbone.layer4(level3)

@@ -20,6 +20,22 @@ from samreg.spatial.files import require_file
 WEIGHTS = Path(__file__).parent / "weights"
 _PREFERRED, _FALLBACK = "ct-small", "mind"
 DEFAULT_MODEL = _PREFERRED if (WEIGHTS / f"{_PREFERRED}.safetensors").is_file() else _FALLBACK
+_DEFAULT_2D = "xray-ceph"
+
+
+def default_model(ndim: int) -> str:
+    """Return the name of the model used where none is given, for images of so many dimensions.
+
+    Raises
+    ------
+    InputError
+        For 2D images where no 2D model is shipped.
+    """
+    if ndim == 3:
+        return DEFAULT_MODEL
+    if _DEFAULT_2D not in available_models():
+        raise InputError(f"a {ndim}D image, and no {ndim}D model is shipped; give model=, a checkpoint file")
+    return _DEFAULT_2D
 
 
 def available_models() -> Mapping[str, str]:

@@ -25,6 +25,8 @@ class JacobianStatistics:
         Share of the voxels with det J <= 0, percent.
     log_std
         Standard deviation of log det J, folds clipped at 1e-9.
+    log_std_unfolded
+        The same over the voxels with det J > 0 alone: a fold has no logarithm. ``folding_percent`` are left out.
     log_std_learn2reg
         The same of log(det J + 3), which Learn2Reg's code computes and its tables hold
         (MDL-UzL/L2R, evaluation/evaluation.py); only for comparison with them.
@@ -34,6 +36,7 @@ class JacobianStatistics:
 
     folding_percent: float
     log_std: float
+    log_std_unfolded: float
     log_std_learn2reg: float
     minimum: float
     p01: float
@@ -67,6 +70,7 @@ def jacobian_statistics(
     return JacobianStatistics(
         folding_percent=float(100 * np.mean(det <= 0)),
         log_std=float(np.log(np.maximum(det, _SMALLEST)).std()),
+        log_std_unfolded=float(np.log(det[det > 0]).std()) if (det > 0).any() else 0.0,
         log_std_learn2reg=float(np.log(np.maximum(det + 3, _SMALLEST)).std()),
         minimum=float(det.min()),
         p01=float(p01),

@@ -18,10 +18,13 @@
     });
   }
 
-  function load(address) {
-    const image = new Image();
-    image.src = address;
-    return image.decode().then(() => image);
+  // the page has loaded once these have
+  for (const plane of data.planes) {
+    plane.images = {};
+    for (const [name, address] of Object.entries(plane.layers)) {
+      plane.images[name] = new Image();
+      plane.images[name].src = address;
+    }
   }
 
   // the grey values of one slice, one number a pixel
@@ -91,7 +94,7 @@
     data.planes.forEach(draw);
   }
 
-  async function start() {
+  function start() {
     for (const plane of data.planes) {
       const part = document.getElementById(`plane-${plane.name}`);
       plane.canvas = part.querySelector("canvas");
@@ -103,9 +106,6 @@
         canvas.width = plane.width;
         canvas.height = plane.height;
       }
-      const names = Object.keys(plane.layers);
-      const images = await Promise.all(names.map(name => load(plane.layers[name])));
-      plane.images = Object.fromEntries(names.map((name, i) => [name, images[i]]));
       plane.slider.addEventListener("input", () => draw(plane));
     }
     wipe.addEventListener("input", update);
@@ -113,5 +113,5 @@
     update();
     viewer.dataset.ready = "yes";
   }
-  start();
+  window.addEventListener("load", start);
 })();

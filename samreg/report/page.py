@@ -111,14 +111,20 @@ def _page(result: RegistrationResult, landmarks: LandmarkErrors | None) -> str:
         _section("Versions", _table(versions.items())),
         _section("How to repeat it", _recipe(result)),
     ]
+    lead = f'<p class="faint">samreg {escape(str(versions.get("samreg", "")))}</p>'
+    return html_page(title, "\n".join((lead, *filter(None, sections))), script=_file("page.js"))
+
+
+def html_page(title: str, body: str, *, script: str = "") -> str:
+    """Return a page that stands alone; `body` is HTML, the title is escaped."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="faint">samreg {escape(str(versions.get("samreg", "")))}</p>\n'
-        + "\n".join(section for section in sections if section)
-        + f"\n</main>\n<script>\n{_file('page.js')}</script>\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n{body}\n</main>\n"
+        + (f"<script>\n{script}</script>\n" if script else "")
+        + "</body>\n</html>\n"
     )
 
 
@@ -153,7 +159,7 @@ def _viewer(data: Mapping[str, Any]) -> str:
     before = f"Before: the moving image {data['before']}."
     return (
         f'<div id="viewer"><fieldset><legend>Show</legend>{choices}</fieldset>'
-        '<div class="slider"><label for="wipe">Before, left, and after, right</label>'
+        '<div class="slider"><label for="wipe">Before | after</label>'
         '<input type="range" id="wipe" min="0" max="100" value="50"><output id="wipe-output" for="wipe"></output></div>'
         f'{scales}<div class="planes">{planes}</div>'
         f'<p class="faint">{escape(before)} Red and cyan are grey where the images agree.</p>'

@@ -35,7 +35,7 @@ _WIDTH, _LEAST_WIDTH, _MOST_HEIGHT = 3.0, 2.2, 5.0  # inches a picture; titles n
 _DPI = 100
 _SLAB = 8.0  # mm from the slice within which matches are drawn
 _MOST_MATCHES = 250  # drawn in one picture
-_DARK, _LIGHT = "#101214", "#e8eaed"
+DARK, LIGHT = "#101214", "#e8eaed"
 
 
 def write_preview(result: RegistrationResult, path: str | os.PathLike[str]) -> Path:
@@ -101,7 +101,7 @@ def draw_overview(result: RegistrationResult) -> Figure:
             ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=view.extent(fixed.grid), interpolation="bilinear")
         _label(row[0], view)
     for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, color=_LIGHT, fontsize=10)
+        ax.set_title(title, color=LIGHT, fontsize=10)
     return figure
 
 
@@ -140,9 +140,9 @@ def draw_matches(result: RegistrationResult) -> Figure:
         row[1].add_collection(LineCollection(list(np.stack([start, end], axis=1)), colors=colour, linewidths=0.8))
         row[1].scatter(*end.T, c=colour, s=9, linewidths=0)
         _label(row[0], view)
-    axes[0][0].set_title("matches in the fixed image", color=_LIGHT, fontsize=10)
+    axes[0][0].set_title("matches in the fixed image", color=LIGHT, fontsize=10)
     axes[0][1].set_title(
-        "counterparts in the warped image,\nlines from where the transform\nputs them", color=_LIGHT, fontsize=10
+        "counterparts in the warped image,\nlines from where the transform\nputs them", color=LIGHT, fontsize=10
     )
     _legend(figure, colours, axes[:, 1], "reliability")
     return figure
@@ -163,7 +163,7 @@ def draw_projections(result: RegistrationResult) -> Figure:
     widths, heights = np.transpose([(i.grid.extent[v.across], i.grid.extent[v.down]) for _, v, i, _ in sides])
     scale = min(4 * _WIDTH / widths.sum(), _MOST_HEIGHT / heights.max())
     size = (scale * widths.sum() + 1.0, scale * heights.max() + 0.4)
-    figure = Figure(figsize=size, dpi=_DPI, facecolor=_DARK, layout="constrained")
+    figure = Figure(figsize=size, dpi=_DPI, facecolor=DARK, layout="constrained")
     axes = figure.subplots(1, len(sides), gridspec_kw={"width_ratios": widths})
     for ax, (title, view, image, points) in zip(axes, sides, strict=True):
         _bare(ax)
@@ -175,7 +175,7 @@ def draw_projections(result: RegistrationResult) -> Figure:
         colours = ax.scatter(
             *view.place(image.grid, points).T, c=pairs.reliability[chosen], cmap="viridis", vmin=0, vmax=1, s=7
         )
-        ax.set_title(title, color=_LIGHT, fontsize=10)
+        ax.set_title(title, color=LIGHT, fontsize=10)
     _legend(figure, colours, axes, "reliability")
     return figure
 
@@ -193,7 +193,7 @@ def _canvas(fixed: Image, columns: int, *, legend: bool = False) -> tuple[Figure
     column = max(_LEAST_WIDTH, scale * widths.max()) + (0.6 if legend else 0.1)
     size = (columns * column, scale * heights.sum() + 0.1 * len(heights) + 0.7)
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    figure = Figure(figsize=size, dpi=_DPI, facecolor=_DARK, layout=layout)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor=DARK, layout=layout)
     axes = figure.subplots(len(views), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     for ax in axes.flat:
         _bare(ax)
@@ -209,7 +209,7 @@ def _bare(ax: Axes) -> None:
 
 
 def _label(ax: Axes, view: View) -> None:
-    ax.set_ylabel(view.name, color=_LIGHT, fontsize=10)
+    ax.set_ylabel(view.name, color=LIGHT, fontsize=10)
     for x, text in zip((0.02, 0.98), view.labels, strict=True):
         ax.text(
             x,
@@ -225,7 +225,7 @@ def _label(ax: Axes, view: View) -> None:
 
 def _legend(figure: Figure, colours: Any, axes: Any, label: str) -> Any:
     bar = figure.colorbar(colours, ax=list(axes), location="right", shrink=0.6, aspect=30, pad=0.02)
-    bar.set_label(label, color=_LIGHT)
-    bar.ax.tick_params(colors=_LIGHT, labelsize=8)
+    bar.set_label(label, color=LIGHT)
+    bar.ax.tick_params(colors=LIGHT, labelsize=8)
     bar.outline.set_visible(False)
     return bar

@@ -67,7 +67,7 @@ _VIEWS = (
     View("coronal", 0, 2, 1, ("R", "L")),
     View("sagittal", 1, 2, 0, ("A", "P")),
 )
-_FLAT_VIEWS = (View("image", 0, 1, None, ("R", "L")),)
+_FLAT_VIEWS = (View("image", 0, 1, None, ("", "")),)  # a projection may show the body from any side
 
 
 def views_of(ndim: int) -> tuple[View, ...]:

@@ -40,7 +40,7 @@ def seed_any_orientation(
     Parameters
     ----------
     fixed, moving
-        CT images in HU.
+        CT images in HU, which are checked, or 2D X-rays, which are not.
     fixed_embedding, moving_embedding
         Their embeddings.
     embed
@@ -58,6 +58,8 @@ def seed_any_orientation(
         Notes in plain words.
     """
     found = make_seed(fixed_embedding, moving_embedding, transform=transform, grid=fixed.grid, seed=seed)
+    if fixed.ndim == 2:  # the search below is for volumes in HU
+        return found, ()
     turn = propose_orientation(fixed, moving, weak=found.affine.inlier_share < _WEAK)
     if turn is None:
         return found, ()

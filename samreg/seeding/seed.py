@@ -17,6 +17,7 @@ from samreg.spatial.grid import Grid
 from samreg.spatial.transforms import Transform, compose
 
 TRANSFORMS = ("rigid", "affine", "deformable")
+_LEAST_SCALE = 0.6  # of the tolerance of affines: what people differ by does not shrink with the voxels
 # at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _COARSE_LATTICE = 24.0  # mm, for the global affine
 _FINE_LATTICE = 20.0  # mm, for the refined affine and the field
@@ -75,7 +76,7 @@ def global_affine(
     """
     points = lattice(fixed, _COARSE_LATTICE * fixed.scale if spacing is None else spacing)
     pairs = match_points(fixed, points, moving, coarse=True, calibration=calibration)
-    return fit_affine(pairs, kind=kind, seed=seed, scale=fixed.scale), pairs
+    return fit_affine(pairs, kind=kind, seed=seed, scale=max(fixed.scale, _LEAST_SCALE)), pairs
 
 
 def make_seed(
@@ -141,7 +142,7 @@ def make_seed(
             field = fit_displacement(pairs, fit.transform, fixed.image_grid if grid is None else grid, scale=scale)
             current = compose(field, fit.transform)
         else:
-            refit = fit_affine(pairs, kind=transform, seed=seed, scale=scale)
+            refit = fit_affine(pairs, kind=transform, seed=seed, scale=max(scale, _LEAST_SCALE))
             if refit.transform is None:
                 return Seed(None, refit, pairs, refit.reason)
             fit, current = refit, refit.transform

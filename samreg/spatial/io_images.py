@@ -53,7 +53,8 @@ def read_image(
     Returns
     -------
     Image
-        In LPS mm. Stored integers keep their type unless the file scales them (then float32).
+        In LPS mm. Stored integers keep their type unless the file scales them (then float32). DICOM images stored
+        with the lowest value white (MONOCHROME1) are inverted, so that bone is bright.
 
     Raises
     ------
@@ -207,7 +208,19 @@ def _read_itk(path: Path) -> Image:
         if dicom and image.GetDimension() == 3 and image.GetSize()[2] == 1 and not _position(reader):
             image = sitk.Extract(image, (*image.GetSize()[:2], 0), (0, 0, 0))
             image.SetDirection((1, 0, 0, 1))
+            return _projection(image, reader, str(path))
         return from_sitk(image, name=str(path))
+
+
+def _projection(image: Any, reader: Any, name: str) -> Image:
+    """Return a DICOM X-ray with its calibrated pixel size, else that at the detector."""
+    # ITK looks at the detector's pixel size only; both say the distance of rows (y) first
+    sizes = _tag(reader, "0028|0030") or _tag(reader, "0018|1164")
+    if sizes:
+        image.SetSpacing([float(value) for value in reversed(sizes.split("\\"))])
+    else:
+        log.warning("%s: says no pixel size; 1 mm is assumed", name)
+    return from_sitk(image, name=name)
 
 
 def _information(path: str | os.PathLike[str]) -> Any:

@@ -30,7 +30,7 @@ FORMATS = ("csv", "mrk.json", "fcsv", "elastix", "dirlab")
 _SUFFIXES = {".csv": "csv", ".json": "mrk.json", ".fcsv": "fcsv", ".pts": "elastix", ".txt": "elastix"}
 _NAME = ("name", "label", "landmark", "landmark_name", "point", "id")
 _SCORE = ("score", "confidence", "reliability", "similarity")
-_SUBJECT = ("subject", "case", "patient")
+SUBJECT_COLUMNS = ("subject", "case", "patient")
 _FCSV_COLUMNS = [
     *("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock"),
     *("label", "desc", "associatedNodeID"),
@@ -123,7 +123,7 @@ def find_points(where: str | os.PathLike[str], names: Iterable[str]) -> dict[str
     if where.is_file():
         with where.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            column = next((name for name in reader.fieldnames or () if name.strip().lower() in _SUBJECT), None)
+            column = next((name for name in reader.fieldnames or () if name.strip().lower() in SUBJECT_COLUMNS), None)
             if column is None:
                 raise InputError(f"{where}: no column subject; it names the image a landmark belongs to")
             return {row[column]: (where, row[column]) for row in reader}
@@ -206,7 +206,7 @@ def _columns(header: Sequence[str], path: Path) -> dict[str, int]:
     known: dict[str, tuple[str, ...]] = {
         axis: (axis, f"{axis}_mm", f"{axis} (mm)", f"{axis} [mm]", f"{axis}_lps") for axis in "xyz"
     }
-    known |= {"name": _NAME, "score": _SCORE, "subject": _SUBJECT}
+    known |= {"name": _NAME, "score": _SCORE, "subject": SUBJECT_COLUMNS}
     found = {}
     for key, spellings in known.items():
         chosen = next((s for s in spellings if s in header), None)

@@ -369,14 +369,32 @@ def _read_learn2reg(path: Path, fixed: Grid | None, moving: Grid | None) -> Disp
     return DisplacementField(displacement, fixed)
 
 
-def _learn2reg_bytes(transform: Transform, fixed: Grid, moving: Grid) -> bytes:
+def learn2reg_displacement(transform: Transform, fixed: Grid, moving: Grid) -> NDArray[np.float32]:
+    """Return a transform as Learn2Reg's displacement.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving, LPS mm.
+    fixed, moving
+        Grids of the images.
+
+    Returns
+    -------
+    ndarray
+        (*fixed.size, d): moving minus fixed voxel position, order (x, y, z, component).
+    """
     voxels = np.empty((*fixed.shape, fixed.ndim), dtype=np.float32)
     for start, points in slabs(fixed):
         flat = points.reshape(-1, fixed.ndim)
         u = moving.world_to_index(transform.transform_points(flat)) - fixed.world_to_index(flat)
         voxels[start : start + len(points)] = u.reshape(points.shape)
+    return _reversed_axes(voxels)
+
+
+def _learn2reg_bytes(transform: Transform, fixed: Grid, moving: Grid) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, _reversed_axes(voxels))
+    np.savez_compressed(buffer, learn2reg_displacement(transform, fixed, moving))
     return buffer.getvalue()
 
 

@@ -77,6 +77,20 @@ class View:
         """Which points (N, d) lie inside the view by at least `margin` mm."""
         return (points.abs() <= -self.first + self.step / 2 - margin).all(dim=1)
 
+    @property
+    def fine_shape(self) -> tuple[int, ...]:
+        """Size of the whole view, fine voxels."""
+        return tuple(2 * n for n in self.coarse.shape[2:])
+
+    def fine_points(self) -> Tensor:
+        """Centres ((z,) y, x, d) of the fine voxels."""
+        spacing = self.volume.spacing
+        return _grid(self.fine_shape, spacing, self.first - spacing / 2)
+
+    def whole(self) -> Tensor:
+        """The whole view (1, 1, (z,) y, x) at fine voxels."""
+        return self.patch(torch.zeros(self.volume.ndim, dtype=torch.long, device=self.coarse.device), self.fine_shape)
+
     def patch(self, start: Tensor, size: tuple[int, ...]) -> Tensor:
         """Cut (1, 1, (z,) y, x) fine voxels; `start` ((z,) y, x) is the coarse voxel it begins with."""
         spacing = self.volume.spacing

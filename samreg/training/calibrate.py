@@ -16,12 +16,13 @@ from samreg.landmarks import guided_matches
 from samreg.matching.features import features
 from samreg.matching.matching import lattice, match_points
 from samreg.matching.reliability import Calibration, fit_calibration
-from samreg.spatial import as_image
+from samreg.spatial import read_image
 from samreg.training.cross_subject import FittedMap, fit_map
 from samreg.training.data import list_images
 
 logger = logging.getLogger(__name__)
 
+# at a scale of 1 (`samreg.matching.Features.scale`):
 _LATTICE = 20.0  # mm, between the points matched
 _BEYOND = 15.0  # mm outside the moving image: there is no match to find
 _TRUSTED = 0.5
@@ -33,6 +34,7 @@ def calibrate(
     pairs: Sequence[tuple[str, str]],
     *,
     tolerance: float = 15.0,
+    image_spacing: float | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Fit the reliability of a model to its matches between training volumes.
@@ -43,12 +45,14 @@ def calibrate(
     Parameters
     ----------
     images : path-like
-        Folder of CT volumes.
+        Folder or list of images, as in `TrainingConfig`.
     model : EmbeddingModel
     pairs : sequence of (str, str)
         Names of the volumes, fixed and moving.
     tolerance : float
-        mm.
+        mm; 15 suits volumes, 4 X-rays.
+    image_spacing : float, optional
+        Voxel size of the files, where they do not say it, mm.
     seed : int
 
     Returns
@@ -62,7 +66,8 @@ def calibrate(
         When no pair gives a map.
     """
     paths = {path.name.split(".")[0]: path for path in list_images(images)}
-    loaded = {name: as_image(paths[name]) for name in sorted({n for pair in pairs for n in pair})}
+    names = sorted({name for pair in pairs for name in pair})
+    loaded = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in loaded.items()}
     plain, guided = [], []
     for fixed, moving in pairs:
@@ -101,10 +106,10 @@ def known_errors(
         error (infinite outside the moving image); mm. No rows where a guided search finds no alignment.
     """
     f, m = features(fixed), features(moving)
-    points = lattice(f, _LATTICE)
+    points = lattice(f, _LATTICE * f.scale)
     expected = fitted.transform.transform_points(points)
     inside = moving.image_grid.contains(expected) & (fitted.trust(points) > _TRUSTED)
-    outside = ~moving.image_grid.contains(expected, margin=_BEYOND)
+    outside = ~moving.image_grid.contains(expected, margin=_BEYOND * f.scale)
     points, expected, outside = (part[inside | outside] for part in (points, expected, outside))
     spread = depth = np.zeros(len(points))
     if guided:

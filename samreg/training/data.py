@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
-from samreg.spatial import read_image
+from samreg.spatial import Image, read_image
 from samreg.spatial.io_images import READABLE
 from samreg.training.config import TrainingConfig
 from samreg.training.modality import Modality
@@ -103,8 +103,19 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
 
 def load_volume(path: Path, config: TrainingConfig, device: torch.device) -> Volume:
     """Load one image at the voxel size of the run."""
-    modality, spacing = config.kind, config.spacing
-    given = read_image(path, spacing=config.image_spacing)
+    image = read_image(path, spacing=config.image_spacing)
+    return replace(make_volume(image, config.kind, device), name=path.name.split(".")[0])
+
+
+def make_volume(given: Image, modality: Modality, device: torch.device) -> Volume:
+    """Make one image ready, at the voxel size of the modality's preprocessing.
+
+    Raises
+    ------
+    InputError
+        When the image is not what the modality expects.
+    """
+    spacing = modality.preprocessing.spacing
     modality.preprocessing.check(given)
     image = standardised(given, spacing, fill=modality.preprocessing.fill)
     array = modality.stored(image.array)
@@ -114,7 +125,7 @@ def load_volume(path: Path, config: TrainingConfig, device: torch.device) -> Vol
     inside = torch.from_numpy(modality.preprocessing.body(image)[(slice(None, None, 2),) * image.ndim])
     index = torch.nonzero(inside).flip(1).float()
     return Volume(
-        name=path.name.split(".")[0],
+        name=image.name,
         modality=modality,
         spacing=spacing,
         fine=fine.to(device),

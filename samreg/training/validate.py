@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,8 +115,7 @@ def _synthetic_pair(
     focus = volume.body[len(volume.body) // 2]
     whole = replace(views, crop=1.0, crop_in_plane=0.0, mirror=0.0, size=(999,) * volume.ndim)
     view = draw_view(volume, focus, whole, generator, smallest=(1,) * volume.ndim, mirror=False)
-    size = tuple(2 * n for n in view.coarse.shape[2:])
-    moving = view.patch(torch.zeros(volume.ndim, dtype=torch.long), size)[0, 0]
+    moving = view.whole()[0, 0]
     first = view.first.numpy().astype(float) - volume.spacing / 2
     pick = torch.randperm(len(volume.body), generator=generator)[: 4 * points]
     true_fixed = volume.body[pick]
@@ -126,6 +126,6 @@ def _synthetic_pair(
     return original, deformed, true_fixed[kept].double().numpy(), true_moving[kept].double().numpy()
 
 
-def _image(volume: Volume, array: NDArray[np.float32], origin: NDArray[np.float64], name: str) -> Image:
+def _image(volume: Volume, array: NDArray[Any], origin: NDArray[np.float64], name: str) -> Image:
     grid = Grid.make(array.shape, origin=origin, spacing=volume.spacing)
     return Image(volume.modality.original(array), grid, name)

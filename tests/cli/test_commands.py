@@ -18,7 +18,8 @@ from samreg.errors import EngineError, MissingExtraError
 
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "samreg.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in ("register", "match", "track", "atlas", "apply", "report", "view", "embed", "train", "info", "demo"):
+    commands = "register match track atlas apply report view embed train benchmark info demo landmarks"
+    for command in commands.split():
         assert command in done.stdout
 
 
@@ -279,3 +280,77 @@ def test_demo_compares_three_methods_on_phantoms(run, tmp_path):
         assert word in done.output
     for name in ("fixed.nii.gz", "moving.csv", "before_after.png", "hybrid/result.json"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two pictures of blobs, the second one 3 mm to the right; a small 2D model; points of both."""
+    import SimpleITK as sitk
+    import torch
+    from scipy.ndimage import gaussian_filter
+
+    from samreg.embedding.checkpoint import save_checkpoint
+    from samreg.embedding.compact import CompactNetwork
+    from samreg.embedding.preprocessing import XrayPreprocessing
+
+    folder = tmp_path_factory.mktemp("pictures")
+    texture = gaussian_filter(np.random.default_rng(0).normal(size=(150, 170)), 3)
+    texture = np.rint(255 * (texture - texture.min()) / np.ptp(texture)).astype(np.uint8)
+    for name, first in (("a", 10), ("b", 4)):  # 6 pixels of 0.5 mm
+        sitk.WriteImage(sitk.GetImageFromArray(texture[:140, first : first + 150]), str(folder / f"{name}.png"))
+    torch.manual_seed(0)
+    config = {"ndim": 2, "coarse": [16, 16, 16], "blocks": [1, 1, 1], "fine": 16, "windows": [[0, 1]]}
+    settings = XrayPreprocessing(spacing=0.5)
+    save_checkpoint(
+        folder / "m.safetensors", CompactNetwork(**config), architecture="compact", name="m", config=config,
+        preprocessing=settings,
+    )  # fmt: skip
+    (folder / "points.csv").write_text("subject,name,x,y\na,left,30,35\na,right,45,25\na,low,35,50\n")
+    return folder
+
+
+def test_match_draws_the_points_in_pictures(run, pictures, tmp_path):
+    arguments = ("match", pictures / "a.png", pictures / "points.csv", pictures / "b.png", "--pixel-size", "0.5")
+    options = ("--model", pictures / "m.safetensors", "-o", tmp_path / "found.csv", "--report")
+    for name in ("found.html", "found.png"):
+        done = run(*arguments, *options, tmp_path / name)
+        assert done.exit_code == 0, done.output
+    found = samreg.read_points(tmp_path / "found.csv")
+    np.testing.assert_allclose(found.positions, [[33, 35], [48, 25], [38, 50]], atol=1.0)
+    page = (tmp_path / "found.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in ("left", "right", "low"))
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    wrong = run(*arguments, *options, tmp_path / "found.pdf")
+    assert wrong.exit_code == 2
+    assert ".html" in wrong.output
+
+
+def test_match_draws_slices_of_volumes(run, files, tmp_path):
+    done = run(
+        "match", files.fixed, files.fixed_points, files.moving, "--model", "mind", "-o", tmp_path / "found.csv",
+        "--report", tmp_path / "found.html",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "found.html").read_text()
+    assert "&lt;td&gt;" not in page
+    assert "[red]heart[/red]" in page
+
+
+def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
+    detector = tmp_path / "detector.safetensors"
+    done = run(
+        "landmarks", "train", pictures, pictures / "points.csv", "-o", detector, "--pixel-size", "0.5", "--steps", "60",
+        "--model", pictures / "m.safetensors", "--learning-rate", "0.002",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "3 landmarks, trained on 1 images" in done.output
+    done = run("landmarks", "predict", detector, pictures / "b.png", "-o", tmp_path / "f.csv", "--pixel-size", "0.5")
+    assert done.exit_code == 0, done.output
+    found = samreg.read_points(tmp_path / "f.csv")
+    assert found.names == ("left", "right", "low")
+    np.testing.assert_allclose(found.positions, [[33, 35], [48, 25], [38, 50]], atol=1.5)
+    nobody = tmp_path / "points.csv"
+    nobody.write_text("subject,name,x,y\nnobody,left,30,35\n")
+    done = run("landmarks", "train", pictures, nobody, "-o", detector, "--pixel-size", "0.5")
+    assert done.exit_code == 2
+    assert "none of the 2 images" in done.output

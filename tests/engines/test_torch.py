@@ -12,10 +12,10 @@ from samreg.engines.base import make_options
 from samreg.engines.torch_engine import TorchOptions, deformable
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.similarity import local_correlation, mean
-from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness
+from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
 from samreg.errors import EngineError, InputError
-from samreg.spatial import AffineTransform, Grid, Image, jacobian_determinant
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, jacobian_determinant
 
 QUICK = {"levels": (8.0, 4.0), "iterations": (20, 10), "search_radius": 0.0}
 
@@ -155,7 +155,7 @@ def test_search_finds_a_shift():
     moving = vectors.roll((2, -1, 3), (2, 3, 4))
     ones = torch.ones(1, 1, 24, 26, 30)
     extent = torch.tensor([240.0, 208.0, 192.0])
-    found = convex_search([vectors, moving], [ones, ones], extent=extent, radius=32.0, step=8.0)
+    found = convex_search([vectors, moving], ones, extent=extent, radius=32.0, step=8.0)
     inner = found[0, :, 6:-6, 6:-6, 6:-6].mean(dim=(1, 2, 3))
     assert torch.allclose(inner, torch.tensor([24.0, -8.0, 16.0]), atol=1.0)
 
@@ -212,6 +212,20 @@ def test_jacobian_of_a_linear_stretch():
     displacement[0, 2] = -0.1 * (torch.arange(10.0) * 4)[:, None, None]
     found = jacobian(displacement, torch.tensor([48.0, 44.0, 40.0]))
     assert torch.allclose(found, torch.tensor(1.2 * 0.9), atol=1e-5)
+
+
+def test_near_folds_are_smoothed_away_and_the_rest_is_kept():
+    grid = Grid.make((24, 24, 24), spacing=8.0)
+    extent = torch.tensor([192.0, 192.0, 192.0])
+    torch.manual_seed(0)
+    velocity = torch.nn.functional.interpolate(torch.randn(1, 3, 6, 6, 6) * 4, size=(24, 24, 24), mode="trilinear")
+    velocity[:, :, 12:20] += 25 * torch.randn(1, 3, 8, 24, 24)
+    mended = unfolded(velocity, extent)
+    fields = [DisplacementField(exponential(v, extent)[0].movedim(0, -1).numpy(), grid) for v in (velocity, mended)]
+    lowest = [jacobian_determinant(field, grid.with_spacing(3.0)).min() for field in fields]
+    assert lowest[0] < 0 < 0.05 < lowest[1]
+    assert torch.equal(mended[:, :, :6], velocity[:, :, :6])
+    assert unfolded(mended, extent) is mended
 
 
 def test_mass_is_preserved_where_tissue_is_stretched(engine):

@@ -421,6 +421,37 @@ def test_a_projection_is_2d(tmp_path, volume):
     result = read_image(tmp_path / "xray.dcm")
     assert result.ndim == 2
     assert np.array_equal(result.array, volume[0])
+    assert result.spacing.tolist() == [0.2, 0.3]  # at the detector
+
+
+def test_a_projection_takes_the_calibrated_pixel_size_and_shows_bone_bright(tmp_path, volume):
+    image = sitk.GetImageFromArray((volume[0] + 1000).astype(np.uint16))
+    tags = {"0008|0060": "DX", "0008|0016": "1.2.840.10008.5.1.4.1.1.1.1", "0028|0030": "0.1\\0.12"}
+    for key, value in tags.items():
+        image.SetMetaData(key, value)
+    path = tmp_path / "xray.dcm"
+    sitk.WriteImage(image, str(path))
+    content = path.read_bytes()
+    assert content.count(b"MONOCHROME2") == 1
+    path.write_bytes(content.replace(b"MONOCHROME2", b"MONOCHROME1"))
+    result = read_image(path)
+    assert result.spacing.tolist() == [0.12, 0.1]
+    assert np.array_equal(result.array, 65535 - (volume[0] + 1000))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])  # the tif says it, 1 mm
+def test_pictures_take_the_pixel_size_that_is_given(tmp_path, suffix, caplog):
+    path = tmp_path / f"picture{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(48, dtype=np.uint8).reshape(6, 8)), str(path))
+    assert np.allclose(read_image(path).spacing, 1)
+    assert ("no pixel size" in caplog.text) == (suffix != ".tif")
+    caplog.clear()
+    given = read_image(path, spacing=0.3)
+    assert given.spacing.tolist() == [0.3, 0.3]
+    assert given.shape == (6, 8)
+    assert read_image(path, spacing=(0.3, 0.4)).spacing.tolist() == [0.3, 0.4]
+    assert not caplog.text
+    refused(path, "spacing must be positive", spacing=0)
 
 
 def test_two_series_need_a_choice(tmp_path, volume):

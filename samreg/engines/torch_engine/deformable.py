@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from samreg.engines.base import MARGIN_MM, Pair
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.engines.torch_engine.similarity import Loss, local_correlation, mean, squared_distance
-from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness
+from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import (
     extent_of,
     interpolated,
@@ -101,7 +101,7 @@ def register_velocity(
         if options.search_radius:
             assert options.search_step is not None
             velocity = convex_search(
-                vectors, present, extent=extent, radius=options.search_radius, step=options.search_step
+                vectors, present[0], extent=extent, radius=options.search_radius, step=options.search_step
             )
             report(f"search: displacement of {float(velocity.norm(dim=1).mean()):.1f} mm on average")
         if options.embedding_weight > 0:
@@ -112,7 +112,7 @@ def register_velocity(
     assert options.iterations is not None
     for size, most in zip(options.levels, options.iterations, strict=True):
         factor = _factor(box.grid, size)
-        velocity = resized(velocity, [n // min(2 * factor, box.block) for n in box.grid.shape])
+        velocity = resized(velocity, tuple(n // min(2 * factor, box.block) for n in box.grid.shape))
         reduced = [pooled(volume, factor) for volume in volumes]
         compared = partial(_image_term, reduced, box.inner(factor), extent, options)
         level = partial(
@@ -120,7 +120,7 @@ def register_velocity(
             extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
         )  # fmt: skip
         velocity = _with_smaller_tiles(level, compared, report)
-    displacement = exponential(velocity, extent)[0].movedim(0, -1)
+    displacement = exponential(unfolded(velocity, extent), extent)[0].movedim(0, -1)
     # from the grid's axes to the world's
     world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
     return DisplacementField(world.cpu().numpy(), _coarser(box.grid, box.grid.shape[0] // velocity.shape[2]))
@@ -203,13 +203,13 @@ def _image_term(
         scale = 1 / float((share * (fixed - (share * fixed).sum()) ** 2).sum())
     plane = int(np.prod([s.stop - s.start for s in inner[1:]]))
     thick = max(2 * half, tile // plane // half * half)
-    parts = []
+    parts: list[tuple[Any, Loss]] = []
     for first in range(inner[0].start, inner[0].stop, thick):
         last = min(first + thick + overlap, inner[0].stop)
         if last - first < 2 * half and parts:
             continue  # less than a window: the tile before has seen it
-        here = (..., slice(first, last), *inner[1:])
-        loss: Loss = (
+        here: Any = (..., slice(first, last), *inner[1:])
+        loss = (
             local_correlation(fixed[here], weight[here], half=half)
             if options.similarity == "lncc"
             else squared_distance(fixed[here], weight[here], scale=scale)
@@ -217,7 +217,7 @@ def _image_term(
         parts.append((here, loss))
     both = torch.cat([moving, seen], dim=1)
 
-    def compared(dense: Tensor, here: tuple[slice, ...], loss: Loss) -> Tensor:
+    def compared(dense: Tensor, here: Any, loss: Loss) -> Tensor:
         at = positions(shape, dense.device, here[1:])
         there = moved(dense[here][:, :ndim], extent, at)
         inside = (there.abs() <= 1).all(dim=-1)[None, None]
@@ -244,7 +244,7 @@ def _embedding_term(vectors: list[Tensor], present: list[Tensor], extent: Tensor
     odd = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")).sum(dim=0) % 2
     index = ((present[0][0, 0] > 0) & (odd == 0).to(extent.device)).nonzero(as_tuple=True)
     at = positions(shape, extent.device)[index]  # (N, d)
-    fixed = vectors[0][0][(slice(None), *index)]  # (C, N)
+    fixed = vectors[0][0].movedim(0, -1)[index].T  # (C, N)
     counts = present[0][0, 0][index]
     moving = torch.cat([vectors[1], present[1]], dim=1)
 

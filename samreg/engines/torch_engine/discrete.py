@@ -9,30 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samreg.engines.torch_engine.velocity import smoothed
 from samreg.engines.torch_engine.volumes import moved, pooled, positions, resized, sampled
 
 # how strongly the matches are drawn to the smooth field, per mm^2, from round to round
 _COUPLING = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
-_ROUNDS = 10  # of making the searches from either image consistent
 
 
 def convex_search(
-    vectors: Sequence[Tensor], present: Sequence[Tensor], *, extent: Tensor, radius: float, step: float
+    vectors: Sequence[Tensor], present: Tensor, *, extent: Tensor, radius: float, step: float
 ) -> Tensor:
     """Find a smooth displacement between feature volumes of one box.
 
     The dissimilarity of every displacement on a lattice is computed once; then the best displacement of each cell
     and a smooth field take turns, ever closer coupled (convex optimisation of Heinrich et al., MICCAI 2014; as in
     ConvexAdam, Siebert et al., 2021, and SAMConvex, Li et al., MICCAI 2023). Blocks of two voxels are searched
-    first, over the whole radius in double steps, from either image, and both answers made consistent; the voxels
-    then over what such a step leaves open.
+    first, over the whole radius in double steps; the voxels then over what such a step leaves open.
 
     Parameters
     ----------
     vectors : two of Tensor, shape (1, C, *shape)
         Unit vectors of the fixed and the moving image; even sizes.
-    present : two of Tensor, shape (1, 1, *shape)
-        Where they count.
+    present : Tensor, shape (1, 1, *shape)
+        Where the fixed image counts.
     extent : Tensor, shape (d,)
         Of the box, mm, in order x, y(, z).
     radius, step : float
@@ -43,17 +42,12 @@ def convex_search(
     Tensor, shape (1, d, *shape)
         Displacement along the grid's axes, mm.
     """
-    coarse = [F.normalize(pooled(v, 2), dim=1) for v in vectors]
-    counts = [pooled(p, 2) for p in present]
-    wide = {"extent": extent, "radius": radius, "step": 2 * step, "cell": 1}
-    there, back = _search(*coarse, counts[0], **wide), _search(*coarse[::-1], counts[1], **wide)
-    at = positions(there.shape[2:], there.device)
-    for _ in range(_ROUNDS):
-        there, back = (0.5 * (a - sampled(b, moved(a, extent, at))) for a, b in ((there, back), (back, there)))
-    first = resized(there, vectors[0].shape[2:])
+    fixed, moving = (F.normalize(pooled(v, 2), dim=1) for v in vectors)
+    first = _search(fixed, moving, pooled(present, 2), extent=extent, radius=radius, step=2 * step, cell=1)
+    first = resized(first, vectors[0].shape[2:])
     at = positions(first.shape[2:], first.device)
     warped = F.normalize(sampled(vectors[1], moved(first, extent, at)), dim=1)
-    second = _search(vectors[0], warped, present[0], extent=extent, radius=2 * step, step=step, cell=2)
+    second = _search(vectors[0], warped, present, extent=extent, radius=2 * step, step=step, cell=2)
     return second + sampled(first, moved(second, extent, at))
 
 
@@ -87,13 +81,5 @@ def _search(
         best = (cost + coupling * away).argmin(dim=0)
         # cells outside the body follow their neighbours
         matched = torch.where(cell_weight > 0, lattice[best].T.reshape(1, ndim, *cells), field)
-        field = _smooth(matched * counts) / _smooth(counts)
+        field = smoothed(matched * counts) / smoothed(counts)
     return resized(field, shape)
-
-
-def _smooth(volume: Tensor) -> Tensor:
-    """Two passes of a 3-voxel mean along every axis, the border repeated."""
-    ndim = volume.ndim - 2
-    for _ in range(2):
-        volume = pooled(F.pad(volume, (1, 1) * ndim, mode="replicate"), 3, stride=1)
-    return volume

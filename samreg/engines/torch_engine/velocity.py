@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from samreg.engines.torch_engine.volumes import moved, positions, sampled
+from samreg.engines.torch_engine.volumes import moved, pooled, positions, sampled
 
 _SQUARINGS = 5
+_LEAST = 0.1  # Jacobian determinant
+_SMOOTHINGS = 20  # at most
 
 
 def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
@@ -38,9 +43,53 @@ def roughness(velocity: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
 
 def jacobian(displacement: Tensor, extent: Tensor) -> Tensor:
     """Return the determinant (1, 1, *shape) of the Jacobian of x + u(x) for a displacement u (1, d, *shape), mm."""
-    shape = displacement.shape[2:]
-    spacing = (extent / torch.tensor(shape[::-1], device=extent.device)).tolist()
-    # dims of a component's array run z, y, x
-    slopes = [torch.gradient(u, spacing=spacing[::-1])[::-1] for u in displacement[0]]
-    rows = [torch.stack([s + float(i == j) for j, s in enumerate(row)], dim=-1) for i, row in enumerate(slopes)]
-    return torch.linalg.det(torch.stack(rows, dim=-2))[None, None]
+    behind, ahead = _slopes(displacement, extent)
+    return _determinant([[(a + b) / 2 for a, b in zip(*rows, strict=True)] for rows in zip(behind, ahead, strict=True)])
+
+
+def unfolded(velocity: Tensor, extent: Tensor) -> Tensor:
+    """Smooth a velocity (1, d, *shape) where its flow comes near a fold, between voxels too, until it does not."""
+    ndim = velocity.ndim - 2
+    for _ in range(_SMOOTHINGS):
+        behind, ahead = _slopes(exponential(velocity, extent), extent)
+        lowest = torch.full_like(velocity[:, :1], torch.inf)
+        for side in itertools.product((behind, ahead), repeat=ndim):  # of every cell that a voxel is a corner of
+            lowest = torch.minimum(lowest, _determinant([[s[i][j] for j, s in enumerate(side)] for i in range(ndim)]))
+        if lowest.min() >= _LEAST:
+            break
+        share = (20 * smoothed((lowest < _LEAST).float())).clamp(max=1)  # a few voxels around as well
+        velocity = torch.lerp(velocity, smoothed(velocity), share)
+    return velocity
+
+
+def smoothed(volume: Tensor) -> Tensor:
+    """Two passes of a 3-voxel mean along every axis, the border repeated."""
+    ndim = volume.ndim - 2
+    for _ in range(2):
+        volume = pooled(F.pad(volume, (1, 1) * ndim, mode="replicate"), 3, stride=1)
+    return volume
+
+
+def _slopes(displacement: Tensor, extent: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """d(x + u)_i / dx_j from differences to the voxel behind and to the one ahead, each (1, 1, *shape)."""
+    ndim = displacement.ndim - 2
+    sides: tuple[list[list[Tensor]], list[list[Tensor]]] = ([], [])
+    for i in range(ndim):
+        component = displacement[:, i : i + 1]
+        rows: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for j in range(ndim):
+            dim = component.ndim - 1 - j
+            slope = component.diff(dim=dim) * (component.shape[dim] / extent[j]) + float(i == j)
+            first, last = slope.narrow(dim, 0, 1), slope.narrow(dim, slope.shape[dim] - 1, 1)
+            rows[0].append(torch.cat([first, slope], dim=dim))
+            rows[1].append(torch.cat([slope, last], dim=dim))
+        sides[0].append(rows[0])
+        sides[1].append(rows[1])
+    return sides
+
+
+def _determinant(rows: list[list[Tensor]]) -> Tensor:
+    if len(rows) == 1:
+        return rows[0][0]
+    minors = [_determinant([row[:j] + row[j + 1 :] for row in rows[1:]]) for j in range(len(rows))]
+    return sum((first * minor * (-1) ** j for j, (first, minor) in enumerate(zip(rows[0], minors, strict=True))))

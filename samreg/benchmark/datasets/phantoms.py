@@ -1,0 +1,57 @@
+"""The phantom population as a data set: no download, exact landmarks."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from pathlib import Path
+
+from samreg.benchmark import anatomy, phantom
+from samreg.benchmark.datasets.base import Case, DataSet, sha256
+from samreg.errors import InputError
+
+_COUNT = 20
+_CODE = [Path(anatomy.__file__ or ""), Path(phantom.__file__ or "")]
+
+
+def phantoms(pairs: int = _COUNT, *, spacing: float | None = None) -> DataSet:
+    """Return pairs of synthetic chests, no subject in more than one of them.
+
+    Parameters
+    ----------
+    pairs
+        How many.
+    spacing
+        Voxel size, mm; each scanner's own unless given.
+
+    Raises
+    ------
+    InputError
+        For fewer than one pair.
+    """
+    if pairs < 1:
+        raise InputError(f"a population needs at least one pair, got {pairs}")
+    cases = [_case(subject, spacing) for subject in range(2 * pairs)]
+    return DataSet(
+        name="phantom",
+        spec=f"phantom:{pairs}" + ("" if spacing is None else f":{spacing:g}"),
+        cases={case.name: case for case in cases},
+        pairs=tuple((a.name, b.name) for a, b in zip(cases[::2], cases[1::2], strict=True)),
+        licence="synthetic",
+    )
+
+
+def _case(subject: int, spacing: float | None) -> Case:
+    make = partial(_make, subject, spacing)
+    return Case(
+        name=f"phantom-{subject:03d}",
+        source={"subject": subject, "spacing": spacing, "code": [sha256(path) for path in _CODE]},
+        image=lambda: make().image,
+        landmarks=lambda: make().landmarks,
+        labels=lambda: make().labels,
+        pictures=True,
+    )
+
+
+@lru_cache(maxsize=2)
+def _make(subject: int, spacing: float | None) -> phantom.Phantom:
+    return phantom.make_phantom(subject, spacing=spacing)

@@ -1,0 +1,183 @@
+"""One registration of the benchmark, in a process of its own.
+
+A process of its own has exactly the threads it is given, its peak memory is that of the method, and a crash in an
+engine, or the kernel's out-of-memory killer, takes nothing else down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samreg.errors import SamregError
+from samreg.spatial.files import atomic_path
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+_LOG_SHOWN = 2000  # characters of a crashed job's output
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pair and a method.
+
+    Parameters
+    ----------
+    data, method
+        As :func:`~samreg.benchmark.datasets.load_dataset` and :func:`~samreg.benchmark.methods.get_method` take them.
+    fixed, moving
+        Names of the cases.
+    threads, seed
+        For the method.
+    key
+        Hash of all that the result depends on.
+    record
+        The file for the result; it exists once the job is done.
+    """
+
+    data: str
+    method: str
+    fixed: str
+    moving: str
+    threads: int
+    seed: int
+    key: str
+    record: str
+
+
+def read_record(path: str) -> dict[str, Any] | None:
+    """Return what a job left; None when there is nothing whole."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Do the job in a child process unless its record is there already, and return the record.
+
+    A crash of the child becomes a record of a failure.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When the child was interrupted; it leaves no record.
+    """
+    if done := read_record(job.record):
+        return done
+    start = time.perf_counter()
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path or os.getcwd() for path in sys.path))
+    environment.update(dict.fromkeys(_THREADS, str(job.threads)))
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "samreg.benchmark.job"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+            child.stdin.flush()  # and keep it open: its end tells the child that we are gone
+            status = child.wait()
+        except BaseException:
+            child.kill()
+            raise
+        if done := read_record(job.record):
+            return done
+        if status == -signal.SIGINT:
+            raise KeyboardInterrupt
+        output.seek(0)
+        log = output.read().decode(errors="replace")[-_LOG_SHOWN:].strip()
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
+    hint = " (out of memory?)" if status == -9 else ""
+    return _write(job, {"ok": False, "reason": f"the process {how}{hint}\n{log}".strip()}, start)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Do the job in this process, write its record, and return it.
+
+    What the method or its data raise becomes a record of a failure.
+    """
+    start = time.perf_counter()
+    try:
+        content = _register_and_measure(job)
+    except (Exception, SystemExit) as error:  # a method is anybody's code
+        reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
+        content = {"ok": False, "reason": reason.strip() or type(error).__name__}
+    return _write(job, content, start)
+
+
+def _register_and_measure(job: Job) -> dict[str, Any]:
+    from samreg.benchmark.datasets import load_dataset
+    from samreg.benchmark.methods import get_method
+    from samreg.benchmark.metrics import common_landmarks, measure
+    from samreg.benchmark.pictures import write_picture
+    from samreg.spatial import invert
+
+    data, method = load_dataset(job.data), get_method(job.method)
+    fixed, moving = data.cases[job.fixed], data.cases[job.moving]
+    images = fixed.image(), moving.image()
+    start = time.perf_counter()
+    result = method(*images, threads=job.threads, seed=job.seed)
+    seconds, memory = time.perf_counter() - start, _peak_memory()
+    timings = dict(getattr(result, "timings", None) or {})
+    about = {
+        "versions": method.versions, "options": dict(method.options), "seconds": seconds, "peak_memory_gb": memory,
+        "timings": timings,
+    }  # fmt: skip
+    if not result:
+        return {"ok": False, "reason": str(getattr(result, "reason", "")) or "the method gave up", **about}
+    start = time.perf_counter()
+    inverse = getattr(result, "inverse", None) or invert(result.transform)
+    timings["inverse"] = time.perf_counter() - start
+    if fixed.pictures and (pair := common_landmarks(fixed, moving)):
+        edges = images[1] if moving.pictures else None
+        back = inverse.transform_points(pair[1].positions)
+        write_picture(Path(job.record).with_suffix(".png"), images[0], edges, result.transform, pair[0], back)
+    measures = measure(fixed, moving, images, result.transform, inverse, learn2reg=data.learn2reg)
+    return {"ok": True, "reason": "", **about, **measures}
+
+
+def _write(job: Job, content: Mapping[str, Any], start: float) -> dict[str, Any]:
+    record = {**asdict(job), **content, "job_seconds": time.perf_counter() - start}
+    with atomic_path(job.record) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    return record
+
+
+def _peak_memory() -> float | None:
+    """Return the most memory this process held at once plus the most a child did, GB; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    job = Job(**json.loads(sys.stdin.readline()))
+
+    def die_with_parent() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    run(job)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,116 @@
+"""``samreg landmarks``: a detector for landmarks of which some images are labelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samreg.cli.common import (
+    Device,
+    Model,
+    PixelSize,
+    Quiet,
+    Seed,
+    Verbose,
+    load_image,
+    require_suffix,
+    say,
+    session,
+    show_table,
+)
+from samreg.errors import InputError
+
+landmarks = typer.Typer(help="Train a landmark detector on a few labelled images, and use it.", no_args_is_help=True)
+
+
+@landmarks.command()
+def train(
+    images: Annotated[Path, typer.Argument(help="Folder of images, or a text file that lists them, a path a line.")],
+    points: Annotated[Path, typer.Argument(help="csv with columns subject (the image's name), name, x, y(, z), mm.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Detector file, .safetensors.")],
+    model: Model = None,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
+    learning_rate: Annotated[float, typer.Option(help="Of the network; the head's is ten times as high.")] = 2e-4,
+    random_start: Annotated[
+        bool, typer.Option("--random-start", help="Start from random weights, to see what pretraining is worth.")
+    ] = False,
+    pixel_size: PixelSize = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune an embedding model on IMAGES with POINTS; every labelled image is used."""
+    import samreg
+    from samreg.embedding import default_model, load_model
+    from samreg.embedding.backbone import reinitialise
+    from samreg.embedding.models import NetworkModel
+    from samreg.training.data import list_images
+    from samreg.training.detector import train_detector
+
+    require_suffix(out, (".safetensors",))
+    with session(verbose=verbose, quiet=quiet) as progress:
+        paths = {path.name.split(".")[0]: path for path in list_images(images)}
+        names = [name for name in paths if name in _subjects(points)]
+        if not names:
+            raise InputError(f"{points}: its subjects are none of the {len(paths)} images in {images}")
+        loaded = [samreg.read_image(paths[name], spacing=pixel_size) for name in names]
+        labels = [samreg.read_points(points, subject=name) for name in names]
+        network = load_model(default_model(loaded[0].ndim) if model is None else model)
+        if not isinstance(network, NetworkModel):
+            raise InputError(f"the model {network.name} has no weights to train; choose another, as xray-ceph")
+        if random_start:
+            reinitialise(network.network, seed=seed)
+        progress(f"training on {len(names)} images")
+        detector = train_detector(
+            network, loaded, labels, steps=steps, learning_rate=learning_rate, device=device, seed=seed
+        )
+        detector.save(out)
+    if not quiet:
+        say(f"{len(detector.names)} landmarks, trained on {len(names)} images; written to {out}")
+
+
+@landmarks.command()
+def predict(
+    detector: Annotated[Path, typer.Argument(help="Detector that `samreg landmarks train` wrote.")],
+    image: Annotated[Path, typer.Argument(help="Image to find the landmarks in.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .mrk.json, .fcsv, .pts or .txt.")],
+    pixel_size: PixelSize = None,
+    device: Device = "auto",
+    series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find a DETECTOR's landmarks in an IMAGE."""
+    import samreg
+    from samreg.detector import LandmarkDetector
+
+    require_suffix(out, (".csv", ".mrk.json", ".fcsv", ".pts", ".txt"))
+    with session(verbose=verbose, quiet=quiet) as progress:
+        loaded = LandmarkDetector.load(detector)
+        progress("finding landmarks")
+        found = loaded(load_image(image, series, pixel_size), device=device)
+        samreg.write_points(found, out)
+    if not quiet:
+        axes = [f"{axis} mm" for axis in "xyz"[: found.ndim]]
+        assert found.scores is not None
+        columns = zip(found.names, found.positions, found.scores, strict=True)
+        rows = [(name, *map(float, position), float(score)) for name, position, score in columns]
+        show_table(f"found in {image}, LPS", ("name", *axes, "similarity"), rows)
+        say(f"written to {out}")
+
+
+def _subjects(path: Path) -> set[str]:
+    """Return the values of the column subject (case, patient) of a csv."""
+    import csv
+
+    from samreg.spatial.io_points import SUBJECT_COLUMNS
+
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        column = next((c for c in reader.fieldnames or () if c.strip().lower() in SUBJECT_COLUMNS), None)
+        if column is None:
+            raise InputError(f"{path}: no column {', '.join(SUBJECT_COLUMNS)}; it must say which image a point is in")
+        return {row[column].strip() for row in reader}

@@ -1,0 +1,107 @@
+"""A landmark detector: an embedding network fine-tuned with labelled images, and one learnt vector a landmark.
+
+The heat map of a landmark is the similarity of its vector with every voxel's embedding. A detector that was never
+trained is one-shot matching with the mean vectors of the labelled images; training moves both vectors and network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
+from samreg.embedding.models import NetworkModel
+from samreg.embedding.registry import load_model
+from samreg.errors import InputError
+from samreg.matching import features, find, interpolate
+from samreg.spatial import Image, Points, as_image
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkDetector:
+    """Finds the landmarks it was trained for.
+
+    Parameters
+    ----------
+    model
+        Embeds the images.
+    names
+        N names.
+    vectors
+        (N, C) float32 unit vectors, local and global part side by side as :class:`samreg.matching.Features` has them.
+    """
+
+    model: NetworkModel
+    names: tuple[str, ...]
+    vectors: torch.Tensor
+
+    def __call__(self, image: Any, *, device: str = "auto") -> Points:
+        """Find the landmarks of an image.
+
+        Parameters
+        ----------
+        image
+            As :func:`samreg.register` takes it.
+        device
+            "auto", "cpu", "cuda" or "mps".
+
+        Returns
+        -------
+        Points
+            (N, d) LPS mm, at the peaks of the heat maps, scored by similarity, at most 1.
+        """
+        embedding = self.model.embed(as_image(image, name="image"), device=device)
+        found = find(self.vectors, features(embedding))
+        return Points(found.positions, self.names, found.similarity)
+
+    @classmethod
+    def from_labels(
+        cls, model: NetworkModel, images: Sequence[Image], points: Sequence[Points], *, device: str = "auto"
+    ) -> LandmarkDetector:
+        """Return the detector that needs no training: the mean vectors of labelled images.
+
+        Raises
+        ------
+        InputError
+            When there is no image, or the images' points have different names.
+        """
+        if not images or len(images) != len(points):
+            raise InputError(f"{len(images)} images and {len(points)} sets of points; give one set an image")
+        names = points[0].names
+        if odd := [p.names for p in points if sorted(p.names) != sorted(names)]:
+            raise InputError(f"every image must have the same landmarks: {list(names)} and {list(odd[0])} differ")
+        vectors = [
+            interpolate(features(model.embed(image, device=device)), some.named(names).positions)
+            for image, some in zip(images, points, strict=True)
+        ]
+        return cls(model, names, F.normalize(torch.stack(vectors).mean(dim=0), dim=1))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the detector as a safetensors file, whole or not at all."""
+        info: Mapping[str, Any] = self.model.info
+        save_checkpoint(
+            path, self.model.network, architecture=info["architecture"], name=self.model.name, config=info["config"],
+            preprocessing=self.model.preprocessing, calibration=self.model.calibration,
+            landmarks={"names": self.names, "vectors": self.vectors.tolist()},
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LandmarkDetector:
+        """Read a detector written by `save`.
+
+        Raises
+        ------
+        InputError
+            When the file is missing, damaged, or no detector.
+        """
+        landmarks = load_checkpoint(path).landmarks
+        if landmarks is None:
+            raise InputError(f"{path} is a model without landmarks; train it with `samreg landmarks train`")
+        model = load_model(path)
+        assert isinstance(model, NetworkModel)
+        return cls(model, tuple(landmarks["names"]), torch.tensor(landmarks["vectors"]))
