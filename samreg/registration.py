@@ -53,6 +53,7 @@ def register(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     landmarks: tuple[Any, Any] | None = None,
+    start: Transform | None = None,
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
@@ -83,6 +84,9 @@ def register(
     landmarks
         Points of the fixed and of the moving image that correspond: files, :class:`samreg.Points`, paired by name, or
         arrays (N, d) in LPS mm. A deformable registration by the torch engine draws them together.
+    start
+        Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
+        transform, instead of the embeddings' seed or the images' centres of mass.
     device
         "auto", "cpu", "cuda" or "mps", for the embeddings and the torch engine.
     seed
@@ -115,6 +119,8 @@ def register(
     _check_choice("method", method, METHODS)
     _check_choice("transform", transform, TRANSFORMS)
     backend = None if method == "embedding" else _choose_engine(engine, method)
+    if start is not None and (backend is None or transform != "deformable"):
+        raise InputError("start is what an engine's deformable registration begins from; leave it out otherwise")
     if landmarks is not None and not (backend is not None and backend.native and transform == "deformable"):
         raise InputError('landmarks guide deformable registration by the torch engine alone; set engine="torch"')
     fixed, moving = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
@@ -142,18 +148,18 @@ def register(
         "engine_options": _as_mapping(engine_options),
     }
     versions = {"samreg": importlib.metadata.version("samreg"), "python": platform.python_version()}
-    start, found, embeddings, body, engine_log = None, None, None, None, ""
+    found, embeddings, body, engine_log = None, None, None, ""
     notes: tuple[str, ...] = ()
     with _threads(threads):
         if method != "registration":
             found, embeddings, notes, versions["model"] = _seed(
-                fixed, moving, masks, model=model, device=device, seed=seed, clock=clock,
+                fixed, moving, masks, start=start, model=model, device=device, seed=seed, clock=clock,
                 transform=transform if backend is None else backend.seed_transform(transform, engine_options),
             )  # fmt: skip
             options["model"] = _model_name(model, versions["model"])
             versions["torch"] = importlib.metadata.version("torch")
             body = _body(embeddings[0])
-            if not found:
+            if start is None and not found:
                 return RegistrationResult(
                     fixed,
                     moving,
@@ -166,7 +172,7 @@ def register(
                     notes=notes,
                     reason=found.reason,
                 )
-            start = found.transform
+            start = found.transform if start is None else start
         if backend is None:
             result = start
         else:
@@ -216,13 +222,14 @@ def _seed(
     moving: Image,
     masks: list[Image | None],
     *,
+    start: Transform | None,
     model: Any,
     transform: str,
     device: str,
     seed: int,
     clock: _Clock,
 ) -> tuple[Any, tuple[Any, Any], tuple[str, ...], str]:
-    """Embed both images and return the seed, the embeddings, notes for the user, and the model's name."""
+    """Embed both images; return the seed unless there is a start, the embeddings, notes, and the model's name."""
     from samreg.embedding import default_model, load_model
     from samreg.seeding import seed_any_orientation
 
@@ -231,6 +238,8 @@ def _seed(
     with clock("embedding"):
         fixed_embedding = network.embed(fixed, mask=masks[0], device=device)
         moving_embedding = network.embed(moving, mask=masks[1], device=device)
+    if start is not None:
+        return None, (fixed_embedding, moving_embedding), (), fixed_embedding.model
     with clock("seeding"):
         found, notes = seed_any_orientation(
             fixed,

@@ -66,6 +66,20 @@ def test_hybrid_with_the_torch_engine(embedded, pair) -> None:
     assert "search" in result.log  # the discrete search, which needs the embeddings, ran
 
 
+@pytest.mark.parametrize("method", ["registration", "hybrid"])
+def test_a_given_start_takes_the_place_of_the_seed(embedded, pair, method) -> None:
+    call = {"method": method, "engine": "ants", "engine_options": {"iterations": (0,)}, "model": MODEL}
+    result = samreg.register(pair.fixed.image, pair.moving.image, start=embedded.transform, **call)
+    points = pair.fixed_landmarks.positions
+    np.testing.assert_allclose(
+        result.transform_points(points, to="moving"), embedded.transform_points(points, to="moving"), atol=0.3
+    )
+    assert result.seed is None
+    for refused in ({"method": "embedding"}, {"transform": "affine"}):
+        with pytest.raises(InputError, match="start"):
+            samreg.register(pair.fixed.image, pair.moving.image, start=embedded.transform, **refused)
+
+
 def test_landmarks_guide_the_torch_engine(pair) -> None:
     """Given far-off landmarks for one place, it goes there; the fast preset takes an affine seed."""
     names = pair.fixed_landmarks.names[:4]

@@ -42,8 +42,8 @@ class Convergence:
     iteration
         Its number; 0 is the average of affine transforms.
     residual_mm, residual_p95_mm
-        Mean and 95th percentile, over the body, of the mean residual displacement beyond its affine part: how far the
-        template was from the middle of its subjects before its shape was updated.
+        Mean and 95th percentile, over the body, of the mean residual displacement: how far the template was from the
+        middle of its subjects before its shape was updated.
     change
         One minus the correlation of the mean with that of the iteration before, over the body; 1 for iteration 0.
     deviation
@@ -129,7 +129,8 @@ def build_atlas(
        up to zero. The reference is the image most alike the others; it leaves no trace.
     2. The mean of the subjects in that frame, sharpened, is the first template.
     3. Every subject is registered to the template; the template's shape is updated so that the mean displacement to
-       the subjects vanishes, and the subjects, warped there, are averaged and sharpened again. This is repeated.
+       the subjects vanishes, and the subjects, warped there, are averaged and sharpened again. This is repeated, each
+       registration going on where the one before ended.
 
     (Guimond et al., Average brain models, CVIU 2000; Avants et al., NeuroImage 2010.)
 
@@ -193,7 +194,7 @@ def build_atlas(
     convergence = [run.average(0, dict(frame), frame, grid)]
     final: dict[str, Transform] = dict(frame)
     for number in range(1, iterations + 1):
-        found = run.register(number, list(frame))
+        found = run.register(number, list(final))
         convergence.append(run.average(number, found, frame, grid))
         update = read_transform(run.folder(number) / "average" / "update.h5")
         final = {name: compose(update, transform) for name, transform in found.items()}
@@ -254,9 +255,8 @@ class _Run:
 
     def register(self, number: int, names: Sequence[str]) -> dict[str, Transform]:
         """Register every subject to the template before; return transforms from template to subjects."""
-        template = self.folder(number - 1) / "average" / "template.nii.gz"
-        folder = self.folder(number) / "subjects"
-        step = partial(_register, self.images, template, folder, self.options)
+        folder, before = self.folder(number) / "subjects", self.folder(number - 1)
+        step = partial(_register, self.images, before, folder, self.options)
         names = self.each(f"iteration {number}", names, step)
         return {name: read_transform(folder / name / "transform.h5") for name in names}
 
@@ -351,14 +351,21 @@ def _seeded(reference: Path, subject: Path, seed: int) -> Transform:
     return found.transform
 
 
-def _register(images: Mapping[str, Path], template: Path, out: Path, options: Mapping[str, Any], name: str) -> Outcome:
-    """Register a subject to the template."""
+def _register(images: Mapping[str, Path], before: Path, out: Path, options: Mapping[str, Any], name: str) -> Outcome:
+    """Register a subject to the template of the iteration before, from where that iteration left it."""
     from samreg.registration import register
 
-    def work(folder: Path) -> None:
-        write_transform(_succeeded(register(template, images[name], **options)), folder / "transform.h5")
+    template, update = before / "average" / "template.nii.gz", before / "average" / "update.h5"
+    earlier = before / "subjects" / name / "transform.h5"
+    # without an engine there is nothing that could go on
+    parts = [update, earlier] if earlier.is_file() and options["method"] != "embedding" else []
 
-    return run_step(out / name, work, files=[template, images[name]], inputs=_inputs(options))
+    def work(folder: Path) -> None:
+        start = compose(*map(read_transform, parts)) if parts else None
+        found = register(template, images[name], start=start, **options)
+        write_transform(_succeeded(found), folder / "transform.h5")
+
+    return run_step(out / name, work, files=[template, images[name], *parts], inputs=_inputs(options))
 
 
 def _succeeded(result: Any) -> Transform:
@@ -380,11 +387,8 @@ def _average(
     """Update the shape, average, sharpen, and measure what changed."""
     drift = None
     if before is not None:
-        inside = _points_inside(_read_average(before))
         views = [read_image(images[name]).grid for name in transforms]
-        drift, update = shape_update(
-            list(transforms.values()), [frame[name] for name in transforms], views, grid, inside
-        )
+        drift, update = shape_update(list(transforms.values()), [frame[name] for name in transforms], views, grid)
         write_transform(update, folder / "update.h5")
         transforms = {name: compose(update, transform) for name, transform in transforms.items()}
     parts = average(((read_image(images[name]), transform) for name, transform in transforms.items()), grid)

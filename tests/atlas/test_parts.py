@@ -86,7 +86,11 @@ def test_the_shape_update_leaves_no_mean_displacement():
     fields = [DisplacementField((window * wave).astype(np.float32), coarse) for wave in waves]
     affines = [some_affine(i) for i in range(3)]
     transforms = [compose(field, affine) for field, affine in zip(fields, affines, strict=True)]
-    mean, update = shape_update(transforms, affines, grid)
+    views = [
+        Grid.make((400, 400, 400), origin=affine.transform_points(grid.center[None])[0] - 800, spacing=4.0)
+        for affine in affines
+    ]
+    mean, update = shape_update(transforms, affines, views, grid)
     middle = mean.displacement_at(grid.center[None])[0]
     np.testing.assert_allclose(middle, np.mean(waves, axis=0), atol=0.1)
     inner = grid.world_points().reshape(-1, 3)
@@ -95,6 +99,16 @@ def test_the_shape_update_leaves_no_mean_displacement():
         for transform, affine in zip(transforms, affines, strict=True)
     ]
     assert np.linalg.norm(np.mean(after, axis=0), axis=1).max() < 0.1
+
+
+def test_who_shows_little_has_little_say_in_the_shape():
+    grid = Grid.make((20, 20, 20), spacing=5.0)
+    same, shift = AffineTransform.identity(3), AffineTransform(np.eye(3), np.array([8.0, 0, 0]))
+    wide, narrow = grid.padded(100.0), Grid.make((20, 20, 8), spacing=5.0)
+    mean, _ = shape_update([same, shift], [same, same], [wide, narrow], grid)
+    inside, outside = mean.displacement_at([[15.0, 50, 50], [90.0, 50, 50]])
+    assert 1 < inside[0] < 4
+    assert abs(outside[0]) < 0.2
 
 
 def test_images_count_where_they_have_data():
