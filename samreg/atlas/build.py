@@ -19,7 +19,7 @@ from samreg.atlas.picture import write_picture
 from samreg.errors import InputError, SamregError
 from samreg.quality import dice, ncc
 from samreg.runs import Outcome, run_step, write_summary, write_table
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import find_points, read_points, write_points
@@ -42,8 +42,8 @@ class Convergence:
     iteration
         Its number; 0 is the average of affine transforms.
     residual_mm, residual_p95_mm
-        Mean and 95th percentile, over the body, of the mean residual displacement: how far the template was from the
-        middle of its subjects before its shape was updated.
+        Mean and 95th percentile, over the body, of the mean residual displacement beyond its affine part: how far the
+        template was from the middle of its subjects before its shape was updated.
     change
         One minus the correlation of the mean with that of the iteration before, over the body; 1 for iteration 0.
     deviation
@@ -265,7 +265,7 @@ class _Run:
     ) -> Convergence:
         """Update the shape and average the subjects; return what changed."""
         self.report(f"iteration {number}: averaging {len(transforms)} subjects")
-        before = None if number == 0 else self.folder(number - 1) / "average" / "mean.nii.gz"
+        before = None if number == 0 else self.folder(number - 1) / "average"
         used = [self.images[name] for name in transforms]
         results = [self.folder(number) / "subjects" / name / "transform.h5" for name in transforms] if number else []
         inputs = {
@@ -275,7 +275,10 @@ class _Run:
         }
         work = partial(_average, number, dict(transforms), dict(frame), grid, self.images, before)
         outcome = run_step(
-            self.folder(number) / "average", work, files=[*used, *results, *([before] if before else [])], inputs=inputs
+            self.folder(number) / "average",
+            work,
+            files=[*used, *results, *([before / "mean.nii.gz"] if before else [])],
+            inputs=inputs,
         )
         if not outcome:
             raise InputError(f"iteration {number}: {outcome.reason}")
@@ -376,15 +379,19 @@ def _average(
 ) -> None:
     """Update the shape, average, sharpen, and measure what changed."""
     drift = None
-    if number:
-        drift, update = shape_update(list(transforms.values()), [frame[name] for name in transforms], grid)
+    if before is not None:
+        inside = _points_inside(_read_average(before))
+        views = [read_image(images[name]).grid for name in transforms]
+        drift, update = shape_update(
+            list(transforms.values()), [frame[name] for name in transforms], views, grid, inside
+        )
         write_transform(update, folder / "update.h5")
         transforms = {name: compose(update, transform) for name, transform in transforms.items()}
     parts = average(((read_image(images[name]), transform) for name, transform in transforms.items()), grid)
     template = sharpened(parts.mean)
     for name, image in zip(_DATA, (template, parts.mean, parts.variance, parts.coverage), strict=True):
         write_image(image, folder / f"{name}.nii.gz")
-    found = _convergence(number, parts, len(transforms), drift, None if before is None else read_image(before))
+    found = _convergence(number, parts, len(transforms), drift, None if before is None else _read_average(before).mean)
     title = f"iteration {number}, {found.subjects} subjects; drift removed {found.residual_mm:.2f} mm"
     write_picture(template, parts, title, folder / "picture.png")
     (folder / "convergence.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
@@ -396,10 +403,19 @@ def _convergence(
     inside = body_of(parts)
     away = np.zeros(1)
     if drift is not None:
-        away = np.linalg.norm(drift.displacement_at(parts.mean.grid.world_points()[inside][::5]), axis=1)
+        away = np.linalg.norm(drift.displacement_at(_points_inside(parts)), axis=1)
     change = 1.0 if before is None else 1 - ncc(parts.mean.array[inside], before.array[inside])
     deviation = float(np.sqrt(parts.variance.array[inside]).mean())
     return Convergence(number, float(away.mean()), float(np.percentile(away, 95)), float(change), deviation, subjects)
+
+
+def _read_average(folder: Path) -> Average:
+    return Average(*(read_image(folder / f"{name}.nii.gz") for name in ("mean", "variance", "coverage")))
+
+
+def _points_inside(parts: Average) -> FloatArray:
+    """Return every fifth voxel of the body (P, d), LPS mm."""
+    return parts.mean.grid.world_points()[body_of(parts)][::5]
 
 
 def body_of(parts: Average) -> NDArray[np.bool_]:

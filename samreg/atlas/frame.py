@@ -13,12 +13,12 @@ from samreg.spatial.transforms import (
     DisplacementField,
     Transform,
     invert,
-    sample_displacement,
     tapered,
 )
 
 _MARGIN = 40.0  # mm around the template over which the change of shape falls to zero
 _SPACING = 4.0  # mm, voxels of the change of shape
+_DEEP = 30.0  # mm inside its view, from where on a subject counts fully
 
 
 def mean_affine(affines: Sequence[AffineTransform]) -> AffineTransform:
@@ -94,7 +94,11 @@ def common_grid(grids: Mapping[str, Grid], frame: Mapping[str, AffineTransform],
 
 
 def shape_update(
-    transforms: Sequence[Transform], affines: Sequence[AffineTransform], grid: Grid
+    transforms: Sequence[Transform],
+    affines: Sequence[AffineTransform],
+    views: Sequence[Grid],
+    grid: Grid,
+    inside: FloatArray,
 ) -> tuple[DisplacementField, DisplacementField]:
     """Return the mean residual displacement, and the map from the unbiased template to the present one.
 
@@ -102,29 +106,53 @@ def shape_update(
     is their mean displacement, the template pulled back by (id + v)^-1 has none (the shape update of Avants et al.,
     The optimal template effect in hippocampus studies of diseased populations, NeuroImage 2010, with a full step).
 
+    Subjects count by how deep in their field of view a point lies, since registrations contract where one ends. The
+    affine part of v is left out: size and pose are those of the affines, and a contraction that every registration
+    shares would otherwise shrink the template again and again.
+
     Parameters
     ----------
     transforms
         T_i, template to subjects, LPS mm.
     affines
         A_i, common frame to subjects, LPS mm, in the same order.
+    views
+        Grids of the subjects, in the same order.
     grid
         Of the template.
+    inside
+        (P, d) points of the body in the template, LPS mm, over which the affine part is taken.
 
     Returns
     -------
     mean : DisplacementField
-        v, mm, zero at the border of a margin around the template.
+        v, mm, zero where less than half of the subjects show anything.
     update : DisplacementField
         Unbiased template to present template points, LPS mm.
     """
     coarse = grid.with_spacing(np.minimum(np.maximum(_SPACING, grid.spacing), grid.extent)).padded(_MARGIN)
-    total = np.zeros((*coarse.shape, coarse.ndim), np.float32)
-    for transform, affine in zip(transforms, affines, strict=True):
-        there = sample_displacement(transform, coarse).displacement + coarse.world_points()
-        back = affine.inverse().transform_points(there.reshape(-1, coarse.ndim)).reshape(there.shape)
-        total += (back - coarse.world_points()) / len(transforms)
-    mean = tapered(DisplacementField(total, coarse), _MARGIN)
+    points = coarse.world_points().reshape(-1, coarse.ndim)
+    total, weight = np.zeros_like(points), np.zeros(len(points))
+    for transform, affine, view in zip(transforms, affines, views, strict=True):
+        there = transform.transform_points(points)
+        shown = np.clip(view.depth(there) / _DEEP, 0, 1)
+        total += shown[:, None] * (affine.inverse().transform_points(there) - points)
+        weight += shown
+    residual = total / np.maximum(weight, 1e-6)[:, None]
+    sure = np.clip(2 * weight / len(transforms), 0, 1)
+    index = np.rint(coarse.world_to_index(inside)).astype(int)[:, ::-1]
+    where = np.ravel_multi_index(tuple(index.T), coarse.shape)
+    residual -= _affine_part(points[where], residual[where], sure[where], points)
+    field = (sure[:, None] * residual).reshape(*coarse.shape, coarse.ndim)
+    mean = tapered(DisplacementField(field.astype(np.float32), coarse), _MARGIN)
     update = invert(mean)
     assert isinstance(update, DisplacementField)
     return mean, update
+
+
+def _affine_part(at: FloatArray, values: FloatArray, weight: FloatArray, points: FloatArray) -> FloatArray:
+    """Fit an affine function to values (P, d) at points (P, d) with weights (P,), and return it at other points."""
+    center = at.mean(axis=0)
+    design, root = np.column_stack([at - center, np.ones(len(at))]), np.sqrt(weight)[:, None]
+    coefficients = np.linalg.lstsq(root * design, root * values, rcond=None)[0]
+    return np.column_stack([points - center, np.ones(len(points))]) @ coefficients
