@@ -30,7 +30,7 @@ def fit_displacement(
     stiffness: float = 0.005,
     noise: float = 8.0,
     margin: float = 40.0,
-    spacing: float = 8.0,
+    spacing: float = 4.0,
     min_jacobian: float = 0.1,
     scale: float = 1.0,
 ) -> DisplacementField:

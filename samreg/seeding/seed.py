@@ -21,8 +21,8 @@ _LEAST_SCALE = 0.6  # of the tolerance of affines: what people differ by does no
 # at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _COARSE_LATTICE = 24.0  # mm, for the global affine
 _FINE_LATTICE = 20.0  # mm, for the refined affine and the field
-# (search radius mm, similarity lost at that radius) of the passes that refine an affine prediction
-_PASSES = ((36.0, 0.15), (20.0, 0.10))
+# (search radius mm, similarity lost at that radius, voxel mm of the field) of the passes that refine an affine prediction
+_PASSES = ((36.0, 0.15, 8.0), (20.0, 0.10, 4.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def make_seed(
     current: Transform = fit.transform
     scale = f.scale
     points = lattice(f, _FINE_LATTICE * scale)
-    for radius, penalty in _PASSES:
+    for radius, penalty, voxel in _PASSES:
         # a point whose counterpart lies outside the moving image can only be matched wrongly
         expected = current.transform_points(points)
         shown = moving.image_grid.contains(expected, margin=4.0 * scale)
@@ -139,7 +139,8 @@ def make_seed(
         prediction = Prediction(expected[shown], radius * scale, penalty)
         pairs = match_points(f, points[shown], m, prediction=prediction, coarse=True, calibration=calibration)
         if transform == "deformable":
-            field = fit_displacement(pairs, fit.transform, fixed.image_grid if grid is None else grid, scale=scale)
+            wanted = fixed.image_grid if grid is None else grid
+            field = fit_displacement(pairs, fit.transform, wanted, spacing=voxel, scale=scale)
             current = compose(field, fit.transform)
         else:
             refit = fit_affine(pairs, kind=transform, seed=seed, scale=max(scale, _LEAST_SCALE))
