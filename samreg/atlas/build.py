@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,19 @@ from samreg.atlas.picture import write_picture
 from samreg.errors import InputError, SamregError
 from samreg.quality import dice, ncc
 from samreg.runs import Outcome, run_step, write_summary, write_table
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points
 from samreg.spatial.resample import resample
-from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, components, compose, invert
+from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, compose, invert
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _AIR = -500.0  # HU; an image with less is a CT
 _DATA = ("template", "mean", "variance", "coverage")
+_UPDATE = Path("average/update.h5")
 
 
 @dataclass(frozen=True)
@@ -189,23 +190,31 @@ def build_atlas(
     run = _Run(find_images(*_listed(images)), Path(out), options, jobs, progress or (lambda text: None))
     maps, points = _by_name(labels, landmarks, run.images)
     frame = run.start(reference)
-    grids = {name: read_image(run.images[name]).grid for name in frame}
-    grid = common_grid(grids, frame, spacing)
-    convergence = [run.average(0, dict(frame), frame, grid)]
-    final: dict[str, Transform] = dict(frame)
+    views = {name: read_image(run.images[name]).grid for name in frame}
+    setting = _Setting(run.images, frame, views, common_grid(views, frame, spacing))
+    names = list(frame)
+    convergence = [run.average(0, names, setting)]
     for number in range(1, iterations + 1):
-        found = run.register(number, list(final))
-        convergence.append(run.average(number, found, frame, grid))
-        update = read_transform(run.folder(number) / "average" / "update.h5")
-        final = {name: compose(update, transform) for name, transform in found.items()}
-    run.finish(iterations, final, maps, points)
+        names = run.register(number, names)
+        convergence.append(run.average(number, names, setting))
+    run.finish(iterations, names, setting, maps, points)
     write_table(
         run.out / "convergence.csv",
         [f.name for f in fields(Convergence)],
         (list(asdict(c).values()) for c in convergence),
     )
     write_summary(run.out / "summary.csv", run.outcomes.values())
-    return Atlas(run.out, tuple(final), tuple(convergence), tuple(run.outcomes.values()))
+    return Atlas(run.out, tuple(names), tuple(convergence), tuple(run.outcomes.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What iterations share: images, affines from the common frame to them, their grids, and the template's grid."""
+
+    images: Mapping[str, Path]
+    frame: Mapping[str, AffineTransform]
+    views: Mapping[str, Grid]
+    grid: Grid
 
 
 @dataclass
@@ -247,53 +256,49 @@ class _Run:
         if reference is not None and reference not in self.images:
             raise InputError(f"no image {reference!r} for reference=; there are {list(self.images)}")
         names = self.each("reading", list(self.images), partial(_read, self.images, self.out / "inputs", self.options))
+        if reference is not None and reference not in names:
+            raise InputError(f"the reference {reference} cannot be used: {self.outcomes[reference].reason}")
         first = reference or (_medoid(names, self.out / "inputs") if embeds else names[0])
         folder = self.out / "start"
         names = self.each("affine start", names, partial(_start, self.images, self.out, first, self.options))
         affines = {name: read_transform(folder / name / "affine.tfm") for name in names}
         return common_frame({name: a for name, a in affines.items() if isinstance(a, AffineTransform)})
 
-    def register(self, number: int, names: Sequence[str]) -> dict[str, Transform]:
-        """Register every subject to the template before; return transforms from template to subjects."""
-        folder, before = self.folder(number) / "subjects", self.folder(number - 1)
-        step = partial(_register, self.images, before, folder, self.options)
-        names = self.each(f"iteration {number}", names, step)
-        return {name: read_transform(folder / name / "transform.h5") for name in names}
+    def register(self, number: int, names: Sequence[str]) -> list[str]:
+        """Register every subject to the template of the iteration before."""
+        step = partial(_register, self.images, self.folder(number), self.folder(number - 1), self.options)
+        return self.each(f"iteration {number}", names, step)
 
-    def average(
-        self, number: int, transforms: Mapping[str, Transform], frame: Mapping[str, AffineTransform], grid: Grid
-    ) -> Convergence:
+    def average(self, number: int, names: Sequence[str], setting: _Setting) -> Convergence:
         """Update the shape and average the subjects; return what changed."""
-        self.report(f"iteration {number}: averaging {len(transforms)} subjects")
-        before = None if number == 0 else self.folder(number - 1) / "average"
-        used = [self.images[name] for name in transforms]
-        results = [self.folder(number) / "subjects" / name / "transform.h5" for name in transforms] if number else []
-        inputs = {
-            "names": list(transforms),
-            "frame": [[frame[name].matrix.tolist(), frame[name].translation.tolist()] for name in transforms],
-            "grid": repr(grid),
-        }
-        work = partial(_average, number, dict(transforms), dict(frame), grid, self.images, before)
+        self.report(f"iteration {number}: averaging {len(names)} subjects")
+        before = self.folder(number - 1) / "average" if number else None
+        found = [_transform_file(self.folder(number), name) for name in names] if before else []
+        frame = [[setting.frame[name].matrix.tolist(), setting.frame[name].translation.tolist()] for name in names]
+        folder = self.folder(number) / "average"
         outcome = run_step(
-            self.folder(number) / "average",
-            work,
-            files=[*used, *results, *([before / "mean.nii.gz"] if before else [])],
-            inputs=inputs,
+            folder,
+            partial(_average, number, names, setting, self.folder(number), before),
+            files=[*(self.images[name] for name in names), *found, *([before / "mean.nii.gz"] if before else [])],
+            inputs={"names": list(names), "frame": frame, "grid": repr(setting.grid)},
         )
         if not outcome:
             raise InputError(f"iteration {number}: {outcome.reason}")
-        record = json.loads((self.folder(number) / "average" / "convergence.json").read_text(encoding="utf-8"))
-        return Convergence(**record)
+        return Convergence(**json.loads((folder / "convergence.json").read_text(encoding="utf-8")))
 
     def finish(
-        self, number: int, transforms: Mapping[str, Transform], maps: Mapping[str, Path], points: Mapping[str, Any]
+        self,
+        number: int,
+        names: Sequence[str],
+        setting: _Setting,
+        maps: Mapping[str, Path],
+        points: Mapping[str, tuple[Path, str | None]],
     ) -> None:
         """Write what the whole run gave."""
-        last = self.folder(number) / "average"
-        step = partial(_finish, self.images, last, self.out / "subjects", dict(transforms), dict(maps), dict(points))
-        names = self.each("results", list(transforms), step)
+        last = self.folder(number)
+        names = self.each("results", names, partial(_finish, setting, last, self.out / "subjects", maps, points))
         for name in _DATA:
-            write_image(read_image(last / f"{name}.nii.gz"), self.out / f"{name}.nii.gz")
+            write_image(read_image(last / "average" / f"{name}.nii.gz"), self.out / f"{name}.nii.gz")
         _write_landmarks(self.out, [name for name in names if name in points])
         _write_labels(self.out, [name for name in names if name in maps])
 
@@ -351,12 +356,11 @@ def _seeded(reference: Path, subject: Path, seed: int) -> Transform:
     return found.transform
 
 
-def _register(images: Mapping[str, Path], before: Path, out: Path, options: Mapping[str, Any], name: str) -> Outcome:
+def _register(images: Mapping[str, Path], out: Path, before: Path, options: Mapping[str, Any], name: str) -> Outcome:
     """Register a subject to the template of the iteration before, from where that iteration left it."""
     from samreg.registration import register
 
-    template, update = before / "average" / "template.nii.gz", before / "average" / "update.h5"
-    earlier = before / "subjects" / name / "transform.h5"
+    template, update, earlier = before / "average/template.nii.gz", before / _UPDATE, _transform_file(before, name)
     # without an engine there is nothing that could go on
     parts = [update, earlier] if earlier.is_file() and options["method"] != "embedding" else []
 
@@ -365,7 +369,13 @@ def _register(images: Mapping[str, Path], before: Path, out: Path, options: Mapp
         found = register(template, images[name], start=start, **options)
         write_transform(_succeeded(found), folder / "transform.h5")
 
-    return run_step(out / name, work, files=[template, images[name], *parts], inputs=_inputs(options))
+    step = _transform_file(out, name).parent
+    return run_step(step, work, files=[template, images[name], *parts], inputs=_inputs(options))
+
+
+def _transform_file(iteration: Path, name: str) -> Path:
+    """Where an iteration keeps what a subject's registration gave, before the template's update."""
+    return iteration / "subjects" / name / "transform.h5"
 
 
 def _succeeded(result: Any) -> Transform:
@@ -376,26 +386,27 @@ def _succeeded(result: Any) -> Transform:
 
 
 def _average(
-    number: int,
-    transforms: dict[str, Transform],
-    frame: dict[str, AffineTransform],
-    grid: Grid,
-    images: Mapping[str, Path],
-    before: Path | None,
-    folder: Path,
+    number: int, names: Sequence[str], setting: _Setting, iteration: Path, before: Path | None, folder: Path
 ) -> None:
-    """Update the shape, average, sharpen, and measure what changed."""
+    """Update the shape, average, sharpen, and measure what changed; transforms and images are held one at a time."""
+    transforms: Iterator[Transform] = (setting.frame[name] for name in names)
     drift = None
     if before is not None:
-        views = [read_image(images[name]).grid for name in transforms]
-        drift, update = shape_update(list(transforms.values()), [frame[name] for name in transforms], views, grid)
+        drift, update = shape_update(
+            (read_transform(_transform_file(iteration, name)) for name in names),
+            [setting.frame[name] for name in names],
+            [setting.views[name] for name in names],
+            setting.grid,
+        )
         write_transform(update, folder / "update.h5")
-        transforms = {name: compose(update, transform) for name, transform in transforms.items()}
-    parts = average(((read_image(images[name]), transform) for name, transform in transforms.items()), grid)
+        transforms = (compose(update, read_transform(_transform_file(iteration, name))) for name in names)
+    images = (read_image(setting.images[name]) for name in names)
+    parts = average(zip(images, transforms, strict=True), setting.grid)
     template = sharpened(parts.mean)
     for name, image in zip(_DATA, (template, parts.mean, parts.variance, parts.coverage), strict=True):
         write_image(image, folder / f"{name}.nii.gz")
-    found = _convergence(number, parts, len(transforms), drift, None if before is None else _read_average(before).mean)
+    earlier = None if before is None else read_image(before / "mean.nii.gz")
+    found = _convergence(number, parts, len(names), drift, earlier)
     title = f"iteration {number}, {found.subjects} subjects; drift removed {found.residual_mm:.2f} mm"
     write_picture(template, parts, title, folder / "picture.png")
     (folder / "convergence.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
@@ -407,19 +418,10 @@ def _convergence(
     inside = body_of(parts)
     away = np.zeros(1)
     if drift is not None:
-        away = np.linalg.norm(drift.displacement_at(_points_inside(parts)), axis=1)
+        away = np.linalg.norm(drift.displacement_at(parts.mean.grid.world_points()[inside][::5]), axis=1)
     change = 1.0 if before is None else 1 - ncc(parts.mean.array[inside], before.array[inside])
     deviation = float(np.sqrt(parts.variance.array[inside]).mean())
     return Convergence(number, float(away.mean()), float(np.percentile(away, 95)), float(change), deviation, subjects)
-
-
-def _read_average(folder: Path) -> Average:
-    return Average(*(read_image(folder / f"{name}.nii.gz") for name in ("mean", "variance", "coverage")))
-
-
-def _points_inside(parts: Average) -> FloatArray:
-    """Return every fifth voxel of the body (P, d), LPS mm."""
-    return parts.mean.grid.world_points()[body_of(parts)][::5]
 
 
 def body_of(parts: Average) -> NDArray[np.bool_]:
@@ -432,21 +434,22 @@ def body_of(parts: Average) -> NDArray[np.bool_]:
 
 
 def _finish(
-    images: Mapping[str, Path],
-    average_folder: Path,
+    setting: _Setting,
+    last: Path,
     out: Path,
-    transforms: Mapping[str, Transform],
     maps: Mapping[str, Path],
     points: Mapping[str, tuple[Path, str | None]],
     name: str,
 ) -> Outcome:
     """Write a subject's transforms, and what it brings to the template."""
-    template, transform = average_folder / "template.nii.gz", transforms[name]
-    own = average_folder.parent / "subjects" / name / "transform.h5"
-    given = [path for path in (maps.get(name), points.get(name, (None,))[0]) if path is not None]
+    template, path = last / "average/template.nii.gz", setting.images[name]
+    own = [last / _UPDATE, _transform_file(last, name)]
+    own = own if own[0].is_file() else []  # none after iteration 0
+    given = [file for file in (maps.get(name), points.get(name, (None,))[0]) if file is not None]
 
     def work(folder: Path) -> None:
-        image, grid = read_image(images[name]), read_image(template).grid
+        image, grid = read_image(path), setting.grid
+        transform = compose(*map(read_transform, own)) if own else setting.frame[name]
         inverse = invert(transform)
         write_transform(transform, folder / "transform.h5")
         write_transform(inverse, folder / "inverse.h5")
@@ -460,14 +463,13 @@ def _finish(
             there = resample(labels, grid, transform=transform, interpolation="nearest", fill=-1)
             write_image(there, folder / "labels.nii.gz")
         if name in points:
-            path, subject = points[name]
-            marked = read_points(path, grid=image.grid, subject=subject)
+            file, subject = points[name]
+            marked = read_points(file, grid=image.grid, subject=subject)
             found = Points(inverse.transform_points(marked.positions), marked.names)
             write_points(found, folder / "landmarks.csv")
 
-    affine = [str(part.matrix.tolist()) for part in components(transform) if isinstance(part, AffineTransform)]
-    files = [images[name], template, *([own] if own.exists() else []), *given]
-    return run_step(out / name, work, files=files, inputs={"affine": affine})
+    affine = str(setting.frame[name].matrix.tolist())
+    return run_step(out / name, work, files=[path, template, *own, *given], inputs={"frame": affine})
 
 
 def _write_landmarks(out: Path, names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def common_grid(grids: Mapping[str, Grid], frame: Mapping[str, AffineTransform],
 
 
 def shape_update(
-    transforms: Sequence[Transform], affines: Sequence[AffineTransform], views: Sequence[Grid], grid: Grid
+    transforms: Iterable[Transform], affines: Sequence[AffineTransform], views: Sequence[Grid], grid: Grid
 ) -> tuple[DisplacementField, DisplacementField]:
     """Return the mean residual displacement, and the map from the unbiased template to the present one.
 
@@ -107,7 +107,7 @@ def shape_update(
     Parameters
     ----------
     transforms
-        T_i, template to subjects, LPS mm.
+        T_i, template to subjects, LPS mm; held one at a time.
     affines
         A_i, common frame to subjects, LPS mm, in the same order.
     views
