@@ -21,7 +21,7 @@ _LEAST_SCALE = 0.6  # of the tolerance of affines: what people differ by does no
 # at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _COARSE_LATTICE = 24.0  # mm, for the global affine
 _FINE_LATTICE = 20.0  # mm, for the refined affine and the field
-# (search radius mm, similarity lost at that radius, voxel mm of the field) of the passes that refine an affine prediction
+# (search radius mm, similarity lost at that radius, voxel mm of the field) of the passes that refine the prediction
 _PASSES = ((36.0, 0.15, 8.0), (20.0, 0.10, 4.0))
 
 
