@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -22,7 +21,7 @@ from samreg.benchmark.tables import (
     results_csv,
     show,
 )
-from samreg.report.pictures import png
+from samreg.report.pictures import img, png
 from samreg.spatial.files import atomic_path
 
 Rows = Sequence[Mapping[str, Any]]
@@ -126,7 +125,7 @@ def _on_landmarks(records: Sequence[Record], statistics: Rows, best: str) -> lis
     if len({pair_of(record) for record in records}) <= _MOST_COLUMNS:
         drawn.append(("Error by pair", charts.draw_pairs, "Mean over the landmarks of a pair, mm."))
     return [
-        *(_section(title, _image(png(draw(records)), title), lead) for title, draw, lead in drawn),
+        *(_section(title, img(png(draw(records)), title), lead) for title, draw, lead in drawn),
         _section(
             f"Against {best}",
             _table(_against(statistics, best)),
@@ -161,10 +160,6 @@ def _cell(value: Any) -> str:
     return f"<td{' class=number' if isinstance(value, (int, float)) else ''}>{escape(show(value))}</td>"
 
 
-def _image(data: bytes, title: str) -> str:
-    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}">'
-
-
 def _against(statistics: Rows, reference: str) -> list[dict[str, Any]]:
     """Return the comparisons over pairs with one method for people."""
     rows = [
@@ -192,7 +187,7 @@ def _worst(records: Sequence[Record]) -> str:
         if path.exists():
             shown.setdefault(record["method"], (record, path))
     pictures = "".join(
-        f"<figure>{_image(path.read_bytes(), method)}<figcaption>{escape(method)}, {escape(pair_of(record))}: mean "
+        f"<figure>{img(path.read_bytes(), method)}<figcaption>{escape(method)}, {escape(pair_of(record))}: mean "
         f"{record['metrics']['tre_mean']:.1f} mm</figcaption></figure>"
         for method, (record, path) in list(shown.items())[:_WORST]
     )

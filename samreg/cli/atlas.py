@@ -9,6 +9,9 @@ import typer
 
 from samreg.cli.common import (
     Device,
+    Engine,
+    EngineOption,
+    Method,
     Model,
     Quiet,
     Seed,
@@ -36,17 +39,9 @@ def atlas(
         typer.Option(help="A csv with subject, landmark, x, y, z, or a folder of points files by the images' names."),
     ] = None,
     iterations: Annotated[int, typer.Option(help="Deformable ones; 0 stops at the affine template.")] = 4,
-    method: Annotated[
-        str,
-        typer.Option(metavar="hybrid|embedding|registration", help="The engine seeded by embeddings, or either alone."),
-    ] = "hybrid",
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="ants|elastix|torch", help="Engine.", show_default="torch for a hybrid, else ants"),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: preset=accurate.")
-    ] = None,
+    method: Method = "hybrid",
+    engine: Engine = None,
+    option: EngineOption = None,
     model: Model = None,
     spacing: Annotated[float, typer.Option(help="Voxel size of the template, mm.")] = 2.0,
     reference: Annotated[

@@ -27,6 +27,19 @@ Model = Annotated[
     str | None,
     typer.Option(help="Embedding model: a name that `samreg info` lists, or a checkpoint file.", show_default="best"),
 ]
+Method = Annotated[
+    str,
+    typer.Option(metavar="hybrid|embedding|registration", help="The engine seeded by embeddings, or either alone."),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ants|elastix|torch", help="Registration engine.", show_default="torch for a hybrid, else ants"
+    ),
+]
+EngineOption = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Engine option, repeatable: preset=accurate.")
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
 PixelSize = Annotated[

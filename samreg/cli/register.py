@@ -9,6 +9,9 @@ import typer
 
 from samreg.cli.common import (
     Device,
+    Engine,
+    EngineOption,
+    Method,
     Model,
     PixelSize,
     Quiet,
@@ -34,16 +37,8 @@ def register(
     fixed: Annotated[Path, typer.Argument(help="Fixed image: NIfTI, NRRD, MetaImage or a DICOM folder.")],
     moving: Annotated[Path, typer.Argument(help="Moving image, brought to the fixed one.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
-    method: Annotated[
-        str,
-        typer.Option(metavar="hybrid|embedding|registration", help="The engine seeded by embeddings, or either alone."),
-    ] = "hybrid",
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ants|elastix|torch", help="Registration engine.", show_default="torch for a hybrid, else ants"
-        ),
-    ] = None,
+    method: Method = "hybrid",
+    engine: Engine = None,
     transform: Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")] = "deformable",
     model: Model = None,
     fixed_mask: Annotated[Path | None, typer.Option(help="Where to look in the fixed image, non-zero voxels.")] = None,
@@ -54,9 +49,7 @@ def register(
     spacing: Annotated[
         float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
     ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Engine option, repeatable: iterations=40,20,0.")
-    ] = None,
+    option: EngineOption = None,
     formats: Annotated[
         str,
         typer.Option(

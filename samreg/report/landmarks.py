@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from samreg.report.page import html_page
-from samreg.report.pictures import DARK, LIGHT, png
+from samreg.report.pictures import DARK, LIGHT, img, png
 from samreg.report.views import grey, standard, views_of, window
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
@@ -131,9 +130,6 @@ def _page(template: Image, target: Image, found: LandmarkMatches, picture: bytes
     )
     title = f"{Path(template.name).name or 'template'}: its points in {Path(target.name).name or 'target'}"
     notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
-    data = base64.b64encode(picture).decode("ascii")
-    body = (
-        f'{notes}<figure><img alt="landmarks" src="data:image/png;base64,{data}"></figure>'
-        f"<table><tr>{head}</tr>{rows}</table>"
+    return html_page(
+        title, f"{notes}<figure>{img(picture, 'landmarks')}</figure><table><tr>{head}</tr>{rows}</table>"
     )
-    return html_page(title, body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shlex
@@ -16,7 +15,7 @@ import numpy as np
 
 from samreg.quality.landmarks import summarise_errors
 from samreg.quality.registration import initial_alignment
-from samreg.report.pictures import draw_matches, draw_projections, png
+from samreg.report.pictures import draw_matches, draw_projections, img, png
 from samreg.report.viewer import viewer_data
 from samreg.spatial.files import atomic_path
 
@@ -204,9 +203,7 @@ def _matches(result: RegistrationResult) -> str:
 
 
 def _picture(draw: Callable[[RegistrationResult], Figure], result: RegistrationResult, caption: str) -> str:
-    data = base64.b64encode(png(draw(result))).decode("ascii")
-    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<figure>{img(png(draw(result)), caption)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _section(title: str, content: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +77,11 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": "samreg"}, pil_kwargs={"optimize": True})
     return buffer.getvalue()
+
+
+def img(picture: bytes, alt: str) -> str:
+    """Return an HTML element that holds a PNG."""
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode("ascii")}">'
 
 
 def draw_overview(result: RegistrationResult) -> Figure:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samreg.report.pictures import png
+from samreg.report.pictures import img, png
 from samreg.report.views import grey, views_of, window
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray, Grid
@@ -122,6 +121,5 @@ def _section(tracks: LesionTracks, lesion: TrackedLesion) -> str:
         remarks.append(f"Size not measured: {lesion.why}.")
     if lesion.why and lesion.propagated is not None:
         remarks.append(f"It would be {lesion.propagated:.1f} mm if it had changed as the tissue around it.")
-    data = base64.b64encode(png(draw_lesion(tracks, lesion))).decode("ascii")
-    picture = f'<img alt="lesion {escape(lesion.name)} at both visits" src="data:image/png;base64,{data}">'
+    picture = img(png(draw_lesion(tracks, lesion)), f"lesion {lesion.name} at both visits")
     return f"<h2>{escape(lesion.name)}</h2><p>{escape(' '.join(remarks))}</p>{picture}"
