@@ -141,6 +141,7 @@ def register(
         "fixed_mask": None if masks[0] is None else masks[0].label,
         "moving_mask": None if masks[1] is None else masks[1].label,
         "landmarks": None if guides is None else len(guides[0]),
+        "start": None if start is None else type(start).__name__,
         "device": device,
         "seed": seed,
         "threads": threads,
@@ -246,7 +247,8 @@ def _seed(
             moving,
             fixed_embedding,
             moving_embedding,
-            embed=lambda image: network.embed(image, device=device),
+            embed=lambda image, mask: network.embed(image, mask=mask, device=device),
+            moving_mask=masks[1],
             transform=transform,
             seed=seed,
         )

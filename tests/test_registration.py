@@ -207,7 +207,7 @@ def test_a_turned_image_is_registered_and_said(pair, axes) -> None:
     turn = np.eye(3)
     turn[axes[0], axes[0]] = turn[axes[1], axes[1]] = 0.0
     turn[axes[0], axes[1]], turn[axes[1], axes[0]] = 1.0, -1.0
-    turned, undo = reoriented(pair.moving.image, turn)
+    turned, undo = reoriented(pair.moving.image, turn, pair.moving.image.grid.center)
     result = samreg.register(pair.fixed.image, turned, method="embedding", transform="affine", model=MODEL)
     assert result
     assert any("turned" in flag for flag in result.flags)
@@ -216,7 +216,7 @@ def test_a_turned_image_is_registered_and_said(pair, axes) -> None:
 
 
 def test_a_mirrored_image_is_refused_with_a_reason(pair) -> None:
-    mirrored, _ = reoriented(pair.moving.image, np.diag([-1.0, 1.0, 1.0]))
+    mirrored, _ = reoriented(pair.moving.image, np.diag([-1.0, 1.0, 1.0]), pair.moving.image.grid.center)
     result = samreg.register(pair.fixed.image, mirrored, method="embedding", transform="affine", model=MODEL)
     assert not result
     assert "mirrored" in result.reason

@@ -158,13 +158,21 @@ def _write(job: Job, content: Mapping[str, Any], start: float) -> dict[str, Any]
 
 
 def _peak_memory() -> float | None:
-    """Return the most memory this process held at once plus the most a child did, GB; None on Windows."""
+    """Return the most memory this process held at once plus the most a child did, GB; None on Windows.
+
+    On Linux a process begins with the peak of the one that started it, so its own is read from its status, and a
+    child's counts only where it is above what this process had held, or where an engine's worker says what it held.
+    """
     try:
         import resource
     except ImportError:
         return None
-    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+    from samreg.engines.worker import own_peak, worker_peak
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    here = own_peak()
+    return (here + (children if children > here else worker_peak())) / 1e9
 
 
 def _main() -> None:

@@ -20,12 +20,14 @@ from samreg.spatial import Image
 from samreg.spatial.files import reading, require_file
 
 ENTRY_POINTS = "samreg.benchmark.methods"
-_EMBEDDING = ("embedding", "matching", "seeding", "registration.py")
+_EMBEDDING = ("spatial", "registration.py", "embedding", "matching", "seeding")
 _DISTRIBUTIONS = {"ants": "antspyx", "elastix": "itk-elastix", "torch": "torch"}
+# what every registration goes through
+_SHARED = ("spatial", "registration.py", "embedding/preprocessing.py", "quality/similarity.py", "engines/base.py")
 _ENGINE_ROOMS = {
-    "ants": ("engines/ants.py", "engines/_ants_worker.py", "engines/base.py"),
-    "elastix": ("engines/elastix.py", "engines/_elastix_worker.py", "engines/base.py"),
-    "torch": ("engines/torch_engine",),
+    "ants": (*_SHARED, "engines/worker.py", "engines/ants.py", "engines/_ants_worker.py"),
+    "elastix": (*_SHARED, "engines/worker.py", "engines/elastix.py", "engines/_elastix_worker.py"),
+    "torch": (*_SHARED, "engines/torch_engine"),
 }
 # on a phantom pair local correlation was no nearer than mutual information, at four times the cost
 _TUNED_SYN = {"iterations": (100, 70, 50, 0)}
@@ -67,7 +69,7 @@ _ALONE: dict[str, Any] = {"method": "registration"}
 _BUILT_IN = {
     method.name: method
     for method in (
-        Method("identity", _identity, rooms=("quality/registration.py",)),
+        Method("identity", _identity, rooms=("spatial", "quality/registration.py")),
         _registered("embedding-affine", method="embedding", transform="affine"),
         _registered("embedding-deformable", method="embedding"),
         _registered("ants-affine", **_ALONE, engine="ants", transform="affine"),

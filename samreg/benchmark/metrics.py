@@ -21,6 +21,7 @@ from samreg.quality.learn2reg import learn2reg_dice, learn2reg_sdlogj, learn2reg
 from samreg.quality.registration import working_grid
 from samreg.spatial import Image, Points, Transform, inverse_residual, resample
 from samreg.spatial.io_transforms import learn2reg_displacement
+from samreg.spatial.points import require_equal_counts
 
 SUCCESS_MM = (5, 10, 15)
 _INVERSE_POINTS = 20_000
@@ -47,7 +48,8 @@ def measure(
     dict
         Plain numbers for JSON. ``metrics``: ``tre_*`` (mm, mean, median, p75, p95, max: fixed landmarks mapped, in the
         moving image), ``inverse_tre_mean`` (moving landmarks mapped back), ``within_5mm``, ``within_10mm`` and
-        ``within_15mm`` (% of the landmarks), ``dice_mean``, ``hd95_mean`` (mm), ``folding_percent`` (det J <= 0),
+        ``within_15mm`` (% of the landmarks), ``dice_mean``, ``hd95_mean`` (mm; not
+        where a label was lost), ``labels_lost``, ``folding_percent`` (det J <= 0),
         ``log_jacobian_std`` (voxels that fold left out), ``log_jacobian_std_learn2reg`` (of det J + 3), and
         ``inverse_p95`` (mm), where they can be measured. ``jacobian``: how many voxels were looked at and left out.
         ``landmarks``: name, error and reader distance of each. ``labels``: Dice and HD95 of each.
@@ -101,7 +103,9 @@ def measure(
         }
         record["labels"] = {"dice": found, "hd95_mm": distances}
         metrics |= {"dice_mean": float(np.mean([*found.values()]))} if found else {}
-        metrics |= {"hd95_mean": float(np.mean([*distances.values()]))} if distances else {}
+        metrics["labels_lost"] = len(found) - len(distances)
+        if found and not metrics["labels_lost"]:  # the mean of those that are left would reward losing the worst
+            metrics["hd95_mean"] = float(np.mean([*distances.values()]))
         if learn2reg:
             metrics["learn2reg_dice"] = learn2reg_dice(target.array, source.array, warped.array)
     if learn2reg:
@@ -118,6 +122,7 @@ def common_landmarks(fixed: Case, moving: Case) -> tuple[Points, Points] | None:
     if fixed.landmarks is None or moving.landmarks is None:
         return None
     here, there = fixed.landmarks(), moving.landmarks()
+    require_equal_counts(here, there)
     names = [name for name in here.names if name in set(there.names)]
     return (here.named(names), there.named(names)) if names else None
 

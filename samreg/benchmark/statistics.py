@@ -47,10 +47,12 @@ def compare(records: Sequence[Record], *, seed: int = 0) -> list[dict[str, Any]]
         family: list[dict[str, Any]] = []
         for method in errors:
             shared = [pair for pair in errors[method] if pair in errors[reference]]
-            if method == reference or len(shared) < _FEWEST:
+            if method == reference or not shared:
                 continue
             paired = [errors[method][pair] - errors[reference][pair] for pair in shared]
             difference = np.array([part.mean() for part in paired]) if over == "pairs" else np.concatenate(paired)
+            if len(difference) < _FEWEST:
+                continue
             low, high = confidence_interval(difference, seed=seed)
             family.append(
                 {"over": over, "reference": reference, "method": method, "n": len(difference),

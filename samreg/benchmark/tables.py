@@ -58,7 +58,8 @@ def leaderboard(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 _MEANS = {
-    "dice_mean": "Dice", "hd95_mean": "HD95, mm", "folding_percent": "folding, %", "log_jacobian_std": "SD log J",
+    "dice_mean": "Dice", "hd95_mean": "HD95, mm", "labels_lost": "labels lost",
+    "folding_percent": "folding, %", "log_jacobian_std": "SD log J",
     "log_jacobian_std_learn2reg": "SD log J, Learn2Reg", "learn2reg_tre": "TRE, Learn2Reg",
     "learn2reg_dice": "Dice, Learn2Reg", "inverse_p95": "inverse p95, mm",
 }  # fmt: skip

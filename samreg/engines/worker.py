@@ -27,6 +27,8 @@ from samreg.spatial.transforms import Transform, compose
 logger = logging.getLogger(__name__)
 
 _LOG_LINES_SHOWN = 15
+_PEAK = "peak_memory.txt"  # bytes, left by the worker
+_peaks: list[int] = []  # of the workers of this process
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +91,27 @@ def run_worker(
         if threads is not None:
             child["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
         log = _run([sys.executable, "-m", module, str(folder)], child, logging.INFO if verbose else logging.DEBUG)
+        _peaks.append(int((folder / _PEAK).read_text()))
         files = json.loads((folder / "result.json").read_text())
         return WorkerResult(compose(*(_read_transform(folder / file) for file in files)), log)
+
+
+def own_peak() -> int:
+    """Return the most memory this process has held at once, bytes; 0 on Windows."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the peak that resource gives on Linux begins with that of the parent process
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def worker_peak() -> int:
+    """Return the most memory that a worker of this process has held at once, bytes; 0 when there was none."""
+    return max(_peaks, default=0)
 
 
 def _run(command: list[str], environment: Mapping[str, str], level: int) -> str:
@@ -140,6 +161,8 @@ def worker_main(run: Callable[[Path], None]) -> None:
     if hasattr(signal, "SIGPIPE"):  # and so does its next line of output once its parent has gone
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        run(Path(sys.argv[1]))
+        folder = Path(sys.argv[1])
+        run(folder)
+        (folder / _PEAK).write_text(str(own_peak()))
     except RuntimeError as error:
         sys.exit(str(error))

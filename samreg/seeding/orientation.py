@@ -20,6 +20,7 @@ from samreg.spatial.resample import resample, resample_spacing
 from samreg.spatial.transforms import AffineTransform, compose
 
 _SPACING = 16.0  # mm, of the volumes that are correlated
+_GLANCE, _LOOKED_AT = 28.0, 8  # mm, at which all orientations are compared; how many of the best are looked at
 _CLEARLY_BETTER = 0.02  # correlation by which another orientation must win to be tried
 _WEAK = 0.3  # inlier share under which the best other orientation is tried in any case
 _FAR_BETTER = 0.93  # the matches of the other orientation must be this much nearer in embedding space
@@ -31,7 +32,8 @@ def seed_any_orientation(
     fixed_embedding: Embedding,
     moving_embedding: Embedding,
     *,
-    embed: Callable[[Image], Embedding],
+    embed: Callable[[Image, Image | None], Embedding],
+    moving_mask: Image | None = None,
     transform: str,
     seed: int = 0,
 ) -> tuple[Seed, tuple[str, ...]]:
@@ -44,7 +46,9 @@ def seed_any_orientation(
     fixed_embedding, moving_embedding
         Their embeddings.
     embed
-        Embeds the re-oriented moving image.
+        Embeds the re-oriented moving image, within its mask where there is one.
+    moving_mask
+        Where to look in the moving image.
     transform
         "rigid", "affine" or "deformable".
     seed
@@ -63,8 +67,10 @@ def seed_any_orientation(
     turn = propose_orientation(fixed, moving, weak=found.affine.inlier_share < _WEAK)
     if turn is None:
         return found, ()
-    turned, undo = reoriented(moving, turn)
-    other = make_seed(fixed_embedding, embed(turned), transform=transform, grid=fixed.grid, seed=seed)
+    center = moving.grid.center
+    turned, undo = reoriented(moving, turn, center)
+    mask = None if moving_mask is None else reoriented(moving_mask, turn, center)[0]
+    other = make_seed(fixed_embedding, embed(turned, mask), transform=transform, grid=fixed.grid, seed=seed)
     if not other or (found and _distance(other) > _FAR_BETTER * _distance(found)):
         return found, ()
     how = describe_orientation(turn)
@@ -106,15 +112,21 @@ def propose_orientation(fixed: Image, moving: Image, *, weak: bool = False) -> F
     ndarray or None
         (3, 3) matrix R; the image re-oriented by it has the voxel of x at R (x - c) + c.
     """
-    target, source = _standard(fixed), _standard(moving)
-    turns = _orientations()  # the first is the identity
-    scores = [_correlation(target, _turned(source, turn)) for turn in turns]
-    best = 1 + int(np.argmax(scores[1:]))
-    return turns[best] if scores[best] > scores[0] + (0.0 if weak else _CLEARLY_BETTER) else None
+    identity, *turns = _orientations()
+    scores = _correlations(fixed, moving, turns, _GLANCE)
+    turns = [turns[i] for i in np.argsort(scores)[::-1][:_LOOKED_AT]]
+    here, *scores = _correlations(fixed, moving, [identity, *turns], _SPACING)
+    best = int(np.argmax(scores))
+    return turns[best] if scores[best] > here + (0.0 if weak else _CLEARLY_BETTER) else None
 
 
-def reoriented(image: Image, turn: FloatArray) -> tuple[Image, AffineTransform]:
-    """Turn the image about its centre in the world; the array stays as it is.
+def _correlations(fixed: Image, moving: Image, turns: list[FloatArray], spacing: float) -> list[float]:
+    target, source = _standard(fixed, spacing), _standard(moving, spacing)
+    return [_correlation(target, _turned(source, turn)) for turn in turns]
+
+
+def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Image, AffineTransform]:
+    """Turn the image about a point of the world; the array stays as it is.
 
     Returns
     -------
@@ -123,7 +135,7 @@ def reoriented(image: Image, turn: FloatArray) -> tuple[Image, AffineTransform]:
     AffineTransform
         From the turned image's world to the given one's.
     """
-    grid, center = image.grid, image.grid.center
+    grid = image.grid
     forward = AffineTransform.about(center, turn)
     origin = forward.transform_points(grid.origin)[0]
     turned = Image(image.array, Grid(grid.shape, origin, grid.spacing, turn @ grid.direction), image.name)
@@ -158,12 +170,12 @@ def _turned(volume: FloatArray, turn: FloatArray) -> FloatArray:
     return turned[tuple(slice(None, None, int(turn[b, source[b]])) for b in (2, 1, 0))]
 
 
-def _standard(image: Image) -> FloatArray:
+def _standard(image: Image, spacing: float) -> FloatArray:
     """Return a small axis-aligned volume, tissue between 0 (air) and 1 (bone)."""
-    coarse = resample_spacing(image, np.maximum(_SPACING, image.spacing))
+    coarse = resample_spacing(image, np.maximum(spacing, image.spacing))
     corners = coarse.grid.corners()
-    size = np.maximum(1, np.round(np.ptp(corners, axis=0) / _SPACING)).astype(int)
-    box = Grid.make(tuple(size[::-1]), origin=corners.min(axis=0) + _SPACING / 2, spacing=_SPACING)
+    size = np.maximum(1, np.round(np.ptp(corners, axis=0) / spacing)).astype(int)
+    box = Grid.make(tuple(size[::-1]), origin=corners.min(axis=0) + spacing / 2, spacing=spacing)
     if not box.same_as(coarse.grid):
         coarse = resample(coarse, box, fill=-1000.0)
     return (np.clip(coarse.array, -1000, 300) + 1000) / 1300

@@ -129,7 +129,8 @@ def make_seed(
     current: Transform = fit.transform
     scale = f.scale
     points = lattice(f, _FINE_LATTICE * scale)
-    for radius, penalty, voxel in _PASSES:
+    # an affine has nothing to gain from the second: it bends no further
+    for radius, penalty, voxel in _PASSES if transform == "deformable" else _PASSES[:1]:
         # a point whose counterpart lies outside the moving image can only be matched wrongly
         expected = current.transform_points(points)
         shown = moving.image_grid.contains(expected, margin=4.0 * scale)

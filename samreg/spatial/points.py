@@ -109,8 +109,9 @@ def paired_points(fixed: Points, moving: Points) -> tuple[Points, Points]:
     Raises
     ------
     InputError
-        When there are none, or a name occurs twice in one image.
+        When there are none, a name occurs twice in one image, or points that are only numbered differ in number.
     """
+    require_equal_counts(fixed, moving)
     for points, which in ((fixed, "fixed"), (moving, "moving")):
         if len(set(points.names)) < len(points.names):
             raise InputError(f"the {which} landmarks have the same name more than once; give each its own")
@@ -118,6 +119,16 @@ def paired_points(fixed: Points, moving: Points) -> tuple[Points, Points]:
     if not names:
         raise InputError("the fixed and the moving landmarks have no name in common; they are matched by name")
     return fixed.named(names), moving.named(names)
+
+
+def require_equal_counts(fixed: Points, moving: Points) -> None:
+    """Raise :class:`InputError` when points that are only numbered, 1 to N, differ in number: one has been lost."""
+    numbered = all(points.names == tuple(map(str, range(1, len(points) + 1))) for points in (fixed, moving))
+    if numbered and len(fixed) != len(moving):
+        raise InputError(
+            f"{len(fixed)} fixed and {len(moving)} moving landmarks without names: which belong together? Give as many "
+            "of each, or name them"
+        )
 
 
 def require_inside(points: Points, grid: Grid, what: str) -> None:

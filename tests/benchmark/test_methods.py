@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from samreg.benchmark import Outcome, available_methods, careful, convexadam, get_method, load_dataset
+from samreg.benchmark import Outcome, available_methods, careful, convexadam, get_method, load_dataset, method
+from samreg.benchmark.datasets.base import sha256
+from samreg.benchmark.methods import _BUILT_IN
 from samreg.benchmark.metrics import common_landmarks
 from samreg.embedding.preprocessing import standardised
 from samreg.errors import EngineError, InputError, MissingExtraError
@@ -51,6 +53,16 @@ def test_the_hash_follows_options_versions_and_code(methods):
     assert replace(method, packages=("numpy",)).fingerprint != before
     methods.write_text(methods.read_text() + "\n# another version\n")
     assert get_method(f"{methods}:right").fingerprint != before
+
+
+def test_the_hash_of_every_method_built_in_follows_the_code_it_runs_through(monkeypatch):
+    """Frames and resampling concern all; what prepares images, those that register."""
+    before = {name: get_method(name).fingerprint for name in _BUILT_IN}
+    for changed, spared in (("transforms.py", set()), ("registration.py", {"identity"})):
+        monkeypatch.setattr(method, "sha256", lambda path, end=changed: "x" * (path.name == end) + sha256(path))
+        after = {name: replace(found).fingerprint for name, found in _BUILT_IN.items()}
+        same = {name for name in _BUILT_IN if before[name] == after[name]}
+        assert same == spared
 
 
 def test_what_is_wrong_with_a_name_is_said(methods, tmp_path):

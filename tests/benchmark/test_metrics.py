@@ -8,8 +8,8 @@ from scipy.ndimage import correlate, gaussian_filter, map_coordinates
 
 import samreg
 from samreg.benchmark import Case, load_dataset
-from samreg.benchmark.metrics import measure
-from samreg.errors import EngineError
+from samreg.benchmark.metrics import common_landmarks, measure
+from samreg.errors import EngineError, InputError
 from samreg.quality.learn2reg import learn2reg_dice, learn2reg_sdlogj, learn2reg_tre
 from samreg.spatial import AffineTransform, DisplacementField, Image, compose, resample
 from samreg.spatial.io_transforms import learn2reg_displacement
@@ -99,6 +99,28 @@ def test_a_known_error_is_measured():
         (0, 0, 0), abs=1e-6
     )
     assert m["inverse_p95"] == 0
+    assert m["labels_lost"] == 0
+
+
+def test_a_lost_label_is_counted_and_leaves_no_mean_distance():
+    image = Image.from_array(np.zeros((20, 20, 20)), spacing=(2, 2, 2))
+    labels = np.zeros(image.shape, np.uint8)
+    labels[2:8, 2:8, 2:8], labels[2:4, 2:4, 16:18] = 1, 2
+    case = _case("f", image, labels=image.with_array(labels))
+    away = AffineTransform(np.eye(3), [-6.0, 0.0, 0.0])
+    lost = np.where(labels == 2, 0, labels)
+    lost[10, 10, 0] = 2  # moves out of the view
+    moving = _case("m", image, labels=image.with_array(lost))
+    m = measure(case, moving, (image, image), away, away.inverse(), learn2reg=False)["metrics"]
+    assert m["labels_lost"] == 1
+    assert "hd95_mean" not in m
+
+
+def test_numbered_landmarks_of_different_number_are_refused():
+    image = Image.from_array(np.zeros((20, 20, 20)))
+    cases = [_case(f"c{n}", image, samreg.Points(np.ones((n, 3)))) for n in (5, 4)]
+    with pytest.raises(InputError, match="5 fixed and 4 moving"):
+        common_landmarks(*cases)
 
 
 def test_folds_are_counted_and_left_out_of_the_logarithm():

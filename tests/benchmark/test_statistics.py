@@ -46,3 +46,6 @@ def test_methods_are_paired_on_what_both_registered():
 def test_equal_methods_and_single_pairs():
     assert wilcoxon(np.zeros(5)) == 1.0
     assert compare([_record("a", "p", [1.0]), _record("b", "p", [2.0])]) == []
+    # one pair has no spread, its landmarks have
+    rows = compare([_record("a", "p", [1.0, 2.0, 4.0]), _record("b", "p", [2.0, 5.0, 5.0])])
+    assert {(row["over"], row["n"]) for row in rows} == {("landmarks", 3)}

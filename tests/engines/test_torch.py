@@ -8,14 +8,14 @@ import torch
 
 from samreg.embedding import Embedding
 from samreg.engines import get_engine
-from samreg.engines.base import make_options
+from samreg.engines.base import Pair, make_options
 from samreg.engines.torch_engine import TorchOptions, deformable
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.similarity import local_correlation, mean
 from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
 from samreg.errors import EngineError, InputError
-from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, jacobian_determinant
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose, jacobian_determinant
 
 QUICK = {"levels": (8.0, 4.0), "iterations": (20, 10), "search_radius": 0.0}
 
@@ -162,18 +162,19 @@ def test_search_finds_a_shift():
 
 @pytest.mark.parametrize("similarity", ["lncc", "mind", "ssd"])
 def test_tiles_add_up_to_the_whole(similarity):
-    """Loss and gradient; whole windows, so that none lies across the last border."""
+    """Loss and gradient; of windows whole ones, so that none lies across the last border."""
     volumes = [torch.from_numpy(smooth_noise(36, 18, 24, seed=i))[None, None] for i in range(2)]
     volumes += [torch.ones_like(volumes[0])] * 2
-    inner = (slice(6, 30), slice(0, 18), slice(0, 24))
+    inner = (slice(6, 30 if similarity == "lncc" else 32), slice(0, 18), slice(0, 24))
+    pair = Pair(*[Image.from_array(np.zeros((4, 4, 4)))] * 2, None, None)
     extent = torch.tensor([96.0, 72.0, 144.0])
     options = TorchOptions(similarity=similarity, mass_preserving=similarity == "ssd").resolved()
     results = []
-    for tile in (10**9, 18 * 24 * 6):
+    for tile in (10**9, 18 * 24 * (6 if similarity == "lncc" else 12)):
         displacement = torch.nn.functional.interpolate(
             torch.randn(1, 3, 4, 3, 3, generator=torch.Generator().manual_seed(0)), size=(9, 6, 6), mode="trilinear"
         ).requires_grad_(True)
-        loss = deformable._image_term(volumes, inner, extent, options, tile)(displacement)
+        loss = deformable._image_term(pair, volumes, inner, extent, options, tile)(displacement)
         loss.backward()
         results.append((loss.item(), displacement.grad))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
@@ -283,6 +284,7 @@ def test_fast_preset_wants_an_affine_seed(engine):
         ({"bending_weight": -1.0}, "bending_weight"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"window_voxels": 1}, "window_voxels"),
+        ({"mass_preserving": True, "similarity": "mind"}, 'use similarity="ssd"'),
     ],
 )
 def test_bad_options_name_the_remedy(options, message):
@@ -297,7 +299,7 @@ def test_presets_fill_what_is_left_open():
 
 def test_grids_of_the_levels_fit_into_each_other():
     grid = Grid.make((41, 50, 63), origin=(5, 6, 7), spacing=2.0)
-    box = deformable._Box.around(grid, 8.0)
+    box = deformable._Box.around(grid, 8.0, (8.0, 2.0))
     assert all(n % 8 == 0 for n in box.grid.shape)
     assert box.grid.contains(grid.padded(16.0).corners(), margin=0.01).all()
     coarse = deformable._coarser(box.grid, 4)
@@ -309,3 +311,60 @@ def test_grids_of_the_levels_fit_into_each_other():
         first = part.index_to_world([s.start for s in inner[::-1]])[0] - part.spacing / 2
         np.testing.assert_allclose(first, grid.origin - grid.spacing / 2, atol=1e-9)
         assert all((s.stop - s.start) * factor >= n for s, n in zip(inner, grid.shape, strict=True))
+    wide = deformable._Box.around(grid, 2.0, (16.0, 2.0))  # levels coarser than the embeddings
+    assert all(n % 8 == 0 for n in wide.grid.shape)
+    assert wide.before % 8 == 0
+
+
+@pytest.mark.parametrize("transform", ["affine", "deformable"])
+def test_a_thin_slab_is_registered(engine, transform):
+    """20 mm, less than the windows of the coarse levels."""
+    grid = Grid.make((10, 60, 60), spacing=2.0)
+    texture = smooth_noise(10, 60, 60, width=4.0)
+    fixed = Image((1500 * texture - 1000).astype(np.float32), grid, "slab")
+    moving = Image(fixed.array, Grid.make((10, 60, 60), origin=(6.0, -4.0, 0.0), spacing=2.0), "moved slab")
+    result = engine.register(fixed, moving, start=AffineTransform.identity(3), transform=transform)
+    points = grid.index_to_world(np.random.default_rng(0).uniform([12, 12, 2], [48, 48, 8], (40, 3)))
+    assert np.abs(result.transform.transform_points(points) - points - [6.0, -4.0, 0.0]).mean() < 1.0
+
+
+def test_one_voxel_is_too_thin(engine):
+    images = [Image.from_array(np.ones((1, 40, 40)), spacing=(2, 2, 2), name=name) for name in ("a", "b")]
+    with pytest.raises(InputError, match="a is one voxel thick"):
+        engine.register(*images, start=AffineTransform.identity(3), transform="affine")
+
+
+def test_masks_that_share_nothing_are_refused(engine, phantom, affine_start):
+    left, right = (np.zeros(image.shape, np.uint8) for image in (phantom.fixed, phantom.moving))
+    left[..., :20] = right[..., -20:] = 1
+    masks = {"fixed_mask": Image(left, phantom.fixed.grid), "moving_mask": Image(right, phantom.moving.grid)}
+    with pytest.raises(EngineError, match="nothing of"):
+        engine.register(phantom.fixed, phantom.moving, start=affine_start, options=QUICK, **masks)
+
+
+def test_a_small_moving_image_is_enough(engine, phantom):
+    """A slab that shows a tenth of the fixed image, in its place."""
+    depth = phantom.moving.shape[0]
+    some = slice(depth // 2 - depth // 20, depth // 2 + depth // 20 + 1)
+    origin = phantom.moving.grid.index_to_world([[0, 0, some.start]])[0]
+    array = phantom.moving.array[some]
+    slab = Image(array, Grid(array.shape, origin, phantom.moving.grid.spacing, phantom.moving.grid.direction), "slab")
+    result = engine.register(phantom.fixed, slab, start=phantom.truth, transform="affine")
+    assert phantom.error(result.transform) < 5
+
+
+def test_the_landmark_term_is_the_distance_in_the_world():
+    """Of points on an oblique grid, after a displacement and a start that is itself a field."""
+    random = np.random.default_rng(0)
+    rotation, _ = np.linalg.qr(random.normal(size=(3, 3)))
+    rotation[:, 0] *= np.linalg.det(rotation)
+    grid = Grid((12, 14, 16), (30.0, -20.0, 50.0), (8.0, 8.0, 8.0), rotation)
+    fields = [np.stack([6 * smooth_noise(*grid.shape, seed=3 * i + k) for k in range(3)], -1) for i in range(2)]
+    start = compose(DisplacementField(fields[1], grid), AffineTransform(1.1 * np.eye(3), [9.0, 8.0, -7.0]))
+    fixed = grid.index_to_world(random.uniform(4, 8, (20, 3)))
+    moving = fixed + random.normal(size=(20, 3)) * 10
+    extent = deformable.extent_of(grid, torch.device("cpu"))
+    term = deformable._landmark_term((fixed, moving), start, grid, extent)
+    along_axes = torch.from_numpy((fields[0] @ rotation).astype(np.float32)).movedim(-1, 0)[None]
+    wanted = compose(DisplacementField(fields[0], grid), start).transform_points(fixed)
+    assert float(term(along_axes)) == pytest.approx(np.linalg.norm(wanted - moving, axis=1).mean(), abs=0.05)

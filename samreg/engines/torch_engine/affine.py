@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from samreg.engines.base import length_scale
+from samreg.engines.torch_engine.descent import Descent
 from samreg.engines.torch_engine.similarity import local_correlation, mean
 from samreg.engines.torch_engine.volumes import pooled, positions, sampled
-from samreg.errors import EngineError
+from samreg.errors import EngineError, InputError
 from samreg.spatial import AffineTransform, Grid, Image
 
 _LEVELS = (12.0, 8.0, 4.0)  # mm in 3D
 _SHIFTS = (-120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0)  # mm in 3D along the body, tried around the centres of mass
 _KEPT = 3  # starts that are refined
 _RATE = 0.02  # of Adam; parameters are scaled so that 1 moves the border of the image by its radius
-_LEAST_SEEN = 0.15  # share of the fixed image a start must show
+_LEAST_SEEN = 0.15  # share of the fixed image, or of the moving one if that is smaller, that a start must show
 _CLOSE = 10  # iterations over which a level must improve
 
 
@@ -59,8 +60,16 @@ def register_affine(
     Raises
     ------
     EngineError
-        When no start shows enough of the fixed image.
+        When no start shows enough of the smaller image.
+    InputError
+        When an image is one voxel thick.
     """
+    for image in (fixed, moving):
+        if min(image.shape) < 2:
+            raise InputError(
+                f"{image.label} is one voxel thick at {float(image.spacing.min()):g} mm; give a thicker volume or a "
+                "smaller spacing"
+            )
     scale = 1 / max(float(fixed.array.max()), float(moving.array.max()))
     volumes = [torch.from_numpy(i.array * np.float32(scale))[None, None].to(device) for i in (fixed, moving)]
     masks = [
@@ -84,7 +93,8 @@ def register_affine(
         best = min(range(len(refined)), key=lambda i: refined[i][1])
         if not np.isfinite(refined[best][1]):
             raise EngineError(
-                f"the start shows less than {_LEAST_SEEN:.0%} of {fixed.label} in {moving.label}; give another start"
+                f"the start lays less than {_LEAST_SEEN:.0%} of {fixed.label} and {moving.label} on each other; give "
+                "another start"
             )
         # the runners-up are followed through the second level
         candidates = [r[0] for r in refined] if depth == 0 else [refined[best][0]]
@@ -108,11 +118,16 @@ class _Level:
         device: torch.device,
     ) -> None:
         ndim = fixed_grid.ndim
-        factors = [max(1, round(spacing / float(g.spacing.min()))) for g in (fixed_grid, moving_grid)]
+        # a window needs two voxels along every axis
+        factors = [
+            max(1, min(round(spacing / float(g.spacing.min())), min(g.shape) // 2)) for g in (fixed_grid, moving_grid)
+        ]
         fixed, self.moving = (pooled(v, f) for v, f in zip(volumes, factors, strict=True))
         weight, self.seen = (pooled(m, f) for m, f in zip(masks, factors, strict=True))
         self.compare = local_correlation(fixed, weight, half=max(1, min(window, *fixed.shape[2:]) // 2))
-        self.total = weight.sum()
+        # of what a start can show at most: a thin moving image never shows a whole body
+        voxels = [float(np.prod(g.spacing)) * f**ndim for g, f in zip((fixed_grid, moving_grid), factors, strict=True)]
+        self.total = torch.minimum(weight.sum(), self.seen.sum() * (voxels[1] / voxels[0]))
         self.weight = weight
         # fixed voxel -> world relative to the centre, in radii; world -> normalised position in the moving image.
         # pooling drops an incomplete last block: the pooled box is smaller, and its size in voxels says by how much
@@ -142,11 +157,9 @@ class _Level:
     def refine(self, base: Tensor, kind: str, iterations: int, tolerance: float) -> tuple[Tensor, float]:
         """Return the best transform and its loss."""
         change = torch.zeros_like(base, requires_grad=True)
-        optimizer = torch.optim.Adam([change], lr=_RATE, betas=(0.9, 0.95))
+        descent = Descent(change, betas=(0.9, 0.95))
         best, lowest, history = base, torch.inf, []
         for number in range(iterations + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = _RATE * 0.5 * (1 + np.cos(np.pi * number / (iterations + 1)))
             loss = self.loss(base, _projected(change, kind))
             if not torch.isfinite(loss):
                 break
@@ -156,9 +169,8 @@ class _Level:
             history.append(lowest)
             if number == iterations or _converged(history, tolerance):
                 break
-            optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            descent.step(_RATE * 0.5 * (1 + np.cos(np.pi * number / (iterations + 1))))
         return best, lowest
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from samreg.engines.base import MARGIN_MM, Pair
+from samreg.engines.torch_engine.descent import Descent
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.engines.torch_engine.similarity import Loss, local_correlation, mean, squared_distance
@@ -28,7 +29,7 @@ from samreg.engines.torch_engine.volumes import (
     resized,
     sampled,
 )
-from samreg.errors import InputError
+from samreg.errors import EngineError, InputError
 from samreg.spatial import (
     DisplacementField,
     Grid,
@@ -51,6 +52,7 @@ _CHUNK = 100_000  # points embedded at a time
 _CLOSE = 10  # iterations over which a level must improve
 _TILE = 4_000_000  # voxels compared at once; more are compared tile by tile, and computed again for the gradient
 _SMALLEST_TILE = 50_000
+_LEAST_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
 
 
 def register_velocity(
@@ -86,7 +88,8 @@ def register_velocity(
     DisplacementField
         In the fixed frame, LPS mm; to be applied before the start.
     """
-    box = _Box.around(pair.fixed.grid, coarse)
+    assert options.levels is not None
+    box = _Box.around(pair.fixed.grid, coarse, options.levels)
     extent = extent_of(box.grid, device)
     grid = _coarser(box.grid, box.factor)
     volumes = _volumes(pair, box.grid, device)
@@ -108,13 +111,12 @@ def register_velocity(
             terms.append((options.embedding_weight, _embedding_term(vectors, present, extent)))
     if landmarks is not None and options.landmark_weight > 0:
         terms.append((options.landmark_weight, _landmark_term(landmarks, start, grid, extent)))
-    assert options.levels is not None
     assert options.iterations is not None
     for size, most in zip(options.levels, options.iterations, strict=True):
         factor = _factor(box.grid, size)
         velocity = resized(velocity, tuple(n // min(2 * factor, box.block) for n in box.grid.shape))
         reduced = [pooled(volume, factor) for volume in volumes]
-        compared = partial(_image_term, reduced, box.inner(factor), extent, options)
+        compared = partial(_image_term, pair, reduced, box.inner(factor), extent, options)
         level = partial(
             _optimised, velocity, terms,
             extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
@@ -142,11 +144,9 @@ def _optimised(
     assert options.bending_weight is not None
     velocity = velocity.detach().clone().requires_grad_(True)
     spacing = extent / torch.tensor(velocity.shape[:1:-1], device=extent.device)
-    optimizer = torch.optim.Adam([velocity], lr=options.learning_rate, betas=(0.9, 0.99))
+    descent = Descent(velocity, betas=(0.9, 0.99))
     best, lowest, history = velocity.detach().clone(), np.inf, []
     for number in range(iterations + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * (0.1 + 0.45 * (1 + np.cos(np.pi * number / (iterations + 1))))
         displacement = exponential(velocity, extent)
         first, second = roughness(velocity, spacing)
         loss = options.diffusion_weight * first + options.bending_weight * second
@@ -161,9 +161,8 @@ def _optimised(
         stalled = len(history) > _CLOSE and history[-_CLOSE - 1] - lowest < options.tolerance * history[-_CLOSE - 1]
         if number == iterations or stalled:
             break
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        descent.step(options.learning_rate * (0.1 + 0.45 * (1 + np.cos(np.pi * number / (iterations + 1)))))
     report(f"{name}: loss {lowest:.4f} after {len(history) - 1} iterations")
     return best
 
@@ -184,12 +183,12 @@ def _with_smaller_tiles(level: Callable[[Term], Tensor], compared: Callable[[int
 
 
 def _image_term(
-    volumes: list[Tensor], inner: tuple[slice, ...], extent: Tensor, options: TorchOptions, tile: int
+    pair: Pair, volumes: list[Tensor], inner: tuple[slice, ...], extent: Tensor, options: TorchOptions, tile: int
 ) -> Term:
     """The image loss of a displacement; compared where the fixed image lies, `inner` of the box."""
     fixed, moving, weight, seen = volumes
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
-    half = max(1, min(options.window_voxels, *fixed.shape[2:]) // 2)
+    half = max(1, min(options.window_voxels, *(s.stop - s.start for s in inner)) // 2)
     overlap = half if options.similarity == "lncc" else 0
     if options.similarity == "mind":
         from samreg.embedding.mind import mind_ssc
@@ -200,13 +199,19 @@ def _image_term(
     scale = 1.0
     if options.similarity == "ssd":
         share = weight / weight.sum()
-        scale = 1 / float((share * (fixed - (share * fixed).sum()) ** 2).sum())
+        variance = float((share * (fixed - (share * fixed).sum()) ** 2).sum())
+        if variance < _LEAST_VARIANCE:
+            raise InputError(
+                f"{pair.fixed.label} is constant within the window {options.window} and the mask: similarity "
+                '"ssd" has nothing to compare there; widen the window or the mask'
+            )
+        scale = 1 / variance
     plane = int(np.prod([s.stop - s.start for s in inner[1:]]))
     thick = max(2 * half, tile // plane // half * half)
     parts: list[tuple[Any, Loss]] = []
     for first in range(inner[0].start, inner[0].stop, thick):
         last = min(first + thick + overlap, inner[0].stop)
-        if last - first < 2 * half and parts:
+        if overlap and last - first < 2 * half and parts:
             continue  # less than a window: the tile before has seen it
         here: Any = (..., slice(first, last), *inner[1:])
         loss = (
@@ -233,6 +238,11 @@ def _image_term(
             total = compared(dense, *parts[0])
         else:
             total = sum(checkpoint(compared, dense, *part, use_reentrant=False) for part in parts)
+        if options.image_weight > 0 and not float(total[1].detach()) > 0:
+            raise EngineError(
+                f"nothing of {pair.fixed.label} lies on anything of {pair.moving.label}, masks considered; "
+                "check the masks and the start, or set image_weight to 0"
+            )
         return mean(total)
 
     return term
@@ -336,9 +346,9 @@ class _Box:
     size: tuple[int, ...]
 
     @classmethod
-    def around(cls, grid: Grid, coarse: float) -> _Box:
+    def around(cls, grid: Grid, coarse: float, levels: Sequence[float]) -> _Box:
         factor = _factor(grid, coarse)
-        block = 2 * factor
+        block = max(2 * factor, *(_factor(grid, size) for size in levels))
         before = block * max(1, round(MARGIN_MM / (block * float(grid.spacing.min()))))
         size = tuple(-(-(n + 2 * before) // block) * block for n in grid.shape)
         first = grid.index_to_world(np.full((1, grid.ndim), -before))[0]
@@ -350,8 +360,9 @@ class _Box:
         return 2 * self.factor
 
     def inner(self, factor: int) -> tuple[slice, ...]:
-        """Where the fixed image lies among blocks of `factor` voxels."""
-        return tuple(slice(self.before // factor, -(-(self.before + n) // factor)) for n in self.size)
+        """Where the fixed image lies among blocks of `factor` voxels; two at least, which a window needs."""
+        first = self.before // factor
+        return tuple(slice(first, max(first + 2, -(-(self.before + n) // factor))) for n in self.size)
 
 
 def _volumes(pair: Pair, grid: Grid, device: torch.device) -> list[Tensor]:

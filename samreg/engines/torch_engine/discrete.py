@@ -64,22 +64,34 @@ def _search(
     steps = list(itertools.product(*[range(-(r // t) * t, r + 1, t) for r, t in zip(reach, stride, strict=True)]))
     padded = F.pad(moving, [p for r in reach for p in (r, r)])
     cell_weight = pooled(weight, cell)
+    inside = cell_weight[0, 0] > 0  # cells outside the body follow their neighbours
+    if not inside.any():
+        return torch.zeros(1, ndim, *shape, device=fixed.device)
+    around = _bounds(inside)
+    here = tuple(slice(s.start * cell, s.stop * cell) for s in around)
+    fixed, weight = fixed[(..., *here)], weight[(..., *here)]
+    within = inside[around]
+    scale = 1 / cell_weight[0, 0][inside].clamp(min=1e-3)
     costs = []
     for offset in steps:
         view = padded
-        for axis in range(ndim):  # axis 0 is x, the last of the array
-            view = view.narrow(2 + ndim - 1 - axis, reach[axis] + offset[axis], shape[ndim - 1 - axis])
+        for axis, part in enumerate(reversed(here)):  # axis 0 is x, the last of the array
+            first = part.start + reach[axis] + offset[axis]
+            view = view.narrow(2 + ndim - 1 - axis, first, part.stop - part.start)
         cost = (1 - (fixed * view).sum(dim=1, keepdim=True)) * weight
-        costs.append(pooled(cost, cell) / cell_weight.clamp(min=1e-3))
-    cost = torch.cat(costs)[:, 0].flatten(1)  # (displacements, cells)
+        costs.append(pooled(cost, cell)[0, 0][within] * scale)
+    cost = torch.stack(costs)  # (displacements, cells inside)
     lattice = torch.tensor(steps, dtype=torch.float32, device=fixed.device) * spacing  # (displacements, d)
-    cells = tuple(cell_weight.shape[2:])
     counts = cell_weight + 1e-4
-    field = torch.zeros(1, ndim, *cells, device=fixed.device)
+    field = torch.zeros(1, ndim, *inside.shape, device=fixed.device)
     for coupling in _COUPLING:
-        away = (lattice[:, :, None] - field[0].flatten(1)[None]).square().sum(dim=1)
-        best = (cost + coupling * away).argmin(dim=0)
-        # cells outside the body follow their neighbours
-        matched = torch.where(cell_weight > 0, lattice[best].T.reshape(1, ndim, *cells), field)
-        field = smoothed(matched * counts) / smoothed(counts)
+        away = (lattice[:, :, None] - field[0][:, inside][None]).square().sum(dim=1)
+        field[0][:, inside] = lattice[(cost + coupling * away).argmin(dim=0)].T
+        field = smoothed(field * counts) / smoothed(counts)
     return resized(field, shape)
+
+
+def _bounds(inside: Tensor) -> tuple[slice, ...]:
+    """The smallest box that holds what is true."""
+    index = inside.nonzero()
+    return tuple(slice(low, high + 1) for low, high in zip(index.amin(0).tolist(), index.amax(0).tolist(), strict=True))

@@ -37,12 +37,12 @@ class TorchOptions:
     search_step
         Distance of the places it tries, mm.
     similarity
-        "lncc", local cross-correlation in windows of `window_voxels`; "mind", MIND-SSC; or "ssd", the mean squared
+        "lncc", local cross-correlation in windows of `window_voxels`; "mind", MIND-SSC; or "ssd", half the mean squared
         difference over the fixed image's variance, for scans of one protocol.
     mass_preserving
         Multiply the moving intensities by the Jacobian determinant, as a lung grows thinner where it expands. With
         "ssd" and a `window` from -1000 to 55 HU this is the tissue volume difference of Yin et al. (Med. Phys. 2009);
-        "lncc" hardly sees it.
+        "lncc" hardly sees it, and "mind" compares no intensities.
     window_voxels
         Width of the correlation windows, voxels of the level.
     image_weight
@@ -89,6 +89,8 @@ class TorchOptions:
             raise InputError(f"unknown preset {self.preset!r}; choose one of {', '.join(_PRESETS)}")
         if self.similarity not in _SIMILARITIES:
             raise InputError(f"unknown similarity {self.similarity!r}; choose one of {', '.join(_SIMILARITIES)}")
+        if self.mass_preserving and self.similarity == "mind":
+            raise InputError('mass_preserving changes intensities, which "mind" does not compare; use similarity="ssd"')
         levels, iterations = self.levels, self.iterations
         if (levels is None) != (iterations is None) or (levels is not None and len(levels) != len(iterations or ())):
             raise InputError(f"give levels and iterations together, one of each a level; got {levels}, {iterations}")
