@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from samreg.spatial.adapters import as_image
 from samreg.spatial.files import reading
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.io_images import PICTURES, read_image
 from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:
@@ -120,10 +122,15 @@ def _image(saved: Mapping[str, Any], role: str, given: Any) -> Image:
     if given is None:
         where = saved["path"]
         if where is None:
-            raise InputError(f"the {role} image {saved['name']} was no file of its own; {remedy}")
+            raise InputError(
+                f"the {role} image {saved['name']} was no file of its own; {remedy} (one DICOM series of several: "
+                "samreg.write_image it to a file, and give that)"
+            )
         if not Path(where).exists():
             raise InputError(f"the {role} image is no longer at {where}; {remedy}")
         given = where
+    if isinstance(given, (str, os.PathLike)) and os.fspath(given).lower().endswith(PICTURES):
+        given = read_image(given, spacing=saved["spacing_mm"])  # a picture's file need not say it
     image = as_image(given, name=f"{role} image")
     found = describe(image)
     for key in ("size", "spacing_mm", "origin_lps_mm", "direction"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samreg.cli.common import Quiet, load_image, require_suffix, say, session
+from samreg.cli.common import PixelSize, Quiet, load_image, require_suffix, say, session
 from samreg.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def apply(
     interpolation: Annotated[
         str, typer.Option(metavar="linear|nearest|bspline", help="Use nearest for labels.")
     ] = "linear",
+    pixel_size: PixelSize = None,
     quiet: Quiet = False,
 ) -> None:
     """Bring an image, labels or points through a saved registration.
@@ -52,7 +53,8 @@ def apply(
         if is_points:
             _points(mapping or _in_file(transform, backward), source, out)
         else:
-            image, grid = load_image(source), _reference(transform, reference, to).grid
+            image = load_image(source, pixel_size=pixel_size)
+            grid = _reference(transform, reference, to, pixel_size).grid
             progress("warping")
             grids = (image.grid, grid) if backward else (grid, image.grid)
             _image(mapping or _in_file(transform, backward, grids), image, grid, out, interpolation)
@@ -90,9 +92,9 @@ def _in_file(path: Path, backward: bool, grids: tuple[Grid | None, Grid | None] 
     return invert(found) if backward else found
 
 
-def _reference(transform: Path, given: Path | None, to: str) -> Image:
+def _reference(transform: Path, given: Path | None, to: str, pixel_size: float | None) -> Image:
     if given is not None:
-        return load_image(given)
+        return load_image(given, pixel_size=pixel_size)
     if to == "fixed" and (transform / "warped.nii.gz").is_file():
         return load_image(transform / "warped.nii.gz")
     raise InputError(f"give --reference, the {to} image, on whose grid the result is written")

@@ -343,6 +343,18 @@ def test_match_draws_the_points_in_pictures(run, pictures, tmp_path):
     assert ".html" in wrong.output
 
 
+def test_registered_pictures_are_reported_and_warped_at_their_pixel_size(run, pictures, tmp_path):
+    out, warped = tmp_path / "out", tmp_path / "warped.nii.gz"
+    images = [samreg.read_image(pictures / f"{name}.png", spacing=0.5) for name in "ab"]
+    result = samreg.RegistrationResult(*images, samreg.spatial.AffineTransform(np.eye(2), np.array([3.0, 0.0])))
+    result.save(out)
+    done = run("report", out)
+    assert done.exit_code == 0, done.output
+    done = run("apply", out, pictures / "b.png", "-o", warped, "--pixel-size", "0.5")
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(samreg.read_image(warped).array, result.warped.array, atol=0.6)
+
+
 def test_match_draws_slices_of_volumes(run, files, tmp_path):
     done = run(
         "match", files.fixed, files.fixed_points, files.moving, "--model", "mind", "-o", tmp_path / "found.csv",
