@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from samreg.errors import InputError, SamregError
 from samreg.spatial.files import atomic_path, require_file
+from samreg.spatial.io_images import find_images
 
 _RECORD = "done.json"
 _BLOCK = 2**22  # bytes read at a time
@@ -126,6 +127,20 @@ def recorded(folder: Path) -> dict[str, Any] | None:
         return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
+
+
+def find_inputs(out: Path, *paths: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the images that paths stand for, by name, without the folder for the results where it lies among them.
+
+    Raises
+    ------
+    InputError
+        When there is none, and as :func:`samreg.spatial.find_images` raises it.
+    """
+    images = {name: path for name, path in find_images(*paths).items() if path.resolve() != out.resolve()}
+    if not images:
+        raise InputError(f"no images in {', '.join(map(str, paths))} beside the results")
+    return images
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -328,14 +328,13 @@ def match_folder(
     """
     import joblib
 
-    from samreg.runs import write_summary
+    from samreg.runs import find_inputs, write_summary
 
     report = progress or (lambda text: None)
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, got {jobs}")
     out = Path(out)
-    images = find_images(*([targets] if isinstance(targets, (str, os.PathLike)) else targets))
-    images = {name: path for name, path in images.items() if path.resolve() != out.resolve()}
+    images = find_inputs(out, *([targets] if isinstance(targets, (str, os.PathLike)) else targets))
     kept = str(out / ".templates" if cache is None else cache)
     known = read_templates(templates, model=model, device=device, cache=kept, progress=report)
     inputs = {

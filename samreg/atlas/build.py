@@ -18,7 +18,7 @@ from samreg.atlas.frame import common_frame, common_grid, shape_update
 from samreg.atlas.picture import write_picture
 from samreg.errors import InputError, SamregError
 from samreg.quality import dice, ncc
-from samreg.runs import Outcome, run_step, write_summary, write_table
+from samreg.runs import Outcome, find_inputs, run_step, write_summary, write_table
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image, write_image
@@ -187,7 +187,8 @@ def build_atlas(
         "method": method, "engine": engine, "engine_options": dict(engine_options or {}), "model": model, "seed": seed,
         "spacing": spacing, "device": device, "threads": max(1, (os.cpu_count() or 1) // jobs),
     }  # fmt: skip
-    run = _Run(find_images(*_listed(images)), Path(out), options, jobs, progress or (lambda text: None))
+    out = Path(out)
+    run = _Run(find_inputs(out, *_listed(images)), out, options, jobs, progress or (lambda text: None))
     maps, points = _by_name(labels, landmarks, run.images)
     frame = run.start(reference)
     views = {name: read_image(run.images[name]).grid for name in frame}

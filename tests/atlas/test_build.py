@@ -174,6 +174,12 @@ def test_a_second_run_keeps_everything_and_another_option_little(images):
     assert first.names == tuple("abcd")
 
 
+def test_a_folder_for_the_results_among_the_images_is_no_subject(images):
+    for _ in range(2):
+        atlas = samreg.build_atlas(images, images / "out", method="registration", engine="ants", iterations=0)
+        assert [outcome.name for outcome in atlas.outcomes] == list("abcd")
+
+
 def test_a_killed_run_goes_on_to_the_same_template(images, tmp_path):
     code = "import numpy as np\n" + inspect.getsource(canned) + (
         "import os, signal, sys, samreg, samreg.registration\n"
