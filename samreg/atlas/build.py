@@ -195,6 +195,8 @@ def build_atlas(
         "spacing": spacing, "device": device, "threads": max(1, (os.cpu_count() or 1) // jobs),
     }  # fmt: skip
     out = Path(out)
+    if landmarks is not None and Path(landmarks).resolve() == (out / "landmarks.csv").resolve():
+        raise InputError(f"{landmarks} would be overwritten by the template's landmarks; choose another folder for out")
     paths = find_inputs(out, *_listed(images))
     if model is None and method != "registration":
         options["model"] = _default_model(paths)

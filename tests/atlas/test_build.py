@@ -307,6 +307,14 @@ def test_landmarks_outside_and_odd_labels_are_refused_before_the_iterations(imag
     assert not (tmp_path / "out" / "iteration-0").exists()
 
 
+def test_given_landmarks_are_not_overwritten(images):
+    (images.parent / "out").mkdir()
+    table = images.parent / "out" / "landmarks.csv"
+    table.write_text("subject,landmark,x,y,z\na,tip,8,20,20\n")
+    with pytest.raises(InputError, match="would be overwritten"):
+        make(images, iterations=0, landmarks=table)
+
+
 def test_options_of_an_engine_come_as_to_register(images):
     @dataclass
     class Options:
