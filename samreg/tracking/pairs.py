@@ -287,12 +287,15 @@ def _track_one(pair: LesionPair, out: Path, options: Mapping[str, Any], identity
 
     def work(folder: Path) -> None:
         baseline, followup = read_image(pair.baseline), read_image(pair.followup)
-        tracks = track(baseline, followup, _on(pair.lesions, baseline.grid), **options)
+        lesions = _on(pair.lesions, baseline.grid)
+        truth = None if pair.truth is None else _on(pair.truth, followup.grid)
+        lost = () if truth is None else _unmatched(lesions, truth)
+        tracks = track(baseline, followup, lesions, **options)
         if not tracks:
             raise SamregError(f"the scans could not be aligned: {tracks.reason}")
-        if pair.truth is not None:
-            tracks = _write_errors(folder / _ERRORS, tracks, _on(pair.truth, followup.grid))
-        tracks.save(folder)
+        replace(tracks, notes=(*tracks.notes, *lost)).save(folder)
+        if truth is not None:
+            _write_errors(folder / _ERRORS, tracks, truth)
 
     return run_step(out, work, files=files, inputs={"model": identity, "seed": options["seed"], "voxels": voxels})
 
@@ -301,19 +304,18 @@ def _on(lesions: Path | VoxelLesions, grid: Grid) -> Lesions:
     return lesions.on(grid) if isinstance(lesions, VoxelLesions) else as_lesions(lesions, grid)
 
 
-def _write_errors(path: Path, tracks: LesionTracks, truth: Lesions) -> LesionTracks:
-    """Write found and true centres and the radius of each lesion that the truth has; return the tracks, with a note.
+def _unmatched(lesions: Lesions, truth: Lesions) -> tuple[str, ...]:
+    """Return a note when the truth has other lesions too; raise :class:`InputError` when it has others alone."""
+    names, known = set(lesions.points.names), set(truth.points.names)
+    if not names & known:
+        raise InputError(f"the truth has lesions {sorted(known)}, but none of {sorted(names)}; name them alike")
+    lost = len(known - names)
+    return (f"the truth has {lost} more lesions, of other names; they were left out of the errors",) if lost else ()
 
-    Raises
-    ------
-    InputError
-        When the truth has none of the lesions.
-    """
-    found, known = [lesion.name for lesion in tracks.lesions], truth.points.names
-    if not set(found) & set(known):
-        raise InputError(f"the truth has lesions {sorted(known)}, but none of {sorted(found)}; name them alike")
-    lost = len(set(known) - set(found))
-    radii = dict(zip(known, truth.radii.tolist(), strict=True))
+
+def _write_errors(path: Path, tracks: LesionTracks, truth: Lesions) -> None:
+    """Write found and true centres and the radius of each lesion that the truth has."""
+    radii = dict(zip(truth.points.names, truth.radii.tolist(), strict=True))
     rows = []
     for lesion in tracks.lesions:
         if lesion.name in radii:
@@ -322,8 +324,6 @@ def _write_errors(path: Path, tracks: LesionTracks, truth: Lesions) -> LesionTra
             radius = size.diameter / 2 if np.isnan(radii[lesion.name]) and size else radii[lesion.name]
             rows.append((lesion.name, *lesion.followup.tolist(), *true.tolist(), radius))
     write_table(path, _COLUMNS, rows)
-    note = f"the truth has {lost} more lesions, of other names; they were left out of the errors"
-    return replace(tracks, notes=(*tracks.notes, note)) if lost else tracks
 
 
 def _accuracy(files: Sequence[Path]) -> TrackingErrors | None:
