@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from landmark_error import describe, read_landmarks
+from _landmarks import describe, read_landmarks
 
 import samreg
 from samreg.matching import Calibration, Prediction, features, match_points, stable_matches

@@ -15,8 +15,8 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+from _landmarks import describe
 from landmark_ablation import GROSS, auc
-from landmark_error import describe
 
 import samreg
 

@@ -4,18 +4,17 @@
     python pipelines/register_folder.py FIXED FOLDER --out OUT [--jobs 2] [--method hybrid] ...
 
 Each image gets a folder of its own in OUT, as ``samreg register`` writes it, and a line in ``OUT/summary.csv``. A
-run that was interrupted goes on where it stopped. An image that cannot be read or registered is recorded with its
-reason, and the others go on; the exit code is then 1.
+run that was interrupted goes on where it stopped: results are kept while both images, the model and the options stay
+the same. An image that cannot be read or registered is recorded with its reason, and the others go on; the exit code
+is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +22,8 @@ from typing import Any, NamedTuple
 import joblib
 
 import samreg
-from samreg.spatial import find_images
-from samreg.spatial.files import atomic_path
+from samreg.embedding import default_model
+from samreg.runs import find_inputs, run_step, write_table
 
 
 class Outcome(NamedTuple):
@@ -36,22 +35,19 @@ class Outcome(NamedTuple):
     reason: str
 
 
-def register_one(fixed: Path, moving: Path, out: Path, options: Mapping[str, Any]) -> Outcome:
+def register_one(
+    fixed: Path, moving: Path, out: Path, options: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> Outcome:
     """Register one image and save the result, unless an earlier run has."""
-    if (out / "result.json").is_file():
-        earlier = json.loads((out / "result.json").read_text(encoding="utf-8"))
-        return _outcome(moving, earlier["ok"], sum(earlier["timings_s"].values()), earlier["reason"])
-    start = time.perf_counter()
-    try:
-        result = samreg.register(fixed, moving, **options)
-        result.save(out)
-    except samreg.SamregError as error:
-        return Outcome(moving.name, "error", time.perf_counter() - start, str(error))
-    return _outcome(moving, bool(result), time.perf_counter() - start, result.reason)
 
+    def work(folder: Path) -> None:
+        samreg.register(fixed, moving, **options).save(folder)
 
-def _outcome(moving: Path, ok: bool, seconds: float, reason: str) -> Outcome:
-    return Outcome(moving.name, "registered" if ok else "not registered", seconds, reason)
+    step = run_step(out, work, files=[fixed, moving], inputs=inputs)
+    if not step:
+        return Outcome(moving.name, "error", step.seconds, step.reason)
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    return Outcome(moving.name, "registered" if result["ok"] else "not registered", step.seconds, result["reason"])
 
 
 def register_folder(
@@ -62,32 +58,26 @@ def register_folder(
     Raises
     ------
     InputError
-        When the folder holds no images, or ``out`` the results of another call.
+        When the folder holds no images, the fixed image or an option is at fault, or the disk is full.
     """
-    images = find_images(folder)
-    _claim(out, {"fixed": str(fixed.resolve()), "samreg": samreg.__version__, **options})
+    images = find_inputs(out, folder)
+    inputs = {"samreg": samreg.__version__, **options, "model": _identity(fixed, options)}
     options = {**options, "threads": max(1, (os.cpu_count() or 1) // jobs)}
-    tasks = (joblib.delayed(register_one)(fixed, path, out / name, options) for name, path in images.items())
+    tasks = (joblib.delayed(register_one)(fixed, path, out / name, options, inputs) for name, path in images.items())
     outcomes: list[Outcome] = []
     for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
         print(f"[{len(outcomes) + 1}/{len(images)}] {outcome.image}: {outcome.status} {outcome.reason}", flush=True)
         outcomes.append(outcome)
-    with atomic_path(out / "summary.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Outcome._fields)
-        writer.writerows((o.image, o.status, f"{o.seconds:.1f}", o.reason) for o in outcomes)
+    write_table(out / "summary.csv", Outcome._fields, (o._replace(seconds=f"{o.seconds:.1f}") for o in outcomes))
     return outcomes
 
 
-def _claim(out: Path, call: Mapping[str, Any]) -> None:
-    """Note in ``out`` how it is being filled; refuse to mix the results of two calls."""
-    note = out / "call.json"
-    if note.is_file():
-        if json.loads(note.read_text(encoding="utf-8")) != dict(call):
-            raise samreg.InputError(f"{out} holds the results of another call, see {note}; choose another folder")
-        return
-    with atomic_path(note) as temporary:
-        temporary.write_text(json.dumps(dict(call), indent=2) + "\n", encoding="utf-8")
+def _identity(fixed: Path, options: Mapping[str, Any]) -> str | None:
+    """Return which model embeds, whatever its file is called; None where none does."""
+    if options.get("method") == "registration":
+        return None
+    model = options.get("model")
+    return samreg.load_model(default_model(samreg.read_image(fixed).ndim) if model is None else model).identity
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,12 @@ SUMMARY = "result.json"
 TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
 #: All that ``save`` can be asked for.
 SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
+#: All that ``save`` may write, the summary apart.
+_FILES = (
+    "warped.nii.gz", "affine.tfm", "transformix.txt", "preview.png", "correspondences.csv", "fixed_matches.mrk.json",
+    "moving_matches.mrk.json", "body.nii.gz", "engine.log",
+    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +240,8 @@ class RegistrationResult:
         Parameters
         ----------
         folder
-            Made when missing; files of the same names are replaced.
+            Made when missing. Of an earlier result in it nothing is left: neither these files, nor ``report.html`` and
+            the landmark errors that ``samreg register`` writes beside them.
         formats
             Of the transforms: "h5" (ITK, 3D Slicer), "nii" (displacement field, LPS mm, as ANTs, and
             ``transformix.txt`` with which transformix, run in the folder, applies it), "npz" (Learn2Reg). With "mrk"
@@ -262,7 +269,9 @@ class RegistrationResult:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
         try:
             self._write_into(staging, formats)
-            for file in sorted(staging.iterdir(), key=lambda file: file.name == SUMMARY):
+            files = sorted(staging.iterdir(), key=lambda file: file.name == SUMMARY)
+            _clear(folder, keep={file.name for file in files})
+            for file in files:
                 os.replace(file, folder / file.name)  # the summary last: where it is, everything is
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}; is the disk full?") from error
@@ -371,6 +380,28 @@ def describe(image: Image) -> dict[str, Any]:
         "origin_lps_mm": np.round(image.origin, 6).tolist(),
         "direction": np.round(image.direction, 6).tolist(),
     }
+
+
+def _clear(folder: Path, *, keep: Set[str]) -> None:
+    """Remove an earlier result, its summary before its files; files that are about to be replaced stay until then."""
+    if (folder / SUMMARY).is_file():
+        (folder / "report.html").unlink(missing_ok=True)
+        if _has_errors(folder / "landmarks.csv"):
+            (folder / "landmarks.csv").unlink()
+        (folder / SUMMARY).unlink()
+    for name in set(_FILES) - keep:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _has_errors(path: Path) -> bool:
+    """Tell landmark errors from a user's own landmarks of this name."""
+    from samreg.quality import LandmarkErrors
+
+    try:
+        LandmarkErrors.read(path)
+    except InputError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

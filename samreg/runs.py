@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samreg.errors import InputError, SamregError
-from samreg.spatial.files import atomic_path, require_file
+from samreg.spatial.files import atomic_path, reading, require_file
+from samreg.spatial.io_images import find_images
 
 _RECORD = "done.json"
 _BLOCK = 2**22  # bytes read at a time
+_DATA_FILE = {".mhd": r"^ElementDataFile *=(.+)", ".nhdr": r"^data ?file:(.+)"}  # what a header calls its voxels' file
 
 
 class Outcome(NamedTuple):
@@ -45,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def fingerprint(*paths: str | os.PathLike[str]) -> str:
-    """Return a hash of what files hold, and of the files in folders.
+    """Return a hash of what files hold, with the data of a header (.mhd, .nhdr), and of the files in folders.
 
     Raises
     ------
@@ -54,13 +57,33 @@ def fingerprint(*paths: str | os.PathLike[str]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in map(Path, paths):
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path, *_data_files(path)]
         for file in inside:
             digest.update(file.name.encode())
             with require_file(file).open("rb") as stream:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
     return digest.hexdigest()
+
+
+def _data_files(header: Path) -> list[Path]:
+    """Return the files that hold the voxels of a header; none of any other file."""
+    suffix = header.suffix.lower()
+    if suffix not in _DATA_FILE:
+        return []
+    with reading(header):
+        text = require_file(header).read_text(encoding="utf-8", errors="replace")
+        said = re.search(_DATA_FILE[suffix], text, re.M | re.I)
+        words = said[1].split() if said else []
+        if said is None or not words or words[0].upper() == "LOCAL":
+            return []
+        names = [said[1]]
+        if words[0].upper() == "LIST":  # one a line, up to the end
+            names = text[said.end() :].split("\n")
+        elif "%" in words[0] and len(words) >= 4:  # from, to, step
+            first, last, step = map(int, words[1:4])
+            names = [words[0] % i for i in range(first, last + 1, step)]
+    return [header.parent / name.strip() for name in names if name.strip()]
 
 
 def run_step(
@@ -73,7 +96,7 @@ def run_step(
     """Do a piece of work whose results fill a folder, unless an earlier run has done it with the same inputs.
 
     The work writes into a folder beside, which takes its place when all is there, with ``done.json``: the inputs and
-    the seconds. Whenever the process is killed, ``folder`` is whole or absent.
+    the seconds. Whenever the process is killed, ``folder`` is whole, or absent until the next run.
 
     Parameters
     ----------
@@ -92,8 +115,11 @@ def run_step(
         When the disk is full or cannot be written to: no step would fare better.
     """
     start = time.perf_counter()
-    staging = folder.with_name(f".{folder.name}.part")
+    staging, aside = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
     try:
+        if aside.is_dir() and not folder.exists():  # killed between the two renames below
+            aside.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
         wanted = json.loads(json.dumps({**inputs, "files": fingerprint(*files)}))
         earlier = recorded(folder)
         if earlier is not None and earlier["inputs"] == wanted:
@@ -106,8 +132,9 @@ def run_step(
         seconds = round(time.perf_counter() - start, 3)
         (staging / _RECORD).write_text(json.dumps({"inputs": wanted, "seconds": seconds}, indent=2), encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(aside)
         staging.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
     except (SamregError, OSError) as error:
         if isinstance(error, OSError) or _disk_full(error):
             raise InputError(
@@ -126,6 +153,20 @@ def recorded(folder: Path) -> dict[str, Any] | None:
         return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
+
+
+def find_inputs(out: Path, *paths: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the images that paths stand for, by name, without the folder for the results where it lies among them.
+
+    Raises
+    ------
+    InputError
+        When there is none, and as :func:`samreg.spatial.find_images` raises it.
+    """
+    images = {name: path for name, path in find_images(*paths).items() if path.resolve() != out.resolve()}
+    if not images:
+        raise InputError(f"no images in {', '.join(map(str, paths))} beside the results")
+    return images
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,10 @@ import numpy as np
 from samreg.errors import InputError
 from samreg.result import SUMMARY, TRANSFORM_FORMATS, RegistrationResult, describe
 from samreg.spatial.adapters import as_image
-from samreg.spatial.files import reading, require_file
+from samreg.spatial.files import reading
+from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.io_images import PICTURES, read_image
 from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ class SavedResult(RegistrationResult):
     def inverse(self) -> Transform:
         """Moving to fixed, LPS mm."""
         self._transform()
-        return _transform_in(self.folder, "inverse", self.moving, self.fixed)
+        return _transform_in(self.folder, "inverse", self.moving.grid, self.fixed.grid)
 
     @cached_property
     def correspondences(self) -> Correspondences | None:  # type: ignore[override]
@@ -70,7 +73,7 @@ def load_result(folder: Path, *, fixed: Any = None, moving: Any = None) -> Saved
         return SavedResult(
             fixed,
             moving,
-            _transform_in(folder, "transform", fixed, moving) if summary["ok"] else None,
+            _transform_in(folder, "transform", fixed.grid, moving.grid) if summary["ok"] else None,
             body=as_image(body) if body.is_file() else None,
             options={key: _tuples(value) for key, value in summary["options"].items()},
             timings=summary["timings_s"],
@@ -83,16 +86,51 @@ def load_result(folder: Path, *, fixed: Any = None, moving: Any = None) -> Saved
         )
 
 
+def load_transform(folder: Path, name: str) -> Transform:
+    """Read the "transform" or the "inverse" of a saved result, without its images.
+
+    Raises
+    ------
+    InputError
+        When the registration failed, or the folder lacks the file or, for .npz, the ``result.json`` that says on
+        which grids the images lie.
+    """
+    path = folder / SUMMARY
+    grids: list[Grid | None] = [None, None]
+    if path.is_file():
+        with reading(path):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if not summary["ok"]:
+                raise InputError(f"{folder} holds no transform, the registration failed: {summary['reason']}")
+            roles = ("fixed", "moving") if name == "transform" else ("moving", "fixed")
+            grids = [_grid(summary[role]) for role in roles]
+    return _transform_in(folder, name, *grids)
+
+
+def _grid(saved: Mapping[str, Any]) -> Grid:
+    return Grid.make(
+        saved["size"][::-1],
+        origin=saved["origin_lps_mm"],
+        spacing=saved["spacing_mm"],
+        direction=saved["direction"],
+    )
+
+
 def _image(saved: Mapping[str, Any], role: str, given: Any) -> Image:
     """Return the image given, or the one at the path saved, if it lies where the registered one did."""
     remedy = f"give {role}= (--{role} on the command line), the image that was registered"
     if given is None:
         where = saved["path"]
         if where is None:
-            raise InputError(f"the {role} image {saved['name']} was no file of its own; {remedy}")
+            raise InputError(
+                f"the {role} image {saved['name']} was no file of its own; {remedy} (one DICOM series of several: "
+                "samreg.write_image it to a file, and give that)"
+            )
         if not Path(where).exists():
             raise InputError(f"the {role} image is no longer at {where}; {remedy}")
         given = where
+    if isinstance(given, (str, os.PathLike)) and os.fspath(given).lower().endswith(PICTURES):
+        given = read_image(given, spacing=saved["spacing_mm"])  # a picture's file need not say it
     image = as_image(given, name=f"{role} image")
     found = describe(image)
     for key in ("size", "spacing_mm", "origin_lps_mm", "direction"):
@@ -101,12 +139,17 @@ def _image(saved: Mapping[str, Any], role: str, given: Any) -> Image:
     return replace(image, name=saved["name"])
 
 
-def _transform_in(folder: Path, name: str, fixed: Image, moving: Image) -> Transform:
+def _transform_in(folder: Path, name: str, fixed: Grid | None, moving: Grid | None) -> Transform:
     from samreg.spatial.io_transforms import read_transform
 
     paths = [folder / f"{name}{ending}" for ending in TRANSFORM_FORMATS.values()]
-    path = next((path for path in paths if path.is_file()), paths[0])
-    return read_transform(require_file(path, "transform"), fixed_grid=fixed.grid, moving_grid=moving.grid)
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        names = ", ".join(path.name for path in paths)
+        raise InputError(f"none of {names} in {folder}; give a folder that `samreg register` or result.save() wrote")
+    if path.suffix == ".npz" and fixed is None:
+        raise InputError(f"{path} counts voxels, and no {SUMMARY} says on which grids; copy that file too")
+    return read_transform(path, fixed_grid=fixed, moving_grid=moving)
 
 
 def _read_correspondences(path: Path) -> Correspondences:

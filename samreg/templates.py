@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def read_templates(
         where a subject is an image's name without suffix. Or, without such a table, a points file beside each image:
         ``NAME.mrk.json``, ``.csv`` or ``.fcsv``. Images without landmarks are no templates.
     model
-        Name, path or model; samreg's default unless given.
+        Name, path or model; samreg's default for the images' dimensions unless given.
     device
         "auto", "cpu", "cuda" or "mps".
     cache
@@ -133,16 +134,17 @@ def read_templates(
     InputError
         When there is none, an image is missing or damaged, or landmarks lie outside their image.
     """
-    from samreg.embedding import DEFAULT_MODEL, embed, load_model
+    from samreg.embedding import default_model, embed, load_model
 
     folder = Path(folder)
     images = find_images(folder / "images" if (folder / "images").is_dir() else folder)
-    network = load_model(DEFAULT_MODEL if model is None else model)
+    network = None if model is None else load_model(model)
     templates = []
     for name, (file, subject) in _landmark_files(folder, images).items():
         if progress is not None:
             progress(f"template {name}")
         image = read_image(images[name])
+        network = load_model(default_model(image.ndim)) if network is None else network
         kept = None if cache is None else Path(cache) / f"{name}.h5"
         embedding = embed(image, model=network, device=device, cache=kept)
         templates.append(Template(name, embedding, read_points(file, grid=image.grid, subject=subject)))
@@ -326,14 +328,13 @@ def match_folder(
     """
     import joblib
 
-    from samreg.runs import write_summary
+    from samreg.runs import find_inputs, write_summary
 
     report = progress or (lambda text: None)
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, got {jobs}")
     out = Path(out)
-    images = find_images(*([targets] if isinstance(targets, (str, os.PathLike)) else targets))
-    images = {name: path for name, path in images.items() if path.resolve() != out.resolve()}
+    images = find_inputs(out, *([targets] if isinstance(targets, (str, os.PathLike)) else targets))
     kept = str(out / ".templates" if cache is None else cache)
     known = read_templates(templates, model=model, device=device, cache=kept, progress=report)
     inputs = {
@@ -354,7 +355,8 @@ def match_folder(
         report(f"{len(outcomes)} of {len(images)}, {outcome.name}: {outcome.status} {outcome.reason}")
     tables = [(out / outcome.name / _MANIFEST).read_text(encoding="utf-8") for outcome in outcomes if outcome]
     with atomic_path(out / _MANIFEST) as temporary:  # one table under one header
-        temporary.write_text("".join(table if i == 0 else table.split("\n", 1)[1] for i, table in enumerate(tables)))
+        together = "".join(table if i == 0 else table.split("\n", 1)[1] for i, table in enumerate(tables))
+        temporary.write_text(together, encoding="utf-8")
     write_summary(out / "summary.csv", outcomes)
     return outcomes
 
@@ -366,14 +368,15 @@ def _match_one(
     from samreg.runs import run_step
 
     def work(folder: Path) -> None:
-        known = _loaded(templates, options["model"], options["device"], cache)
+        known = _loaded(templates, options["model"], options["device"], cache, json.dumps(inputs, sort_keys=True))
         _write(match_set(known, target, **options), out.name, folder)
 
     return run_step(out, work, files=[target], inputs=inputs)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(folder: str, model: Any, device: str, cache: str) -> tuple[Template, ...]:
+def _loaded(folder: str, model: Any, device: str, cache: str, contents: str) -> tuple[Template, ...]:
+    """Return the templates; ``contents`` changes with what the folder holds."""
     return read_templates(folder, model=model, device=device, cache=cache)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,50 @@ def test_what_a_killed_run_left_is_no_result(tmp_path):
     assert run_step(out, write, inputs={}).status == "done"
     assert [p.name for p in tmp_path.iterdir()] == ["step"]
     assert not (out / "half.txt").exists()
+
+
+@pytest.mark.parametrize("rename", [True, False], ids=["before the new comes in", "before the old is removed"])
+def test_a_kill_while_results_are_replaced_loses_neither(tmp_path, monkeypatch, rename):
+    out = tmp_path / "step"
+    run_step(out, write, inputs={"seed": 0})
+    owner, name = (Path, "rename") if rename else (shutil, "rmtree")
+    original = getattr(owner, name)
+
+    def killed(path: Path, *rest: object, **options: object) -> object:
+        if Path(path).name == (".step.part" if rename else ".step.old") and Path(path).exists():
+            raise KeyboardInterrupt
+        return original(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_step(out, write, inputs={"seed": 1})
+    assert len(list(tmp_path.rglob("result.txt"))) >= 1
+    assert run_step(out, refuse, inputs={"seed": 0 if rename else 1}).status == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+@pytest.mark.parametrize(
+    ("header", "said", "data"),
+    [
+        ("a.mhd", "NDims = 3\nElementDataFile = a b.raw\n", "a b.raw"),
+        ("a.mhd", "ElementDataFile = LIST\na1.raw\na2.raw\n", "a2.raw"),
+        ("a.mhd", "ElementDataFile = a%02d.raw 1 2 1\n", "a02.raw"),
+        ("a.nhdr", "NRRD0004\ntype: short\ndata file: a.raw.gz\n", "a.raw.gz"),
+        ("a.nhdr", "NRRD0004\ndata file: LIST 2\na1.raw\na2.raw\n", "a2.raw"),
+        ("a.nhdr", "NRRD0004\ndatafile: a%d.raw 1 3 1\n", "a3.raw"),
+    ],
+)
+def test_fingerprint_follows_the_data_of_a_header(tmp_path, header, said, data):
+    (tmp_path / header).write_text(said)
+    for name in ("a1.raw", "a2.raw", "a3.raw", "a01.raw", "a02.raw", data):
+        (tmp_path / name).write_bytes(b"1")
+    first = fingerprint(tmp_path / header)
+    (tmp_path / data).write_bytes(b"2")
+    assert fingerprint(tmp_path / header) != first
+    (tmp_path / data).unlink()
+    with pytest.raises(InputError, match=data):
+        fingerprint(tmp_path / header)
 
 
 def test_fingerprint_follows_contents_not_times(tmp_path):

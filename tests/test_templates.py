@@ -170,6 +170,31 @@ def test_a_folder_of_targets_is_resumable_and_records_what_fails(templates, fold
     np.testing.assert_array_equal(table[0].positions, table[1].positions)
 
 
+def test_corrected_landmarks_are_matched_in_the_same_process(folder, templates, together, tmp_path, monkeypatch):
+    shutil.copytree(folder / "images", tmp_path / "images")
+    text = (folder / "landmarks.csv").read_text()
+    x = np.format_float_positional(templates[0].points.positions[0, 0])
+    matched: list[float] = []
+
+    def canned(known: tuple[Template, ...], target: Path, **_: object) -> samreg.TemplateMatches:
+        matched.append(known[0].points.positions[0, 0])
+        return together
+
+    monkeypatch.setattr("samreg.templates.match_set", canned)
+    for table in (text, text.replace(x, "1.5", 1)):
+        (tmp_path / "landmarks.csv").write_text(table)
+        samreg.match_folder(tmp_path, folder / "targets" / "phantom-003.nii.gz", tmp_path / "o", cache=folder / "cache")
+    assert matched == [templates[0].points.positions[0, 0], 1.5]
+
+
+def test_flat_templates_are_embedded_by_the_flat_model(tmp_path):
+    texture = np.random.default_rng(0).normal(100, 30, (128, 128)).astype(np.float32)
+    samreg.write_image(samreg.Image.from_array(texture, spacing=(0.6, 0.6)), tmp_path / "a.nii.gz")
+    (tmp_path / "a.csv").write_text("name,x,y\ntip,30,30\n")
+    (template,) = samreg.read_templates(tmp_path)
+    assert template.embedding.model.startswith("xray-ceph@")
+
+
 def test_folders_that_are_no_set_are_refused(folder, tmp_path, phantoms):
     with pytest.raises(InputError, match="no landmarks"):
         samreg.read_templates(folder / "images")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -18,13 +20,13 @@ from samreg.atlas.frame import common_frame, common_grid, shape_update
 from samreg.atlas.picture import write_picture
 from samreg.errors import InputError, SamregError
 from samreg.quality import dice, ncc
-from samreg.runs import Outcome, run_step, write_summary, write_table
+from samreg.runs import Outcome, find_inputs, recorded, run_step, write_summary, write_table
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
-from samreg.spatial.points import Points
+from samreg.spatial.points import Points, require_inside
 from samreg.spatial.resample import resample
 from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, compose, invert
 
@@ -161,7 +163,7 @@ def build_atlas(
     iterations
         Deformable ones; 0 stops at the affine template.
     method, engine, engine_options, model, device, seed
-        As in :func:`samreg.register`; for the affine start, "registration" uses the engine too.
+        As in :func:`samreg.register`, the engine by its name; for the affine start, "registration" uses it too.
     spacing
         Voxel size of the template, and of the registrations, mm.
     reference
@@ -179,18 +181,34 @@ def build_atlas(
     Raises
     ------
     InputError
-        When fewer than two subjects can be used, an option is at fault, or the disk is full.
+        When fewer than two subjects can be used, an option is at fault, landmarks lie outside their image, labels are
+        no whole numbers, or the disk is full.
     """
+    from samreg.registration import _as_mapping
+
     if iterations < 0 or jobs < 1:
         raise InputError(f"iterations must be at least 0 and jobs at least 1, got {iterations} and {jobs}")
+    if engine is not None and not isinstance(engine, str):
+        raise InputError(f"an atlas takes an engine by its name, got {engine!r}; its results are kept by that name")
     options = {
-        "method": method, "engine": engine, "engine_options": dict(engine_options or {}), "model": model, "seed": seed,
+        "method": method, "engine": engine, "engine_options": _as_mapping(engine_options), "model": model, "seed": seed,
         "spacing": spacing, "device": device, "threads": max(1, (os.cpu_count() or 1) // jobs),
     }  # fmt: skip
-    run = _Run(find_images(*_listed(images)), Path(out), options, jobs, progress or (lambda text: None))
+    out = Path(out)
+    if landmarks is not None and Path(landmarks).resolve() == (out / "landmarks.csv").resolve():
+        raise InputError(f"{landmarks} would be overwritten by the template's landmarks; choose another folder for out")
+    paths = find_inputs(out, *_listed(images))
+    if model is None and method != "registration":
+        options["model"] = _default_model(paths)
+    run = _Run(paths, out, options, jobs, progress or (lambda text: None))
     maps, points = _by_name(labels, landmarks, run.images)
     frame = run.start(reference)
     views = {name: read_image(run.images[name]).grid for name in frame}
+    for name in frame:  # before the hours, not after
+        if name in maps:
+            _read_labels(maps[name])
+        if name in points:
+            _read_landmarks(points[name], views[name], name)
     setting = _Setting(run.images, frame, views, common_grid(views, frame, spacing))
     names = list(frame)
     convergence = [run.average(0, names, setting)]
@@ -299,6 +317,7 @@ class _Run:
         names = self.each("results", names, partial(_finish, setting, last, self.out / "subjects", maps, points))
         for name in _DATA:
             write_image(read_image(last / "average" / f"{name}.nii.gz"), self.out / f"{name}.nii.gz")
+        _clear(self.out, names)
         _write_landmarks(self.out, [name for name in names if name in points])
         _write_labels(self.out, [name for name in names if name in maps])
 
@@ -458,18 +477,49 @@ def _finish(
             warped = warped.with_array(np.rint(warped.array).astype(image.array.dtype))
         write_image(warped, folder / "warped.nii.gz")
         if name in maps:
-            labels = read_image(maps[name])
-            labels = labels.with_array(labels.array.astype(np.int16))
+            labels = _read_labels(maps[name])
             there = resample(labels, grid, transform=transform, interpolation="nearest", fill=-1)
             write_image(there, folder / "labels.nii.gz")
         if name in points:
-            file, subject = points[name]
-            marked = read_points(file, grid=image.grid, subject=subject)
+            marked = _read_landmarks(points[name], image.grid, name)
             found = Points(inverse.transform_points(marked.positions), marked.names)
             write_points(found, folder / "landmarks.csv")
 
     affine = str(setting.frame[name].matrix.tolist())
     return run_step(out / name, work, files=[path, template, *own, *given], inputs={"frame": affine})
+
+
+def _read_labels(path: Path) -> Image:
+    """Read a label map as int16, which leaves -1 for what no subject shows."""
+    image = read_image(path)
+    whole, largest = np.rint(image.array), np.iinfo(np.int16).max
+    if whole.min() < 0 or whole.max() > largest or not np.array_equal(whole, image.array):
+        raise InputError(f"{path} is no label map: it must hold whole numbers from 0 to {largest}")
+    return image.with_array(whole.astype(np.int16))
+
+
+def _read_landmarks(where: tuple[Path, str | None], grid: Grid, name: str) -> Points:
+    file, subject = where
+    points = read_points(file, grid=grid, subject=subject)
+    require_inside(points, grid, f"the image {name} ({file})")
+    return points
+
+
+def _clear(out: Path, names: Sequence[str]) -> None:
+    """Remove what an earlier run wrote and this one might not: other subjects, landmarks, labels; nothing of others."""
+    for folder in (out / "subjects").iterdir():
+        if folder.name not in names and recorded(folder) is not None:
+            shutil.rmtree(folder)
+    labels, landmarks = out / "labels", out / "template_landmarks.csv"
+    stale: list[Path] = []
+    if landmarks.is_file():
+        stale += [out / "landmarks.csv", out / "template_landmarks.mrk.json", landmarks]
+    if (labels / "dice.csv").is_file():
+        stale += [*labels.glob("label-*.nii.gz"), labels / "majority.nii.gz", labels / "dice.csv"]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # none, or one's own files in it
+        labels.rmdir()
 
 
 def _write_landmarks(out: Path, names: Sequence[str]) -> None:
@@ -529,12 +579,24 @@ def _listed(paths: Paths) -> Sequence[str | os.PathLike[str]]:
     return [paths] if isinstance(paths, (str, os.PathLike)) else paths
 
 
+def _default_model(images: Mapping[str, Path]) -> str:
+    """Return the model for the dimensions of the first image that can be read; the others are named in their turn."""
+    from samreg.embedding import DEFAULT_MODEL, default_model
+
+    for path in images.values():
+        try:
+            ndim = read_image(path).ndim
+        except InputError:
+            continue
+        return default_model(ndim)
+    return DEFAULT_MODEL
+
+
 def _network(options: Mapping[str, Any]) -> Any:
     """Return the embedding model, or None for a method without."""
-    from samreg.embedding import DEFAULT_MODEL, load_model
+    from samreg.embedding import load_model
 
-    model = options["model"]
-    return None if options["method"] == "registration" else load_model(DEFAULT_MODEL if model is None else model)
+    return None if options["method"] == "registration" else load_model(options["model"])
 
 
 def _inputs(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samreg.cli.common import Quiet, load_image, require_suffix, say, session
+from samreg.cli.common import PixelSize, Quiet, load_image, require_suffix, say, session
 from samreg.errors import InputError
 
 if TYPE_CHECKING:
+    from samreg.spatial.grid import Grid
     from samreg.spatial.image import Image
     from samreg.spatial.transforms import Transform
 
@@ -34,6 +35,7 @@ def apply(
     interpolation: Annotated[
         str, typer.Option(metavar="linear|nearest|bspline", help="Use nearest for labels.")
     ] = "linear",
+    pixel_size: PixelSize = None,
     quiet: Quiet = False,
 ) -> None:
     """Bring an image, labels or points through a saved registration.
@@ -45,59 +47,54 @@ def apply(
         raise InputError(f"--to must be fixed or moving, got {to!r}")
     is_points = source.name.lower().endswith(_POINTS)
     require_suffix(out, _POINTS if is_points else (".nii", ".nii.gz", ".nrrd", ".mha"))
+    backward = (to == "fixed") == is_points  # points go along the transform, images are pulled against it
     with session(quiet=quiet) as progress:
+        mapping = _in_folder(transform, backward) if transform.is_dir() else None
         if is_points:
-            _points(transform, source, out, to)
+            _points(mapping or _in_file(transform, backward), source, out)
         else:
-            image, grid_of = load_image(source), _reference(transform, reference, to)
+            image = load_image(source, pixel_size=pixel_size)
+            grid = _reference(transform, reference, to, pixel_size).grid
             progress("warping")
-            _image(transform, image, grid_of, out, to, interpolation)
+            grids = (image.grid, grid) if backward else (grid, image.grid)
+            _image(mapping or _in_file(transform, backward, grids), image, grid, out, interpolation)
     if not quiet:
         say(f"{source} brought to the {to} image; written to {out}")
 
 
-def _points(transform: Path, source: Path, out: Path, to: str) -> None:
-    """Points go along the transform to the moving image, and back through its inverse."""
+def _points(mapping: Transform, source: Path, out: Path) -> None:
     from samreg.spatial.io_points import read_points, write_points
     from samreg.spatial.points import Points
 
     points = read_points(source)
-    mapping = _mapping(transform, backward=to == "fixed")
     write_points(Points(mapping.transform_points(points.positions), points.names, points.scores), out)
 
 
-def _image(transform: Path, image: Image, reference: Image, out: Path, to: str, interpolation: str) -> None:
-    """Images are pulled: the fixed grid's points go along the transform to find their values."""
+def _image(mapping: Transform, image: Image, grid: Grid, out: Path, interpolation: str) -> None:
     from samreg.spatial.io_images import write_image
     from samreg.spatial.resample import resample
 
-    mapping = _mapping(transform, backward=to == "moving", reference=reference, image=image)
-    write_image(resample(image, reference.grid, transform=mapping, interpolation=interpolation), out)
+    write_image(resample(image, grid, transform=mapping, interpolation=interpolation), out)
 
 
-def _mapping(path: Path, *, backward: bool, reference: Image | None = None, image: Image | None = None) -> Transform:
-    """Read the transform, or its inverse: from the folder, or inverted numerically."""
+def _in_folder(folder: Path, backward: bool) -> Transform:
+    from samreg.saved import load_transform
+
+    return load_transform(folder, "inverse" if backward else "transform")
+
+
+def _in_file(path: Path, backward: bool, grids: tuple[Grid | None, Grid | None] = (None, None)) -> Transform:
+    """Read the transform, inverted numerically when ``backward``; ``grids`` of the fixed and the moving image."""
     from samreg.spatial.io_transforms import read_transform
     from samreg.spatial.transforms import invert
 
-    if path.is_dir():
-        return read_transform(_in_folder(path, "inverse" if backward else "transform"))
-    if backward:
-        return invert(read_transform(path))
-    grids = {} if reference is None or image is None else {"fixed_grid": reference.grid, "moving_grid": image.grid}
-    return read_transform(path, **grids)
+    found = read_transform(path, fixed_grid=grids[0], moving_grid=grids[1])
+    return invert(found) if backward else found
 
 
-def _in_folder(folder: Path, name: str) -> Path:
-    for ending in (".h5", ".nii.gz"):
-        if (folder / f"{name}{ending}").is_file():
-            return folder / f"{name}{ending}"
-    raise InputError(f"no {name}.h5 or {name}.nii.gz in {folder}; give a folder that `samreg register` wrote")
-
-
-def _reference(transform: Path, given: Path | None, to: str) -> Image:
+def _reference(transform: Path, given: Path | None, to: str, pixel_size: float | None) -> Image:
     if given is not None:
-        return load_image(given)
+        return load_image(given, pixel_size=pixel_size)
     if to == "fixed" and (transform / "warped.nii.gz").is_file():
         return load_image(transform / "warped.nii.gz")
     raise InputError(f"give --reference, the {to} image, on whose grid the result is written")

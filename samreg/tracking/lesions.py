@@ -77,7 +77,7 @@ def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> L
     Raises
     ------
     InputError
-        When a file cannot be read, or a label map holds numbers that are no labels.
+        When a file cannot be read, a label map holds numbers that are no labels, or there is not a radius a lesion.
     """
     from samreg.spatial.io_points import read_points
 
@@ -89,6 +89,8 @@ def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> L
     if isinstance(lesions, (Points, np.ndarray, list, tuple)):
         points = as_points(lesions, grid.ndim)
         known = np.full(len(points), np.nan) if radii is None else np.asarray(radii, dtype=float)
+        if known.shape != (len(points),):
+            raise InputError(f"{len(points)} lesions need as many radii, got an array of shape {known.shape}")
         return Lesions(points, known, (None,) * len(points))
     return _from_labels(as_image(lesions, name="lesions"))
 

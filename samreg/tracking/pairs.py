@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from samreg.tracking.track import LesionTracks, track
 
 _ERRORS = "errors.csv"
 _COLUMNS = ("name", "x", "y", "z", "true_x", "true_y", "true_z", "radius_mm")
+_NEEDED = ("baseline", "followup", "lesions")
 _SOURCE, _TARGET = "source", "target"
+_SUFFIX = re.compile(r"\.nii(\.gz)?$")
+_NUMBERS = {"source center": (3,), "target center": (3,), "source box": (0, 6), "target box": (0, 6)}  # how many
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +79,20 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[LesionPair, ...]:
     Raises
     ------
     InputError
-        When the file or a column is missing, or a name occurs twice.
+        When the file, a column or a cell is missing, or a name occurs twice.
     """
     path = require_file(path, "list of pairs")
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = {"baseline", "followup", "lesions"} - set(reader.fieldnames or ())
+        missing = set(_NEEDED) - set(reader.fieldnames or ())
         if missing:
             raise InputError(f"{path}: no columns {sorted(missing)}; it has {list(reader.fieldnames or ())}")
-        rows = list(reader)
+        rows = []
+        for row in reader:
+            empty = [key for key in _NEEDED if not row[key]]
+            if empty:
+                raise InputError(f"{path}, line {reader.line_num}: no {', '.join(empty)}; give a file for each")
+            rows.append(row)
     pairs = tuple(
         LesionPair(
             row.get("name") or f"pair-{i:03d}",
@@ -95,10 +103,18 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[LesionPair, ...]:
         )
         for i, row in enumerate(rows, start=1)
     )
-    names = [pair.name for pair in pairs]
-    if not pairs or len(set(names)) < len(names):
-        raise InputError(f"{path}: give at least one pair, each with a name of its own; got {names[:5]}")
+    if not pairs:
+        raise InputError(f"{path}: give at least one pair")
+    _require_names(pairs, f"{path}: ")
     return pairs
+
+
+def _require_names(pairs: Sequence[LesionPair], where: str) -> None:
+    """Raise :class:`InputError` when two pairs would share a folder."""
+    names = [pair.name for pair in pairs]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise InputError(f"{where}pairs share the names {doubled[:5]}; give each pair a name of its own")
 
 
 def read_dlt(path: str | os.PathLike[str], images: str | os.PathLike[str]) -> tuple[LesionPair, ...]:
@@ -130,29 +146,44 @@ def read_dlt(path: str | os.PathLike[str], images: str | os.PathLike[str]) -> tu
     Raises
     ------
     InputError
-        When the file is missing, no JSON, or of other keys, or there are no volumes.
+        When the file is missing, no JSON, or of other keys, or two pairs of volumes would have one name.
     """
     path, images = require_file(path, "DLT annotations"), Path(images)
     try:
         lesions = _flat(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InputError(f"cannot read {path}: no JSON ({error}); download it again") from error
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Path, Path], list[Mapping[str, Any]]] = {}
     for number, lesion in enumerate(lesions, start=1):
-        needed = [_SOURCE, _TARGET, "source center", "target center"]
+        needed = (_SOURCE, _TARGET, "source center", "target center")
         missing = [key for key in needed if key not in lesion]
         if missing:
             raise InputError(f"{path}, lesion {number}: no {missing}; it has {sorted(lesion)}: not DLT's annotations?")
-        for key in ("source center", "target center", "source box", "target box"):
-            if len(np.ravel(lesion.get(key, ()))) not in ((3,) if key in needed else (0, 6)):
-                raise InputError(f"{path}, lesion {number}: {key!r} is {lesion[key]}; 3 or 6 voxel indices are needed")
-        groups.setdefault((str(lesion[_SOURCE]), str(lesion[_TARGET])), []).append(lesion)
+        for key, counts in _NUMBERS.items():
+            values = _numbers(lesion.get(key))
+            if len(values) not in counts or not np.isfinite(values).all():
+                raise InputError(
+                    f"{path}, lesion {number}: {key!r} is {lesion[key]}; {counts[-1]} voxel indices are needed"
+                )
+            lesion[key] = values
+        source, target = (_volume(images, str(lesion[visit])) for visit in (_SOURCE, _TARGET))
+        groups.setdefault((source, target), []).append(lesion)
     if not groups:
         raise InputError(f"{path} holds no lesions")
-    return tuple(_dlt_pair(images, *files, group) for files, group in groups.items())
+    pairs = tuple(_dlt_pair(*files, group) for files, group in groups.items())
+    _require_names(pairs, f"{path}: ")
+    return pairs
 
 
-def _flat(document: Any) -> list[Mapping[str, Any]]:
+def _numbers(value: Any) -> FloatArray:
+    """Return the numbers in a list, of whatever depth; NaN where they are none."""
+    try:
+        return np.array(np.ravel(() if value is None else value), dtype=float)
+    except (TypeError, ValueError):
+        return np.array([np.nan])
+
+
+def _flat(document: Any) -> list[dict[str, Any]]:
     """Return the lesions in lists and mappings of lists, their keys with spaces."""
     if (
         isinstance(document, Mapping)
@@ -168,22 +199,23 @@ def _flat(document: Any) -> list[Mapping[str, Any]]:
     return [{str(key).replace("_", " "): value for key, value in document.items()}]
 
 
-def _dlt_pair(images: Path, source: str, target: str, group: Sequence[Mapping[str, Any]]) -> LesionPair:
-    stems = [re.sub(r"\.nii(\.gz)?$", "", Path(name).name) for name in (source, target)]
+def _dlt_pair(source: Path, target: Path, group: Sequence[Mapping[str, Any]]) -> LesionPair:
+    stems = [_SUFFIX.sub("", path.name) for path in (source, target)]
     here, there = (_voxels(group, visit) for visit in (_SOURCE, _TARGET))
-    return LesionPair("_to_".join(stems), _volume(images, source), _volume(images, target), here, there)
+    return LesionPair("_to_".join(stems), source, target, here, there)
 
 
 def _voxels(group: Sequence[Mapping[str, Any]], visit: str) -> VoxelLesions:
-    boxes = np.array([lesion.get(f"{visit} box") or [np.nan] * 6 for lesion in group], dtype=float)
-    centers = np.array([lesion[f"{visit} center"] for lesion in group], dtype=float)
+    boxes = np.array([box if len(box := lesion[f"{visit} box"]) else [np.nan] * 6 for lesion in group])
+    centers = np.array([lesion[f"{visit} center"] for lesion in group])
     return VoxelLesions(centers, (boxes[:, 3:5] - boxes[:, :2]).max(axis=1) / 2)
 
 
 def _volume(images: Path, name: str) -> Path:
     """Return the file of a volume; one that is missing is reported when its pair's turn comes."""
-    candidates = [images / name, *(images / f"{name}{suffix}" for suffix in (".nii.gz", ".nii"))]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    stem = _SUFFIX.sub("", name)
+    candidates = [images / name, *(images / f"{stem}{suffix}" for suffix in (".nii.gz", ".nii"))]
+    return next((path for path in candidates if path.is_file()), candidates[1])
 
 
 def track_pairs(
@@ -225,7 +257,7 @@ def track_pairs(
     Raises
     ------
     InputError
-        When an option is at fault, or the disk is full.
+        When an option is at fault, two pairs share a name, or the disk is full.
     """
     import joblib
 
@@ -234,6 +266,7 @@ def track_pairs(
     report = progress or (lambda text: None)
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, got {jobs}")
+    _require_names(pairs, "")
     out = Path(out)
     options = {"model": model, "device": device, "seed": seed}
     identity = load_model(DEFAULT_MODEL if model is None else model).identity
@@ -254,18 +287,30 @@ def _track_one(pair: LesionPair, out: Path, options: Mapping[str, Any], identity
 
     def work(folder: Path) -> None:
         baseline, followup = read_image(pair.baseline), read_image(pair.followup)
-        tracks = track(baseline, followup, _on(pair.lesions, baseline.grid), **options)
+        lesions = _on(pair.lesions, baseline.grid)
+        truth = None if pair.truth is None else _on(pair.truth, followup.grid)
+        lost = () if truth is None else _unmatched(lesions, truth)
+        tracks = track(baseline, followup, lesions, **options)
         if not tracks:
             raise SamregError(f"the scans could not be aligned: {tracks.reason}")
-        tracks.save(folder)
-        if pair.truth is not None:
-            _write_errors(folder / _ERRORS, tracks, _on(pair.truth, followup.grid))
+        replace(tracks, notes=(*tracks.notes, *lost)).save(folder)
+        if truth is not None:
+            _write_errors(folder / _ERRORS, tracks, truth)
 
     return run_step(out, work, files=files, inputs={"model": identity, "seed": options["seed"], "voxels": voxels})
 
 
 def _on(lesions: Path | VoxelLesions, grid: Grid) -> Lesions:
     return lesions.on(grid) if isinstance(lesions, VoxelLesions) else as_lesions(lesions, grid)
+
+
+def _unmatched(lesions: Lesions, truth: Lesions) -> tuple[str, ...]:
+    """Return a note when the truth has other lesions too; raise :class:`InputError` when it has others alone."""
+    names, known = set(lesions.points.names), set(truth.points.names)
+    if not names & known:
+        raise InputError(f"the truth has lesions {sorted(known)}, but none of {sorted(names)}; name them alike")
+    lost = len(known - names)
+    return (f"the truth has {lost} more lesions, of other names; they were left out of the errors",) if lost else ()
 
 
 def _write_errors(path: Path, tracks: LesionTracks, truth: Lesions) -> None:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import samreg
 from samreg.atlas import Atlas, Average, body_of, mean_affine, sharpness
+from samreg.atlas.build import _default_model
 from samreg.benchmark.phantom import make_phantom
 from samreg.cli import app
 from samreg.errors import InputError
@@ -174,6 +175,12 @@ def test_a_second_run_keeps_everything_and_another_option_little(images):
     assert first.names == tuple("abcd")
 
 
+def test_a_folder_for_the_results_among_the_images_is_no_subject(images):
+    for _ in range(2):
+        atlas = samreg.build_atlas(images, images / "out", method="registration", engine="ants", iterations=0)
+        assert [outcome.name for outcome in atlas.outcomes] == list("abcd")
+
+
 def test_a_killed_run_goes_on_to_the_same_template(images, tmp_path):
     code = "import numpy as np\n" + inspect.getsource(canned) + (
         "import os, signal, sys, samreg, samreg.registration\n"
@@ -260,11 +267,71 @@ def test_one_subject_is_no_atlas(images):
         ({"iterations": -1}, "iterations"),
         ({"jobs": 0}, "jobs"),
         ({"reference": "z"}, "no image 'z'"),
+        ({"engine": object()}, "by its name"),
     ],
 )
 def test_bad_options_are_refused(images, changes, says):
     with pytest.raises(InputError, match=says):
         make(images, **changes)
+
+
+def test_only_what_the_last_call_gave_is_left(images, tmp_path):
+    for name in "abcd":
+        array = (samreg.read_image(images / f"{name}.nii").array > 0).astype(np.uint8)
+        image = samreg.read_image(images / f"{name}.nii").with_array(array)
+        samreg.write_image(image, tmp_path / "labels" / f"{name}.nii")
+    rows = [f"{name},tip,{10 * i + 8},20,20" for i, name in enumerate("abcd")]
+    (tmp_path / "points.csv").write_text("\n".join(["subject,landmark,x,y,z", *rows]))
+    make(images, iterations=0, labels=tmp_path / "labels", landmarks=tmp_path / "points.csv")
+    out = tmp_path / "out"
+    (out / "subjects" / "mine").mkdir()
+    assert {"labels", "landmarks.csv", "template_landmarks.csv"} <= {path.name for path in out.iterdir()}
+    (images / "d.nii").unlink()
+    make(images, iterations=0)
+    assert {path.name for path in (out / "subjects").iterdir()} == {*"abc", "mine"}
+    assert {path.name for path in out.iterdir()} == {
+        "template.nii.gz", "mean.nii.gz", "variance.nii.gz", "coverage.nii.gz", "convergence.csv", "summary.csv",
+        "inputs", "start", "subjects", "iteration-0",
+    }  # fmt: skip
+
+
+def test_landmarks_outside_and_odd_labels_are_refused_before_the_iterations(images, tmp_path):
+    (tmp_path / "points.csv").write_text("subject,landmark,x,y,z\na,tip,900,0,0\n")
+    with pytest.raises(InputError, match=r"outside the image a \(.*points.csv"):
+        make(images, landmarks=tmp_path / "points.csv")
+    image = samreg.read_image(images / "a.nii")
+    for value in (1.5, 40000.0, np.nan):
+        samreg.write_image(image.with_array(np.full(image.shape, value, np.float32)), tmp_path / "labels" / "a.nii")
+        with pytest.raises(InputError, match=r"a\.nii is no label map"):
+            make(images, labels=tmp_path / "labels")
+    assert not (tmp_path / "out" / "iteration-0").exists()
+
+
+def test_given_landmarks_are_not_overwritten(images):
+    (images.parent / "out").mkdir()
+    table = images.parent / "out" / "landmarks.csv"
+    table.write_text("subject,landmark,x,y,z\na,tip,8,20,20\n")
+    with pytest.raises(InputError, match="would be overwritten"):
+        make(images, iterations=0, landmarks=table)
+
+
+def test_options_of_an_engine_come_as_to_register(images):
+    @dataclass
+    class Options:
+        iterations: int = 3
+
+    make(images, iterations=1, engine_options=Options())
+    done = json.loads((images.parent / "out/iteration-1/subjects/a/done.json").read_text())
+    assert done["inputs"]["engine_options"] == {"iterations": 3}
+
+
+def test_flat_images_are_embedded_by_the_flat_model(tmp_path):
+    texture = np.random.default_rng(0).normal(100, 30, (64, 64)).astype(np.float32)
+    for name in ("b", "c"):
+        samreg.write_image(samreg.Image.from_array(texture, spacing=(0.6, 0.6)), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "a.nii.gz").write_bytes(b"cut")
+    paths = {path.name: path for path in sorted(tmp_path.iterdir())}
+    assert _default_model(paths) == "xray-ceph"
 
 
 def test_labels_of_other_names_are_refused(images, tmp_path):

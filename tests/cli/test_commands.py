@@ -128,6 +128,24 @@ def test_apply_warps_the_moving_image_as_register_did(run, registered, files, tm
     assert np.abs(again.array[inner] - first.array[inner].astype(float)).mean() < 2
 
 
+def test_apply_needs_no_images_for_npz_and_refuses_a_failed_registration(run, registered, files, tmp_path):
+    out, there = tmp_path / "out", tmp_path / "there.csv"
+    shutil.copytree(registered[0], out, ignore=shutil.ignore_patterns("*.h5", "transform.nii.gz", "inverse.nii.gz"))
+    for target, source, truth in (
+        ("moving", files.fixed_points, files.moving_points), ("fixed", files.moving_points, files.fixed_points),
+    ):  # fmt: skip
+        done = run("apply", out, source, "-o", there, "--to", target)
+        assert done.exit_code == 0, done.output
+        np.testing.assert_allclose(samreg.read_points(there).positions, samreg.read_points(truth).positions, atol=1.5)
+    summary = json.loads((out / "result.json").read_text())
+    (out / "result.json").write_text(json.dumps({**summary, "ok": False, "reason": "too few matches"}))
+    done = run("apply", out, files.moving, "-o", tmp_path / "warped.nii.gz")
+    assert done.exit_code == 2
+    assert "too few matches" in done.output
+    (out / "result.json").unlink()
+    assert "result.json" in run("apply", out, files.fixed_points, "-o", there).output
+
+
 def test_apply_brings_labels_to_the_moving_grid(run, registered, files, tmp_path):
     out, _ = registered
     fixed = samreg.read_image(files.fixed)
@@ -323,6 +341,18 @@ def test_match_draws_the_points_in_pictures(run, pictures, tmp_path):
     wrong = run(*arguments, *options, tmp_path / "found.pdf")
     assert wrong.exit_code == 2
     assert ".html" in wrong.output
+
+
+def test_registered_pictures_are_reported_and_warped_at_their_pixel_size(run, pictures, tmp_path):
+    out, warped = tmp_path / "out", tmp_path / "warped.nii.gz"
+    images = [samreg.read_image(pictures / f"{name}.png", spacing=0.5) for name in "ab"]
+    result = samreg.RegistrationResult(*images, samreg.spatial.AffineTransform(np.eye(2), np.array([3.0, 0.0])))
+    result.save(out)
+    done = run("report", out)
+    assert done.exit_code == 0, done.output
+    done = run("apply", out, pictures / "b.png", "-o", warped, "--pixel-size", "0.5")
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(samreg.read_image(warped).array, result.warped.array, atol=0.6)
 
 
 def test_match_draws_slices_of_volumes(run, files, tmp_path):

@@ -108,8 +108,10 @@ def test_commands_parse() -> None:
                 continue
             context = group.make_context("samreg", words[1:], resilient_parsing=not words[1:])
             name, command, rest = group.resolve_command(context, words[1:])
-            command.make_context(name, rest)  # raises for an unknown option or a missing argument
             seen.add(name)
+            while isinstance(command, typer.core.TyperGroup):
+                name, command, rest = command.resolve_command(command.make_context(name, list(rest)), rest)
+            command.make_context(name, rest)  # raises for an unknown option or a missing argument
     assert seen >= set(group.commands) - {"train"}, "every command is shown somewhere"
 
 

@@ -62,14 +62,26 @@ def test_runs_records_and_resumes(program, folder, monkeypatch):
     assert summary(out) == expected
 
 
-def test_results_of_two_calls_are_not_mixed(program, folder, capsys):
-    out = folder.parent / "out"
-    out.mkdir()
-    (out / "call.json").write_text("{}")
-    with pytest.raises(SystemExit) as ended:
-        program.main([str(folder.parent / "fixed.nii.gz"), str(folder), "--out", str(out)])
-    assert ended.value.code == 2
-    assert "another folder" in capsys.readouterr().err
+def test_other_images_are_registered_again_and_the_results_are_no_image(program, folder, monkeypatch):
+    out, done = folder / "out", []
+
+    def register(fixed, moving, **_):
+        done.append(Path(moving).name)
+        images = [samreg.read_image(image) for image in (fixed, moving)]
+        return samreg.RegistrationResult(*images, samreg.spatial.AffineTransform.identity(3))
+
+    monkeypatch.setattr(samreg, "register", register)
+    (folder / "cut.nii.gz").unlink()
+    call = [str(folder.parent / "fixed.nii.gz"), str(folder), "--out", str(out), "--method", "registration"]
+    for changes, expected in (([], 1), ([], 0), (["--seed", "1"], 1)):
+        done.clear()
+        assert program.main([*call, *changes]) == 0
+        assert done == ["shifted.nii.gz"] * expected
+    image = samreg.read_image(folder / "shifted.nii.gz")
+    samreg.write_image(image.with_array(image.array + 1), folder / "shifted.nii.gz")
+    assert program.main([*call, "--seed", "1"]) == 0
+    assert done == ["shifted.nii.gz"] * 2
+    assert summary(out) == {"shifted.nii.gz": "registered"}
 
 
 def test_an_empty_folder_is_a_bad_call(program, tmp_path, capsys):

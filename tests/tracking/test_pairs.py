@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import samreg
 from samreg.cli import app
 from samreg.errors import InputError
-from samreg.tracking import LesionPair, VoxelLesions, read_dlt, read_pairs, track_pairs
+from samreg.tracking import LesionPair, VoxelLesions, as_lesions, read_dlt, read_pairs, track_pairs
 
 
 def canned(baseline, followup, lesions, **_):
@@ -61,6 +61,22 @@ def test_pairs_are_tracked_and_measured_against_the_truth(pairs, tmp_path, monke
     assert errors.count == 3
     assert (errors.x, errors.y, errors.z) == pytest.approx((0, 0, 1))
     assert statuses(track_pairs(pairs, tmp_path / "out")[0]) == {"a": "kept", "b": "kept", "c": "kept"}
+
+
+def test_truth_of_other_names_is_named_not_dropped(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    truth = samreg.Points([[5.0, 7.0, 8.0], [5.0, 7.0, 8.0]], ("nodule", "node"))
+    samreg.write_points(truth, tmp_path / "truth.csv")
+    (outcome,), errors = track_pairs(pairs[:1], tmp_path / "out")
+    assert (outcome.status, errors.count) == ("done", 1)
+    assert "the truth has 1 more" in (tmp_path / "out" / "a" / "lesions.json").read_text()
+    samreg.write_points(samreg.Points([[5.0, 7.0, 8.0]], ("node",)), tmp_path / "truth.csv")
+    (outcome,), errors = track_pairs(pairs[:1], tmp_path / "out")
+    assert errors is None
+    assert "['node']" in outcome.reason
+    assert "['nodule']" in outcome.reason
+    with pytest.raises(InputError, match="share the names"):
+        track_pairs([pairs[0], pairs[0]], tmp_path / "out")
 
 
 def test_one_broken_pair_is_named_and_stops_no_other(pairs, tmp_path, monkeypatch):
@@ -143,11 +159,24 @@ def test_dlt_annotations_are_grouped_by_pair(tmp_path, wrap):
     assert np.isnan(found[0].lesions.radii).all()
 
 
+def test_dlt_names_boxes_and_nulls_as_they_come(tmp_path):
+    (tmp_path / "001_01.nii.gz").touch()
+    same = lesion(source="001_01", **{"target box": None, "source box": [[0, 0, 3], [4, 2, 6]]})
+    (pair,) = read_dlt(write_json(tmp_path / "test.json", [lesion(), same]), tmp_path)
+    np.testing.assert_array_equal(pair.truth.radii, [3, np.nan])
+    np.testing.assert_array_equal(pair.lesions.radii, [np.nan, 2])
+    doubled = write_json(tmp_path / "test.json", [lesion(source="a/1.nii.gz"), lesion(source="b/1.nii.gz")])
+    with pytest.raises(InputError, match=r"share the names \['1_to_001_02'\]"):
+        read_dlt(doubled, tmp_path)
+
+
 def test_voxels_come_to_the_world_of_their_image():
     grid = samreg.spatial.Grid.make((9, 9, 9), origin=(10, 20, 30), spacing=(0.5, 0.5, 3))
     lesions = VoxelLesions(np.array([[2.0, 4.0, 6.0]]), np.array([8.0])).on(grid)
     np.testing.assert_allclose(lesions.points.positions, [[11, 22, 48]])
     np.testing.assert_allclose(lesions.radii, [4])
+    with pytest.raises(InputError, match="as many radii"):
+        as_lesions([[1.0, 2, 3], [4, 5, 6]], grid, radii=[2.0])
 
 
 @pytest.mark.parametrize(
@@ -156,6 +185,7 @@ def test_voxels_come_to_the_world_of_their_image():
         ([{"src": "a", "tgt": "b"}], r"no \['source', 'target'.*'src', 'tgt'"),
         ([lesion(**{"source center": [1, 2]})], "source center"),
         ([lesion(**{"target box": [1, 2, 3]})], "target box"),
+        ([lesion(**{"target center": [1, 2, "x"]})], "target center"),
         ([], "no lesions"),
         ([3], "mapping"),
     ],
@@ -172,6 +202,9 @@ def test_a_list_of_pairs_must_name_its_columns(tmp_path):
         read_pairs(path)
     path.write_text("name,baseline,followup,lesions\nx,a,b,c\nx,a,b,c\n")
     with pytest.raises(InputError, match="name of its own"):
+        read_pairs(path)
+    path.write_text("baseline,followup,lesions\na,b,c\na,b\n")
+    with pytest.raises(InputError, match=r"pairs\.csv, line 3: no lesions"):
         read_pairs(path)
 
 

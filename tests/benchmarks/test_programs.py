@@ -1,0 +1,18 @@
+"""The benchmark programs: none of them imports what is gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_every_program_imports():
+    names = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    call = [sys.executable, "-c", code, *names]
+    done = subprocess.run(call, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(names) > 10
