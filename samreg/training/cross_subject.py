@@ -20,6 +20,7 @@ from torch import Tensor
 
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
+from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
 from samreg.matching.correspondences import Correspondences
 from samreg.matching.features import Features, features
@@ -129,6 +130,8 @@ def build_maps(
     images_by_name = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in images_by_name.items()}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
+    # training volumes lie at the model's voxel size, half its local one (2 mm at a scale of 1), on axes along the world's
+    grids = {name: standardised(images_by_name[name], 2.0 * prepared[name].scale, fill=None).grid for name in names}
     written = []
     for fixed, moving in pairs:
         fitted = fit_map(
@@ -140,7 +143,7 @@ def build_maps(
             logger.info("%s -- %s: dropped (%s)", fixed, moving, "no map" if fitted is None else f"{fitted.share:.2f}")
             continue
         path = output / f"{fixed}--{moving}.npz"
-        _write(path, fitted, embeddings[fixed].image_grid, embeddings[moving].image_grid)
+        _write(path, fitted, grids[fixed], grids[moving])
         logger.info("%s -- %s: %.0f %% of %d matches agree", fixed, moving, 100 * fitted.share, len(fitted.agreeing))
         written.append(path)
     return written
@@ -263,7 +266,7 @@ def _orderly(mapping: Map) -> Tensor:
 
 
 def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
-    """Store the map in the frames of the two volumes: mm from their first voxels."""
+    """Store the map in the frames of the two training volumes: mm from their first voxels."""
     spacing = _SPACING * fitted.scale
     size = [int(np.ceil(n / spacing)) + 1 for n in fixed.extent]
     axes = [spacing * np.arange(n) for n in size]

@@ -310,14 +310,14 @@ def test_views_are_deep_enough_for_bfloat16(volumes, config):
 
 @pytest.fixture(scope="module")
 def two_visits(tmp_path_factory):
-    """One body, and the same seen from 40 mm further up, 12 mm to the side."""
+    """One body, and the same seen from 40 mm further up, 12 mm to the side; stored on RAS axes, as most NIfTI are."""
     folder = tmp_path_factory.mktemp("visits")
     body = synthetic_body(0).astype(np.int16)
     for name, array, origin in (("first", body, 0.0), ("second", body[20:], 12.0)):
         image = sitk.GetImageFromArray(array)
         image.SetSpacing((2.0, 2.0, 2.0))
         image.SetOrigin((origin, 0.0, 0.0))
-        sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+        sitk.WriteImage(sitk.DICOMOrient(image, "RAS"), str(folder / f"{name}.nii.gz"))
     return folder
 
 
