@@ -224,6 +224,16 @@ def test_a_detector_learns_from_one_picture(weights, pictures, points, tmp_path)
         LandmarkDetector.from_labels(model, images * 2, [points, renamed])
 
 
+def test_a_detector_that_cannot_learn_says_so(weights, pictures, points) -> None:
+    model, images = load_model(weights), [pictures["first"]]
+    in_pixels = Points(10 * points.positions, points.names)  # of 0.1 mm
+    with pytest.raises(InputError, match="outside .*first.png"):
+        train_detector(model, images, [in_pixels], steps=1)
+    apart = Points(np.array([[5.0, 5.0], [155.0, 5.0], [5.0, 195.0], [155.0, 195.0]]))
+    with pytest.raises(InputError, match="none of 3 views"):
+        train_detector(model, images, [apart], steps=3, views=replace(VIEWS, size=(32, 32)))
+
+
 def test_lists_of_images(images, tmp_path) -> None:
     listing = tmp_path / "some.txt"
     listing.write_text(f"{images / 'second.png'}\n\n")
