@@ -110,6 +110,44 @@ def test_training_lowers_loss_and_matching_error_and_resumes(config, volumes, tm
     assert [[row[c] for c in columns] for row in resumed] == [[row[c] for c in columns] for row in log]
 
 
+def test_a_run_goes_on_only_with_its_own_settings(config, tmp_path, monkeypatch):
+    config = replace(config, steps=2, save_every=1)
+    state, log = tmp_path / "tiny" / "last.pt", tmp_path / "tiny" / "log.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", _Stop(1))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert not state.exists()
+    assert (tmp_path / "tiny" / "weights.safetensors").exists()  # before the state that says they are there
+    log.write_text("")
+    train(config)
+    assert [row["step"] for row in read_log(log)] == ["1", "2"]
+    with pytest.raises(InputError, match=r"last\.pt.*learning_rate was 0\.003, is 0\.1.*another output"):
+        train(replace(config, learning_rate=0.1))
+    with pytest.raises(InputError, match=r"views\.rotation was 8"):
+        train(replace(config, views=replace(config.views, rotation=9)))
+    train(replace(config, steps=3, threads=1, save_every=3))
+    assert len(read_log(log)) == 3
+
+    older = torch.load(state, weights_only=True)
+    del older["settings"]
+    torch.save(older, state)
+    train(replace(config, steps=4, learning_rate=0.1))
+    assert len(read_log(log)) == 4
+    torch.save(older, state)
+    other = {**NETWORK, "fine": 24}
+    with pytest.raises(InputError, match=r"last\.pt.*fine_stem.*another output"):
+        train(replace(config, network=other))
+    initial = str(tmp_path / "tiny" / "weights.safetensors")
+    with pytest.raises(InputError, match=r"weights\.safetensors.*fine_stem.*same settings"):
+        train(replace(config, network=other, initial=initial, output=str(tmp_path / "other")))
+
+
+def test_diverged_training_ends_with_a_remedy(config):
+    with pytest.raises(InputError, match="lower learning_rate"):
+        train(replace(config, learning_rate=1e30))
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_network(images, tmp_path):
     """Started by torchrun, the processes share gradients; only one writes, and the log has each step once."""
