@@ -407,6 +407,12 @@ def test_configuration_files(tmp_path, suffix):
     config = TrainingConfig.from_file(path)
     assert (config.steps, config.views.rotation, config.views.size) == (7, 5, (40, 40, 48))
     assert config.images == str(tmp_path / "ct")
+    path.write_text(text.replace("steps = 7", "learning_rate = '1e-3'").replace("steps: 7", "learning_rate: 1e-3"))
+    assert TrainingConfig.from_file(path).learning_rate == 1e-3
+    for wrong in ("'fast'", "7.5"):
+        path.write_text(text.replace("7", wrong))
+        with pytest.raises(InputError, match=rf"run\.{suffix}: steps must be a whole number, got {wrong}"):
+            TrainingConfig.from_file(path)
     path.write_text(text.replace("steps", "stpes"))
     with pytest.raises(InputError, match="stpes"):
         TrainingConfig.from_file(path)
