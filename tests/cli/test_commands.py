@@ -325,6 +325,23 @@ def test_match_draws_the_points_in_pictures(run, pictures, tmp_path):
     assert ".html" in wrong.output
 
 
+def test_masks_of_pictures_take_the_pixel_size(run, pictures, tmp_path):
+    import SimpleITK as sitk
+
+    mask = np.zeros((140, 150), np.uint8)
+    mask[:, 75:] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "mask.png"))
+    options = ("--model", pictures / "m.safetensors", "--pixel-size", "0.5")
+    done = run("embed", pictures / "a.png", "-o", tmp_path / "a.h5", *options, "--mask", tmp_path / "mask.png")
+    assert done.exit_code == 0, done.output
+    body = samreg.embedding.Embedding.load(tmp_path / "a.h5").body
+    assert not body[:, :37].any()  # of 75 columns, 1 mm each
+    assert body[:, 38:].mean() > 0.9
+    images = ("register", pictures / "a.png", pictures / "b.png", "--method", "embedding", "--transform", "rigid")
+    done = run(*images, "-o", tmp_path / "out", *options, "--fixed-mask", tmp_path / "mask.png")
+    assert done.exit_code == 0, done.output
+
+
 def test_match_draws_slices_of_volumes(run, files, tmp_path):
     done = run(
         "match", files.fixed, files.fixed_points, files.moving, "--model", "mind", "-o", tmp_path / "found.csv",
