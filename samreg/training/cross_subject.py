@@ -7,6 +7,7 @@ with it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
 from samreg.spatial import Grid, Image, Transform, compose, read_image, resample_spacing
 from samreg.spatial.files import atomic_path
-from samreg.training.data import Map, Pair, Volume, halved, list_images, sample
+from samreg.training.data import Map, Pair, Volume, halved, named_images, sample
 
 logger = logging.getLogger(__name__)
 
@@ -120,17 +121,22 @@ def build_maps(
     -------
     list of Path
         The files written; pairs that share too little are left out.
+
+    Raises
+    ------
+    InputError
+        When a pair names an image that is not there.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    paths = {path.name.split(".")[0]: path for path in list_images(images)}
     if pairs is None:
-        pairs = [(a, b) for a in paths for b in paths if a != b]
+        pairs = list(itertools.permutations(named_images(images), 2))
     names = sorted({name for pair in pairs for name in pair})
+    paths = named_images(images, names)
     images_by_name = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in images_by_name.items()}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
-    # training volumes lie at the model's voxel size, half its local one (2 mm at a scale of 1), on axes along the world's
+    # training volumes have the model's voxels, half the size of its local ones (2 mm at a scale of 1), and LPS axes
     grids = {name: standardised(images_by_name[name], 2.0 * prepared[name].scale, fill=None).grid for name in names}
     written = []
     for fixed, moving in pairs:

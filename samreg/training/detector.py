@@ -127,7 +127,7 @@ def train_detector(
         if step % 50 == 0:
             logger.info("step %d: loss %.3f", step, float(loss.detach()))
     if steps and not learnt:
-        raise InputError(f"none of {steps} views showed {_FEWEST} landmarks; use larger views, or images that show them")
+        raise InputError(f"none of {steps} views showed {_FEWEST} landmarks; use larger views, or label points nearer")
     trained = NetworkModel(network.cpu(), model.preprocessing, name=f"{model.name}-landmarks", info=model.info)
     return replace(start, model=trained, vectors=F.normalize(head.vectors.detach().cpu(), dim=1))
 

@@ -354,13 +354,15 @@ def test_match_draws_slices_of_volumes(run, files, tmp_path):
 
 
 def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
-    detector = tmp_path / "detector.safetensors"
+    detector, labels = tmp_path / "detector.safetensors", tmp_path / "labels.csv"
+    labels.write_text((pictures / "points.csv").read_text() + "away,left,1,1\n")
     done = run(
-        "landmarks", "train", pictures, pictures / "points.csv", "-o", detector, "--pixel-size", "0.5", "--steps", "60",
+        "landmarks", "train", pictures, labels, "-o", detector, "--pixel-size", "0.5", "--steps", "60",
         "--model", pictures / "m.safetensors", "--learning-rate", "0.002",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "3 landmarks, trained on 1 images" in done.output
+    assert "no image of away" in done.output
     done = run("landmarks", "predict", detector, pictures / "b.png", "-o", tmp_path / "f.csv", "--pixel-size", "0.5")
     assert done.exit_code == 0, done.output
     found = samreg.read_points(tmp_path / "f.csv")
@@ -371,3 +373,6 @@ def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
     done = run("landmarks", "train", pictures, nobody, "-o", detector, "--pixel-size", "0.5")
     assert done.exit_code == 2
     assert "none of the 2 images" in done.output
+    done = run("landmarks", "train", pictures, tmp_path / "no.csv", "-o", detector)
+    assert done.exit_code == 2
+    assert "no.csv" in done.output

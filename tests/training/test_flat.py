@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,7 +228,7 @@ def test_a_detector_learns_from_one_picture(weights, pictures, points, tmp_path)
 def test_a_detector_that_cannot_learn_says_so(weights, pictures, points) -> None:
     model, images = load_model(weights), [pictures["first"]]
     in_pixels = Points(10 * points.positions, points.names)  # of 0.1 mm
-    with pytest.raises(InputError, match="outside .*first.png"):
+    with pytest.raises(InputError, match=r"outside .*first\.png"):
         train_detector(model, images, [in_pixels], steps=1)
     apart = Points(np.array([[5.0, 5.0], [155.0, 5.0], [5.0, 195.0], [155.0, 195.0]]))
     with pytest.raises(InputError, match="none of 3 views"):
@@ -241,6 +242,17 @@ def test_lists_of_images(images, tmp_path) -> None:
     listing.write_text("none.png\n")
     with pytest.raises(InputError, match=r"none\.png"):
         list_images(listing)
+
+
+def test_names_of_images_are_cut_at_their_suffix_alone(images, config, tmp_path) -> None:
+    for name in ("p.1.png", "p.2.png"):
+        shutil.copy(images / "first.png", tmp_path / name)
+    assert [volume.name for volume in load_volumes(replace(config, images=str(tmp_path)), CPU)] == ["p.1", "p.2"]
+    with pytest.raises(InputError, match=r"no images named p; there are p\.1, p\.2"):
+        calibrate(tmp_path, load_model("xray-ceph"), [("p", "p.1")])
+    shutil.copy(images / "first.png", tmp_path / "p.1.tif")
+    with pytest.raises(InputError, match=r"share the name 'p\.1'"):
+        load_volumes(replace(config, images=str(tmp_path)), CPU)
 
 
 @pytest.mark.parametrize(
