@@ -18,7 +18,6 @@ from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.matching import Calibration
 from samreg.spatial import Grid, Image
-from samreg.training.augment import draw_view
 from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig, ViewConfig
 from samreg.training.cross_subject import build_maps, load_pairs, reshaped
@@ -176,37 +175,6 @@ class _Stop:
         if self.left == 0:
             raise KeyboardInterrupt
         return draw_sample(*args)
-
-
-@pytest.mark.parametrize("mirror", [False, True])
-def test_views_track_points_exactly(volumes, mirror):
-    """The view shows at a tracked point what the volume shows at the original."""
-    volume = volumes[0]
-    views = ViewConfig(noise=0, lesion=0, blur=0, contrast=0)
-    generator = torch.Generator().manual_seed(3)
-    view = draw_view(volume, volume.body[9000], views, generator, smallest=(12, 16, 16), mirror=mirror)
-    points = volume.body[torch.randperm(len(volume.body), generator=generator)[:500]]
-    inside, converged = view.warp.to_view(points)
-    assert converged.float().mean() > 0.99
-    assert torch.allclose(view.warp.to_volume(inside[converged]), points[converged], atol=0.3)
-    assert (torch.linalg.det(view.warp.matrix) < 0) == mirror
-    kept = converged & view.contains(inside, margin=8)
-    assert kept.sum() > 50
-    from samreg.training.data import sample
-
-    expected = sample(volume.coarse, points[kept], spacing=4.0, first=1.0)[0]
-    found = sample(view.coarse, inside[kept] - view.first, spacing=4.0, first=0.0)[0] + 1.024
-    assert np.corrcoef(expected, found)[0, 1] > 0.9
-
-
-def test_patches_continue_the_coarse_view(volumes):
-    views = ViewConfig(noise=0, blur=0)
-    generator = torch.Generator().manual_seed(1)
-    view = draw_view(volumes[0], volumes[0].body[9000], views, generator, smallest=(12, 16, 16), mirror=False)
-    start = torch.tensor([2, 4, 4])
-    patch = torch.nn.functional.avg_pool3d(view.patch(start, (16, 24, 24)), 2)
-    same = view.coarse[:, :, 2:10, 4:16, 4:16]
-    assert (patch - same).abs().median() < 0.02
 
 
 def test_sampled_pairs_overlap(volumes, config):
