@@ -90,7 +90,8 @@ def train(
         classes[on_grid == value] = number
     missing = [value for number, value in enumerate(values, start=1) if not (classes == number).any()]
     if missing or not values:
-        raise InputError(f"{labels.label}: no voxel of {image.label} has the labels {missing}; give values that occur")
+        what = f"the labels {missing}" if missing else "a label"
+        raise InputError(f"{labels.label}: no voxel of {image.label} has {what}; give values that occur")
     truth = torch.from_numpy(classes)
     places = [torch.from_numpy(np.argwhere(classes == number)[:, ::-1].copy()) for number in range(1, len(values) + 1)]
     backbone_parameters = list(network.backbone.parameters())
