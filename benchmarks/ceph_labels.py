@@ -23,7 +23,8 @@ from samreg.embedding.backbone import reinitialise
 from samreg.training.detector import train_detector
 
 RATES = [f"within_{radius:g}_mm" for radius in ceph.RADII]
-COLUMNS = ("start", "labels", "seed", "steps", "mean_mm", "median_mm", *RATES, "seconds")
+RUN = ("model", "start", "labels", "seed", "steps", "learning_rate", "split", "images")
+COLUMNS = (*RUN, "mean_mm", "median_mm", *RATES, "seconds")
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="xray-ceph")
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 25, 50, 150])
-    parser.add_argument("--starts", nargs="+", default=["pretrained", "random"])
+    parser.add_argument("--starts", nargs="+", choices=["pretrained", "random"], default=["pretrained", "random"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
@@ -45,11 +46,14 @@ def main() -> None:
     train, test = ceph.read_landmarks(folder, "train"), ceph.read_landmarks(folder, arguments.split)
     tests = [(ceph.read_image(folder, name), points) for name, points in list(test.items())[: arguments.images]]
     done = read(arguments.output)
+    rates = {"pretrained": arguments.learning_rate, "random": arguments.random_learning_rate}
+    identity = samreg.load_model(arguments.model).identity
     for seed in range(arguments.seeds):
         order = np.random.default_rng(seed).permutation(list(train))
         for k in arguments.labels:
             for start in arguments.starts:
-                if (start, str(k), str(seed), str(arguments.steps)) in done:
+                run = identity, start, k, seed, arguments.steps, rates[start], arguments.split, len(tests)
+                if tuple(map(str, run)) in done:
                     continue
                 model = samreg.load_model(arguments.model)
                 if start == "random":
@@ -58,13 +62,13 @@ def main() -> None:
                 detector = train_detector(
                     model, [ceph.read_image(folder, name) for name in order[:k]],
                     [samreg.Points(train[name]) for name in order[:k]], steps=arguments.steps, seed=seed,
-                    learning_rate=arguments.learning_rate if start == "pretrained" else arguments.random_learning_rate,
+                    learning_rate=rates[start],
                 )  # fmt: skip
                 seconds = time.perf_counter() - began
                 errors = np.array([np.linalg.norm(detector(i).positions - p, axis=1) for i, p in tests])
-                rates = [100 * np.mean(errors <= radius) for radius in ceph.RADII]
-                numbers = [f"{v:.3f}" for v in (errors.mean(), np.median(errors), *rates, seconds)]
-                append(arguments.output, [start, k, seed, arguments.steps, *numbers])
+                within = [100 * np.mean(errors <= radius) for radius in ceph.RADII]
+                numbers = [f"{v:.3f}" for v in (errors.mean(), np.median(errors), *within, seconds)]
+                append(arguments.output, [*run, *numbers])
                 print(f"{start}, {k} labels, seed {seed}: {ceph.summary(errors)}", flush=True)
 
 
@@ -72,7 +76,10 @@ def read(path: Path) -> set[tuple[str, ...]]:
     if not path.exists():
         return set()
     with path.open(newline="", encoding="utf-8") as file:
-        return {(row["start"], row["labels"], row["seed"], row["steps"]) for row in csv.DictReader(file)}
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise SystemExit(f"{path} has other columns than {', '.join(COLUMNS)}; name another file")
+        return {tuple(row[key] for key in RUN) for row in rows}
 
 
 def append(path: Path, row: list[object]) -> None:

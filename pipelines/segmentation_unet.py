@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import samreg
 from samreg.embedding import Encoder, encoder
 from samreg.embedding.preprocessing import standardised
+from samreg.errors import InputError
 from samreg.spatial import Image, resample
 from samreg.training.augment import draw_view
 from samreg.training.config import ViewConfig
@@ -50,6 +51,10 @@ class Unet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, classes, (z,) y, x) of network input (N, 1, (z,) y, x)."""
         mode = "bilinear" if x.ndim == 4 else "trilinear"
+        # whole voxels of the coarsest map, so that each map is exactly as many times as coarse as its stride says
+        size, stride = x.shape[2:], self.backbone.strides[-1]
+        missing = [(0, -n % s) for n, s in zip(reversed(size), reversed(stride), strict=True)]
+        x = F.pad(x, [n for pair in missing for n in pair], value=self.backbone.preprocessing.padding)
         found: Tensor | None = None
         for lateral, merge, features in reversed(
             list(zip(self.laterals, self.merges, self.backbone(x), strict=True))
@@ -58,7 +63,8 @@ class Unet(nn.Module):
             if found is not None:
                 here = here + F.interpolate(found, size=here.shape[2:], mode=mode, align_corners=False)
             found = merge(here)
-        return F.interpolate(self.head(found), size=x.shape[2:], mode=mode, align_corners=False)
+        logits = F.interpolate(self.head(found), size=x.shape[2:], mode=mode, align_corners=False)
+        return logits[(..., *(slice(n) for n in size))]
 
 
 def train(
@@ -82,6 +88,10 @@ def train(
     on_grid = resample(labels, grid, interpolation="nearest", fill=0).array
     for number, value in enumerate(values, start=1):
         classes[on_grid == value] = number
+    missing = [value for number, value in enumerate(values, start=1) if not (classes == number).any()]
+    if missing or not values:
+        what = f"the labels {missing}" if missing else "a label"
+        raise InputError(f"{labels.label}: no voxel of {image.label} has {what}; give values that occur")
     truth = torch.from_numpy(classes)
     places = [torch.from_numpy(np.argwhere(classes == number)[:, ::-1].copy()) for number in range(1, len(values) + 1)]
     backbone_parameters = list(network.backbone.parameters())
@@ -128,11 +138,12 @@ def segment(network: Unet, image: Image, values: Sequence[int]) -> Image:
     prepared = standardised(image, settings.spacing, fill=settings.fill)
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(network.backbone.prepare(prepared.array))
-    found = np.array([0, *values])[logits[0].argmax(dim=0).numpy()].astype(np.uint8)
+    numbers = np.array([0, *values], dtype=np.result_type(*map(np.min_scalar_type, values)))
+    found = numbers[logits[0].argmax(dim=0).numpy()]
     return resample(prepared.with_array(found), image.grid, interpolation="nearest", fill=0)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path)
@@ -144,13 +155,16 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="start from random weights")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    image, labels = samreg.read_image(arguments.image), samreg.read_image(arguments.labels_file)
-    values = arguments.labels or [int(value) for value in np.unique(labels.array) if value]
-    backbone = encoder(arguments.model, pretrained=not arguments.random, seed=arguments.seed)
-    network = train(backbone, image, labels, values, steps=arguments.steps, seed=arguments.seed)
-    samreg.write_image(segment(network, samreg.read_image(arguments.other), values), arguments.out)
+    try:
+        image, labels = samreg.read_image(arguments.image), samreg.read_image(arguments.labels_file)
+        values = arguments.labels or [int(value) for value in np.unique(labels.array) if value]
+        backbone = encoder(arguments.model, pretrained=not arguments.random, seed=arguments.seed)
+        network = train(backbone, image, labels, values, steps=arguments.steps, seed=arguments.seed)
+        samreg.write_image(segment(network, samreg.read_image(arguments.other), values), arguments.out)
+    except samreg.InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

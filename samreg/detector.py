@@ -20,6 +20,7 @@ from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.matching import features, find, interpolate
 from samreg.spatial import Image, Points, as_image
+from samreg.spatial.points import require_inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +69,15 @@ class LandmarkDetector:
         Raises
         ------
         InputError
-            When there is no image, or the images' points have different names.
+            When there is no image, the images' points have different names, or some lie outside their image.
         """
         if not images or len(images) != len(points):
             raise InputError(f"{len(images)} images and {len(points)} sets of points; give one set an image")
         names = points[0].names
         if odd := [p.names for p in points if sorted(p.names) != sorted(names)]:
             raise InputError(f"every image must have the same landmarks: {list(names)} and {list(odd[0])} differ")
+        for image, some in zip(images, points, strict=True):
+            require_inside(some, image.grid, image.label)
         vectors = [
             interpolate(features(model.embed(image, device=device)), some.named(names).positions)
             for image, some in zip(images, points, strict=True)

@@ -27,8 +27,9 @@ def embed(
     require_suffix(out, (".h5",))
     with session(verbose=verbose, quiet=quiet) as progress:
         source = load_image(image, series, pixel_size)
+        within = None if mask is None else load_image(mask, None, pixel_size)
         progress("embedding")
-        found = samreg.embed(source, model=model, mask=mask, device=device)
+        found = samreg.embed(source, model=model, mask=within, device=device)
         found.save(out)
     if not quiet:
         channels = found.local.shape[0] + (0 if found.global_ is None else found.global_.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +23,21 @@ from samreg.cli.common import (
 )
 from samreg.errors import InputError
 
+log = logging.getLogger(__name__)
+
 landmarks = typer.Typer(help="Train a landmark detector on a few labelled images, and use it.", no_args_is_help=True)
 
 
 @landmarks.command()
 def train(
     images: Annotated[Path, typer.Argument(help="Folder of images, or a text file that lists them, a path a line.")],
-    points: Annotated[Path, typer.Argument(help="csv with columns subject (the image's name), name, x, y(, z), mm.")],
+    points: Annotated[
+        Path,
+        typer.Argument(
+            help="csv with columns subject (the image's name), name, x, y(, z), mm, or a folder of points files by the "
+            "images' names."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Detector file, .safetensors.")],
     model: Model = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
@@ -47,17 +56,24 @@ def train(
     from samreg.embedding import default_model, load_model
     from samreg.embedding.backbone import reinitialise
     from samreg.embedding.models import NetworkModel
-    from samreg.training.data import list_images
+    from samreg.spatial import find_points
+    from samreg.training.data import named_images
     from samreg.training.detector import train_detector
 
     require_suffix(out, (".safetensors",))
     with session(verbose=verbose, quiet=quiet) as progress:
-        paths = {path.name.split(".")[0]: path for path in list_images(images)}
-        names = [name for name in paths if name in _subjects(points)]
+        paths = named_images(images)
+        found = find_points(points, paths)
+        names = [name for name in paths if name in found]
         if not names:
             raise InputError(f"{points}: its subjects are none of the {len(paths)} images in {images}")
+        if left_out := sorted(set(found) - set(names)):
+            log.warning("%s: no image of %s in %s", points, ", ".join(left_out), images)
         loaded = [samreg.read_image(paths[name], spacing=pixel_size) for name in names]
-        labels = [samreg.read_points(points, subject=name) for name in names]
+        labels = [
+            samreg.read_points(file, grid=image.grid, subject=subject)
+            for image, (file, subject) in zip(loaded, (found[name] for name in names), strict=True)
+        ]
         network = load_model(default_model(loaded[0].ndim) if model is None else model)
         if not isinstance(network, NetworkModel):
             raise InputError(f"the model {network.name} has no weights to train; choose another, as xray-ceph")
@@ -100,17 +116,3 @@ def predict(
         rows = [(name, *map(float, position), float(score)) for name, position, score in columns]
         show_table(f"found in {image}, LPS", ("name", *axes, "similarity"), rows)
         say(f"written to {out}")
-
-
-def _subjects(path: Path) -> set[str]:
-    """Return the values of the column subject (case, patient) of a csv."""
-    import csv
-
-    from samreg.spatial.io_points import SUBJECT_COLUMNS
-
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        column = next((c for c in reader.fieldnames or () if c.strip().lower() in SUBJECT_COLUMNS), None)
-        if column is None:
-            raise InputError(f"{path}: no column {', '.join(SUBJECT_COLUMNS)}; it must say which image a point is in")
-        return {row[column].strip() for row in reader}

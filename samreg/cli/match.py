@@ -94,7 +94,10 @@ def match(
         require_suffix(report, (".png", ".html"))
         if template_set is not None or ".h5" in {path.suffix.lower() for path in inputs}:
             raise InputError("--report draws one template and its target; give the two images themselves")
-    _check(inputs, out, one=one, a_set=template_set is not None, within=(subject, template_series))
+    single = {"--subject": subject, "--template-series": template_series, "--pixel-size": pixel_size}
+    if not one:
+        single["--target-series"] = target_series
+    _check(inputs, out, one=one, a_set=template_set is not None, single=single)
     with session(verbose=verbose, quiet=quiet) as progress:
         if template_set is not None and not one:
             outcomes = samreg.match_folder(
@@ -127,12 +130,15 @@ def match(
         _show(found, inputs[-1], out)
 
 
-def _check(inputs: list[Path], out: Path, *, one: bool, a_set: bool, within: tuple[str | None, str | None]) -> None:
+def _check(inputs: list[Path], out: Path, *, one: bool, a_set: bool, single: dict[str, Any]) -> None:
     """Refuse what would fail after the work."""
     if not a_set and len(inputs) != 3:
         raise InputError(f"give TEMPLATE POINTS TARGET, or --template-set and targets; got {len(inputs)} paths")
-    if a_set and within != (None, None):
-        raise InputError("--subject and --template-series choose within one template; leave them out of a set")
+    if a_set and (given := [option for option, value in single.items() if value is not None]):
+        raise InputError(
+            f"{', '.join(given)} cannot be given for all the images of a set; leave it out (files of a set say their "
+            "pixel size themselves, as NIfTI and NRRD do)"
+        )
     if a_set and one and len(inputs) != 1:
         raise InputError(f"{out} holds the points of one target, but {len(inputs)} are given; name a folder")
     if a_set and not one:

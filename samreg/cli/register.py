@@ -86,6 +86,7 @@ def register(
     require_writable(out)
     with session(verbose=verbose, quiet=quiet) as progress:
         images = load_image(fixed, fixed_series, pixel_size), load_image(moving, moving_series, pixel_size)
+        masks = [None if mask is None else load_image(mask, None, pixel_size) for mask in (fixed_mask, moving_mask)]
         pairs, guides = (
             None
             if files is None
@@ -100,8 +101,8 @@ def register(
             engine=engine,
             transform=transform,
             model=model,
-            fixed_mask=fixed_mask,
-            moving_mask=moving_mask,
+            fixed_mask=masks[0],
+            moving_mask=masks[1],
             landmarks=guides,
             device=device,
             seed=seed,

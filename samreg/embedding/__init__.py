@@ -101,7 +101,7 @@ def embed(
         kept = Embedding.load(cache)
         if (kept.source, kept.model) == (source, loaded.identity):
             logger.info("%s: embedding of %s read from the cache", cache, image.label)
-            return kept
+            return replace(kept, calibration=loaded.calibration)  # which may be newer, and is no part of the identity
         logger.warning("%s: made from another image, mask or model; computed anew and overwritten", cache)
     embedding = replace(loaded.embed(image, mask=mask, device=device, progress=progress), source=source)
     embedding.save(cache)

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_PRINTED = (".jpg", ".jpeg", ".tif", ".tiff")  # pictures that say how large to print a pixel
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
 READABLE = (*WRITABLE, ".nhdr", ".mhd", *PICTURES, ".dcm")
 
@@ -65,8 +66,14 @@ def read_image(
     path = require_file(path, "image")
     image = _read(path, series)
     if spacing is None:
-        if path.name.lower().endswith(PICTURES) and set(image.spacing.tolist()) == {1.0}:
+        name = path.name.lower()
+        if name.endswith(PICTURES) and set(image.spacing.tolist()) == {1.0}:
             log.warning("%s: says no pixel size; 1 mm is assumed", path)
+        elif name.endswith(_PRINTED):
+            log.warning(
+                "%s: pixel size %s mm is its print resolution; give spacing= (--pixel-size) if that is not the X-ray's",
+                path, image.spacing.round(4).tolist(),
+            )  # fmt: skip
         return image
     try:
         grid = Grid.make(image.shape, origin=image.origin, spacing=spacing, direction=image.direction)

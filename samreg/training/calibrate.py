@@ -18,7 +18,7 @@ from samreg.matching.matching import lattice, match_points
 from samreg.matching.reliability import Calibration, fit_calibration
 from samreg.spatial import read_image
 from samreg.training.cross_subject import FittedMap, fit_map
-from samreg.training.data import list_images
+from samreg.training.data import named_images
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,10 @@ def calibrate(
     Raises
     ------
     InputError
-        When no pair gives a map.
+        When no pair gives a map, or names an image that is not there.
     """
-    paths = {path.name.split(".")[0]: path for path in list_images(images)}
     names = sorted({name for pair in pairs for name in pair})
+    paths = named_images(images, names)
     loaded = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in loaded.items()}
     plain, guided = [], []

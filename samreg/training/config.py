@@ -188,7 +188,7 @@ class TrainingConfig:
         Raises
         ------
         InputError
-            When the file is missing, of another type, or names an unknown setting.
+            When the file is missing, of another type, names an unknown setting, or gives text for a number.
         """
         path = Path(path)
         if not path.is_file():
@@ -227,8 +227,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _known(kind: type, values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Check names and turn lists into tuples."""
-    names = {f.name for f in fields(kind)}
-    if unknown := sorted(set(values) - names):
-        raise InputError(f"{path}: unknown setting {', '.join(unknown)}; choose from {', '.join(sorted(names))}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    """Check names, turn lists into tuples and make numbers of the type that is declared."""
+    types = {f.name: str(f.type) for f in fields(kind)}
+    if unknown := sorted(set(values) - set(types)):
+        raise InputError(f"{path}: unknown setting {', '.join(unknown)}; choose from {', '.join(sorted(types))}")
+    return {key: _typed(value, types[key], f"{path}: {key}") for key, value in values.items()}
+
+
+def _typed(value: Any, kind: str, what: str) -> Any:
+    if isinstance(value, list):
+        return tuple(_typed(some, kind.removeprefix("tuple[").split(",")[0], what) for some in value)
+    if kind not in ("int", "float", "float | None") or (value is None and kind.endswith("None")):
+        return value
+    try:  # YAML takes 1e-3, without a point, for text
+        number = float(value)
+        if kind == "int" and number != int(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{what} must be {'a whole' if kind == 'int' else 'a'} number, got {value!r}") from None
+    return int(number) if kind == "int" else number

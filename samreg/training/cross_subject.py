@@ -7,6 +7,7 @@ with it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
+from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
 from samreg.matching.correspondences import Correspondences
 from samreg.matching.features import Features, features
@@ -31,7 +33,7 @@ from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
 from samreg.spatial import Grid, Image, Transform, compose, read_image, resample_spacing
 from samreg.spatial.files import atomic_path
-from samreg.training.data import Map, Pair, Volume, halved, list_images, sample
+from samreg.training.data import Map, Pair, Volume, halved, named_images, sample
 
 logger = logging.getLogger(__name__)
 
@@ -119,16 +121,23 @@ def build_maps(
     -------
     list of Path
         The files written; pairs that share too little are left out.
+
+    Raises
+    ------
+    InputError
+        When a pair names an image that is not there.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    paths = {path.name.split(".")[0]: path for path in list_images(images)}
     if pairs is None:
-        pairs = [(a, b) for a in paths for b in paths if a != b]
+        pairs = list(itertools.permutations(named_images(images), 2))
     names = sorted({name for pair in pairs for name in pair})
+    paths = named_images(images, names)
     images_by_name = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in images_by_name.items()}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
+    # training volumes have the model's voxels, half the size of its local ones (2 mm at a scale of 1), and LPS axes
+    grids = {name: standardised(images_by_name[name], 2.0 * prepared[name].scale, fill=None).grid for name in names}
     written = []
     for fixed, moving in pairs:
         fitted = fit_map(
@@ -140,7 +149,7 @@ def build_maps(
             logger.info("%s -- %s: dropped (%s)", fixed, moving, "no map" if fitted is None else f"{fitted.share:.2f}")
             continue
         path = output / f"{fixed}--{moving}.npz"
-        _write(path, fitted, embeddings[fixed].image_grid, embeddings[moving].image_grid)
+        _write(path, fitted, grids[fixed], grids[moving])
         logger.info("%s -- %s: %.0f %% of %d matches agree", fixed, moving, 100 * fitted.share, len(fitted.agreeing))
         written.append(path)
     return written
@@ -263,7 +272,7 @@ def _orderly(mapping: Map) -> Tensor:
 
 
 def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
-    """Store the map in the frames of the two volumes: mm from their first voxels."""
+    """Store the map in the frames of the two training volumes: mm from their first voxels."""
     spacing = _SPACING * fitted.scale
     size = [int(np.ceil(n / spacing)) + 1 for n in fixed.extent]
     axes = [spacing * np.arange(n) for n in size]

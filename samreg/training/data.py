@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
-from samreg.spatial import Image, read_image
+from samreg.spatial import Image, find_images, read_image
 from samreg.spatial.io_images import READABLE
 from samreg.training.config import TrainingConfig
 from samreg.training.modality import Modality
@@ -70,9 +71,26 @@ def load_volumes(config: TrainingConfig, device: torch.device) -> list[Volume]:
     Raises
     ------
     InputError
-        When there is none, or one is not what the modality expects.
+        When there is none, two share a name, or one is not what the modality expects.
     """
-    return [load_volume(path, config, device) for path in list_images(config.images)]
+    return [
+        replace(make_volume(read_image(path, spacing=config.image_spacing), config.kind, device), name=name)
+        for name, path in named_images(config.images).items()
+    ]
+
+
+def named_images(source: str | os.PathLike[str], wanted: Iterable[str] = ()) -> dict[str, Path]:
+    """Return the images of `list_images` by name: the file's without its suffix.
+
+    Raises
+    ------
+    InputError
+        When two share a name, or none has one of the names that are wanted.
+    """
+    images = find_images(*list_images(source))
+    if missing := sorted(set(wanted) - set(images)):
+        raise InputError(f"{source}: no images named {', '.join(missing)}; there are {', '.join(images)}")
+    return images
 
 
 def list_images(source: str | os.PathLike[str]) -> list[Path]:
@@ -99,12 +117,6 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
     if not paths:
         raise InputError(f"{source}: no images ({', '.join(READABLE)})")
     return sorted(paths)
-
-
-def load_volume(path: Path, config: TrainingConfig, device: torch.device) -> Volume:
-    """Load one image at the voxel size of the run."""
-    image = read_image(path, spacing=config.image_spacing)
-    return replace(make_volume(image, config.kind, device), name=path.name.split(".")[0])
 
 
 def make_volume(given: Image, modality: Modality, device: torch.device) -> Volume:

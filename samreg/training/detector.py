@@ -81,7 +81,8 @@ def train_detector(
     Raises
     ------
     InputError
-        When the network is of another kind, or images and points do not fit.
+        When the network is of another kind, images and points do not fit, or no view showed enough landmarks to learn
+        from.
     """
     if not isinstance(model.network, CompactNetwork):
         raise InputError(f"the model {model.name} cannot be trained; choose one of samreg's own, as xray-ceph")
@@ -99,6 +100,7 @@ def train_detector(
     groups = [{"params": list(network.parameters())}, {"params": list(head.parameters())}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     dtype = getattr(torch, precision)
+    learnt = 0
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         number = int(torch.randint(0, len(volumes), (1,), generator=generator))
@@ -121,8 +123,11 @@ def train_detector(
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
+        learnt += 1
         if step % 50 == 0:
             logger.info("step %d: loss %.3f", step, float(loss.detach()))
+    if steps and not learnt:
+        raise InputError(f"none of {steps} views showed {_FEWEST} landmarks; use larger views, or label points nearer")
     trained = NetworkModel(network.cpu(), model.preprocessing, name=f"{model.name}-landmarks", info=model.info)
     return replace(start, model=trained, vectors=F.normalize(head.vectors.detach().cpu(), dim=1))
 

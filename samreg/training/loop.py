@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import logging
 import math
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from torch import nn
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.inference import channels_last, resolve_device
-from samreg.spatial.files import atomic_path
+from samreg.errors import InputError
+from samreg.spatial.files import atomic_path, reading
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, load_volumes
 from samreg.training.step import TrainingStep, draw_sample
@@ -39,6 +42,8 @@ _COLUMNS = (
 )
 
 _MOST_SKIPPED = 5  # steps in a row without a finite gradient
+# settings that may change when a run goes on
+_FREE = {"output", "steps", "threads", "device", "save_every", "validate_every", "tensorboard"}
 
 
 def train(config: TrainingConfig) -> Path:
@@ -60,7 +65,8 @@ def train(config: TrainingConfig) -> Path:
     Raises
     ------
     InputError
-        When the images or the initial weights cannot be read.
+        When the images or the initial weights cannot be read, an earlier run in the same folder had other settings, or
+        the gradients are not finite any more.
     """
     rank, world, device = _place(config)
     if config.threads:
@@ -72,12 +78,14 @@ def train(config: TrainingConfig) -> Path:
     torch.manual_seed(config.seed)
     network = CompactNetwork(**config.network)
     if config.initial is not None:
-        network.load_state_dict(load_checkpoint(config.initial).network.state_dict())
+        with reading(config.initial, "give weights of a network with the same settings"):
+            network.load_state_dict(load_checkpoint(config.initial).network.state_dict())
     network = network.to(device, memory_format=channels_last(config.ndim)).train()
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = _optimizer(network, config)
-    step = _resume(output / "last.pt", network, average, optimizer, device)
-    _cut_log(output / "log.csv", step)
+    step = _resume(output / "last.pt", network, average, optimizer, device, config)
+    if rank == 0:
+        _cut_log(output / "log.csv", step)
 
     skipped = 0
     module: nn.Module = TrainingStep(network, config)
@@ -100,7 +108,7 @@ def train(config: TrainingConfig) -> Path:
                 optimizer.step()
                 skipped = 0
             elif (skipped := skipped + 1) > _MOST_SKIPPED:
-                raise FloatingPointError(f"step {step}: the gradients are not finite any more; lower learning_rate")
+                raise InputError(f"step {step}: the gradients are not finite any more; lower learning_rate")
             else:
                 logger.warning("step %d: the gradient is not finite, the step is skipped", step)
             _update_average(average, network, min(config.ema, (1 + step) / (10 + step)))
@@ -170,15 +178,17 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
 def _save(
     output: Path, step: int, network: nn.Module, average: nn.Module, optimizer: Any, config: TrainingConfig
 ) -> None:
+    # last.pt comes last: a run that it says is finished has its weights
+    export(average, output / "weights.safetensors", name=output.name, config=config)
     state = {
         "step": step,
+        "settings": _settings(config),
         "network": network.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
     with atomic_path(output / "last.pt") as temporary:
         torch.save(state, temporary)
-    export(average, output / "weights.safetensors", name=output.name, config=config)
 
 
 def export(
@@ -197,14 +207,35 @@ def export(
     )  # fmt: skip
 
 
-def _resume(path: Path, network: nn.Module, average: nn.Module, optimizer: Any, device: torch.device) -> int:
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    """What must stay the same when a run goes on, as JSON values."""
+    values = asdict(config)
+    values |= {f"views.{key}": value for key, value in values.pop("views").items()}
+    values |= {key: os.path.realpath(values[key]) for key in ("images", "cross_subject", "initial") if values[key]}
+    return json.loads(json.dumps({key: value for key, value in values.items() if key not in _FREE}))
+
+
+def _resume(
+    path: Path,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: Any,
+    device: torch.device,
+    config: TrainingConfig,
+) -> int:
     """Load an earlier state, if there is one; returns its step."""
     if not path.is_file():
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    network.load_state_dict(state["network"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
+    remedy = "give another output folder, or take back the change"
+    with reading(path, remedy):
+        state = torch.load(path, map_location=device, weights_only=True)
+        now, then = _settings(config), state.get("settings", {})  # older states hold none
+        if changed := [key for key in then if key in now and then[key] != now[key]]:
+            told = "; ".join(f"{key} was {then[key]!r}, is {now[key]!r}" for key in changed)
+            raise InputError(f"{path}: an earlier run had other settings ({told}); {remedy}")
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
     logger.info("resuming from step %d of %s", state["step"], path)
     return state["step"]
 
@@ -214,8 +245,9 @@ def _cut_log(path: Path, step: int) -> None:
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
-    path.write_text("".join(lines[:1] + kept), encoding="utf-8")
+    kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(lines[:1] + kept), encoding="utf-8")
 
 
 class _Log:
@@ -226,11 +258,9 @@ class _Log:
         self.writer = None
         if not active:
             return
-        path = output / "log.csv"
-        new = not path.is_file()
-        self.file = path.open("a", newline="", encoding="utf-8")
+        self.file = (output / "log.csv").open("a", newline="", encoding="utf-8")
         self.csv = csv.DictWriter(self.file, _COLUMNS)
-        if new:
+        if self.file.tell() == 0:
             self.csv.writeheader()
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samreg.embedding.compact import CompactNetwork
+from samreg.errors import InputError
 from samreg.training.augment import View, draw_view
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, Volume
@@ -55,7 +56,7 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
 
     Raises
     ------
-    RuntimeError
+    InputError
         When fifty pairs in a row share next to nothing.
     """
     deepest = int(_SMALLEST * 2**config.levels)
@@ -87,7 +88,7 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
             _starts(view, seen, config, generator) for view, seen in zip(views, (first, second), strict=True)
         )
         return Sample(views, (first, second), bodies, starts, slack[kept])
-    raise RuntimeError("no two views with matching points; use larger volumes or views")
+    raise InputError("no two views with matching points; use larger volumes or views")
 
 
 class TrainingStep(nn.Module):

@@ -115,15 +115,15 @@ def _synthetic_pair(
     focus = volume.body[len(volume.body) // 2]
     whole = replace(views, crop=1.0, crop_in_plane=0.0, mirror=0.0, size=(999,) * volume.ndim)
     view = draw_view(volume, focus, whole, generator, smallest=(1,) * volume.ndim, mirror=False)
-    moving = view.whole()[0, 0]
-    first = view.first.numpy().astype(float) - volume.spacing / 2
+    moving = view.whole()[0, 0].cpu().numpy()
+    first = view.first.cpu().numpy().astype(float) - volume.spacing / 2
     pick = torch.randperm(len(volume.body), generator=generator)[: 4 * points]
     true_fixed = volume.body[pick]
     true_moving, converged = view.warp.to_view(true_fixed)
     kept = (converged & view.contains(true_moving, margin=2 * volume.step)).nonzero()[:points, 0]
-    original = _image(volume, volume.fine[0, 0].numpy() - volume.modality.air, np.zeros(volume.ndim), volume.name)
-    deformed = _image(volume, moving.numpy(), first, f"{volume.name} deformed")
-    return original, deformed, true_fixed[kept].double().numpy(), true_moving[kept].double().numpy()
+    original = _image(volume, volume.fine[0, 0].cpu().numpy() - volume.modality.air, np.zeros(volume.ndim), volume.name)
+    deformed = _image(volume, moving, first, f"{volume.name} deformed")
+    return original, deformed, true_fixed[kept].double().cpu().numpy(), true_moving[kept].double().cpu().numpy()
 
 
 def _image(volume: Volume, array: NDArray[Any], origin: NDArray[np.float64], name: str) -> Image:

@@ -107,7 +107,7 @@ def test_a_lost_label_is_counted_and_leaves_no_mean_distance():
     labels = np.zeros(image.shape, np.uint8)
     labels[2:8, 2:8, 2:8], labels[2:4, 2:4, 16:18] = 1, 2
     case = _case("f", image, labels=image.with_array(labels))
-    away = AffineTransform(np.eye(3), [-6.0, 0.0, 0.0])
+    away = AffineTransform(np.eye(3), [6.0, 0.0, 0.0])
     lost = np.where(labels == 2, 0, labels)
     lost[10, 10, 0] = 2  # moves out of the view
     moving = _case("m", image, labels=image.with_array(lost))

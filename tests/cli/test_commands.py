@@ -245,6 +245,8 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("match", "{fixed}", "-o", "{tmp}/f.csv"), "--template-set"),
         (("match", "--template-set", "{tmp}", "{fixed}", "{moving}", "-o", "{tmp}/f.csv"), "name a folder"),
         (("match", "--template-set", "{tmp}/none", "{fixed}", "-o", "{tmp}/f.csv"), "none"),
+        (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/f.csv", "--pixel-size", "0.5"), "--pixel-size"),
+        (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/o", "--target-series", "2"), "--target-series"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "inverse.h5"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),
         (("report", "{tmp}"), "no result.json"),
@@ -355,6 +357,23 @@ def test_registered_pictures_are_reported_and_warped_at_their_pixel_size(run, pi
     np.testing.assert_allclose(samreg.read_image(warped).array, result.warped.array, atol=0.6)
 
 
+def test_masks_of_pictures_take_the_pixel_size(run, pictures, tmp_path):
+    import SimpleITK as sitk
+
+    mask = np.zeros((140, 150), np.uint8)
+    mask[:, 75:] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "mask.png"))
+    options = ("--model", pictures / "m.safetensors", "--pixel-size", "0.5")
+    done = run("embed", pictures / "a.png", "-o", tmp_path / "a.h5", *options, "--mask", tmp_path / "mask.png")
+    assert done.exit_code == 0, done.output
+    body = samreg.embedding.Embedding.load(tmp_path / "a.h5").body
+    assert not body[:, :37].any()  # of 75 columns, 1 mm each
+    assert body[:, 38:].mean() > 0.9
+    images = ("register", pictures / "a.png", pictures / "b.png", "--method", "embedding", "--transform", "rigid")
+    done = run(*images, "-o", tmp_path / "out", *options, "--fixed-mask", tmp_path / "mask.png")
+    assert done.exit_code == 0, done.output
+
+
 def test_match_draws_slices_of_volumes(run, files, tmp_path):
     done = run(
         "match", files.fixed, files.fixed_points, files.moving, "--model", "mind", "-o", tmp_path / "found.csv",
@@ -367,13 +386,15 @@ def test_match_draws_slices_of_volumes(run, files, tmp_path):
 
 
 def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
-    detector = tmp_path / "detector.safetensors"
+    detector, labels = tmp_path / "detector.safetensors", tmp_path / "labels.csv"
+    labels.write_text((pictures / "points.csv").read_text() + "away,left,1,1\n")
     done = run(
-        "landmarks", "train", pictures, pictures / "points.csv", "-o", detector, "--pixel-size", "0.5", "--steps", "60",
+        "landmarks", "train", pictures, labels, "-o", detector, "--pixel-size", "0.5", "--steps", "60",
         "--model", pictures / "m.safetensors", "--learning-rate", "0.002",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "3 landmarks, trained on 1 images" in done.output
+    assert "no image of away" in done.output
     done = run("landmarks", "predict", detector, pictures / "b.png", "-o", tmp_path / "f.csv", "--pixel-size", "0.5")
     assert done.exit_code == 0, done.output
     found = samreg.read_points(tmp_path / "f.csv")
@@ -384,3 +405,6 @@ def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
     done = run("landmarks", "train", pictures, nobody, "-o", detector, "--pixel-size", "0.5")
     assert done.exit_code == 2
     assert "none of the 2 images" in done.output
+    done = run("landmarks", "train", pictures, tmp_path / "no.csv", "-o", detector)
+    assert done.exit_code == 2
+    assert "no.csv" in done.output

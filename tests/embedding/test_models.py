@@ -186,6 +186,9 @@ def test_cache(image, tmp_path, caplog):
         again = embed(Image(image.array, image.grid, "another name"), model="mind", cache=path)
     assert "read from the cache" in caplog.text
     assert torch.equal(first.local, again.local)
+    calibrated = load_model("mind")
+    calibrated.calibration = {"tolerance": 3.0}  # since then
+    assert embed(image, model=calibrated, cache=path).calibration == {"tolerance": 3.0}
     caplog.clear()
     brighter = image.with_array(image.array + 1)
     fresh = embed(brighter, model="mind", cache=path)

@@ -335,9 +335,11 @@ def test_one_voxel_is_too_thin(engine):
 
 
 def test_masks_that_share_nothing_are_refused(engine, phantom, affine_start):
-    left, right = (np.zeros(image.shape, np.uint8) for image in (phantom.fixed, phantom.moving))
-    left[..., :20] = right[..., -20:] = 1
-    masks = {"fixed_mask": Image(left, phantom.fixed.grid), "moving_mask": Image(right, phantom.moving.grid)}
+    lower = np.zeros(phantom.fixed.shape, np.uint8)
+    lower[:16] = 1
+    origins = phantom.truth.inverse().transform_points(phantom.moving.grid.world_points().reshape(-1, 3))
+    upper = (phantom.fixed.grid.world_to_index(origins)[:, 2] > 40).reshape(phantom.moving.shape).astype(np.uint8)
+    masks = {"fixed_mask": Image(lower, phantom.fixed.grid), "moving_mask": Image(upper, phantom.moving.grid)}
     with pytest.raises(EngineError, match="nothing of"):
         engine.register(phantom.fixed, phantom.moving, start=affine_start, options=QUICK, **masks)
 

@@ -68,6 +68,7 @@ def test_track_lesions(tmp_path, monkeypatch, capsys):
         ("track_lesions", ["dlt.json", "-o", "out"], "--images"),
         ("track_lesions", ["none.csv", "-o", "out"], "none.csv"),
         ("propagate_landmarks", ["none", "none", "-o", "out"], "none"),
+        ("segmentation_unet", ["none.nii.gz", "none.nii.gz", "none.nii.gz", "-o", "out"], "none.nii.gz"),
     ],
 )
 def test_a_bad_call_ends_with_2(name, call, says, capsys, tmp_path, monkeypatch):

@@ -439,12 +439,24 @@ def test_a_projection_takes_the_calibrated_pixel_size_and_shows_bone_bright(tmp_
     assert np.array_equal(result.array, 65535 - (volume[0] + 1000))
 
 
+def test_print_resolution_is_no_pixel_size(tmp_path, caplog):
+    path = tmp_path / "scan.jpg"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(48, dtype=np.uint8).reshape(6, 8)), str(path))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"JFIF") + 7  # after the version: unit 1 (inch), then dots across and down
+    data[at : at + 5] = b"\x01\x00\x48\x00\x48"
+    path.write_bytes(data)
+    np.testing.assert_allclose(read_image(path).spacing, 25.4 / 72, rtol=1e-3)
+    assert "print resolution; give spacing=" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])  # the tif says it, 1 mm
 def test_pictures_take_the_pixel_size_that_is_given(tmp_path, suffix, caplog):
     path = tmp_path / f"picture{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(np.arange(48, dtype=np.uint8).reshape(6, 8)), str(path))
     assert np.allclose(read_image(path).spacing, 1)
     assert ("no pixel size" in caplog.text) == (suffix != ".tif")
+    assert ("print resolution" in caplog.text) == (suffix == ".tif")
     caplog.clear()
     given = read_image(path, spacing=0.3)
     assert given.spacing.tolist() == [0.3, 0.3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from samreg.matching import Calibration
 from samreg.registration import register
 from samreg.spatial import Image, Points
 from samreg.templates import template_scores
-from samreg.training.augment import draw_view
 from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig, ViewConfig
 from samreg.training.cross_subject import build_maps, load_pairs, reshaped
@@ -110,29 +110,6 @@ def test_training_lowers_the_matching_error(config, volumes, weights) -> None:
     assert np.median(after) < 2.0
 
 
-def test_views_track_points_exactly(volumes) -> None:
-    volume = volumes[0]
-    views = replace(VIEWS, noise=0, lesion=0, blur=0, contrast=0, shading=0)
-    generator = torch.Generator().manual_seed(3)
-    view = draw_view(volume, volume.body[900], views, generator, smallest=(40, 40), mirror=False)
-    picked = volume.body[torch.randperm(len(volume.body), generator=generator)[:500]]
-    inside, converged = view.warp.to_view(picked)
-    kept = converged & view.contains(inside, margin=4)
-    assert kept.sum() > 100
-    assert torch.allclose(view.warp.to_volume(inside[kept]), picked[kept], atol=0.3)
-    expected = sample(volume.coarse, picked[kept], spacing=2.0, first=0.5)[0]
-    found = sample(view.coarse, inside[kept] - view.first, spacing=2.0, first=0.0)[0]
-    assert np.corrcoef(expected, found)[0, 1] > 0.9
-
-
-def test_patches_continue_the_coarse_view(volumes) -> None:
-    views = replace(VIEWS, noise=0, blur=0, lesion=0)
-    generator = torch.Generator().manual_seed(1)
-    view = draw_view(volumes[0], volumes[0].body[900], views, generator, smallest=(40, 40), mirror=False)
-    patch = torch.nn.functional.avg_pool2d(view.patch(torch.tensor([2, 4]), (48, 40)), 2)
-    assert (patch - view.coarse[:, :, 2:26, 4:24]).abs().median() < 0.02
-
-
 def test_the_same_number_of_steps_gives_the_same_sample(volumes, config) -> None:
     pairs = [Pair(v, v) for v in volumes]
     first, second = (draw_sample(pairs, config, torch.Generator().manual_seed(5)) for _ in range(2))
@@ -209,7 +186,7 @@ def test_a_detector_learns_from_one_picture(weights, pictures, points, tmp_path)
     expected = points.positions + SHIFT
     before, after = (np.linalg.norm(d(pictures["second"]).positions - expected, axis=1) for d in (untrained, detector))
     assert np.median(after) < 2.0
-    assert after.mean() < 0.5 * before.mean() or before.mean() < 2.0
+    assert after.mean() < 0.5 * before.mean()
 
     detector.save(tmp_path / "detector.safetensors")
     again = LandmarkDetector.load(tmp_path / "detector.safetensors")
@@ -224,6 +201,16 @@ def test_a_detector_learns_from_one_picture(weights, pictures, points, tmp_path)
         LandmarkDetector.from_labels(model, images * 2, [points, renamed])
 
 
+def test_a_detector_that_cannot_learn_says_so(weights, pictures, points) -> None:
+    model, images = load_model(weights), [pictures["first"]]
+    in_pixels = Points(10 * points.positions, points.names)  # of 0.1 mm
+    with pytest.raises(InputError, match=r"outside .*first\.png"):
+        train_detector(model, images, [in_pixels], steps=1)
+    apart = Points(np.array([[5.0, 5.0], [155.0, 5.0], [5.0, 195.0], [155.0, 195.0]]))
+    with pytest.raises(InputError, match="none of 3 views"):
+        train_detector(model, images, [apart], steps=3, views=replace(VIEWS, size=(32, 32)))
+
+
 def test_lists_of_images(images, tmp_path) -> None:
     listing = tmp_path / "some.txt"
     listing.write_text(f"{images / 'second.png'}\n\n")
@@ -231,6 +218,17 @@ def test_lists_of_images(images, tmp_path) -> None:
     listing.write_text("none.png\n")
     with pytest.raises(InputError, match=r"none\.png"):
         list_images(listing)
+
+
+def test_names_of_images_are_cut_at_their_suffix_alone(images, config, tmp_path) -> None:
+    for name in ("p.1.png", "p.2.png"):
+        shutil.copy(images / "first.png", tmp_path / name)
+    assert [volume.name for volume in load_volumes(replace(config, images=str(tmp_path)), CPU)] == ["p.1", "p.2"]
+    with pytest.raises(InputError, match=r"no images named p; there are p\.1, p\.2"):
+        calibrate(tmp_path, load_model("xray-ceph"), [("p", "p.1")])
+    shutil.copy(images / "first.png", tmp_path / "p.1.tif")
+    with pytest.raises(InputError, match=r"share the name 'p\.1'"):
+        load_volumes(replace(config, images=str(tmp_path)), CPU)
 
 
 @pytest.mark.parametrize(
