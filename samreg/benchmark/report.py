@@ -128,7 +128,7 @@ def _on_landmarks(records: Sequence[Record], statistics: Rows, best: str) -> lis
         *(_section(title, img(png(draw(records)), title), lead) for title, draw, lead in drawn),
         _section(
             f"Against {best}",
-            _table(_against(statistics, best)),
+            _table(against(statistics, best)),
             "Paired over pairs: difference of mean errors, mm, above 0 where the other method is farther off; 95 % "
             "bootstrap confidence interval; Wilcoxon signed-rank p, with Holm's correction for this table. Pairs that "
             "share people are not independent, so intervals are too narrow. statistics.csv has every method as "
@@ -160,7 +160,7 @@ def _cell(value: Any) -> str:
     return f"<td{' class=number' if isinstance(value, (int, float)) else ''}>{escape(show(value))}</td>"
 
 
-def _against(statistics: Rows, reference: str) -> list[dict[str, Any]]:
+def against(statistics: Rows, reference: str) -> list[dict[str, Any]]:
     """Return the comparisons over pairs with one method for people."""
     rows = [
         {"method": row["method"], "pairs": row["n"], "farther by, mm": row["difference"], "95 % from": row["low"],
