@@ -82,7 +82,7 @@ def read_log(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_training_lowers_loss_and_matching_error_and_resumes(config, volumes, tmp_path):
+def test_training_lowers_loss_and_matching_error(config, volumes, tmp_path):
     weights = train(config)
     log = read_log(tmp_path / "tiny" / "log.csv")
     losses = np.array([float(row["loss"]) for row in log])
@@ -97,16 +97,20 @@ def test_training_lowers_loss_and_matching_error_and_resumes(config, volumes, tm
     before = synthetic_errors(untrained, volumes, views=views, points=100)["both"]
     assert after.mean() < 0.8 * before.mean()
 
-    # stopped after 10 of 30 steps and continued, the losses are the same
-    again = replace(config, output=str(tmp_path / "again"))
+
+def test_a_stopped_run_goes_on_with_the_same_losses(config, tmp_path):
+    whole, again = (replace(config, steps=8, save_every=3, output=str(tmp_path / name)) for name in ("whole", "again"))
+    train(whole)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samreg.training.loop.draw_sample", _Stop(14))
+        patch.setattr("samreg.training.loop.draw_sample", _Stop(5))
         with pytest.raises(KeyboardInterrupt):
             train(again)
     train(again)
     columns = ("step", "loss", "local", "global", "learning_rate")
-    resumed = read_log(tmp_path / "again" / "log.csv")
-    assert [[row[c] for c in columns] for row in resumed] == [[row[c] for c in columns] for row in log]
+    logs = [read_log(Path(run.output) / "log.csv") for run in (whole, again)]
+    wanted, found = ([[row[c] for c in columns] for row in log] for log in logs)
+    assert found == wanted
+    assert len(found) == 8
 
 
 def test_a_run_goes_on_only_with_its_own_settings(config, tmp_path, monkeypatch):

@@ -67,4 +67,4 @@ def _obtain(kind: str) -> str:
     if kind:
         return manifest("chest-ct" if kind == "samreg" else kind)["obtain"]
     known = ", ".join(_KINDS)
-    return f"Kinds of data sets are phantom (nothing to download), {known}; docs/benchmark/index.md says where to get each"
+    return f"Kinds of data sets are phantom (nothing to download), {known}; docs/benchmark says where to get each"
