@@ -54,34 +54,36 @@ def draw_distribution(records: Sequence[Record]) -> Figure:
     right.invert_yaxis()
     right.set(xscale="log", xlabel="error, mm")
     for ax in (left, right):
-        _plain_ticks(ax)
+        _plain_ticks(ax, ax.xaxis)
     return figure
 
 
 def draw_time(records: Sequence[Record]) -> Figure:
-    """Draw the mean error of each method against its mean wall time."""
-    figure = _canvas(8, 4.5)
+    """Draw the mean error of each method against its mean wall time; numbers, as names would lie on each other."""
+    figure = _canvas(9, 4.5)
     ax = figure.subplots()
     groups = by_method(records)
-    for (method, errors), colour in zip(landmark_errors(records).items(), _colours(), strict=False):
+    methods = zip(landmark_errors(records).items(), _colours(), strict=False)
+    for number, ((method, errors), colour) in enumerate(methods, start=1):
         place = np.mean([record["seconds"] for record in groups[method]]), errors.mean()
-        ax.scatter(*place, color=colour, s=36, zorder=3)
-        ax.annotate(method, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
-    ax.set(xscale="log", xlabel="wall time of a pair, s", ylabel="mean error, mm", ylim=(0, None))
-    ax.margins(x=0.15)
-    _plain_ticks(ax)
+        ax.scatter(*place, color=colour, s=36, zorder=3, label=f"{number}  {method}")
+        ax.annotate(str(number), place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    ax.set(xscale="log", yscale="log", xlabel="wall time of a pair, s", ylabel="mean error, mm")
+    _plain_ticks(ax, ax.xaxis, ax.yaxis)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 
 def draw_landmarks(records: Sequence[Record]) -> Figure:
     """Draw the median error of each method at each landmark, and of the readers."""
     cells: dict[tuple[str, str], list[float]] = {}
+    readers: dict[tuple[str, str], list[float]] = {}
     for record in records:
         for name, error, _, reader in zip(*record["landmarks"].values(), strict=True):
             cells.setdefault((record["method"], name), []).append(error)
             if reader is not None:
-                cells.setdefault((_READER, name), []).append(reader)
-    return _heat_map({key: float(np.median(values)) for key, values in cells.items()})
+                readers.setdefault((_READER, name), []).append(reader)
+    return _heat_map({key: float(np.median(values)) for key, values in (cells | readers).items()})
 
 
 def draw_pairs(records: Sequence[Record]) -> Figure:
@@ -116,13 +118,14 @@ def _canvas(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=110, facecolor="white", layout="constrained")
 
 
-def _plain_ticks(ax: Any) -> None:
-    """Label a logarithmic x axis with 1, 2, 5, 10, ... instead of powers."""
+def _plain_ticks(ax: Any, *axes: Any) -> None:
+    """Label logarithmic axes with 1, 2, 5, 10, ... instead of powers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.grid(alpha=0.3, which="both")
 
 
