@@ -383,14 +383,14 @@ def describe(image: Image) -> dict[str, Any]:
 
 
 def _clear(folder: Path, *, keep: Set[str]) -> None:
-    """Remove an earlier result, its summary before its files; files that are about to be replaced stay until then."""
-    if (folder / SUMMARY).is_file():
-        (folder / "report.html").unlink(missing_ok=True)
-        if _has_errors(folder / "landmarks.csv"):
-            (folder / "landmarks.csv").unlink()
-        (folder / SUMMARY).unlink()
-    for name in set(_FILES) - keep:
+    """Remove an earlier result but for the files that are about to be replaced; where none was, files are a user's."""
+    if not (folder / SUMMARY).is_file():
+        return
+    for name in {*_FILES, "report.html"} - keep:
         (folder / name).unlink(missing_ok=True)
+    if _has_errors(folder / "landmarks.csv"):
+        (folder / "landmarks.csv").unlink()
+    (folder / SUMMARY).unlink()  # what is replaced from here on is no longer what it sums up
 
 
 def _has_errors(path: Path) -> bool:

@@ -86,10 +86,10 @@ def shifted(by: float) -> samreg.RegistrationResult:
 def test_nothing_of_an_earlier_result_is_left(tmp_path) -> None:
     first, second = shifted(1), shifted(2)
     first.landmark_errors(*[samreg.Points([[3.0, 3.0]])] * 2).write(tmp_path / "landmarks.csv")
-    for name in ("report.html", "notes.txt"):
+    for name in ("report.html", "notes.txt", "engine.log"):
         (tmp_path / name).touch()
     first.save(tmp_path, formats=("h5",))
-    assert {"landmarks.csv", "report.html"} <= {path.name for path in tmp_path.iterdir()}, "no result was here before"
+    assert {"landmarks.csv", "report.html", "engine.log"} <= {path.name for path in tmp_path.iterdir()}, "a user's own"
     replace(second, body=None).save(tmp_path, formats=("nii",))
     transform, inverse = ("transform.nii.gz", "inverse.nii.gz")
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -222,22 +222,23 @@ def _image_term(
         parts.append((here, loss))
     both = torch.cat([moving, seen], dim=1)
 
-    def compared(dense: Tensor, here: Any, loss: Loss) -> Tensor:
-        at = positions(shape, dense.device, here[1:])
-        there = moved(dense[here][:, :ndim], extent, at)
+    def compared(displacement: Tensor, here: Any, loss: Loss) -> Tensor:
+        at = positions(shape, displacement.device, here[1:])
+        # the same values; of a tile alone, as the whole takes memory
+        dense = resized(displacement, shape)[here] if len(parts) == 1 else sampled(displacement, at)
+        there = moved(dense[:, :ndim], extent, at)
         inside = (there.abs() <= 1).all(dim=-1)[None, None]
         values = sampled(both, there)
-        other = values[:, :-1] * dense[here][:, ndim:] if options.mass_preserving else values[:, :-1]
+        other = values[:, :-1] * dense[:, ndim:] if options.mass_preserving else values[:, :-1]
         return loss(other, values[:, -1:] * inside)
 
     def term(displacement: Tensor) -> Tensor:
         if options.mass_preserving:
             displacement = torch.cat([displacement, jacobian(displacement, extent)], dim=1)
-        dense = resized(displacement, shape)
         if len(parts) == 1:
-            total = compared(dense, *parts[0])
+            total = compared(displacement, *parts[0])
         else:
-            total = sum(checkpoint(compared, dense, *part, use_reentrant=False) for part in parts)
+            total = sum(checkpoint(compared, displacement, *part, use_reentrant=False) for part in parts)
         if options.image_weight > 0 and not float(total[1].detach()) > 0:
             raise EngineError(
                 f"nothing of {pair.fixed.label} lies on anything of {pair.moving.label}, masks considered; "
