@@ -51,9 +51,9 @@ def register_one(
 
 
 def register_folder(
-    fixed: Path, folder: Path, out: Path, options: Mapping[str, Any], *, jobs: int = 1
+    fixed: Path, folder: Path, out: Path, options: Mapping[str, Any], *, jobs: int = 1, device: str = "auto"
 ) -> list[Outcome]:
-    """Register the images of ``folder`` to ``fixed`` and write ``summary.csv``.
+    """Register the images of ``folder`` to ``fixed``, so many at a time, and write ``summary.csv``.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def register_folder(
     """
     images = find_inputs(out, folder)
     inputs = {"samreg": samreg.__version__, **options, "model": _identity(fixed, options)}
-    options = {**options, "threads": max(1, (os.cpu_count() or 1) // jobs)}
+    options = {**options, "device": device, "threads": max(1, (os.cpu_count() or 1) // jobs)}
     tasks = (joblib.delayed(register_one)(fixed, path, out / name, options, inputs) for name, path in images.items())
     outcomes: list[Outcome] = []
     for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
@@ -89,13 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="registrations at a time (default 1)")
     for name in ("method", "engine", "transform", "model"):
         parser.add_argument(f"--{name}", help=f"as of samreg.register's {name}=")
+    parser.add_argument("--device", default="auto", help="as of samreg.register's device=; jobs share it")
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args(arguments))
     options = {key: given[key] for key in ("method", "engine", "transform", "model", "seed") if given[key] is not None}
     if given["jobs"] < 1:
         parser.error("--jobs must be at least 1")
     try:
-        outcomes = register_folder(given["fixed"], given["folder"], given["out"], options, jobs=given["jobs"])
+        outcomes = register_folder(
+            given["fixed"], given["folder"], given["out"], options, jobs=given["jobs"], device=given["device"]
+        )
     except samreg.InputError as error:
         parser.error(str(error))
     return 0 if all(outcome.status == "registered" for outcome in outcomes) else 1

@@ -50,7 +50,7 @@ Landmarks = tuple[NDArray[np.float64], NDArray[np.float64]]
 _CHANNELS = 24  # principal components of the embeddings that are compared
 _CHUNK = 100_000  # points embedded at a time
 _CLOSE = 10  # iterations over which a level must improve
-_TILE = 4_000_000  # voxels compared at once; more are compared tile by tile, and computed again for the gradient
+_TILE = 2**20  # voxels compared at once; more are compared tile by tile, and computed again for the gradient
 _SMALLEST_TILE = 50_000
 _LEAST_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
 
@@ -93,14 +93,17 @@ def register_velocity(
     extent = extent_of(box.grid, device)
     grid = _coarser(box.grid, box.factor)
     volumes = _volumes(pair, box.grid, device)
+    labels = pair.fixed.label, pair.moving.label
+    del pair  # large
     if options.mass_preserving:
         stretch = torch.from_numpy(jacobian_determinant(start, grid).astype(np.float32))[None, None].to(device)
-        volumes[1] = volumes[1] * resized(stretch, volumes[1].shape[2:])
+        moving = volumes[2]
+        moving[:, :1] *= resized(stretch, moving.shape[2:])
     velocity = torch.zeros(1, grid.ndim, *grid.shape, device=device)
     terms: list[tuple[float, Term]] = []
     if embeddings is not None and (options.embedding_weight > 0 or options.search_radius):
         vectors, present = _embedded(embeddings, start, grid, device)
-        present[0] = present[0] * pooled(volumes[2], box.factor)
+        present[0] = present[0] * pooled(volumes[1], box.factor)
         if options.search_radius:
             assert options.search_step is not None
             velocity = convex_search(
@@ -116,7 +119,7 @@ def register_velocity(
         factor = _factor(box.grid, size)
         velocity = resized(velocity, tuple(n // min(2 * factor, box.block) for n in box.grid.shape))
         reduced = [pooled(volume, factor) for volume in volumes]
-        compared = partial(_image_term, pair, reduced, box.inner(factor), extent, options)
+        compared = partial(_image_term, labels, reduced, box.inner(factor), extent, options)
         level = partial(
             _optimised, velocity, terms,
             extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
@@ -183,10 +186,15 @@ def _with_smaller_tiles(level: Callable[[Term], Tensor], compared: Callable[[int
 
 
 def _image_term(
-    pair: Pair, volumes: list[Tensor], inner: tuple[slice, ...], extent: Tensor, options: TorchOptions, tile: int
+    labels: tuple[str, str],
+    volumes: list[Tensor],
+    inner: tuple[slice, ...],
+    extent: Tensor,
+    options: TorchOptions,
+    tile: int,
 ) -> Term:
     """The image loss of a displacement; compared where the fixed image lies, `inner` of the box."""
-    fixed, moving, weight, seen = volumes
+    fixed, weight, moving = volumes
     shape, ndim = fixed.shape[2:], fixed.ndim - 2
     half = max(1, min(options.window_voxels, *(s.stop - s.start for s in inner)) // 2)
     overlap = half if options.similarity == "lncc" else 0
@@ -195,14 +203,15 @@ def _image_term(
 
         if ndim != 3:
             raise InputError('similarity "mind" is 3D only; use "lncc"')
-        fixed, moving = (F.normalize(mind_ssc(v[0, 0])[None], dim=1) for v in (fixed, moving))
+        fixed, features = (F.normalize(mind_ssc(v[0, 0])[None], dim=1) for v in (fixed, moving))
+        moving = torch.cat([features, moving[:, 1:]], dim=1)
     scale = 1.0
     if options.similarity == "ssd":
         share = weight / weight.sum()
         variance = float((share * (fixed - (share * fixed).sum()) ** 2).sum())
         if variance < _LEAST_VARIANCE:
             raise InputError(
-                f"{pair.fixed.label} is constant within the window {options.window} and the mask: similarity "
+                f"{labels[0]} is constant within the window {options.window} and the mask: similarity "
                 '"ssd" has nothing to compare there; widen the window or the mask'
             )
         scale = 1 / variance
@@ -220,7 +229,6 @@ def _image_term(
             else squared_distance(fixed[here], weight[here], scale=scale)
         )
         parts.append((here, loss))
-    both = torch.cat([moving, seen], dim=1)
 
     def compared(displacement: Tensor, here: Any, loss: Loss) -> Tensor:
         at = positions(shape, displacement.device, here[1:])
@@ -228,7 +236,7 @@ def _image_term(
         dense = resized(displacement, shape)[here] if len(parts) == 1 else sampled(displacement, at)
         there = moved(dense[:, :ndim], extent, at)
         inside = (there.abs() <= 1).all(dim=-1)[None, None]
-        values = sampled(both, there)
+        values = sampled(moving, there)
         other = values[:, :-1] * dense[:, ndim:] if options.mass_preserving else values[:, :-1]
         return loss(other, values[:, -1:] * inside)
 
@@ -241,7 +249,7 @@ def _image_term(
             total = sum(checkpoint(compared, displacement, *part, use_reentrant=False) for part in parts)
         if options.image_weight > 0 and not float(total[1].detach()) > 0:
             raise EngineError(
-                f"nothing of {pair.fixed.label} lies on anything of {pair.moving.label}, masks considered; "
+                f"nothing of {labels[0]} lies on anything of {labels[1]}, masks considered; "
                 "check the masks and the start, or set image_weight to 0"
             )
         return mean(total)
@@ -367,15 +375,16 @@ class _Box:
 
 
 def _volumes(pair: Pair, grid: Grid, device: torch.device) -> list[Tensor]:
-    """Fixed and moving intensities, at most 1, and masks, (1, 1, *shape) float32."""
+    """Fixed intensities, at most 1, and their mask, (1, 1, *shape); moving ones with theirs, (1, 2, *shape)."""
     images = [_on(grid, image, "linear", device) for image in (pair.fixed, pair.moving)]
     scale = 1 / max(float(image.max()) for image in images)
+    fixed, moving = (image * scale for image in images)
     ones = [image.with_array(np.ones(image.shape, np.uint8)) for image in (pair.fixed, pair.moving)]
-    masks = [
+    weight, seen = (
         _on(grid, one if mask is None else mask, "nearest", device)
         for one, mask in zip(ones, (pair.fixed_mask, pair.moving_mask), strict=True)
-    ]
-    return [*(image * scale for image in images), *masks]
+    )
+    return [fixed, weight, torch.cat([moving, seen], dim=1)]
 
 
 def _coarser(grid: Grid, factor: int) -> Grid:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from samreg.engines.torch_engine.volumes import moved, pooled, positions, sampled
 
@@ -21,23 +24,29 @@ def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
     Scaling and squaring (Arsigny et al., MICCAI 2006); the flow along the negative velocity is the inverse.
     """
     at = positions(velocity.shape[2:], velocity.device)
+
+    def twice(displacement: Tensor) -> Tensor:
+        return displacement + sampled(displacement, moved(displacement, extent, at))
+
     displacement = velocity / 2**_SQUARINGS
     for _ in range(_SQUARINGS):
-        displacement = displacement + sampled(displacement, moved(displacement, extent, at))
+        displacement = _recomputed(twice, displacement)
     return displacement
 
 
 def roughness(velocity: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean squared first and second derivatives of a velocity (1, d, *shape), mm; spacing (d,) mm."""
     ndim = velocity.ndim - 2
-    first = velocity.new_zeros(())
-    second = velocity.new_zeros(())
-    for axis in range(ndim):
+
+    def along(axis: int, velocity: Tensor) -> Tensor:
         slope = velocity.diff(dim=2 + axis) / spacing[ndim - 1 - axis]
-        first = first + slope.square().mean()
+        second = velocity.new_zeros(())
         for other in range(axis, ndim):
             bend = slope.diff(dim=2 + other) / spacing[ndim - 1 - other]
             second = second + (1 if other == axis else 2) * bend.square().mean()
+        return torch.stack([slope.square().mean(), second])
+
+    first, second = torch.stack([_recomputed(partial(along, axis), velocity) for axis in range(ndim)]).sum(dim=0)
     return first, second
 
 
@@ -68,6 +77,11 @@ def smoothed(volume: Tensor) -> Tensor:
     for _ in range(2):
         volume = pooled(F.pad(volume, (1, 1) * ndim, mode="replicate"), 3, stride=1)
     return volume
+
+
+def _recomputed(step: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
+    """step(volume); computed again for its gradient, which takes little time and saves the memory between."""
+    return checkpoint(step, volume, use_reentrant=False) if volume.requires_grad else step(volume)
 
 
 def _slopes(displacement: Tensor, extent: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
