@@ -124,7 +124,7 @@ def _image(saved: Mapping[str, Any], role: str, given: Any) -> Image:
         if where is None:
             raise InputError(
                 f"the {role} image {saved['name']} was no file of its own; {remedy} (one DICOM series of several: "
-                "samreg.write_image it to a file, and give that)"
+                f"samreg.read_image(FOLDER, series=...), or --{role} FOLDER --{role}-series SERIES)"
             )
         if not Path(where).exists():
             raise InputError(f"the {role} image is no longer at {where}; {remedy}")

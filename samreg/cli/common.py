@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from samreg.errors import InputError, SamregError
 
 if TYPE_CHECKING:
+    from samreg.result import RegistrationResult
     from samreg.runs import Outcome
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
@@ -146,6 +147,20 @@ def load_image(path: Path, series: str | None = None, pixel_size: float | None =
     from samreg.spatial.io_images import read_image
 
     return read_image(path, series=series, spacing=pixel_size)
+
+
+def load_result(
+    folder: Path, fixed: Path | None, moving: Path | None, fixed_series: str | None, moving_series: str | None
+) -> RegistrationResult:
+    """Read a saved result; its images from where they were, or from here, each perhaps one DICOM series of several."""
+    from samreg.result import RegistrationResult
+
+    images: dict[str, Path | Image | None] = {}
+    for role, path, series in (("fixed", fixed, fixed_series), ("moving", moving, moving_series)):
+        if series is not None and path is None:
+            raise InputError(f"--{role}-series chooses within a folder; give it with --{role} FOLDER")
+        images[role] = path if path is None or series is None else load_image(path, series)
+    return RegistrationResult.load(folder, **images)
 
 
 def load_points(path: Path, image: Image, subject: str | None = None) -> Points:

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from samreg.cli.common import Quiet, load_points, require_suffix, say, session
+from samreg.cli.common import Quiet, load_points, load_result, require_suffix, say, session
 
 Fixed = Annotated[Path | None, typer.Option(help="The fixed image, where it has moved since.")]
 Moving = Annotated[Path | None, typer.Option(help="The moving image, where it has moved since.")]
+FixedSeries = Annotated[str | None, typer.Option(help="DICOM series of --fixed: number, UID or description.")]
+MovingSeries = Annotated[str | None, typer.Option(help="DICOM series of --moving.")]
 
 
 def report(
@@ -20,6 +22,8 @@ def report(
     ] = None,
     fixed: Fixed = None,
     moving: Moving = None,
+    fixed_series: FixedSeries = None,
+    moving_series: MovingSeries = None,
     landmarks: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -31,14 +35,13 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write an HTML page on a registration that was saved to FOLDER."""
-    import samreg
     from samreg.quality import LandmarkErrors
 
     out = folder / "report.html" if out is None else out
     require_suffix(out, (".html", ".htm"))
     with session(quiet=quiet) as progress:
         progress("reading")
-        result = samreg.RegistrationResult.load(folder, fixed=fixed, moving=moving)
+        result = load_result(folder, fixed, moving, fixed_series, moving_series)
         errors = None
         if result and landmarks is not None:
             points = map(load_points, landmarks, (result.fixed, result.moving))

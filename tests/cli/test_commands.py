@@ -11,9 +11,11 @@ import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import samreg
 from samreg.errors import EngineError, MissingExtraError
+from samreg.spatial import AffineTransform
 
 
 def test_help_lists_the_commands():
@@ -84,6 +86,45 @@ def test_report_says_which_image_has_moved(run, registered, files, tmp_path):
     assert "--fixed" in done.output
     assert run("report", out, "--fixed", files.fixed).exit_code == 0
     assert (out / "report.html").is_file()
+
+
+def test_report_of_one_dicom_series_of_several(run, tmp_path):
+    folder, out = tmp_path / "visit", tmp_path / "out"
+    folder.mkdir()
+    for series in range(2):
+        noise = np.random.default_rng(series).normal(0, 300, (24, 24, 24))
+        write_dicom_series(folder, noise, uid=f"1.2.3.{series + 1}")
+    images = [samreg.read_image(folder, series=series) for series in (1, 2)]
+    samreg.RegistrationResult(*images, AffineTransform.identity(3)).save(out, formats=("h5",))
+    there = ("--fixed", folder, "--moving", folder, "--moving-series", "2")
+    for arguments, exit_code, said in (
+        ((), 2, "--fixed-series"),
+        (("--fixed-series", "1"), 2, "--fixed FOLDER"),
+        (there, 2, "1.2.3.1"),
+        ((*there, "--fixed-series", "1"), 0, "written to"),
+    ):
+        done = run("report", out, *arguments)
+        assert done.exit_code == exit_code, done.output
+        assert said in done.output
+    assert (out / "report.html").is_file()
+
+
+def write_dicom_series(folder, array, *, uid):
+    """Axial slices of 2 mm, named by series and number."""
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for i, plane in enumerate(array.astype(np.int16)):
+        image = sitk.GetImageFromArray(plane[None])
+        image.SetSpacing((2.0, 2.0, 2.0))
+        tags = {
+            "0008|0060": "CT", "0020|000e": uid, "0020|000d": "1.2.3", "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0008|0018": f"{uid}.{i + 1}", "0020|0013": str(i + 1), "0020|0032": f"0\\0\\{2 * i}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }  # fmt: skip
+        for key, value in tags.items():
+            image.SetMetaData(key, value)
+        writer.SetFileName(str(folder / f"{uid}-{i:03d}.dcm"))
+        writer.Execute(image)
 
 
 def test_view_opens_napari_or_says_how_to_install_it(run, registered, monkeypatch):
