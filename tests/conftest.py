@@ -13,18 +13,14 @@ settings.register_profile(
 )
 settings.load_profile("samreg")
 
-MAY_BE_ABSENT = ("napari is not installed",)
-"""Reasons of skips that CI accepts: what neither an extra of the tests nor .ci/run installs."""
-
 
 def _no_hidden_part(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Make a skip a failure under CI=true: a missing package must not hide the part of samreg that needs it."""
     if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    if not any(text in reason for text in MAY_BE_ABSENT):
-        report.outcome = "failed"
-        report.longrepr = f"skipped under CI=true, where every part must be tested: {reason}"
+    report.outcome = "failed"
+    report.longrepr = f"skipped under CI=true, where every part must be tested: {reason}"
 
 
 @pytest.hookimpl(wrapper=True)
