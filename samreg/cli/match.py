@@ -127,7 +127,7 @@ def match(
     if template_set is not None and not one:
         show_outcomes(outcomes, out, quiet=quiet)
     elif not quiet:
-        _show(found, inputs[-1], out)
+        _show(found, inputs[-1], out, report)
 
 
 def _check(inputs: list[Path], out: Path, *, one: bool, a_set: bool, single: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | E
     return load_image(path, series, pixel_size)
 
 
-def _show(found: LandmarkMatches | TemplateMatches, target: Path, out: Path) -> None:
+def _show(found: LandmarkMatches | TemplateMatches, target: Path, out: Path, report: Path | None) -> None:
     columns = [key for key in _COLUMNS if hasattr(found, key)]
     header = ("name", *(f"{axis} mm" for axis in "xyz"[: found.points.shape[1]]), *(_COLUMNS[key] for key in columns))
     values = (getattr(found, key).tolist() for key in columns)
@@ -166,4 +166,4 @@ def _show(found: LandmarkMatches | TemplateMatches, target: Path, out: Path) -> 
     show_table(f"found in {target}, LPS", (*header, "in view"), rows)
     for note in found.notes:
         say(f"look at: {note}")
-    say(f"written to {out}")
+    say(f"written to {out}" + ("" if report is None else f"; {report} shows them"))

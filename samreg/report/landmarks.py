@@ -120,7 +120,9 @@ def _height(*images: Image) -> float:
 
 def _page(template: Image, target: Image, found: LandmarkMatches, picture: bytes) -> str:
     axes = "xyz"[: found.points.shape[1]]
-    head = "".join(f"<th>{h}</th>" for h in ("", "name", *(f"{a} mm" for a in axes), "similarity", "reliability"))
+    head = "<th></th><th>name</th>" + "".join(
+        f'<th class="number">{h}</th>' for h in (*(f"{a} mm" for a in axes), "similarity", "reliability")
+    )
     numbers = np.column_stack([found.points, found.similarity, found.reliability])
     rows = "".join(
         f"<tr><td>{i + 1}</td><td>{escape(name)}</td>"
@@ -131,5 +133,5 @@ def _page(template: Image, target: Image, found: LandmarkMatches, picture: bytes
     title = f"{Path(template.name).name or 'template'}: its points in {Path(target.name).name or 'target'}"
     notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
     return html_page(
-        title, f"{notes}<figure>{img(picture, 'landmarks')}</figure><table><tr>{head}</tr>{rows}</table>"
+        title, f"{notes}<figure>{img(picture, 'landmarks')}</figure><table><thead><tr>{head}</tr></thead>{rows}</table>"
     )
