@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samreg.spatial import Grid
+from samreg.spatial.sampling import sampled
 
 _POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _MODES = {2: "bilinear", 3: "trilinear"}
@@ -36,11 +37,6 @@ def positions(
     if part is not None:
         axes = [axis[s] for axis, s in zip(axes, part, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
-
-
-def sampled(volume: Tensor, at: Tensor) -> Tensor:
-    """The volume (1, C, *shape) at normalised positions (*other, d), linearly, the border repeated outwards."""
-    return F.grid_sample(volume, at[None], padding_mode="border", align_corners=False)
 
 
 def interpolated(volume: Tensor, at: Tensor) -> Tensor:
