@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, as_points_array
-from samreg.spatial.sampling import sampled
 
 _CHUNK = 500_000  # points handled at a time, to bound memory
 _POLISHING = 8  # iterations at full resolution from a coarser inverse
@@ -138,8 +137,13 @@ class DisplacementField(Transform):
             beyond = (index < -0.5) | (index > np.asarray(self.grid.size) - 0.5)
             inside = ~np.logical_or.reduce(beyond, axis=1)
             where = torch.from_numpy((2 * index / last - 1).astype(np.float32))
-            found = sampled(self._volume, where, align_corners=True)[0]  # (d, N)
-            result[chunk] = found.T.numpy() * inside[:, None]
+            sampled = torch.nn.functional.grid_sample(
+                self._volume,
+                where.reshape(1, *[1] * (self.ndim - 1), -1, self.ndim),
+                padding_mode="border",
+                align_corners=True,
+            )
+            result[chunk] = sampled.reshape(self.ndim, -1).T.numpy() * inside[:, None]
         return result
 
     @cached_property

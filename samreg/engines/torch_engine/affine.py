@@ -11,10 +11,9 @@ from torch import Tensor
 from samreg.engines.base import length_scale
 from samreg.engines.torch_engine.descent import Descent
 from samreg.engines.torch_engine.similarity import local_correlation, mean
-from samreg.engines.torch_engine.volumes import pooled, positions
+from samreg.engines.torch_engine.volumes import pooled, positions, sampled
 from samreg.errors import EngineError, InputError
 from samreg.spatial import AffineTransform, Grid, Image
-from samreg.spatial.sampling import sampled
 
 _LEVELS = (12.0, 8.0, 4.0)  # mm in 3D
 _SHIFTS = (-120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0)  # mm in 3D along the body, tried around the centres of mass

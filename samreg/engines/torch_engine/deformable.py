@@ -27,6 +27,7 @@ from samreg.engines.torch_engine.volumes import (
     pooled,
     positions,
     resized,
+    sampled,
 )
 from samreg.errors import EngineError, InputError
 from samreg.spatial import (
@@ -38,7 +39,6 @@ from samreg.spatial import (
     resample,
     sample_displacement,
 )
-from samreg.spatial.sampling import sampled
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samreg.engines.torch_engine.velocity import smoothed
-from samreg.engines.torch_engine.volumes import moved, pooled, positions, resized
-from samreg.spatial.sampling import sampled
+from samreg.engines.torch_engine.volumes import moved, pooled, positions, resized, sampled
 
 # how strongly the matches are drawn to the smooth field, per mm^2, from round to round
 _COUPLING = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from samreg.engines.torch_engine.volumes import moved, pooled, positions
-from samreg.spatial.sampling import sampled
+from samreg.engines.torch_engine.volumes import moved, pooled, positions, sampled
 
 _SQUARINGS = 5
 _LEAST = 0.1  # Jacobian determinant

@@ -6,14 +6,17 @@ border along x, y(, z), at every resolution. Displacements are in mm along the g
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samreg.spatial import Grid
-from samreg.spatial.sampling import sampled
 
 _POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
+_SHARE = 10_000  # positions that are worth a thread
+_GRADIENTS = 4  # threads at most where each makes a gradient of the whole volume
 _MODES = {2: "bilinear", 3: "trilinear"}
 
 
@@ -37,6 +40,27 @@ def positions(
     if part is not None:
         axes = [axis[s] for axis, s in zip(axes, part, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+
+
+def sampled(volume: Tensor, at: Tensor) -> Tensor:
+    """The volume (1, C, *shape) at normalised positions (*other, d), linearly, the border repeated outwards."""
+    *other, ndim = at.shape
+    count = math.prod(other)
+    shares = 1
+    if volume.device.type == "cpu":
+        # there torch gives each member of a batch to one thread, and a batch of one to one alone
+        threads = torch.get_num_threads()
+        shares = max(1, min(min(threads, _GRADIENTS) if volume.requires_grad else threads, count // _SHARE))
+    places = at.reshape(count, ndim)
+    if count % shares:
+        places = F.pad(places, (0, 0, 0, -count % shares))
+    found = F.grid_sample(
+        volume.expand(shares, *volume.shape[1:]),
+        places.reshape(shares, *[1] * (ndim - 1), -1, ndim),
+        padding_mode="border",
+        align_corners=False,
+    )
+    return found.movedim(1, 0).reshape(volume.shape[1], -1)[:, :count].reshape(1, volume.shape[1], *other)
 
 
 def interpolated(volume: Tensor, at: Tensor) -> Tensor:
