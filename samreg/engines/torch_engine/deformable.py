@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from samreg.engines.base import MARGIN_MM, Pair
 from samreg.engines.torch_engine.descent import Descent
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.options import TorchOptions
+from samreg.engines.torch_engine.recompute import recomputed
 from samreg.engines.torch_engine.similarity import Loss, local_correlation, mean, squared_distance
 from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import (
@@ -230,7 +230,7 @@ def _image_term(
         )
         parts.append((here, loss))
 
-    def compared(displacement: Tensor, here: Any, loss: Loss) -> Tensor:
+    def compared(here: Any, loss: Loss, displacement: Tensor) -> Tensor:
         at = positions(shape, displacement.device, here[1:])
         # the same values; of a tile alone, as the whole takes memory
         dense = resized(displacement, shape)[here] if len(parts) == 1 else sampled(displacement, at)
@@ -244,9 +244,9 @@ def _image_term(
         if options.mass_preserving:
             displacement = torch.cat([displacement, jacobian(displacement, extent)], dim=1)
         if len(parts) == 1:
-            total = compared(displacement, *parts[0])
+            total = compared(*parts[0], displacement)
         else:
-            total = sum(checkpoint(compared, displacement, *part, use_reentrant=False) for part in parts)
+            total = sum(recomputed(partial(compared, *part), displacement) for part in parts)
         if options.image_weight > 0 and not float(total[1].detach()) > 0:
             raise EngineError(
                 f"nothing of {labels[0]} lies on anything of {labels[1]}, masks considered; "

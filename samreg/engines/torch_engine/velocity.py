@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from samreg.engines.torch_engine.recompute import Step, recomputed
 from samreg.engines.torch_engine.volumes import moved, pooled, positions, sampled
 
 _SQUARINGS = 5
 _LEAST = 0.1  # Jacobian determinant
 _SMOOTHINGS = 20  # at most
+_LARGE = 1_000_000  # elements of a volume whose memory is worth computing a step twice
 
 
 def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
 
     displacement = velocity / 2**_SQUARINGS
     for _ in range(_SQUARINGS):
-        displacement = _recomputed(twice, displacement)
+        displacement = _thrifty(twice, displacement)
     return displacement
 
 
@@ -46,7 +46,7 @@ def roughness(velocity: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
             second = second + (1 if other == axis else 2) * bend.square().mean()
         return torch.stack([slope.square().mean(), second])
 
-    first, second = torch.stack([_recomputed(partial(along, axis), velocity) for axis in range(ndim)]).sum(dim=0)
+    first, second = torch.stack([_thrifty(partial(along, axis), velocity) for axis in range(ndim)]).sum(dim=0)
     return first, second
 
 
@@ -79,9 +79,9 @@ def smoothed(volume: Tensor) -> Tensor:
     return volume
 
 
-def _recomputed(step: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
-    """step(volume); computed again for its gradient, which takes little time and saves the memory between."""
-    return checkpoint(step, volume, use_reentrant=False) if volume.requires_grad else step(volume)
+def _thrifty(step: Step, volume: Tensor) -> Tensor:
+    """step(volume); of a large one, computed again for its gradient."""
+    return recomputed(step, volume) if volume.numel() > _LARGE else step(volume)
 
 
 def _slopes(displacement: Tensor, extent: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
