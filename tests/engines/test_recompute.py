@@ -47,7 +47,7 @@ from samreg.engines import get_engine
 from samreg.engines.torch_engine import deformable, velocity
 from samreg.spatial import AffineTransform, Image
 
-deformable._TILE, velocity._LARGE = 1000, 0
+deformable._WHOLE, velocity._LARGE = 1000, 0
 noise = np.random.default_rng(0).random((2, 24, 24, 24)).astype("float32")
 images = [Image.from_array(array, spacing=8.0) for array in noise]
 options = {"levels": (8.0,), "iterations": (2,), "window": None}

@@ -194,9 +194,9 @@ def test_short_memory_means_smaller_tiles(engine, phantom, affine_start, monkeyp
     said: list[str] = []
     options = {"levels": (8.0,), "iterations": (2,)}
     result = engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options, progress=said.append)
-    assert seen == [2**20, 2**18, 2**16]
+    assert seen == [2**21, 2**19, 2**17]
     assert sum("out of memory" in line for line in said) == 2
-    assert "tiles of 65536 voxels" in result.log
+    assert "tiles of 131072 voxels" in result.log
 
     def never(*args):
         raise RuntimeError("CUDA out of memory")

@@ -50,7 +50,8 @@ Landmarks = tuple[NDArray[np.float64], NDArray[np.float64]]
 _CHANNELS = 24  # principal components of the embeddings that are compared
 _CHUNK = 100_000  # points embedded at a time
 _CLOSE = 10  # iterations over which a level must improve
-_TILE = 2**20  # voxels compared at once; more are compared tile by tile, and computed again for the gradient
+_WHOLE = 2**21  # voxels compared at once; more are compared tile by tile, and computed again for the gradient
+_TILE = 2**20
 _SMALLEST_TILE = 50_000
 _LEAST_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
 
@@ -172,7 +173,7 @@ def _optimised(
 
 def _with_smaller_tiles(level: Callable[[Term], Tensor], compared: Callable[[int], Term], report: Report) -> Tensor:
     """Run a level, its images compared in tiles of so many voxels that memory suffices."""
-    tile = _TILE
+    tile = _WHOLE
     while True:
         try:
             return level(compared(tile))
@@ -216,6 +217,8 @@ def _image_term(
             )
         scale = 1 / variance
     plane = int(np.prod([s.stop - s.start for s in inner[1:]]))
+    if plane * (inner[0].stop - inner[0].start) > tile:
+        tile = min(tile, _TILE)
     thick = max(2 * half, tile // plane // half * half)
     parts: list[tuple[Any, Loss]] = []
     for first in range(inner[0].start, inner[0].stop, thick):
