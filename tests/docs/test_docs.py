@@ -130,7 +130,8 @@ def test_the_site_builds_without_a_warning(tmp_path) -> None:
     for package in ("mkdocs", "material", "mkdocstrings_handlers.python"):
         pytest.importorskip(package, reason="the site's packages are not installed (the extra docs)")
     call = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    # not in the locale's encoding: that of this process may be another than its children's
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "api/registration/index.html").read_text(encoding="utf-8")
     assert "RegistrationResult" in text
