@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from samreg.spatial.transforms import (
 
 if TYPE_CHECKING:
     from samreg.engines import Engine
+    from samreg.engines.base import TransformKind
 
 METHODS = ("hybrid", "embedding", "registration")
 TRANSFORMS = ("deformable", "affine", "rigid")
@@ -118,6 +119,7 @@ def register(
     """
     _check_choice("method", method, METHODS)
     _check_choice("transform", transform, TRANSFORMS)
+    kind = cast("TransformKind", transform)
     backend = None if method == "embedding" else _choose_engine(engine, method)
     if start is not None and (backend is None or transform != "deformable"):
         raise InputError("start is what an engine's deformable registration begins from; leave it out otherwise")
@@ -155,7 +157,7 @@ def register(
         if method != "registration":
             found, embeddings, notes, versions["model"] = _seed(
                 fixed, moving, masks, start=start, model=model, device=device, seed=seed, clock=clock,
-                transform=transform if backend is None else backend.seed_transform(transform, engine_options),
+                transform=kind if backend is None else backend.seed_transform(kind, engine_options),
             )  # fmt: skip
             options["model"] = _model_name(model, versions["model"])
             versions["torch"] = importlib.metadata.version("torch")
@@ -175,6 +177,7 @@ def register(
                 )
             start = found.transform if start is None else start
         if backend is None:
+            assert start is not None
             result = start
         else:
             # a turned image was embedded as it lies; only its seed is in the right pose
@@ -189,7 +192,7 @@ def register(
                     _working(fixed, spacing),
                     _working(moving, spacing),
                     start=start,
-                    transform=transform,
+                    transform=kind,
                     fixed_mask=masks[0],
                     moving_mask=masks[1],
                     seed=seed,

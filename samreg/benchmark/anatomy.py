@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -252,7 +253,8 @@ def _frame(axis: ArrayLike) -> Array:
 def _ellipsoid(center: Array, radii: Array, frame: Array, x: Array, y: Array, z: Array) -> Array:
     """Signed distance of an ellipsoid, first order (exact on its surface)."""
     offset = (x - np.float32(center[0]), y - np.float32(center[1]), z - np.float32(center[2]))
-    k0 = k1 = np.float32(0)
+    k0: Any = np.float32(0)
+    k1: Any = np.float32(0)
     for column, radius in zip(frame.T, radii, strict=True):
         along = sum(o * np.float32(c) for o, c in zip(offset, column, strict=True)) / np.float32(radius)
         k0 = k0 + along * along

@@ -152,7 +152,9 @@ class _Block(nn.Module):
 
     def start_as_identity(self) -> None:
         """Set the weights of the last convolution to zero."""
-        nn.init.zeros_(self.body[-1].weight)
+        last = self.body[-1]
+        assert isinstance(last.weight, Tensor)
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)

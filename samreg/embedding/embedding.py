@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,9 @@ class Embedding:
             )
         if (self.global_ is None) != (self.global_grid is None):
             raise InputError("embedding: give both the global vectors and their grid, or neither")
-        if self.global_grid is not None and tuple(self.global_.shape[1:]) != self.global_grid.shape:
+        if self.global_ is None or self.global_grid is None:
+            return
+        if tuple(self.global_.shape[1:]) != self.global_grid.shape:
             raise InputError(
                 f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ"
             )
@@ -175,19 +178,19 @@ def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:
     return F.normalize(result, dim=1)
 
 
-def _write_vectors(file: object, name: str, vectors: Tensor, grid: Grid) -> None:
+def _write_vectors(file: Any, name: str, vectors: Tensor, grid: Grid) -> None:
     group = file.create_group(name)
     group.create_dataset("vectors", data=vectors.to(torch.float16).movedim(0, -1).contiguous().numpy())
     _write_grid(group, grid)
 
 
-def _read_vectors(group: Mapping) -> tuple[Tensor, Grid]:
+def _read_vectors(group: Any) -> tuple[Tensor, Grid]:
     return torch.from_numpy(group["vectors"][()]).movedim(-1, 0), _read_grid(group)
 
 
-def _write_grid(group: object, grid: Grid) -> None:
+def _write_grid(group: Any, grid: Grid) -> None:
     group.attrs.update(shape=grid.shape, origin=grid.origin, spacing=grid.spacing, direction=grid.direction)
 
 
-def _read_grid(group: object) -> Grid:
+def _read_grid(group: Any) -> Grid:
     return Grid(*(group.attrs[key] for key in ("shape", "origin", "spacing", "direction")))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from samreg.embedding.network import ConvModule, EmbeddingNetwork
 from samreg.errors import InputError
 
 Progress = Callable[[float], None]
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 _SLAB = 32  # input slices; at 2 mm and 64 bf16 channels about 0.1 GB
 
@@ -66,9 +68,13 @@ def optimised(network: EmbeddingNetwork, device: torch.device, dtype: torch.dtyp
         if isinstance(module, ConvModule) and isinstance(module.bn, nn.BatchNorm3d):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()
-    return network.to(
-        device=device, dtype=dtype, memory_format=channels_last(network.geometry.ndim)
-    ).requires_grad_(False)
+    network = on_device(network, device, network.geometry.ndim)
+    return network.to(dtype).requires_grad_(False)
+
+
+def on_device(network: NetworkT, device: torch.device, ndim: int) -> NetworkT:
+    """Return the network on the device, in the memory format that is fastest over so many dimensions."""
+    return network.to(device, memory_format=channels_last(ndim))  # type: ignore[call-overload,no-any-return]
 
 
 def channels_last(ndim: int) -> torch.memory_format:
@@ -121,7 +127,7 @@ def embed_volume(
     x = F.pad(x, [n for more in reversed(padding) for n in (0, more)], value=pad_value)
     slab = slab or (_SLAB if geometry.ndim == 3 else x.shape[2])
 
-    features = None
+    features: Tensor | None = None
     for part, start, stop in _in_slabs(
         lambda piece: network.shallow(piece.to(device=parameter.device, dtype=parameter.dtype)),
         x, slab=slab, halo=network.shallow_halo, stride=geometry.local_stride[0],
@@ -130,18 +136,20 @@ def embed_volume(
             features = _empty(part, x.shape[2] // geometry.local_stride[0], parameter.dtype, parameter.device)
         features[:, :, start:stop] = part
         report(0.4 * stop / features.shape[2])
+    assert features is not None
     fused, deepest = network.trunk(features)
     del features
     report(0.8)
     global_embedding = _empty(deepest, deepest.shape[2], store, torch.device("cpu"))
     global_embedding.copy_(F.normalize(deepest.float(), dim=1))
 
-    local_embedding = None
+    local_embedding: Tensor | None = None
     for part, start, stop in _in_slabs(network.head, fused, slab=slab // 2, halo=network.head_halo, stride=1):
         if local_embedding is None:
             local_embedding = _empty(part, fused.shape[2], store, torch.device("cpu"))
         local_embedding[:, :, start:stop] = F.normalize(part.float(), dim=1)
         report(0.8 + 0.2 * stop / fused.shape[2])
+    assert local_embedding is not None
     return local_embedding[0], global_embedding[0]
 
 

@@ -66,7 +66,7 @@ class Preprocessing:
     @property
     def padding(self) -> float:
         """Network input beyond the image's end: air."""
-        return float(self.normalise(np.float32([AIR]))[0])
+        return float(self.normalise(np.array([AIR], np.float32))[0])
 
     def check(self, image: Image) -> None:
         """Refuse what cannot be a CT; see `check_ct`."""

@@ -142,8 +142,8 @@ def features(
     unknown = set(parts) - set(PARTS)
     if unknown or not parts:
         raise InputError(f"unknown parts {sorted(unknown)}; choose from {list(PARTS)}")
-    use_global = "global" in parts and embedding.global_ is not None
-    if not use_global and "local" not in parts:
+    global_ = embedding.global_ if "global" in parts else None
+    if global_ is None and "local" not in parts:
         raise InputError(f"the embedding of {embedding.model} has no global part")
     body = embedding.body if inside is None else embedding.body & inside
     where = torch.from_numpy(np.argwhere(body))
@@ -153,9 +153,9 @@ def features(
     row[tuple(where.T)] = torch.arange(len(where), dtype=torch.int32)
     return Features(
         embedding.local.flatten(1).T.to(device) if "local" in parts else None,
-        embedding.global_.flatten(1).T.to(device).float().contiguous() if use_global else None,
+        None if global_ is None else global_.flatten(1).T.to(device).float().contiguous(),
         embedding.local_grid,
-        embedding.global_grid if use_global else None,
+        None if global_ is None else embedding.global_grid,
         where.flip(1).contiguous().to(device),
         row.to(device),
     )

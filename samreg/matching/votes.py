@@ -117,6 +117,6 @@ def _directions(ndim: int) -> FloatArray:
         angle = 2 * np.pi * step / _COUNT
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
     height = 1 - 2 * step / _COUNT
-    angle = np.pi * (1 + 5**0.5) * step
+    turn = np.pi * (1 + 5**0.5) * step
     ring = np.sqrt(1 - height**2)
-    return np.stack([ring * np.cos(angle), ring * np.sin(angle), height], axis=1)
+    return np.stack([ring * np.cos(turn), ring * np.sin(turn), height], axis=1)

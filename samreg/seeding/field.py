@@ -83,7 +83,7 @@ def fit_displacement(
     design = _design_matrix(field_grid.world_to_index(correspondences.fixed), field_grid, knots, knot_spacing)
     weight = np.maximum(correspondences.reliability, 1e-3)
     evaluation = [
-        _axis_weights(np.arange(n), s, k, knot_spacing)
+        _axis_weights(np.arange(n, dtype=float), s, k, knot_spacing)
         for n, s, k in zip(field_grid.size, field_grid.spacing, knots, strict=True)
     ]
     coefficients = None
@@ -154,10 +154,10 @@ def _cosine_preconditioner(
 
     shape = knots[::-1]
     axes = tuple(range(len(shape)))
-    laplacian = sum(
-        (2 - 2 * np.cos(np.pi * np.arange(n) / n)).reshape([-1 if i == axis else 1 for i in axes])
-        for axis, n in enumerate(shape)
-    )
+    laplacian: FloatArray = np.zeros(shape)
+    for axis, n in enumerate(shape):
+        along = 2 - 2 * np.cos(np.pi * np.arange(n) / n)
+        laplacian = laplacian + along.reshape([-1 if i == axis else 1 for i in axes])
     inverse = 1 / (stiffness * (laplacian**2 + _MEMBRANE * laplacian) + 0.3 * data_weight + 1e-6)
 
     def apply(residual: FloatArray) -> FloatArray:
@@ -174,7 +174,7 @@ def _knots(grid: Grid, knot_spacing: float) -> tuple[int, ...]:
 
 def _axis_weights(index: FloatArray, spacing: float, knots: int, knot_spacing: float) -> NDArray[Any]:
     """Return the cubic B-spline weights (N, knots) at voxel indices (N,) along one axis."""
-    where = np.asarray(index, dtype=float) * spacing / knot_spacing + 1
+    where = index * spacing / knot_spacing + 1
     distance = np.abs(where[:, None] - np.arange(knots)[None])
     near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6
     return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))

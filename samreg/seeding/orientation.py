@@ -121,8 +121,13 @@ def propose_orientation(fixed: Image, moving: Image, *, weak: bool = False) -> F
 
 
 def _correlations(fixed: Image, moving: Image, turns: list[FloatArray], spacing: float) -> list[float]:
+    import joblib
+    import torch
+
     target, source = _standard(fixed, spacing), _standard(moving, spacing)
-    return [_correlation(target, _turned(source, turn)) for turn in turns]
+    # threads, whatever backend the caller's joblib context names: each takes milliseconds, outside Python's lock
+    work = joblib.Parallel(n_jobs=torch.get_num_threads(), require="sharedmem")
+    return list(work(joblib.delayed(_correlation)(target, _turned(source, turn)) for turn in turns))
 
 
 def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Image, AffineTransform]:

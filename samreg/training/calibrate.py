@@ -69,7 +69,8 @@ def calibrate(
     paths = named_images(images, names)
     loaded = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in loaded.items()}
-    plain, guided = [], []
+    plain: list[NDArray[np.float64]] = []
+    guided: list[NDArray[np.float64]] = []
     for fixed, moving in pairs:
         fitted = fit_map(
             embeddings[fixed], embeddings[moving], images=(loaded[fixed], loaded[moving]), seed=seed
@@ -110,7 +111,8 @@ def known_errors(
     expected = fitted.transform.transform_points(points)
     inside = moving.image_grid.contains(expected) & (fitted.trust(points) > _TRUSTED)
     outside = ~moving.image_grid.contains(expected, margin=_BEYOND * f.scale)
-    points, expected, outside = (part[inside | outside] for part in (points, expected, outside))
+    used = inside | outside
+    points, expected, outside = points[used], expected[used], outside[used]
     spread = depth = np.zeros(len(points))
     if guided:
         calibration = Calibration.from_mapping(fixed.calibration)

@@ -210,7 +210,7 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             import tomllib
         except ImportError:  # Python 3.10
-            import tomli as tomllib
+            import tomli as tomllib  # type: ignore[no-redef]
         with path.open("rb") as file:
             values: Any = tomllib.load(file)
     elif path.suffix in (".yaml", ".yml"):

@@ -173,10 +173,11 @@ def fit_map(
     calibration = Calibration.from_mapping(fixed.calibration)
     fit, _ = global_affine(f, m, calibration=calibration, seed=seed)
     scale = f.scale
-    if fit.transform is None:
+    affine = fit.transform
+    if affine is None:
         return None
     points = lattice(f, _LATTICE * scale)
-    current: Transform = fit.transform
+    current: Transform = affine
     for number, (radius, penalty) in enumerate(_PASSES):
         expected = current.transform_points(points)
         seen = moving.image_grid.contains(expected, margin=4.0 * scale)
@@ -186,15 +187,14 @@ def fit_map(
         matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
         returned = matches.take(matches.cycle_error < 2 * _CYCLE * scale)
         if number == 0:  # a better affine first: what the field need not explain it cannot get wrong
-            refit = fit_affine(returned, scale=scale, seed=seed)
-            fit = refit if refit.transform is not None else fit
+            affine = fit_affine(returned, scale=scale, seed=seed).transform or affine
         try:
             field = fit_displacement(
-                returned, fit.transform, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING, scale=scale
+                returned, affine, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING, scale=scale
             )
         except InputError:
             return None
-        current = compose(field, fit.transform)
+        current = compose(field, affine)
     if images is not None:
         current = _refined(*images, (fixed, moving), current)
         expected = current.transform_points(points)
@@ -209,13 +209,13 @@ def fit_map(
 
 
 def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
-    from samreg.engines import get_engine
     from samreg.engines.base import length_scale
+    from samreg.engines.torch_engine import TorchEngine
 
     scale = length_scale(fixed)
     fixed, moving = (resample_spacing(image, _ENGINE_SPACING * scale) for image in (fixed, moving))
     options = {**_ENGINE_OPTIONS, "levels": tuple(level * scale for level in _ENGINE_OPTIONS["levels"])}
-    return get_engine("torch").register(fixed, moving, start=start, embeddings=embeddings, options=options).transform
+    return TorchEngine().register(fixed, moving, start=start, embeddings=embeddings, options=options).transform
 
 
 def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> list[Pair]:

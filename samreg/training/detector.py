@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from samreg.detector import LandmarkDetector
 from samreg.embedding.compact import CompactNetwork
-from samreg.embedding.inference import channels_last, resolve_device
+from samreg.embedding.inference import on_device, resolve_device
 from samreg.embedding.models import NetworkModel
 from samreg.errors import InputError
 from samreg.spatial import Image, Points
@@ -88,7 +88,7 @@ def train_detector(
         raise InputError(f"the model {model.name} cannot be trained; choose one of samreg's own, as xray-ceph")
     where = resolve_device(device)
     start = LandmarkDetector.from_labels(model, images, points, device=device)
-    network = copy.deepcopy(model.network).float().to(where, memory_format=channels_last(model.ndim)).train()
+    network = on_device(copy.deepcopy(model.network).float(), where, model.ndim).train()
     head = _Head(start.vectors).to(where)
     modality = MODALITIES[model.preprocessing.modality](model.preprocessing.spacing)
     volumes = [make_volume(image, modality, where) for image in images]
@@ -145,7 +145,7 @@ class _Head(nn.Module):
         size = local.shape[2:]
         mode = "bilinear" if len(size) == 2 else "trilinear"
         fine = F.interpolate(global_, scale_factor=2, mode=mode, align_corners=False)
-        fine = F.normalize(fine[(..., *(slice(n) for n in size))], dim=1)
+        fine = F.normalize(fine[(slice(None), slice(None), *map(slice, size))], dim=1)
         features = torch.cat([local, fine], dim=1)[0].flatten(1) * 0.5**0.5
         heat = self.sharpness.exp() * F.normalize(self.vectors[seen], dim=1) @ features
         axes = [torch.arange(n, device=places.device, dtype=torch.float32) for n in size]

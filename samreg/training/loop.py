@@ -19,7 +19,7 @@ from torch import nn
 
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
-from samreg.embedding.inference import channels_last, resolve_device
+from samreg.embedding.inference import on_device, resolve_device
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading
 from samreg.training.config import TrainingConfig
@@ -80,7 +80,7 @@ def train(config: TrainingConfig) -> Path:
     if config.initial is not None:
         with reading(config.initial, "give weights of a network with the same settings"):
             network.load_state_dict(load_checkpoint(config.initial).network.state_dict())
-    network = network.to(device, memory_format=channels_last(config.ndim)).train()
+    network = on_device(network, device, config.ndim).train()
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = _optimizer(network, config)
     step = _resume(output / "last.pt", network, average, optimizer, device, config)
@@ -166,7 +166,7 @@ def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW without decay on biases and norms."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
@@ -176,7 +176,7 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
 
 
 def _save(
-    output: Path, step: int, network: nn.Module, average: nn.Module, optimizer: Any, config: TrainingConfig
+    output: Path, step: int, network: nn.Module, average: CompactNetwork, optimizer: Any, config: TrainingConfig
 ) -> None:
     # last.pt comes last: a run that it says is finished has its weights
     export(average, output / "weights.safetensors", name=output.name, config=config)
@@ -192,7 +192,7 @@ def _save(
 
 
 def export(
-    network: nn.Module,
+    network: CompactNetwork,
     path: Path,
     *,
     name: str,

@@ -70,9 +70,9 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
         if len(points) < _FEWEST:
             continue
         mirror = bool(torch.rand(1, generator=generator) < config.views.mirror)
-        views = tuple(
-            draw_view(volume, focus, config.views, generator, smallest=smallest, mirror=mirror)
-            for volume, focus in ((pair.fixed, points[0]), (pair.moving, matches[0]))
+        views = (
+            draw_view(pair.fixed, points[0], config.views, generator, smallest=smallest, mirror=mirror),
+            draw_view(pair.moving, matches[0], config.views, generator, smallest=smallest, mirror=mirror),
         )
         seen = []
         kept = torch.ones(len(points), dtype=torch.bool, device=points.device)
@@ -83,10 +83,8 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
         if kept.sum() < _FEWEST:
             continue
         first, second = seen[0][kept], seen[1][kept]
-        bodies = tuple(_visible(view, generator) for view in views)
-        starts = tuple(
-            _starts(view, seen, config, generator) for view, seen in zip(views, (first, second), strict=True)
-        )
+        bodies = (_visible(views[0], generator), _visible(views[1], generator))
+        starts = (_starts(views[0], first, config, generator), _starts(views[1], second, config, generator))
         return Sample(views, (first, second), bodies, starts, slack[kept])
     raise InputError("no two views with matching points; use larger volumes or views")
 
@@ -120,7 +118,8 @@ class TrainingStep(nn.Module):
 
     def _local(self, view: View, context: Tensor, start: Tensor) -> Tensor:
         size = self.config.patch
-        cut = context[(..., *(slice(s, s + n // 4) for s, n in zip((start // 2).tolist(), size, strict=True)))]
+        here = tuple(slice(s, s + n // 4) for s, n in zip((start // 2).tolist(), size, strict=True))
+        cut = context[(slice(None), slice(None), *here)]
         features = self.network.fine_features(view.patch(start, size))
         return self.network.head(self.network.fuse(features, cut))
 
@@ -203,7 +202,8 @@ def _both_ways(
         )
         for i in range(2)
     ]
-    return sum(r[0] for r in results) / 2, sum(r[1] for r in results) / 2
+    (loss, accuracy), (loss_back, accuracy_back) = results
+    return (loss + loss_back) / 2, (accuracy + accuracy_back) / 2
 
 
 def _slack(trust: Tensor, pair: Pair, config: TrainingConfig) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -249,7 +249,7 @@ def _image_term(
         if len(parts) == 1:
             total = compared(*parts[0], displacement)
         else:
-            total = sum(recomputed(partial(compared, *part), displacement) for part in parts)
+            total = reduce(torch.add, (recomputed(partial(compared, *part), displacement) for part in parts))
         if options.image_weight > 0 and not float(total[1].detach()) > 0:
             raise EngineError(
                 f"nothing of {labels[0]} lies on anything of {labels[1]}, masks considered; "

@@ -69,7 +69,7 @@ def _search(
         return torch.zeros(1, ndim, *shape, device=fixed.device)
     around = _bounds(inside)
     here = tuple(slice(s.start * cell, s.stop * cell) for s in around)
-    fixed, weight = fixed[(..., *here)], weight[(..., *here)]
+    fixed, weight = (volume[(slice(None), slice(None), *here)] for volume in (fixed, weight))
     within = inside[around]
     scale = 1 / cell_weight[0, 0][inside].clamp(min=1e-3)
     costs = []
