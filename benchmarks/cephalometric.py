@@ -51,5 +51,3 @@ def write_errors(path: Path, errors: dict[str, np.ndarray]) -> None:
         writer = csv.writer(file)
         writer.writerow(["image", *range(1, 20)])
         writer.writerows([name, *np.round(row, 3)] for name, row in errors.items())
-
-

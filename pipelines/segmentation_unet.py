@@ -56,9 +56,7 @@ class Unet(nn.Module):
         missing = [(0, -n % s) for n, s in zip(reversed(size), reversed(stride), strict=True)]
         x = F.pad(x, [n for pair in missing for n in pair], value=self.backbone.preprocessing.padding)
         found: Tensor | None = None
-        for lateral, merge, features in reversed(
-            list(zip(self.laterals, self.merges, self.backbone(x), strict=True))
-        ):
+        for lateral, merge, features in reversed(list(zip(self.laterals, self.merges, self.backbone(x), strict=True))):
             here = lateral(features)
             if found is not None:
                 here = here + F.interpolate(found, size=here.shape[2:], mode=mode, align_corners=False)

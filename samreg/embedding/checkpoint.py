@@ -124,18 +124,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         network = architecture.build(**metadata.get("config", {}))
         preprocessing = preprocessing_from_dict(metadata.get("preprocessing", {}))
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: its metadata does not describe a {architecture.name} network: {error}"
-        ) from error
+        raise InputError(f"{path}: its metadata does not describe a {architecture.name} network: {error}") from error
     _fill(network, {key: value for key, value in weights.items() if key not in set(left_out)}, path)
     config = metadata.get("config", {})
     info: dict[str, Any] = {"file": str(path), "architecture": architecture.name, "config": config}
     if left_out:
         heads = sorted({key.split(".")[0] for key in left_out})
         info["left_out"] = f"{len(left_out)} weights of {', '.join(heads)}"
-        logger.info(
-            "%s: %s not used; the local and global embeddings do not need them", path, info["left_out"]
-        )
+        logger.info("%s: %s not used; the local and global embeddings do not need them", path, info["left_out"])
     return Checkpoint(
         network=network.eval(),
         architecture=architecture.name,
@@ -210,9 +206,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         metadata = json.loads(text)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is a damaged safetensors file ({error}); copy or download it again"
-        ) from error
+        raise InputError(f"{path} is a damaged safetensors file ({error}); copy or download it again") from error
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its samreg metadata is no JSON object; write it with save_checkpoint")
     return weights, metadata
@@ -234,11 +228,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "its size and hash"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if (
-        not isinstance(state, Mapping)
-        or not all(isinstance(value, Tensor) for value in state.values())
-        or not state
-    ):
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise InputError(f"{path} holds no weights; give a state dict, or a file with the entry 'state_dict'")
     return dict(state)
 

@@ -70,9 +70,7 @@ class Embedding:
         if self.global_ is None or self.global_grid is None:
             return
         if tuple(self.global_.shape[1:]) != self.global_grid.shape:
-            raise InputError(
-                f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ"
-            )
+            raise InputError(f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ")
 
     def sample_local(self, points: ArrayLike) -> Tensor:
         """Interpolate the local vectors.
@@ -97,9 +95,7 @@ class Embedding:
             When the model has no global part.
         """
         if self.global_ is None or self.global_grid is None:
-            raise InputError(
-                f"the embedding of model {self.model} has no global part; use sample_local alone"
-            )
+            raise InputError(f"the embedding of model {self.model} has no global part; use sample_local alone")
         return _sample(self.global_, self.global_grid, points)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -114,9 +110,7 @@ class Embedding:
 
         with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs.update(format=_FORMAT, version=_VERSION, model=self.model, source=self.source)
-            file.attrs["calibration"] = json.dumps(
-                None if self.calibration is None else dict(self.calibration)
-            )
+            file.attrs["calibration"] = json.dumps(None if self.calibration is None else dict(self.calibration))
             _write_vectors(file, "local", self.local, self.local_grid)
             if self.global_ is not None and self.global_grid is not None:
                 _write_vectors(file, "global", self.global_, self.global_grid)
@@ -140,9 +134,7 @@ class Embedding:
                 if file.attrs.get("format") != _FORMAT:
                     raise InputError(f"{path} is no samreg embedding; give a file written by Embedding.save")
                 if (version := int(file.attrs["version"])) > _VERSION:
-                    raise InputError(
-                        f"{path}: embedding format {version} is newer than {_VERSION}; update samreg"
-                    )
+                    raise InputError(f"{path}: embedding format {version} is newer than {_VERSION}; update samreg")
                 local, local_grid = _read_vectors(file["local"])
                 global_, global_grid = _read_vectors(file["global"]) if "global" in file else (None, None)
                 return cls(
@@ -157,9 +149,7 @@ class Embedding:
                     source=str(file.attrs["source"]),
                 )
         except (OSError, KeyError, RuntimeError) as error:  # how h5py reports damage
-            raise InputError(
-                f"{path} is not a whole embedding file ({error}); delete it and embed again"
-            ) from error
+            raise InputError(f"{path} is not a whole embedding file ({error}); delete it and embed again") from error
 
 
 def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:

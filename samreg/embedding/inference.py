@@ -47,9 +47,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if not present.get(resolved.type, False):
         raise InputError(f"device {device!r} is not available here; choose one of {choices}")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device!r}: only {torch.cuda.device_count()} CUDA devices here; choose cuda:0"
-        )
+        raise InputError(f"device {device!r}: only {torch.cuda.device_count()} CUDA devices here; choose cuda:0")
     return resolved
 
 

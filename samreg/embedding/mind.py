@@ -106,10 +106,7 @@ def mind_ssc(volume: Tensor) -> Tensor:
     neighbours = [step for step in np.ndindex(3, 3, 3) if np.abs(np.subtract(step, 1)).sum() == 1]
     # pairs of neighbours at distance sqrt(2): all but the opposite ones
     pairs = [
-        (a, b)
-        for i, a in enumerate(neighbours)
-        for b in neighbours[i + 1 :]
-        if np.square(np.subtract(a, b)).sum() == 2
+        (a, b) for i, a in enumerate(neighbours) for b in neighbours[i + 1 :] if np.square(np.subtract(a, b)).sum() == 2
     ]
     z, y, x = volume.shape
     padded = F.pad(volume[None, None], (1,) * 6, mode="replicate")[0, 0]
@@ -192,15 +189,11 @@ def _context(tissue: Tensor) -> Tensor:
             if order > 1 and not (order == 3 and shells == 2):
                 continue
             low = [o * steps for o in offset]
-            cells.append(
-                padded[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1], low[2] : low[2] + size[2]]
-            )
+            cells.append(padded[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1], low[2] : low[2] + size[2]])
     return torch.sqrt(torch.cat(cells).clamp_min(0) / len(cells))
 
 
-def _position(
-    hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _position(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float32]:
     """Position relative to the body, (3, z, y, x) float32: x, y, z in mm of an average torso.
 
     x and y are taken from the centre of the body in the slice and scaled by its spread; z runs from the base
@@ -227,9 +220,7 @@ def _position(
     return places
 
 
-def _lung_height(
-    hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _lung_height(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
     """Height over the lung base per slice, mm of average lungs, (z,); infinite where no lung end is seen."""
     lung = ((hu < -600) & (hu > -980) & body).sum(axis=(1, 2)) * spacing[0] * spacing[1]  # mm^2
     height = np.arange(len(lung)) * spacing[2]

@@ -149,9 +149,7 @@ class NetworkModel(EmbeddingModel):
             local=local,
             local_grid=local_grid,
             global_=global_,
-            global_grid=strided_grid(
-                volume.grid, global_.shape[1:], geometry.global_stride, geometry.global_offset
-            ),
+            global_grid=strided_grid(volume.grid, global_.shape[1:], geometry.global_stride, geometry.global_offset),
             body=masked_body(body, local_grid, mask, image),
             image_grid=image.grid,
             model=self.identity,
@@ -164,9 +162,7 @@ class NetworkModel(EmbeddingModel):
         return self._ready[device]
 
 
-def strided_grid(
-    grid: Grid, shape: tuple[int, ...], stride: tuple[int, ...], offset: tuple[float, ...]
-) -> Grid:
+def strided_grid(grid: Grid, shape: tuple[int, ...], stride: tuple[int, ...], offset: tuple[float, ...]) -> Grid:
     """Grid of outputs whose voxel i lies at voxel ``stride * i + offset``, in (z, y, x), of `grid`."""
     return Grid(
         tuple(shape),

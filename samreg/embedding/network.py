@@ -125,9 +125,7 @@ class ConvModule(nn.Module):
     ) -> None:
         super().__init__()
         z, y, x = kernel
-        self.conv = nn.Conv3d(
-            inputs, outputs, kernel, stride=stride, padding=(z // 2, y // 2, x // 2), bias=not norm
-        )
+        self.conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=(z // 2, y // 2, x // 2), bias=not norm)
         self.bn = nn.BatchNorm3d(outputs) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 
@@ -142,9 +140,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvModule(inputs, outputs, kernel, stride=stride)
         self.conv2 = ConvModule(outputs, outputs, kernel, act=False)
-        self.downsample = (
-            ConvModule(inputs, outputs, (1, 1, 1), stride=stride, act=False) if project else nn.Identity()
-        )
+        self.downsample = ConvModule(inputs, outputs, (1, 1, 1), stride=stride, act=False) if project else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,9 +173,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
         super().__init__()
-        self.lateral_convs = nn.ModuleList(
-            ConvModule(n, outputs, (1, 1, 1), norm=False, act=False) for n in inputs
-        )
+        self.lateral_convs = nn.ModuleList(ConvModule(n, outputs, (1, 1, 1), norm=False, act=False) for n in inputs)
         self.fpn_convs = nn.ModuleList([ConvModule(outputs, outputs, (3, 3, 3), norm=False, act=False)])
 
     def fuse(self, levels: tuple[Tensor, ...]) -> Tensor:
@@ -202,9 +196,7 @@ def _repeat(x: Tensor, size: torch.Size) -> Tensor:
     fz, fy, fx = (-(-new // n) for new, n in zip(size, old, strict=True))
     z, y, w = old
     cells = x.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]
-    cells = cells.expand(batch, z, fz, y, fy, w, fx, channels).reshape(
-        batch, z * fz, y * fy, w * fx, channels
-    )
+    cells = cells.expand(batch, z, fz, y, fy, w, fx, channels).reshape(batch, z * fz, y * fy, w * fx, channels)
     return cells[:, : size[0], : size[1], : size[2]].permute(0, 4, 1, 2, 3)
 
 

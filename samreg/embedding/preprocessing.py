@@ -220,8 +220,7 @@ def check_ct(image: Image) -> None:
         raise InputError(f"{label}: a {image.ndim}D image; this model embeds 3D CT, give a volume")
     if image.spacing.min() < 0.05 or image.spacing.max() > 20:
         raise InputError(
-            f"{label}: voxel size {np.round(image.spacing, 5).tolist()} mm is not a CT's; set the spacing in "
-            f"mm"
+            f"{label}: voxel size {np.round(image.spacing, 5).tolist()} mm is not a CT's; set the spacing in mm"
         )
     if image.grid.extent.max() > 3000 or image.grid.extent.min() < 4:
         raise InputError(
@@ -232,17 +231,13 @@ def check_ct(image: Image) -> None:
     if image.array.dtype.kind == "f":
         bad = sum(int(plane.size - np.isfinite(plane).sum()) for plane in image.array)
         if bad:
-            raise InputError(
-                f"{label}: {bad} voxels are NaN or infinite; replace them, outside the body with -1024 HU"
-            )
+            raise InputError(f"{label}: {bad} voxels are NaN or infinite; replace them, outside the body with -1024 HU")
     low, high = float(image.array.min()), float(image.array.max())
     where = f"{label}: intensities from {low:g} to {high:g}"
     if high - low < 100:
         raise InputError(f"{where} are constant or normalised; give the original CT in Hounsfield units")
     if low >= 0 and high <= 255:
-        raise InputError(
-            f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000)"
-        )
+        raise InputError(f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000)")
     if low >= 0:
         raise InputError(
             f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale "
@@ -302,9 +297,7 @@ def body_mask(image: Image) -> NDArray[np.bool_]:
 def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
     """Sample a mask onto another grid, nearest neighbour, False outside; returns (z, y, x) bool."""
     if mask.ndim != grid.ndim:
-        raise InputError(
-            f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; give a mask of the image"
-        )
+        raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; give a mask of the image")
     binary = mask.with_array((mask.array > 0).astype(np.uint8))
     return resample(binary, grid, interpolation="nearest", fill=0).array.astype(bool)
 

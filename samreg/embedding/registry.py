@@ -40,9 +40,7 @@ def default_model(ndim: int) -> str:
 
 def available_models() -> Mapping[str, str]:
     """Return the names `load_model` knows and what each one is."""
-    shipped = {
-        path.stem: "network, weights shipped with samreg" for path in sorted(WEIGHTS.glob("*.safetensors"))
-    }
+    shipped = {path.stem: "network, weights shipped with samreg" for path in sorted(WEIGHTS.glob("*.safetensors"))}
     return {
         **shipped,
         "mind": "weight-free descriptor: MIND-SSC, tissue context and body position",
@@ -50,9 +48,7 @@ def available_models() -> Mapping[str, str]:
     }
 
 
-def load_model(
-    source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str | None = None
-) -> EmbeddingModel:
+def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str | None = None) -> EmbeddingModel:
     """Load an embedding model.
 
     Parameters
@@ -82,9 +78,7 @@ def load_model(
             return MindModel()
         return random_official() if name == "sam-random" else _from_file(WEIGHTS / f"{name}.safetensors")
     if not Path(name).exists() and not Path(name).suffix and Path(name).name == name:
-        raise InputError(
-            f"unknown model {name!r}; choose {', '.join(available_models())}, or give a checkpoint file"
-        )
+        raise InputError(f"unknown model {name!r}; choose {', '.join(available_models())}, or give a checkpoint file")
     path = require_file(name, "checkpoint")
     if sha256 is not None and (found := _sha256(path)) != sha256.lower():
         raise InputError(f"{path}: SHA-256 is {found}, expected {sha256.lower()}; download it again")
@@ -96,9 +90,7 @@ def random_official(seed: int = 0) -> NetworkModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SamNetwork()
-    return NetworkModel(
-        network, Preprocessing(), name="sam-random", info={"architecture": "sam", "seed": seed}
-    )
+    return NetworkModel(network, Preprocessing(), name="sam-random", info={"architecture": "sam", "seed": seed})
 
 
 def _from_file(path: Path) -> NetworkModel:
@@ -115,9 +107,7 @@ def _from_file(path: Path) -> NetworkModel:
 def _download(url: str, sha256: str | None) -> Path:
     """Fetch a checkpoint once; later calls find it in the user's cache folder."""
     if sha256 is None:
-        raise InputError(
-            f"{url}: give sha256=, the expected hash of the file, so that nothing else is loaded"
-        )
+        raise InputError(f"{url}: give sha256=, the expected hash of the file, so that nothing else is loaded")
     try:
         import pooch
     except ImportError as error:
@@ -125,9 +115,7 @@ def _download(url: str, sha256: str | None) -> Path:
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256.lower()}", path=pooch.os_cache("samreg")))
     except (OSError, ValueError) as error:  # pooch: ValueError for a wrong hash, requests' errors are OSError
-        raise InputError(
-            f"cannot load {url}: {error}; check the address, the network and the hash"
-        ) from error
+        raise InputError(f"cannot load {url}: {error}; check the address, the network and the hash") from error
 
 
 def _sha256(path: Path) -> str:

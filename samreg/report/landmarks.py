@@ -97,9 +97,7 @@ def draw_landmarks(template: Image, points: Points, target: Image, found: Landma
     return figure
 
 
-def _draw(
-    ax: Axes, image: Image, depth: int, places: FloatArray, colour: Any, labels: list[str]
-) -> FloatArray:
+def _draw(ax: Axes, image: Image, depth: int, places: FloatArray, colour: Any, labels: list[str]) -> FloatArray:
     """Draw one slice with points; returns their positions (N, 2) in the picture, mm."""
     view = views_of(image.ndim)[0]
     shown = grey(view.picture(image.array, depth), window(image))

@@ -202,8 +202,10 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (2, 3):
-        raise InputError(f"{name or 'image'}: shape {image.shape} is {len(shape)}D; select one 3D volume, for "
-                         "example with image.slicer[..., 0]")
+        raise InputError(
+            f"{name or 'image'}: shape {image.shape} is {len(shape)}D; select one 3D volume, for "
+            "example with image.slicer[..., 0]"
+        )
     if min(shape) < 1:
         raise InputError(f"{name or 'image'}: is empty, shape {image.shape}; give an image that has voxels")
     data = image.dataobj
@@ -303,9 +305,7 @@ def transform_from_sitk(transform: Any) -> Transform:
         origin = np.asarray(transform.TransformPoint([0.0] * ndim))
         columns = [np.asarray(transform.TransformPoint(list(axis))) - origin for axis in np.eye(ndim)]
         return AffineTransform(np.stack(columns, axis=1), origin)
-    raise InputError(
-        f"a {transform.GetName()} cannot be read; convert it with SimpleITK.TransformToDisplacementField"
-    )
+    raise InputError(f"a {transform.GetName()} cannot be read; convert it with SimpleITK.TransformToDisplacementField")
 
 
 def field_to_sitk(transform: DisplacementField, *, double: bool = False) -> Any:

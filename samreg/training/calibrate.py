@@ -72,9 +72,7 @@ def calibrate(
     plain: list[NDArray[np.float64]] = []
     guided: list[NDArray[np.float64]] = []
     for fixed, moving in pairs:
-        fitted = fit_map(
-            embeddings[fixed], embeddings[moving], images=(loaded[fixed], loaded[moving]), seed=seed
-        )
+        fitted = fit_map(embeddings[fixed], embeddings[moving], images=(loaded[fixed], loaded[moving]), seed=seed)
         if fitted is not None:
             for parts, search in ((plain, False), (guided, True)):
                 parts.append(known_errors(embeddings[fixed], embeddings[moving], fitted, guided=search))

@@ -152,4 +152,3 @@ class _Head(nn.Module):
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1).flatten(0, -2)
         target = F.softmax(-0.5 * torch.cdist(places, grid).square() / _WIDTH**2, dim=1)
         return -(target * F.log_softmax(heat, dim=1)).sum(dim=1).mean()
-

@@ -66,9 +66,7 @@ class Modality(ABC):
         """Network input back to intensities of an image, which the model normalises itself."""
 
     @abstractmethod
-    def draw_intensity(
-        self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator
-    ) -> Intensity:
+    def draw_intensity(self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator) -> Intensity:
         """Draw how the intensities of a view with these points ((z,) y, x, d) are changed."""
 
 
@@ -89,9 +87,7 @@ class Ct(Modality):
         """See `Modality`."""
         return np.clip(1000 * array, -1024, 3071)
 
-    def draw_intensity(
-        self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator
-    ) -> Intensity:
+    def draw_intensity(self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator) -> Intensity:
         """Contrast of tissues and of enhancement, lesions and implants, blur, noise; water stays near 0 HU."""
         knots = torch.tensor(self._KNOTS, dtype=torch.float32) / 1000 + self.air
         steps = knots.diff() * torch.exp(0.2 * torch.randn(len(knots) - 1, generator=generator))
@@ -115,9 +111,7 @@ class Ct(Modality):
         noise = config.noise / 1000 * torch.rand(1, generator=generator).item() ** 2
         seed = int(torch.randint(0, 2**31, (1,), generator=generator))
         device = points.device
-        return Intensity(
-            knots.to(device), values.to(device), lesions, blur, noise, seed, air=self.air, edge=edge
-        )
+        return Intensity(knots.to(device), values.to(device), lesions, blur, noise, seed, air=self.air, edge=edge)
 
 
 class Xray(Modality):
@@ -137,9 +131,7 @@ class Xray(Modality):
         """See `Modality`."""
         return np.clip(array, 0, 1)
 
-    def draw_intensity(
-        self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator
-    ) -> Intensity:
+    def draw_intensity(self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator) -> Intensity:
         """Gamma, contrast and brightness, uneven exposure, occluding discs, blur, noise."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:

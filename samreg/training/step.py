@@ -132,9 +132,7 @@ class TrainingStep(nn.Module):
         others = [points[: config.candidates] for points in sample.bodies]
         slack = sample.slack[: config.points]
         shifts = _shifts(sample)
-        at = [
-            _around(e, p, f, 2 * step, slack, shifts) for e, p, f in zip(embeddings, places, firsts, strict=True)
-        ]
+        at = [_around(e, p, f, 2 * step, slack, shifts) for e, p, f in zip(embeddings, places, firsts, strict=True)]
         away = [sample_embedding(e, p, f, 2 * step) for e, p, f in zip(embeddings, others, firsts, strict=True)]
         return _both_ways(
             at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + slack
@@ -151,8 +149,7 @@ class TrainingStep(nn.Module):
         step = sample.views[0].step
         for k in range(config.patches):
             firsts = [
-                view.first + step * starts[k].flip(0)
-                for view, starts in zip(sample.views, sample.starts, strict=True)
+                view.first + step * starts[k].flip(0) for view, starts in zip(sample.views, sample.starts, strict=True)
             ]
             inside = torch.stack([
                 self._in_patch(points, first, step) for points, first in zip(sample.matches, firsts, strict=True)
@@ -219,9 +216,7 @@ def _shifts(sample: Sample) -> Tensor:
     return (around if sample.slack.any() else around[:1]).to(sample.slack.device)
 
 
-def _around(
-    embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: Tensor, shifts: Tensor
-) -> Tensor:
+def _around(embedding: Tensor, points: Tensor, first: Tensor, spacing: float, slack: Tensor, shifts: Tensor) -> Tensor:
     """Unit vectors (N, K, C) at points (N, d) and around them, as far as slack (N,) says they are inexact."""
     places = points[:, None] + slack[:, None, None] * shifts
     vectors = sample_embedding(embedding, places.reshape(-1, points.shape[1]), first, spacing)

@@ -61,9 +61,7 @@ def test_safetensors_round_trip(tmp_path, weights):
     network = SamNetwork()
     network.load_state_dict(weights)
     settings = Preprocessing(spacing=3, hu_range=(-500, 500), scale_range=(0, 1))
-    save_checkpoint(
-        path, network, architecture="sam", name="mine", preprocessing=settings, calibration={"slope": 2.0}
-    )
+    save_checkpoint(path, network, architecture="sam", name="mine", preprocessing=settings, calibration={"slope": 2.0})
     checkpoint = load_checkpoint(path)
     assert _same(checkpoint.network, weights)
     assert (checkpoint.name, checkpoint.preprocessing, checkpoint.calibration) == (

@@ -28,9 +28,7 @@ def network() -> SamNetwork:
 
 
 def _whole(network, volume):
-    shape = [
-        max(-(-n // 2) * 2, g) for n, g in zip(volume.shape, network.geometry.global_stride, strict=True)
-    ]
+    shape = [max(-(-n // 2) * 2, g) for n, g in zip(volume.shape, network.geometry.global_stride, strict=True)]
     padded = np.full(shape, -50, np.float32)
     padded[tuple(slice(n) for n in volume.shape)] = volume
     with torch.inference_mode():

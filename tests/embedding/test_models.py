@@ -38,9 +38,7 @@ def phantom(shape=(32, 40, 48), spacing=4.0, direction=None) -> Image:
         hu[lung] = -850
     hu[((y - 31) ** 2 + (x - 23.5) ** 2) < 9] = 500  # spine
     hu += np.random.default_rng(0).normal(0, 15, shape).astype(np.float32)
-    return Image.from_array(
-        hu.round().astype(np.int16), spacing=(spacing,) * 3, origin=(-90, -70, 300), name="phantom"
-    )
+    return Image.from_array(hu.round().astype(np.int16), spacing=(spacing,) * 3, origin=(-90, -70, 300), name="phantom")
 
 
 @pytest.fixture(scope="module")

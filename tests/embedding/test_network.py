@@ -66,15 +66,11 @@ def test_local_offset_is_the_centre_of_the_receptive_field(network):
 
     low, high = _support(network, finest, (44, 56, 64), index)
     centre = (low + high).float() / 2
-    expected = [
-        s * i + o for s, i, o in zip(geometry.local_stride, index, geometry.local_offset, strict=True)
-    ]
+    expected = [s * i + o for s, i, o in zip(geometry.local_stride, index, geometry.local_offset, strict=True)]
     assert centre.tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [((3, 5, 4), (3, 9, 7)), ((2, 3, 3), (2, 6, 6)), ((4, 41, 3), (4, 81, 5))]
-)
+@pytest.mark.parametrize(("old", "new"), [((3, 5, 4), (3, 9, 7)), ((2, 3, 3), (2, 6, 6)), ((4, 41, 3), (4, 81, 5))])
 def test_repeat_is_nearest_interpolation(old, new):
     x = torch.randn(1, 2, *old)
     assert torch.equal(_repeat(x, torch.Size(new)), F.interpolate(x, size=new, mode="nearest"))

@@ -156,4 +156,3 @@ def test_the_encoder_is_a_copy_with_or_without_the_weights(model, xray) -> None:
     assert prepared.shape == (1, 1, 90, 71)
     with pytest.raises(InputError, match="no network"):
         encoder("mind")
-

@@ -191,9 +191,7 @@ def test_a_detector_learns_from_one_picture(weights, pictures, points, tmp_path)
     detector.save(tmp_path / "detector.safetensors")
     again = LandmarkDetector.load(tmp_path / "detector.safetensors")
     assert again.names == points.names
-    np.testing.assert_allclose(
-        again(pictures["second"]).positions, detector(pictures["second"]).positions, atol=0.01
-    )
+    np.testing.assert_allclose(again(pictures["second"]).positions, detector(pictures["second"]).positions, atol=0.01)
     with pytest.raises(InputError, match="without landmarks"):
         LandmarkDetector.load(weights)
     renamed = Points(points.positions, ("a", "b", "c", "d", "z"))

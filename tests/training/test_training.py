@@ -293,9 +293,7 @@ def test_inexact_matches_in_only_some_patches(volumes, config):
     # all matches in one corner: the patch that does not hold it has none
     corner = [starts[:1] + [torch.zeros(3, dtype=torch.long)] for starts in drawn.starts]
     near = (drawn.matches[0] - drawn.matches[0][0]).norm(dim=1) < 30
-    drawn = replace(
-        drawn, matches=tuple(m[near] for m in drawn.matches), slack=drawn.slack[near], starts=tuple(corner)
-    )
+    drawn = replace(drawn, matches=tuple(m[near] for m in drawn.matches), slack=drawn.slack[near], starts=tuple(corner))
     results = TrainingStep(CompactNetwork(**NETWORK), config)(drawn)
     assert all(torch.isfinite(value) for value in results.values())
 

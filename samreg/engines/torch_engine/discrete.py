@@ -16,9 +16,7 @@ from samreg.engines.torch_engine.volumes import moved, pooled, positions, resize
 _COUPLING = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
 
 
-def convex_search(
-    vectors: Sequence[Tensor], present: Tensor, *, extent: Tensor, radius: float, step: float
-) -> Tensor:
+def convex_search(vectors: Sequence[Tensor], present: Tensor, *, extent: Tensor, radius: float, step: float) -> Tensor:
     """Find a smooth displacement between feature volumes of one box.
 
     The dissimilarity of every displacement on a lattice is computed once; then the best displacement of each cell
