@@ -208,11 +208,12 @@ def guided_matches(
 
 def embedded(source: Any, model: Any, device: str, name: str) -> Any:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
-    from samreg.embedding import Embedding, default_model, load_model
+    from samreg.embedding import Embedding
+    from samreg.embedding.registry import model_for
 
     if isinstance(source, Embedding):
         return source
     if isinstance(source, (str, os.PathLike)) and str(source).endswith(".h5"):
         return Embedding.load(source)
     image = as_image(source, name=name)
-    return load_model(default_model(image.ndim) if model is None else model).embed(image, device=device)
+    return model_for(model, image.ndim).embed(image, device=device)

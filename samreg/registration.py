@@ -234,11 +234,11 @@ def _seed(
     clock: _Clock,
 ) -> tuple[Any, tuple[Any, Any], tuple[str, ...], str]:
     """Embed both images; return the seed unless there is a start, the embeddings, notes, and the model's name."""
-    from samreg.embedding import default_model, load_model
+    from samreg.embedding.registry import model_for
     from samreg.seeding import seed_any_orientation
 
     with clock("model"):
-        network = load_model(default_model(fixed.ndim) if model is None else model)
+        network = model_for(model, fixed.ndim)
     with clock("embedding"):
         fixed_embedding = network.embed(fixed, mask=masks[0], device=device)
         moving_embedding = network.embed(moving, mask=masks[1], device=device)

@@ -22,7 +22,7 @@ from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.points import Points, require_inside
 
 if TYPE_CHECKING:
-    from samreg.embedding import Embedding
+    from samreg.embedding import Embedding, EmbeddingModel
     from samreg.runs import Outcome
 
 _LATTICE = 48.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`), of the points templates are scored by
@@ -134,17 +134,18 @@ def read_templates(
     InputError
         When there is none, an image is missing or damaged, or landmarks lie outside their image.
     """
-    from samreg.embedding import default_model, embed, load_model
+    from samreg.embedding import embed
+    from samreg.embedding.registry import model_for
 
     folder = Path(folder)
     images = find_images(folder / "images" if (folder / "images").is_dir() else folder)
-    network = None if model is None else load_model(model)
+    network: EmbeddingModel | None = None
     templates = []
     for name, (file, subject) in _landmark_files(folder, images).items():
         if progress is not None:
             progress(f"template {name}")
         image = read_image(images[name])
-        network = load_model(default_model(image.ndim)) if network is None else network
+        network = model_for(model, image.ndim) if network is None else network
         kept = None if cache is None else Path(cache) / f"{name}.h5"
         embedding = embed(image, model=network, device=device, cache=kept)
         templates.append(Template(name, embedding, read_points(file, grid=image.grid, subject=subject)))

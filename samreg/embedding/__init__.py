@@ -88,12 +88,12 @@ def embed(
         When the image, the mask, the model or the device cannot be used, or `cache` is another kind of file.
     """
     from samreg.embedding.embedding import Embedding
-    from samreg.embedding.registry import default_model, load_model
+    from samreg.embedding.registry import model_for
     from samreg.spatial import as_image
 
     image = as_image(image)
     mask = None if mask is None else as_image(mask, name="mask")
-    loaded = load_model(default_model(image.ndim) if model is None else model)
+    loaded = model_for(model, image.ndim)
     if cache is None:
         return loaded.embed(image, mask=mask, device=device, progress=progress)
     source = _content_hash(image, mask)

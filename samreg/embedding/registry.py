@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -83,6 +84,26 @@ def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str |
     if sha256 is not None and (found := _sha256(path)) != sha256.lower():
         raise InputError(f"{path}: SHA-256 is {found}, expected {sha256.lower()}; download it again")
     return _from_file(path)
+
+
+def model_for(source: str | os.PathLike[str] | EmbeddingModel | None, ndim: int) -> EmbeddingModel:
+    """Return the model of `load_model`, or without a source the default for images of so many dimensions.
+
+    What is known by name is loaded once in a process: reading and preparing `xray-ceph` takes half as long as
+    embedding an X-ray. It is shared, and not to be changed.
+
+    Raises
+    ------
+    InputError
+        As `load_model` and `default_model` do.
+    """
+    name = default_model(ndim) if source is None else source
+    return _shared(name) if isinstance(name, str) and name in available_models() else load_model(name)
+
+
+@lru_cache(maxsize=2)
+def _shared(name: str) -> EmbeddingModel:
+    return load_model(name)
 
 
 def random_official(seed: int = 0) -> NetworkModel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from samreg.embedding.preprocessing import (
     preprocessing_from_dict,
     preprocessing_to_dict,
 )
+from samreg.embedding.registry import WEIGHTS, model_for
 from samreg.errors import InputError
 from samreg.spatial import Image
 
@@ -156,3 +159,17 @@ def test_the_encoder_is_a_copy_with_or_without_the_weights(model, xray) -> None:
     assert prepared.shape == (1, 1, 90, 71)
     with pytest.raises(InputError, match="no network"):
         encoder("mind")
+
+
+def test_models_known_by_name_are_loaded_once(tmp_path):
+    default = model_for(None, 2)
+    assert default.identity == load_model("xray-ceph").identity
+    assert model_for("xray-ceph", 2) is default
+    assert load_model("xray-ceph") is not default  # one's own, to be changed
+    assert model_for(default, 3) is default
+    # files may change
+    path = tmp_path / "weights.safetensors"
+    shutil.copy(WEIGHTS / "xray-ceph.safetensors", path)
+    assert model_for(path, 2) is not model_for(path, 2)
+    with pytest.raises(InputError, match="unknown model 'xray'"):
+        model_for("xray", 2)
