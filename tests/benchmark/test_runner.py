@@ -191,7 +191,7 @@ def test_a_dask_worker_killed_midway_loses_nothing_and_repeats_nothing(folder, m
 
         def kill_one(now):
             if not killed:
-                killed.append(now_running(cluster))
+                killed.append(now_running(cluster, methods.parent))
                 os.kill(killed[0], signal.SIGKILL)
 
         records = run_jobs(todo, backend="dask", scheduler=cluster.scheduler_address, progress=kill_one)
@@ -202,15 +202,20 @@ def test_a_dask_worker_killed_midway_loses_nothing_and_repeats_nothing(folder, m
     assert len(calls(methods)) == 6
 
 
-def now_running(cluster) -> int:
-    """The process of a worker that is in the middle of a job."""
+def now_running(cluster, folder: Path) -> int:
+    """The process of a worker whose job is in the middle of the method `slow`, with a second of it left at least."""
     import psutil
+
+    def begun(child):
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - (folder / f"started-{child.pid}").stat().st_mtime < 2
+        return False
 
     def busy():
         for worker in cluster.workers.values():
             with contextlib.suppress(psutil.Error):  # it has just ended
                 children = psutil.Process(worker.pid).children(recursive=True)
-                if any("samreg.benchmark.job" in child.cmdline() for child in children):
+                if any(begun(child) for child in children):
                     return worker.pid
         return None
 
