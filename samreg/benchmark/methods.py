@@ -82,6 +82,8 @@ _BUILT_IN = {
         _careful("elastix-careful-bspline", "elastix", _TUNED_BSPLINE),
         _registered("hybrid-ants", method="hybrid", engine="ants"),
         _registered("hybrid-elastix", method="hybrid", engine="elastix"),
+        _registered("hybrid-ants-careful", method="hybrid", engine="ants", engine_options=_TUNED_SYN),
+        _registered("hybrid-elastix-careful", method="hybrid", engine="elastix", engine_options=_TUNED_BSPLINE),
         _registered("hybrid-torch", method="hybrid", engine="torch"),
         _registered("hybrid-torch-fast", method="hybrid", engine="torch", engine_options={"preset": "fast"}),
         _registered("hybrid-torch-accurate", method="hybrid", engine="torch", engine_options={"preset": "accurate"}),

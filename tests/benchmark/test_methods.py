@@ -35,8 +35,18 @@ def test_every_method_of_the_comparison_is_there():
         *("ants-affine", "ants-syn", "ants-synquick", "elastix-affine", "elastix-bspline"),
         *("ants-careful-affine", "ants-careful-syn", "elastix-careful-bspline"),
         *("hybrid-torch-fast", "hybrid-torch-accurate", "convexadam-ants", "convexadam-embedding"),
+        *("hybrid-ants-careful", "hybrid-elastix-careful"),
     }
     assert get_method("hybrid-torch-fast").options["engine_options"] == {"preset": "fast"}
+
+
+@pytest.mark.parametrize(
+    ("seeded", "alone"),
+    [("hybrid-ants-careful", "ants-careful-syn"), ("hybrid-elastix-careful", "elastix-careful-bspline")],
+)
+def test_careful_chains_deform_alike_with_the_seed_and_without(seeded, alone):
+    assert get_method(seeded).options["engine_options"] == get_method(alone).options["deformable"]
+    assert get_method(seeded).options["engine"] == get_method(alone).options["engine"]
 
 
 def test_a_model_is_part_of_the_name_and_of_the_hash():
