@@ -2,6 +2,7 @@
 
 Body masks on both images, both at 2 mm, an affine from several starts of which the most similar result is kept, and a
 tuned deformable registration from there: the best that the engines give on scans of different people and coverage.
+And the same with samreg's seed in place of the starts, which tells what the seed is worth where all else is equal.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+import samreg
 from samreg.benchmark.method import Outcome
 from samreg.embedding.preprocessing import body_mask, standardised
 from samreg.engines import get_engine
+from samreg.engines.base import Engine
 from samreg.errors import EngineError
 from samreg.quality import ncc
 from samreg.spatial import AffineTransform, Image, Transform, resample, resample_spacing
@@ -34,6 +37,7 @@ def careful(
     threads: int,
     seed: int,
     deformable: Mapping[str, Any] | None = None,
+    seeded: bool = False,
 ) -> Outcome:
     """Register as a careful user does.
 
@@ -47,6 +51,8 @@ def careful(
         As in :func:`samreg.register`.
     deformable
         Options of the deformable registration; the affine alone unless given.
+    seeded
+        Start the deformable registration from samreg's deformable seed instead of the best of several affines.
 
     Returns
     -------
@@ -54,35 +60,58 @@ def careful(
         False when no start leads anywhere.
     """
     backend = get_engine(engine)
-    clock = [time.perf_counter()]
+    begin = time.perf_counter()
     fine = standardised(fixed, _FINE), standardised(moving, _FINE)
-    fixed_mask, moving_mask = (image.with_array(body_mask(image).astype(np.uint8)) for image in fine)
+    masks = [image.with_array(body_mask(image).astype(np.uint8)) for image in fine]
     common: dict[str, Any] = {
-        "fixed_mask": fixed_mask, "moving_mask": moving_mask, "seed": seed, "threads": threads
+        "fixed_mask": masks[0], "moving_mask": masks[1], "seed": seed, "threads": threads
     }  # fmt: skip
-    coarse = resample_spacing(fine[0], _COARSE), resample_spacing(fine[1], _COARSE)
-    clock.append(time.perf_counter())
+    timings = {"preparation": time.perf_counter() - begin}
+    if seeded:
+        found = samreg.register(fixed, moving, method="embedding", threads=threads, seed=seed)
+        start = Outcome(found.transform, timings=found.timings, reason=found.reason)
+    else:
+        start = best_affine(backend, *fine, common)
+    timings.update(start.timings)
+    if start.transform is None or deformable is None:
+        return Outcome(start.transform, timings=timings, reason=start.reason)
+    begin = time.perf_counter()
+    transform = backend.register(
+        *fine, start=start.transform, transform="deformable", options=deformable, **common
+    ).transform
+    return Outcome(transform, timings={**timings, "deformable": time.perf_counter() - begin})
+
+
+def best_affine(backend: Engine, fixed: Image, moving: Image, common: Mapping[str, Any]) -> Outcome:
+    """Return the most similar of the affines from several starts, found on coarse images and refined on these.
+
+    Parameters
+    ----------
+    backend
+        The engine.
+    fixed, moving
+        At 2 mm.
+    common
+        Masks and other options of every run of the engine.
+    """
+    clock = [time.perf_counter()]
+    masks = common["fixed_mask"], common["moving_mask"]
+    coarse = resample_spacing(fixed, _COARSE), resample_spacing(moving, _COARSE)
     best, found = -1.0, None
-    for start in starts(fixed_mask, moving_mask):
+    for start in starts(*masks):
         try:
             candidate = backend.register(*coarse, start=start, transform="affine", **common).transform
         except EngineError:  # a start that shows too little in common
             continue
-        score = similarity(*coarse, fixed_mask, moving_mask, candidate)
+        score = similarity(*coarse, *masks, candidate)
         if score > best:
             best, found = score, candidate
     clock.append(time.perf_counter())
     if found is None:
         return Outcome(None, reason="no start of the affine registration led anywhere")
-    transform = backend.register(*fine, start=found, transform="affine", **common).transform
+    transform = backend.register(fixed, moving, start=found, transform="affine", **common).transform
     clock.append(time.perf_counter())
-    if deformable is not None:
-        transform = backend.register(
-            *fine, start=transform, transform="deformable", options=deformable, **common
-        ).transform
-    clock.append(time.perf_counter())
-    stages = ("preparation", "starts", "affine", "deformable")
-    return Outcome(transform, timings=dict(zip(stages, np.diff(clock).tolist(), strict=True)))
+    return Outcome(transform, timings=dict(zip(("starts", "affine"), np.diff(clock).tolist(), strict=True)))
 
 
 def starts(fixed_mask: Image, moving_mask: Image) -> list[AffineTransform]:

@@ -55,9 +55,11 @@ def _registered(name: str, **options: Any) -> Method:
     return Method(name, _register, options, tuple(sorted(packages)), rooms)
 
 
-def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None) -> Method:
-    options = {"engine": engine, "deformable": deformable}
-    return Method(name, careful, options, (_DISTRIBUTIONS[engine],), ("benchmark/careful.py", *_ENGINE_ROOMS[engine]))
+def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None, *, seeded: bool = False) -> Method:
+    options = {"engine": engine, "deformable": deformable} | ({"seeded": True} if seeded else {})
+    packages = (_DISTRIBUTIONS[engine], *(("torch",) if seeded else ()))
+    rooms = ("benchmark/careful.py", *(_EMBEDDING if seeded else ()), *_ENGINE_ROOMS[engine])
+    return Method(name, careful, options, packages, rooms)
 
 
 def _convexadam(name: str, start: str, packages: tuple[str, ...], rooms: tuple[str, ...]) -> Method:
@@ -82,8 +84,8 @@ _BUILT_IN = {
         _careful("elastix-careful-bspline", "elastix", _TUNED_BSPLINE),
         _registered("hybrid-ants", method="hybrid", engine="ants"),
         _registered("hybrid-elastix", method="hybrid", engine="elastix"),
-        _registered("hybrid-ants-careful", method="hybrid", engine="ants", engine_options=_TUNED_SYN),
-        _registered("hybrid-elastix-careful", method="hybrid", engine="elastix", engine_options=_TUNED_BSPLINE),
+        _careful("hybrid-ants-careful", "ants", _TUNED_SYN, seeded=True),
+        _careful("hybrid-elastix-careful", "elastix", _TUNED_BSPLINE, seeded=True),
         _registered("hybrid-torch", method="hybrid", engine="torch"),
         _registered("hybrid-torch-fast", method="hybrid", engine="torch", engine_options={"preset": "fast"}),
         _registered("hybrid-torch-accurate", method="hybrid", engine="torch", engine_options={"preset": "accurate"}),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,9 +45,10 @@ def test_every_method_of_the_comparison_is_there():
     ("seeded", "alone"),
     [("hybrid-ants-careful", "ants-careful-syn"), ("hybrid-elastix-careful", "elastix-careful-bspline")],
 )
-def test_careful_chains_deform_alike_with_the_seed_and_without(seeded, alone):
-    assert get_method(seeded).options["engine_options"] == get_method(alone).options["deformable"]
-    assert get_method(seeded).options["engine"] == get_method(alone).options["engine"]
+def test_careful_chains_differ_in_nothing_but_the_start(seeded, alone):
+    assert get_method(seeded).options == {**get_method(alone).options, "seeded": True}
+    assert "embedding" in get_method(seeded).rooms
+    assert "embedding" not in get_method(alone).rooms
 
 
 def test_a_model_is_part_of_the_name_and_of_the_hash():
@@ -157,6 +159,23 @@ def test_careful_keeps_the_most_similar_start(pair, monkeypatch):
     assert [spacing for _, spacing, *_ in engine.calls] == [6.0] * 9 + [2.0] * 2
     assert engine.calls[-1][2:] == ({"iterations": 3}, ["fixed_mask", "moving_mask", "seed", "threads"])
     assert set(found.timings) == {"preparation", "starts", "affine", "deformable"}
+
+
+def test_a_seeded_careful_chain_starts_at_the_seed(pair, monkeypatch):
+    engine = _StaysWhereItIsPut()
+    monkeypatch.setattr(careful, "get_engine", lambda name: engine)
+    engine.calls.append(None)  # refuses nothing
+    seeded = partial(careful.careful, engine="any", threads=1, seed=0, deformable={"iterations": 3}, seeded=True)
+    found = seeded(*(case.image() for case in pair))
+    assert engine.calls[1:] == [
+        ("deformable", 2.0, {"iterations": 3}, ["fixed_mask", "moving_mask", "seed", "threads"])
+    ]
+    assert mean_error(pair, found.transform) < 15
+    assert {"preparation", "embedding", "deformable"} < set(found.timings)
+    noise = [Image.from_array(np.random.default_rng(i).normal(0, 300, (40, 40, 40)), spacing=(5, 5, 5)) for i in (0, 1)]
+    refused = seeded(*noise)
+    assert not refused
+    assert refused.reason
 
 
 def test_careful_gives_up_when_no_start_leads_anywhere(pair, monkeypatch):

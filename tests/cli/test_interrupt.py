@@ -10,6 +10,11 @@ import sys
 import pytest
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to programs it starts in the background: they inherit that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is POSIX")
 @pytest.mark.parametrize("stage", ["seeding", "writing"])
 def test_interrupt(files, tmp_path, stage):
@@ -17,8 +22,9 @@ def test_interrupt(files, tmp_path, stage):
     command = [sys.executable, "-m", "samreg.cli", "register", files.fixed, files.moving, "-o", out, "-v"]
     command += ["--method", "embedding", "--transform", "deformable", "--model", "mind"]
     with subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_heed_interrupts,
+    ) as process:  # fmt: skip
         for line in process.stderr:
             if stage in line:
                 process.send_signal(signal.SIGINT)

@@ -52,6 +52,7 @@ def test_the_report_of_a_real_pair_is_small(embedded, tmp_path) -> None:
     assert embedded.report(tmp_path / "report.html").stat().st_size < 5e6
 
 
+@pytest.mark.slow
 def test_hybrid_brings_two_people_closer_than_the_embeddings_alone(images, landmarks, embedded) -> None:
     x, y = landmarks
     result = samreg.register(images[FIXED], images[MOVING])
