@@ -43,7 +43,7 @@ def test_a_skip_is_a_failure_under_ci_and_says_what_is_missing(tmp_path, tests, 
     command = (sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", "-W", "ignore")
     run = subprocess.run(
         [*command, f"--rootdir={tmp_path}", tmp_path],
-        env=os.environ | {"CI": ci}, capture_output=True, text=True, check=False,
+        env=os.environ | {"CI": ci, "PYTEST_ADDOPTS": ""}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     last = run.stdout.splitlines()[-1]
     assert f" {summary} in " in last, run.stdout

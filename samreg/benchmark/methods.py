@@ -56,7 +56,7 @@ def _registered(name: str, **options: Any) -> Method:
 
 
 def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None, *, seeded: bool = False) -> Method:
-    options = {"engine": engine, "deformable": deformable} | ({"seeded": True} if seeded else {})
+    options = {"engine": engine, "deformable": deformable, "seeded": seeded}
     packages = (_DISTRIBUTIONS[engine], *(("torch",) if seeded else ()))
     rooms = ("benchmark/careful.py", *(_EMBEDDING if seeded else ()), *_ENGINE_ROOMS[engine])
     return Method(name, careful, options, packages, rooms)
