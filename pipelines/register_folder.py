@@ -23,7 +23,7 @@ import joblib
 
 import samreg
 from samreg.embedding import default_model
-from samreg.runs import find_inputs, run_step, write_table
+from samreg.steps import find_inputs, run_step, write_table
 
 
 class Outcome(NamedTuple):

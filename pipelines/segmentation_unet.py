@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 import samreg
 from samreg.embedding import Encoder, encoder
-from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
 from samreg.spatial import Image, resample
+from samreg.spatial.standard import standardised
 from samreg.training.augment import draw_view
-from samreg.training.config import ViewConfig
 from samreg.training.data import make_volume
 from samreg.training.modality import MODALITIES
+from samreg.training.views import ViewConfig
 
 logger = logging.getLogger("samreg.pipelines.segmentation")
 

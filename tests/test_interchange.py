@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import samreg
-from samreg.benchmark.phantom import phantom_pair
+from samreg.phantoms.phantom import phantom_pair
 
 _EDGE = 20.0  # HU, by which a voxel may differ where the view of the moving image ends
 

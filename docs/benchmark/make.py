@@ -13,11 +13,11 @@ from pathlib import Path
 
 import PIL.Image
 
-from samreg.benchmark import charts
 from samreg.benchmark.job import read_record
-from samreg.benchmark.report import against
-from samreg.benchmark.statistics import compare
-from samreg.benchmark.tables import Record, by_method, leaderboard, markdown
+from samreg.benchmark.report import charts
+from samreg.benchmark.report.page import against
+from samreg.benchmark.report.statistics import compare
+from samreg.benchmark.report.tables import Record, by_method, leaderboard, markdown
 from samreg.report.pictures import png
 
 HERE = Path(__file__).parent

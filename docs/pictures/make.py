@@ -14,9 +14,9 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 import samreg
-from samreg.benchmark.phantom import PhantomPair, phantom_pair
+from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.quality import target_registration_error
-from samreg.quality.registration import initial_alignment
+from samreg.registration.quality import initial_alignment
 from samreg.report.pictures import draw_projections, png
 from samreg.report.views import grey, overlay, standard, views_of, window
 from samreg.spatial import resample

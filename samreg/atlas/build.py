@@ -20,7 +20,6 @@ from samreg.atlas.frame import common_frame, common_grid, shape_update
 from samreg.atlas.picture import write_picture
 from samreg.errors import InputError, SamregError
 from samreg.quality import dice, ncc
-from samreg.runs import Outcome, find_inputs, recorded, run_step, write_summary, write_table
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image, write_image
@@ -29,6 +28,7 @@ from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points, require_inside
 from samreg.spatial.resample import resample
 from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, compose, invert
+from samreg.steps import Outcome, find_inputs, recorded, run_step, write_summary, write_table
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _AIR = -500.0  # HU; an image with less is a CT
@@ -184,7 +184,7 @@ def build_atlas(
         When fewer than two subjects can be used, an option is at fault, landmarks lie outside their image, labels are
         no whole numbers, or the disk is full.
     """
-    from samreg.registration import _as_mapping
+    from samreg.registration.register import _as_mapping
 
     if iterations < 0 or jobs < 1:
         raise InputError(f"iterations must be at least 0 and jobs at least 1, got {iterations} and {jobs}")
@@ -340,7 +340,7 @@ def _read(images: Mapping[str, Path], out: Path, options: Mapping[str, Any], nam
 
 def _medoid(names: Sequence[str], folder: Path) -> str:
     from samreg.embedding import Embedding
-    from samreg.templates import template_scores
+    from samreg.landmarks.templates import template_scores
 
     scores = template_scores([Embedding.load(folder / name / "embedding.h5") for name in names])
     return names[int(np.argmax(scores))]

@@ -1,9 +1,9 @@
 """Comparing registration methods: data sets, methods, the runner, measures and the report; and phantoms."""
 
 from samreg.benchmark.datasets import Case, DataSet, load_dataset
-from samreg.benchmark.method import Method, Outcome
-from samreg.benchmark.methods import available_methods, get_method
-from samreg.benchmark.report import write_report
+from samreg.benchmark.methods.base import Method, Outcome
+from samreg.benchmark.methods.registry import available_methods, get_method
+from samreg.benchmark.report.page import write_report
 from samreg.benchmark.runner import plan, run_jobs
 
 __all__ = [

@@ -121,9 +121,9 @@ def run(job: Job) -> dict[str, Any]:
 
 def _register_and_measure(job: Job) -> dict[str, Any]:
     from samreg.benchmark.datasets import load_dataset
-    from samreg.benchmark.methods import get_method
+    from samreg.benchmark.methods.registry import get_method
     from samreg.benchmark.metrics import common_landmarks, measure
-    from samreg.benchmark.pictures import write_picture
+    from samreg.benchmark.report.pictures import write_picture
     from samreg.spatial import invert
 
     data, method = load_dataset(job.data), get_method(job.method)
@@ -167,7 +167,7 @@ def _peak_memory() -> float | None:
         import resource
     except ImportError:
         return None
-    from samreg.engines.worker import own_peak, worker_peak
+    from samreg.engines.child import own_peak, worker_peak
 
     unit = 1 if sys.platform == "darwin" else 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit

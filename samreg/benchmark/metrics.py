@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.benchmark.datasets.base import Case
-from samreg.embedding.preprocessing import body_mask, sample_mask
+from samreg.embedding.body import body_mask
 from samreg.errors import EngineError
 from samreg.quality import (
     dice,
@@ -18,10 +18,11 @@ from samreg.quality import (
     target_registration_error,
 )
 from samreg.quality.learn2reg import learn2reg_dice, learn2reg_sdlogj, learn2reg_tre
-from samreg.quality.registration import working_grid
+from samreg.registration.quality import working_grid
 from samreg.spatial import Image, Points, Transform, inverse_residual, resample
 from samreg.spatial.io_transforms import learn2reg_displacement
 from samreg.spatial.points import require_equal_counts
+from samreg.spatial.standard import sample_mask
 
 SUCCESS_MM = (5, 10, 15)
 _INVERSE_POINTS = 20_000

@@ -13,7 +13,7 @@ from typing import Any
 from samreg.benchmark.datasets import DataSet
 from samreg.benchmark.datasets.base import digest
 from samreg.benchmark.job import Job, execute, read_record
-from samreg.benchmark.methods import get_method
+from samreg.benchmark.methods.registry import get_method
 from samreg.errors import InputError, MissingExtraError
 
 BACKENDS = ("local", "dask")

@@ -78,7 +78,7 @@ def _image(mapping: Transform, image: Image, grid: Grid, out: Path, interpolatio
 
 
 def _in_folder(folder: Path, backward: bool) -> Transform:
-    from samreg.saved import load_transform
+    from samreg.registration.store import load_transform
 
     return load_transform(folder, "inverse" if backward else "transform")
 

@@ -48,10 +48,10 @@ def benchmark(
     Each result is stored as soon as it is there: run the same command again to go on where it stopped.
     """
     from samreg.benchmark.datasets import load_dataset
-    from samreg.benchmark.methods import available_methods
-    from samreg.benchmark.report import write_report
+    from samreg.benchmark.methods.registry import available_methods
+    from samreg.benchmark.report.page import write_report
+    from samreg.benchmark.report.tables import leaderboard, show
     from samreg.benchmark.runner import plan, run_jobs
-    from samreg.benchmark.tables import leaderboard, show
 
     if methods == "list":
         say("\n".join(available_methods()))

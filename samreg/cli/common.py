@@ -17,10 +17,10 @@ from typer.core import TyperGroup
 from samreg.errors import InputError, SamregError
 
 if TYPE_CHECKING:
-    from samreg.result import RegistrationResult
-    from samreg.runs import Outcome
+    from samreg.registration.result import RegistrationResult
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
+    from samreg.steps import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def load_result(
     folder: Path, fixed: Path | None, moving: Path | None, fixed_series: str | None, moving_series: str | None
 ) -> RegistrationResult:
     """Read a saved result; its images from where they were, or from here, each perhaps one DICOM series of several."""
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
 
     images: dict[str, Path | Image | None] = {}
     for role, path, series in (("fixed", fixed, fixed_series), ("moving", moving, moving_series)):

@@ -13,8 +13,8 @@ import typer
 from samreg.cli.common import Model, Quiet, Seed, Verbose, require_writable, say, session, show_table
 
 if TYPE_CHECKING:
-    from samreg.benchmark.phantom import PhantomPair
-    from samreg.result import RegistrationResult
+    from samreg.phantoms.phantom import PhantomPair
+    from samreg.registration.result import RegistrationResult
     from samreg.spatial.transforms import Transform
 
 _QUICK = 5.0  # mm
@@ -31,7 +31,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Register two phantom chests in three ways, and compare each with the known truth. Downloads nothing."""
-    from samreg.benchmark.phantom import phantom_pair
+    from samreg.phantoms.phantom import phantom_pair
 
     require_writable(out)
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def _write(pair: PhantomPair, hybrid: RegistrationResult, out: Path) -> None:
 
 
 def _show(pair: PhantomPair, alone: RegistrationResult, hybrid: RegistrationResult) -> None:
-    from samreg.quality.registration import initial_alignment
+    from samreg.registration.quality import initial_alignment
 
     before, how = initial_alignment(hybrid)
     engine = hybrid.timings.get("registration", 0.0) + hybrid.timings.get("composition", 0.0)

@@ -58,7 +58,7 @@ def train(
     from samreg.embedding.models import NetworkModel
     from samreg.spatial import find_points
     from samreg.training.data import named_images
-    from samreg.training.detector import train_detector
+    from samreg.training.landmarks import train_detector
 
     require_suffix(out, (".safetensors",))
     with session(verbose=verbose, quiet=quiet) as progress:
@@ -101,7 +101,7 @@ def predict(
 ) -> None:
     """Find a DETECTOR's landmarks in an IMAGE."""
     import samreg
-    from samreg.detector import LandmarkDetector
+    from samreg.landmarks.detector import LandmarkDetector
 
     require_suffix(out, (".csv", ".mrk.json", ".fcsv", ".pts", ".txt"))
     with session(verbose=verbose, quiet=quiet) as progress:

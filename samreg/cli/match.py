@@ -26,9 +26,9 @@ from samreg.errors import InputError
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
-    from samreg.landmarks import LandmarkMatches
+    from samreg.landmarks.match import LandmarkMatches
+    from samreg.landmarks.templates import TemplateMatches
     from samreg.spatial.image import Image
-    from samreg.templates import TemplateMatches
 
 _POINTS = (".csv", ".mrk.json", ".fcsv", ".pts", ".txt")
 _COLUMNS = {

@@ -30,7 +30,7 @@ from samreg.spatial.points import paired_points
 
 if TYPE_CHECKING:
     from samreg.quality import LandmarkErrors
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
 
 
 def register(
@@ -127,7 +127,7 @@ def register(
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    from samreg.result import SAVE_FORMATS
+    from samreg.registration.result import SAVE_FORMATS
 
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
     unknown = [part for part in formats if part not in SAVE_FORMATS]
@@ -149,7 +149,7 @@ def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) 
 
 def _show_errors(result: RegistrationResult, errors: LandmarkErrors) -> None:
     from samreg.quality import summarise_errors
-    from samreg.quality.registration import initial_alignment
+    from samreg.registration.quality import initial_alignment
 
     names = (f"before, {initial_alignment(result)[1]}", "transform, in the moving image", "inverse, in the fixed image")
     summaries = [summarise_errors(values) for values in (errors.before, errors.transform, errors.inverse)]

@@ -19,13 +19,9 @@ import torch
 from torch import Tensor
 
 from samreg.embedding.compact import CompactNetwork
+from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import EmbeddingNetwork, SamNetwork
-from samreg.embedding.preprocessing import (
-    AnyPreprocessing,
-    Preprocessing,
-    preprocessing_from_dict,
-    preprocessing_to_dict,
-)
+from samreg.embedding.preprocessing import AnyPreprocessing, preprocessing_from_dict, preprocessing_to_dict
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, require_file
 
@@ -87,7 +83,7 @@ class Checkpoint:
     info : mapping
         Facts to show the user, such as the weights that were left out.
     landmarks : mapping or None
-        What makes it a landmark detector (`samreg.detector`).
+        What makes it a landmark detector (`samreg.landmarks.detector`).
     """
 
     network: EmbeddingNetwork

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import EmbeddingNetwork, NetworkGeometry
-from samreg.embedding.preprocessing import Preprocessing
 
 # network input is HU / 1000, so that half precision keeps soft tissue apart
 COMPACT_PREPROCESSING = Preprocessing(spacing=2.0, hu_range=(-1024.0, 3071.0), scale_range=(-1.024, 3.071))

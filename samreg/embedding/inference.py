@@ -20,43 +20,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from samreg.embedding.network import ConvModule, EmbeddingNetwork
-from samreg.errors import InputError
 
 Progress = Callable[[float], None]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 _SLAB = 32  # input slices; at 2 mm and 64 bf16 channels about 0.1 GB
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the torch device to run on; "auto" takes cuda, mps, cpu, the first that is there.
-
-    Raises
-    ------
-    InputError
-        When the device is unknown or not present.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, there in present.items() if there))
-    choices = "auto, " + ", ".join(name for name, there in present.items() if there)
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"unknown device {device!r}; choose one of {choices}") from None
-    if not present.get(resolved.type, False):
-        raise InputError(f"device {device!r} is not available here; choose one of {choices}")
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r}: only {torch.cuda.device_count()} CUDA devices here; choose cuda:0")
-    return resolved
-
-
-def inference_dtype(device: torch.device) -> torch.dtype:
-    """Return the fastest safe floating-point type: half precision where the hardware computes in it."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 
 
 def optimised(network: EmbeddingNetwork, device: torch.device, dtype: torch.dtype) -> EmbeddingNetwork:

@@ -22,11 +22,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samreg.device import resolve_device
+from samreg.embedding.body import body_mask
+from samreg.embedding.ct import check_ct
 from samreg.embedding.embedding import Embedding
-from samreg.embedding.inference import Progress, resolve_device
+from samreg.embedding.inference import Progress
 from samreg.embedding.models import EmbeddingModel, masked_body, require_body, strided_grid
-from samreg.embedding.preprocessing import body_mask, check_ct, standardised
 from samreg.spatial.image import Image
+from samreg.spatial.standard import standardised
 
 _SPACING = 4.0  # mm, of the local grid; the global grid has twice that
 _MIND_SCALES = 3  # 4, 8, 16 mm

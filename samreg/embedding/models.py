@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samreg.device import inference_dtype, resolve_device
 from samreg.embedding.embedding import Embedding
-from samreg.embedding.inference import Progress, embed_volume, inference_dtype, optimised, resolve_device
+from samreg.embedding.inference import Progress, embed_volume, optimised
 from samreg.embedding.network import EmbeddingNetwork
-from samreg.embedding.preprocessing import AnyPreprocessing, sample_mask, standardised
+from samreg.embedding.preprocessing import AnyPreprocessing
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.standard import sample_mask, standardised
 
 
 class EmbeddingModel(ABC):

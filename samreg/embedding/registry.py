@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from samreg.embedding.checkpoint import load_checkpoint
+from samreg.embedding.ct import Preprocessing
 from samreg.embedding.mind import MindModel
 from samreg.embedding.models import EmbeddingModel, NetworkModel
 from samreg.embedding.network import SamNetwork
-from samreg.embedding.preprocessing import Preprocessing
 from samreg.errors import InputError, MissingExtraError
 from samreg.spatial.files import require_file
 

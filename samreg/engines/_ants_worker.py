@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from samreg.engines.worker import worker_main
+from samreg.engines.child import worker_main
 
 
 def main(folder: Path) -> None:

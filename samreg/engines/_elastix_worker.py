@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from samreg.engines.worker import worker_main
+from samreg.engines.child import worker_main
 
 
 def main(folder: Path) -> None:

@@ -18,7 +18,7 @@ from samreg.engines.base import (
     make_options,
     prepare,
 )
-from samreg.engines.worker import run_worker
+from samreg.engines.child import run_worker
 from samreg.errors import InputError
 from samreg.spatial import Image, Transform, compose
 from samreg.spatial.grid import FloatArray, as_points_array

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from samreg.embedding.inference import inference_dtype
+from samreg.device import inference_dtype
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 

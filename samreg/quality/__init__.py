@@ -8,7 +8,6 @@ from samreg.quality.landmarks import (
     summarise_errors,
     target_registration_error,
 )
-from samreg.quality.registration import landmark_errors, quality_flags, registration_quality
 from samreg.quality.similarity import ncc
 
 __all__ = [
@@ -18,11 +17,8 @@ __all__ = [
     "dice",
     "hd95",
     "jacobian_statistics",
-    "landmark_errors",
     "mean_surface_distance",
     "ncc",
-    "quality_flags",
-    "registration_quality",
     "summarise_errors",
     "surface_distances",
     "target_registration_error",

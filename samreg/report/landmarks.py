@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from samreg.landmarks import LandmarkMatches
+    from samreg.landmarks.match import LandmarkMatches
 
 _DPI = 100
 _FLAT_INCHES, _TILE_INCHES = 7.0, 2.6  # of a 2D image, and of the surroundings of one landmark in a volume

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from samreg.errors import MissingExtraError
-from samreg.quality.registration import initial_alignment
+from samreg.registration.quality import initial_alignment
 from samreg.report.views import standard, window
 from samreg.spatial.resample import resample
 
 if TYPE_CHECKING:
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
 
 _POINT_SIZE = 4.0  # mm
 _SLAB = 12.0  # mm of matches that are shown at a time; images show their slice

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from samreg.quality.landmarks import summarise_errors
-from samreg.quality.registration import initial_alignment
+from samreg.registration.quality import initial_alignment
 from samreg.report.pictures import draw_matches, draw_projections, img, png
 from samreg.report.viewer import viewer_data
 from samreg.spatial.files import atomic_path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from samreg.quality import LandmarkErrors
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
     from samreg.spatial.image import Image
 
 # Measure: (label, how to print it, what it means).

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samreg.quality.registration import initial_alignment
+from samreg.registration.quality import initial_alignment
 from samreg.report.views import (
     View,
     focus,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
 
 _WIDTH, _LEAST_WIDTH, _MOST_HEIGHT = 3.0, 2.2, 5.0  # inches a picture; titles need the least
 _DPI = 100

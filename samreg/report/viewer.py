@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.quality.deformation import determinants
-from samreg.quality.registration import body_on, initial_alignment, working_grid
+from samreg.registration.quality import body_on, initial_alignment, working_grid
 from samreg.report.views import View, focus, grey, standard, views_of, window
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
@@ -19,7 +19,7 @@ from samreg.spatial.resample import resample
 from samreg.spatial.transforms import AffineTransform, Transform, components
 
 if TYPE_CHECKING:
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
 
 _WIDEST = 320  # pixels along the longest side
 _MARGIN = 10.0  # mm shown around the body

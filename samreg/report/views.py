@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samreg.embedding.preprocessing import oriented
-from samreg.quality.registration import body_on, working_grid
+from samreg.registration.quality import body_on, working_grid
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
+from samreg.spatial.standard import oriented
 
 if TYPE_CHECKING:
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
 
 _CT_WINDOW = (-900.0, 400.0)  # HU; wide enough to show lungs, soft tissue and bone at once
 _LOOKS_LIKE_CT = -500.0  # some intensity lies below

@@ -1,12 +1,12 @@
 """Where things are: images, points, transforms; reading, writing and converting them."""
 
-from samreg.spatial.adapters import as_image
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.inputs import as_image, as_points
 from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
-from samreg.spatial.points import Points, as_points
+from samreg.spatial.points import Points
 from samreg.spatial.resample import resample, resample_spacing
 from samreg.spatial.transforms import (
     AffineTransform,

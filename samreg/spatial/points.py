@@ -82,27 +82,6 @@ class Points:
         return self.take(np.array([where[n] for n in names], dtype=int))
 
 
-def as_points(points: object, ndim: int) -> Points:
-    """Return :class:`Points` from Points, an array (N, d) in LPS mm, or the path of a points file.
-
-    Raises
-    ------
-    InputError
-        When the points have another number of coordinates than ``ndim``.
-    """
-    import os
-
-    if isinstance(points, (str, os.PathLike)):
-        from samreg.spatial.io_points import read_points
-
-        points = read_points(points)
-    if not isinstance(points, Points):
-        points = Points(np.atleast_2d(np.asarray(points, dtype=np.float64)))
-    if points.ndim != ndim:
-        raise InputError(f"points have {points.ndim} coordinates, the image has {ndim} dimensions")
-    return points
-
-
 def paired_points(fixed: Points, moving: Points) -> tuple[Points, Points]:
     """Return the points both images have, matched by name, in one order.
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from samreg.errors import InputError
-from samreg.spatial.adapters import as_image
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
-from samreg.spatial.points import Points, as_points, require_inside
+from samreg.spatial.inputs import as_image, as_points
+from samreg.spatial.points import Points, require_inside
 from samreg.tracking.size import Extent
 
 _POINT_FILES = (".csv", ".json", ".fcsv", ".pts", ".txt")

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from samreg.errors import InputError, SamregError
-from samreg.runs import Outcome, run_step, write_summary, write_table
 from samreg.spatial.files import require_file
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.io_images import read_image
+from samreg.steps import Outcome, run_step, write_summary, write_table
 from samreg.tracking.errors import TrackingErrors, tracking_errors
 from samreg.tracking.lesions import Lesions, as_lesions
 from samreg.tracking.track import LesionTracks, track

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from samreg.errors import InputError
-from samreg.spatial.adapters import as_image
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
+from samreg.spatial.inputs import as_image
 from samreg.spatial.io_images import write_image
 from samreg.spatial.io_points import write_points
 from samreg.spatial.points import Points
@@ -192,7 +192,7 @@ class LesionTracks:
         InputError
             When the folder cannot be written.
         """
-        from samreg.runs import write_table
+        from samreg.steps import write_table
         from samreg.tracking.page import write_page
 
         folder = Path(folder)

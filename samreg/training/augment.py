@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samreg.training.config import ViewConfig
 from samreg.training.data import Volume, sample
 from samreg.training.modality import Intensity
+from samreg.training.views import ViewConfig
 
 _WAVES = 10
 _ITERATIONS = 12

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
 from samreg.errors import InputError
-from samreg.landmarks import guided_matches
+from samreg.landmarks.match import guided_matches
 from samreg.matching.features import features
 from samreg.matching.matching import lattice, match_points
 from samreg.matching.reliability import Calibration, fit_calibration

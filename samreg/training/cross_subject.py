@@ -21,7 +21,6 @@ from torch import Tensor
 
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
-from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
 from samreg.matching.correspondences import Correspondences
 from samreg.matching.features import Features, features
@@ -33,6 +32,7 @@ from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
 from samreg.spatial import Grid, Image, Transform, compose, read_image, resample_spacing
 from samreg.spatial.files import atomic_path
+from samreg.spatial.standard import standardised
 from samreg.training.data import Map, Pair, Volume, halved, named_images, sample
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samreg.embedding.preprocessing import standardised
 from samreg.errors import InputError
 from samreg.spatial import Image, find_images, read_image
 from samreg.spatial.io_images import READABLE
+from samreg.spatial.standard import standardised
 from samreg.training.config import TrainingConfig
 from samreg.training.modality import Modality
 

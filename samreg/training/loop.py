@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from samreg.device import resolve_device
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
-from samreg.embedding.inference import on_device, resolve_device
+from samreg.embedding.inference import on_device
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading
 from samreg.training.config import TrainingConfig

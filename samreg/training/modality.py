@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samreg.embedding.compact import COMPACT_PREPROCESSING
-from samreg.embedding.preprocessing import AnyPreprocessing, XrayPreprocessing
-from samreg.training.config import ViewConfig
+from samreg.embedding.preprocessing import AnyPreprocessing
+from samreg.embedding.xray import XrayPreprocessing
+from samreg.training.views import ViewConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,9 @@ from samreg.matching.features import features
 from samreg.matching.matching import match_points
 from samreg.spatial import Grid, Image
 from samreg.training.augment import draw_view
-from samreg.training.config import TrainingConfig, ViewConfig
+from samreg.training.config import TrainingConfig
 from samreg.training.data import Volume
+from samreg.training.views import ViewConfig
 
 _PARTS = {"local": ("local",), "global": ("global",), "both": ("local", "global")}
 

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 import samreg
 from samreg.atlas import Atlas, Average, body_of, mean_affine, sharpness
 from samreg.atlas.build import _default_model
-from samreg.benchmark.phantom import make_phantom
 from samreg.cli import app
 from samreg.errors import InputError
+from samreg.phantoms.phantom import make_phantom
 from samreg.spatial.transforms import AffineTransform, components
 
 SPACING = 7.0  # mm

@@ -10,8 +10,8 @@ import pytest
 
 import samreg
 from samreg.benchmark.datasets import base, dirlab, load_dataset
-from samreg.benchmark.phantom import phantom_pair
 from samreg.errors import InputError
+from samreg.phantoms.phantom import phantom_pair
 from samreg.spatial import Image
 
 

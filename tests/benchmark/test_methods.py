@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from samreg.benchmark import Outcome, available_methods, careful, convexadam, get_method, load_dataset, method
+from samreg.benchmark import Outcome, available_methods, get_method, load_dataset
 from samreg.benchmark.datasets.base import sha256
-from samreg.benchmark.methods import _BUILT_IN
+from samreg.benchmark.methods import base as method
+from samreg.benchmark.methods import careful, convexadam
+from samreg.benchmark.methods.registry import _BUILT_IN
 from samreg.benchmark.metrics import common_landmarks
-from samreg.embedding.preprocessing import standardised
 from samreg.errors import EngineError, InputError, MissingExtraError
 from samreg.quality import target_registration_error
 from samreg.spatial import AffineTransform, Grid, Image, invert
+from samreg.spatial.standard import standardised
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,8 @@ def test_every_method_of_the_comparison_is_there():
 )
 def test_careful_chains_differ_in_nothing_but_the_start(seeded, alone):
     assert get_method(seeded).options == {**get_method(alone).options, "seeded": True}
-    assert "embedding" in get_method(seeded).rooms
-    assert "embedding" not in get_method(alone).rooms
+    assert "embedding" in get_method(seeded).code
+    assert "embedding" not in get_method(alone).code
 
 
 def test_a_model_is_part_of_the_name_and_of_the_hash():
@@ -70,7 +72,7 @@ def test_the_hash_follows_options_versions_and_code(methods):
 def test_the_hash_of_every_method_built_in_follows_the_code_it_runs_through(monkeypatch):
     """Frames and resampling concern all; what prepares images, those that register."""
     before = {name: get_method(name).fingerprint for name in _BUILT_IN}
-    for changed, spared in (("spatial/transforms.py", set()), ("samreg/registration.py", {"identity"})):
+    for changed, spared in (("spatial/transforms.py", set()), ("registration/register.py", {"identity"})):
         monkeypatch.setattr(
             method, "sha256", lambda path, end=changed: "x" * path.as_posix().endswith(end) + sha256(path)
         )
@@ -96,7 +98,9 @@ def test_what_is_wrong_with_a_name_is_said(methods, tmp_path):
 
 
 def test_an_entry_point_adds_a_method(monkeypatch):
-    entry = importlib.metadata.EntryPoint("mine", "samreg.benchmark.methods:_identity", "samreg.benchmark.methods")
+    entry = importlib.metadata.EntryPoint(
+        "mine", "samreg.benchmark.methods.registry:_identity", "samreg.benchmark.methods"
+    )
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
     assert "mine" in available_methods()
     assert get_method("mine").run.__name__ == "_identity"

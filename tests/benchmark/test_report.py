@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from samreg.benchmark import DataSet, load_dataset, write_report
-from samreg.benchmark.tables import leaderboard, markdown, results_csv
+from samreg.benchmark.report.tables import leaderboard, markdown, results_csv
 
 WHOLE = {"folding_percent": 0.5, "log_jacobian_std": 0.1, "log_jacobian_std_learn2reg": 0.02, "inverse_p95": 0.2}
 

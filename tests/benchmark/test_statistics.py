@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from samreg.benchmark.statistics import compare, confidence_interval, holm, wilcoxon
+from samreg.benchmark.report.statistics import compare, confidence_interval, holm, wilcoxon
 
 
 def _record(method, pair, errors, ok=True):

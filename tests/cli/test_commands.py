@@ -355,7 +355,7 @@ def pictures(tmp_path_factory):
 
     from samreg.embedding.checkpoint import save_checkpoint
     from samreg.embedding.compact import CompactNetwork
-    from samreg.embedding.preprocessing import XrayPreprocessing
+    from samreg.embedding.xray import XrayPreprocessing
 
     folder = tmp_path_factory.mktemp("pictures")
     texture = gaussian_filter(np.random.default_rng(0).normal(size=(150, 170)), 3)

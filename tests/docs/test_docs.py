@@ -18,8 +18,8 @@ import scipy.ndimage
 import typer
 
 import samreg
-from samreg.benchmark.phantom import make_phantom
 from samreg.cli import app
+from samreg.phantoms.phantom import make_phantom
 from samreg.spatial import Grid, Image, Points
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
+from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import SamNetwork
-from samreg.embedding.preprocessing import Preprocessing
 from samreg.errors import InputError
 
 

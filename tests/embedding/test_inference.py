@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from samreg.embedding.inference import embed_volume, inference_dtype, optimised, resolve_device
+from samreg.device import inference_dtype, resolve_device
+from samreg.embedding.inference import embed_volume, optimised
 from samreg.embedding.network import SamNetwork
 from samreg.errors import InputError
 

@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from samreg.embedding.preprocessing import Preprocessing, body_mask, check_ct, oriented, standardised
+from samreg.embedding.body import body_mask
+from samreg.embedding.ct import Preprocessing, check_ct
 from samreg.errors import InputError
 from samreg.spatial.image import Image
+from samreg.spatial.standard import oriented, standardised
 
 
 def phantom(shape=(40, 60, 80), spacing=3.0) -> Image:

@@ -11,16 +11,12 @@ import torch
 from samreg.embedding import Encoder, encoder, load_model
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork, _blocks, _doubled
+from samreg.embedding.ct import Preprocessing
 from samreg.embedding.inference import embed_volume
 from samreg.embedding.models import NetworkModel
-from samreg.embedding.preprocessing import (
-    Preprocessing,
-    XrayPreprocessing,
-    check_xray,
-    preprocessing_from_dict,
-    preprocessing_to_dict,
-)
+from samreg.embedding.preprocessing import preprocessing_from_dict, preprocessing_to_dict
 from samreg.embedding.registry import WEIGHTS, model_for
+from samreg.embedding.xray import XrayPreprocessing, check_xray
 from samreg.errors import InputError
 from samreg.spatial import Image
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("ants")
 
 from samreg.engines import ants as ants_module
-from samreg.engines import get_engine, worker
+from samreg.engines import child, get_engine
 from samreg.errors import EngineError, InputError
 from samreg.spatial import AffineTransform, Image, compose
 from samreg.spatial.adapters import to_ants
@@ -33,7 +33,7 @@ def test_transform_files_are_read_in_the_direction_and_order_of_ants(phantom, tm
         to_ants(phantom.fixed), to_ants(phantom.moving), "SyN", reg_iterations=(20, 0), outprefix=str(tmp_path / "t")
     )
     files = result["fwdtransforms"]
-    ours = compose(*(worker._read_transform(Path(file)) for file in files))
+    ours = compose(*(child._read_transform(Path(file)) for file in files))
     table = pd.DataFrame(phantom.points, columns=list("xyz"))
     theirs = ants.apply_transforms_to_points(3, table, files, whichtoinvert=[False] * len(files))
     assert len(files) == 2
@@ -113,9 +113,9 @@ def test_nothing_is_left_behind(engine, phantom, affine_start, monkeypatch, tmp_
             raise KeyboardInterrupt
 
     started = []
-    monkeypatch.setattr(worker, "logger", Interrupted())
-    popen = worker.subprocess.Popen
-    monkeypatch.setattr(worker.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+    monkeypatch.setattr(child, "logger", Interrupted())
+    popen = child.subprocess.Popen
+    monkeypatch.setattr(child.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
     with pytest.raises(KeyboardInterrupt):
         engine.register(phantom.fixed, phantom.moving, start=affine_start, options={"iterations": (10_000,)})
     assert started[0].poll() is not None

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from samreg.engines import _elastix_worker, available_engines, get_engine
+from samreg.engines.child import _read_transform
 from samreg.engines.elastix import ElastixOptions, _parameters
-from samreg.engines.worker import _read_transform
 from samreg.spatial import Image
 from samreg.spatial.adapters import to_itk
 

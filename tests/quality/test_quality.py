@@ -14,14 +14,12 @@ from samreg.quality import (
     jacobian_statistics,
     mean_surface_distance,
     ncc,
-    quality_flags,
-    registration_quality,
     summarise_errors,
     surface_distances,
     target_registration_error,
 )
-from samreg.quality.registration import initial_alignment, working_grid
-from samreg.result import RegistrationResult
+from samreg.registration.quality import initial_alignment, quality_flags, registration_quality, working_grid
+from samreg.registration.result import RegistrationResult
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, jacobian_determinant
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import samreg
-from samreg.benchmark.followup import simulate_followup
+from samreg.phantoms.followup import simulate_followup
 from samreg.tracking import tracking_errors
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from samreg.matching.correspondences import Correspondences
-from samreg.result import RegistrationResult
+from samreg.registration.result import RegistrationResult
 from samreg.seeding import AffineFit, Seed
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
 

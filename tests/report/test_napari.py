@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from samreg.quality.registration import initial_alignment
+from samreg.registration.quality import initial_alignment
 from samreg.report.napari import add_layers
 from samreg.spatial import AffineTransform, Grid, Image, resample
 
@@ -90,7 +90,7 @@ def test_napari_agrees_on_the_places(good_result):
 
 
 def test_flat_images():
-    from samreg.result import RegistrationResult
+    from samreg.registration.result import RegistrationResult
 
     image = Image.from_array(np.zeros((5, 6), np.float32), spacing=2.0, origin=(1.0, 2.0))
     viewer = Recorder()

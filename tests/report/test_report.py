@@ -19,11 +19,11 @@ from samreg.cli import app
 from samreg.errors import InputError
 from samreg.matching.correspondences import Correspondences
 from samreg.quality import LandmarkErrors
+from samreg.registration.result import RegistrationResult
 from samreg.report import write_preview, write_report
 from samreg.report.page import python_call, shell_command
 from samreg.report.viewer import viewer_data
 from samreg.report.views import focus, overlay, slice_grid, slice_indices, standard, views_of, window
-from samreg.result import RegistrationResult
 from samreg.seeding import AffineFit, Seed
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, write_image
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import samreg
-from samreg.benchmark.followup import FollowUp, simulate_followup
-from samreg.benchmark.phantom import make_phantom
+from samreg.phantoms.followup import FollowUp, simulate_followup
+from samreg.phantoms.phantom import make_phantom
 from samreg.tracking import LesionTracks
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from samreg.training.augment import View, draw_view
-from samreg.training.config import ViewConfig
 from samreg.training.data import Volume, halved, sample
 from samreg.training.modality import Ct, Intensity
+from samreg.training.views import ViewConfig
 
 SPACING = 2.0
 CLOSE = {"atol": 1e-3, "rtol": 0}  # half a voxel along any axis changes the ramp by at least four times as much

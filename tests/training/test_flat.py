@@ -11,24 +11,25 @@ import pytest
 import torch
 from scipy import ndimage
 
-from samreg.detector import LandmarkDetector
 from samreg.embedding.backbone import reinitialise
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
-from samreg.landmarks import match
+from samreg.landmarks.detector import LandmarkDetector
+from samreg.landmarks.match import match
+from samreg.landmarks.templates import template_scores
 from samreg.matching import Calibration
 from samreg.registration import register
 from samreg.spatial import Image, Points
-from samreg.templates import template_scores
 from samreg.training.calibrate import calibrate
-from samreg.training.config import TrainingConfig, ViewConfig
+from samreg.training.config import TrainingConfig
 from samreg.training.cross_subject import build_maps, load_pairs, reshaped
 from samreg.training.data import Pair, Volume, list_images, load_volumes, sample
-from samreg.training.detector import train_detector
+from samreg.training.landmarks import train_detector
 from samreg.training.loop import train
 from samreg.training.step import TrainingStep, draw_sample
 from samreg.training.validate import synthetic_errors
+from samreg.training.views import ViewConfig
 
 sitk = pytest.importorskip("SimpleITK")
 

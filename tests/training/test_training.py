@@ -19,13 +19,14 @@ from samreg.errors import InputError
 from samreg.matching import Calibration
 from samreg.spatial import Grid, Image
 from samreg.training.calibrate import calibrate
-from samreg.training.config import TrainingConfig, ViewConfig
+from samreg.training.config import TrainingConfig
 from samreg.training.cross_subject import build_maps, load_pairs, reshaped
 from samreg.training.data import Map, Pair, Volume, load_volumes, sample
 from samreg.training.loop import learning_rate, train
 from samreg.training.losses import info_nce, sample_embedding
 from samreg.training.step import TrainingStep, draw_sample
 from samreg.training.validate import organ_cycle, synthetic_errors
+from samreg.training.views import ViewConfig
 
 sitk = pytest.importorskip("SimpleITK")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from pathlib import Path
 
-from samreg.benchmark import anatomy, phantom
 from samreg.benchmark.datasets.base import Case, DataSet, sha256
 from samreg.errors import InputError
+from samreg.phantoms import anatomy, phantom
 
 _COUNT = 20
 _CODE = [Path(anatomy.__file__ or ""), Path(phantom.__file__ or "")]

@@ -89,7 +89,7 @@ class TorchEngine:
         progress
             Called with what runs.
         """
-        from samreg.embedding.inference import resolve_device
+        from samreg.device import resolve_device
 
         version = engine_version(self.name)
         scale = length_scale(fixed)

@@ -1,0 +1,52 @@
+"""Overlap of the lung masks of two visits before and after registration.
+
+python experiments/lung_pair.py FOLDER     # with 3DCT_lung_{baseline,followup}{,_mask}.nii.gz
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import samreg
+from samreg.quality import dice, mean_surface_distance
+from samreg.spatial import resample
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    fixed, moving, fixed_mask, moving_mask = (
+        samreg.read_image(folder / f"3DCT_lung_{name}.nii.gz")
+        for name in ("baseline", "followup", "baseline_mask", "followup_mask")
+    )
+    reference = fixed_mask.array > 0
+
+    def show(name: str, mask: samreg.Image) -> None:
+        found = mask.array > 0
+        distance = mean_surface_distance(found, reference, spacing=fixed_mask.spacing)
+        print(f"| {name} | {dice(found, reference)[1]:.3f} | {distance:.2f} |", flush=True)
+
+    print("| method | Dice of the lung masks | mean surface distance, mm |\n|---|---|---|")
+    show("before", resample(moving_mask, fixed_mask.grid, interpolation="nearest"))
+    for method, engine, options in (
+        ("embedding", None, None),
+        ("registration", "ants", None),
+        ("registration", "elastix", None),
+        ("hybrid", "ants", None),
+        ("hybrid", "elastix", None),
+        ("hybrid", "torch", None),
+        ("hybrid", "torch", {"preset": "accurate"}),
+    ):
+        result = samreg.register(
+            fixed, moving, method=method, engine=engine, engine_options=options,
+            fixed_mask=fixed_mask, moving_mask=moving_mask,
+        )  # fmt: skip
+        name = " ".join(filter(None, (method, engine, *(options or {}).values())))
+        if result:
+            show(name, result.warp(moving_mask, interpolation="nearest"))
+        else:
+            print(f"| {name} | failed: {result.reason} | |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What a method is to the benchmark, and what it returns.
+
+A method is a callable ``method(fixed, moving, *, threads, seed)`` of two :class:`samreg.Image`; what it returns is
+false with a ``reason`` when it gives up, and else has ``transform`` (fixed to moving, LPS mm) and optionally
+``inverse`` (moving to fixed) and ``timings`` (seconds of each stage), as :class:`Outcome` and
+:class:`samreg.RegistrationResult` have.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import samreg
+from samreg.benchmark.datasets.base import digest, sha256
+from samreg.errors import MissingExtraError
+from samreg.spatial import Image, Transform
+
+_PACKAGE = Path(samreg.__file__).parent
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a method found.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving, LPS mm; None when the method gave up.
+    inverse
+        Moving to fixed; inverted numerically when it is asked for unless given.
+    timings
+        Seconds of each stage.
+    reason
+        Why the method gave up.
+    """
+
+    transform: Transform | None
+    inverse: Transform | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.transform is not None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its options, and what its results depend on.
+
+    Parameters
+    ----------
+    name
+        As on the command line.
+    run
+        The callable.
+    options
+        Passed to it by keyword.
+    packages
+        Distributions whose versions change the results.
+    code
+        Files and folders of samreg whose code or weights change the results; the file of ``run`` unless given.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+
+    def __call__(self, fixed: Image, moving: Image, *, threads: int, seed: int) -> Any:
+        """Register ``moving`` to ``fixed``."""
+        return self.run(fixed, moving, threads=threads, seed=seed, **self.options)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Versions of samreg and of the packages the method needs.
+
+        Raises
+        ------
+        MissingExtraError
+            When one is not installed.
+        """
+        try:
+            return {name: importlib.metadata.version(name) for name in ("samreg", *self.packages)}
+        except importlib.metadata.PackageNotFoundError as error:
+            raise MissingExtraError(
+                f'the method {self.name} needs {error.name}: pip install {error.name}, or "samreg[peers,elastix]"'
+            ) from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of options, versions, and the code and weights that the method stands on."""
+        paths = [_PACKAGE / name for name in self.code] or [Path(inspect.getsourcefile(self.run) or "")]
+        files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+        hashes = [sha256(file) for file in files if file.suffix in (".py", ".safetensors")]
+        model = Path(str(self.options.get("model", "")))  # a checkpoint, or a name
+        hashes += [sha256(model)] if model.is_file() else []
+        return digest([dict(self.options), self.versions, hashes])

@@ -1,0 +1,140 @@
+"""Registration as a careful user does it without embeddings.
+
+Body masks on both images, both at 2 mm, an affine from several starts of which the most similar result is kept, and a
+tuned deformable registration from there: the best that the engines give on scans of different people and coverage.
+And the same with samreg's seed in place of the starts, which tells what the seed is worth where all else is equal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import samreg
+from samreg.benchmark.methods.base import Outcome
+from samreg.embedding.body import body_mask
+from samreg.engines import get_engine
+from samreg.engines.base import Engine
+from samreg.errors import EngineError
+from samreg.quality import ncc
+from samreg.spatial import AffineTransform, Image, Transform, resample, resample_spacing
+from samreg.spatial.standard import standardised
+
+_FINE, _COARSE = 2.0, 6.0  # mm
+_SHIFTS = (-120.0, -60.0, 0.0, 60.0, 120.0)  # mm along z, of the fixed body's centre in the moving image
+_TURNS = (-15.0, 15.0)  # degrees about x and z, without shift
+_LEAST_OVERLAP = 0.4  # share of the smaller body that both must show
+_WINDOW = (-1000.0, 1000.0)
+
+
+def careful(
+    fixed: Image,
+    moving: Image,
+    *,
+    engine: str,
+    threads: int,
+    seed: int,
+    deformable: Mapping[str, Any] | None = None,
+    seeded: bool = False,
+) -> Outcome:
+    """Register as a careful user does.
+
+    Parameters
+    ----------
+    fixed, moving
+        CT in HU.
+    engine
+        "ants" or "elastix".
+    threads, seed
+        As in :func:`samreg.register`.
+    deformable
+        Options of the deformable registration; the affine alone unless given.
+    seeded
+        Start the deformable registration from samreg's deformable seed instead of the best of several affines.
+
+    Returns
+    -------
+    Outcome
+        False when no start leads anywhere.
+    """
+    backend = get_engine(engine)
+    begin = time.perf_counter()
+    fine = standardised(fixed, _FINE), standardised(moving, _FINE)
+    masks = [image.with_array(body_mask(image).astype(np.uint8)) for image in fine]
+    common: dict[str, Any] = {
+        "fixed_mask": masks[0], "moving_mask": masks[1], "seed": seed, "threads": threads
+    }  # fmt: skip
+    timings = {"preparation": time.perf_counter() - begin}
+    if seeded:
+        found = samreg.register(fixed, moving, method="embedding", threads=threads, seed=seed)
+        start = Outcome(found.transform, timings=found.timings, reason=found.reason)
+    else:
+        start = best_affine(backend, *fine, common)
+    timings.update(start.timings)
+    if start.transform is None or deformable is None:
+        return Outcome(start.transform, timings=timings, reason=start.reason)
+    begin = time.perf_counter()
+    transform = backend.register(
+        *fine, start=start.transform, transform="deformable", options=deformable, **common
+    ).transform
+    return Outcome(transform, timings={**timings, "deformable": time.perf_counter() - begin})
+
+
+def best_affine(backend: Engine, fixed: Image, moving: Image, common: Mapping[str, Any]) -> Outcome:
+    """Return the most similar of the affines from several starts, found on coarse images and refined on these.
+
+    Parameters
+    ----------
+    backend
+        The engine.
+    fixed, moving
+        At 2 mm.
+    common
+        Masks and other options of every run of the engine.
+    """
+    clock = [time.perf_counter()]
+    masks = common["fixed_mask"], common["moving_mask"]
+    coarse = resample_spacing(fixed, _COARSE), resample_spacing(moving, _COARSE)
+    best, found = -1.0, None
+    for start in starts(*masks):
+        try:
+            candidate = backend.register(*coarse, start=start, transform="affine", **common).transform
+        except EngineError:  # a start that shows too little in common
+            continue
+        score = similarity(*coarse, *masks, candidate)
+        if score > best:
+            best, found = score, candidate
+    clock.append(time.perf_counter())
+    if found is None:
+        return Outcome(None, reason="no start of the affine registration led anywhere")
+    transform = backend.register(fixed, moving, start=found, transform="affine", **common).transform
+    clock.append(time.perf_counter())
+    return Outcome(transform, timings=dict(zip(("starts", "affine"), np.diff(clock).tolist(), strict=True)))
+
+
+def starts(fixed_mask: Image, moving_mask: Image) -> list[AffineTransform]:
+    """Return rigid starts, fixed to moving: body centres on each other, shifted along z, and turned."""
+    fixed_center, moving_center = (
+        mask.grid.index_to_world(np.argwhere(mask.array)[:, ::-1].mean(axis=0))[0] for mask in (fixed_mask, moving_mask)
+    )
+    offset = moving_center - fixed_center
+    result = [AffineTransform(np.eye(3), offset + (0, 0, shift)) for shift in _SHIFTS]
+    for degrees in np.deg2rad(_TURNS):
+        c, s = np.cos(degrees), np.sin(degrees)
+        for matrix in ([[1, 0, 0], [0, c, -s], [0, s, c]], [[c, -s, 0], [s, c, 0], [0, 0, 1]]):
+            result.append(AffineTransform.about(fixed_center, matrix, offset))
+    return result
+
+
+def similarity(fixed: Image, moving: Image, fixed_mask: Image, moving_mask: Image, transform: Transform) -> float:
+    """Return the normalised cross-correlation within both bodies, -1 where they share less than 40 % of the smaller."""
+    within = resample(fixed_mask, fixed.grid, interpolation="nearest", fill=0).array > 0
+    both = within & (resample(moving_mask, fixed.grid, transform=transform, interpolation="nearest", fill=0).array > 0)
+    volume = [mask.array.sum() * np.prod(mask.spacing) for mask in (fixed_mask, moving_mask)]
+    if both.sum() * np.prod(fixed.spacing) < _LEAST_OVERLAP * min(volume):
+        return -1.0
+    warped = resample(moving, fixed.grid, transform=transform)
+    return ncc(np.clip(fixed.array, *_WINDOW), np.clip(warped.array, *_WINDOW), both)

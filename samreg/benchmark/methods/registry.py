@@ -1,0 +1,155 @@
+"""The methods the benchmark compares, by name, and how users add theirs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import samreg
+from samreg.benchmark.methods.base import Method, Outcome
+from samreg.benchmark.methods.careful import careful
+from samreg.benchmark.methods.convexadam import convexadam
+from samreg.errors import InputError
+from samreg.registration.quality import initial_alignment
+from samreg.registration.result import RegistrationResult
+from samreg.spatial import Image
+from samreg.spatial.files import reading, require_file
+
+ENTRY_POINTS = "samreg.benchmark.methods"
+_EMBEDDING = ("spatial", "registration", "embedding", "matching", "seeding")
+_DISTRIBUTIONS = {"ants": "antspyx", "elastix": "itk-elastix", "torch": "torch"}
+# what every registration goes through
+_SHARED = (
+    "spatial",
+    "registration",
+    "embedding/ct.py",
+    "embedding/body.py",
+    "quality/similarity.py",
+    "engines/base.py",
+)
+_ENGINE_CODE = {
+    "ants": (*_SHARED, "engines/child.py", "engines/ants.py", "engines/_ants_worker.py"),
+    "elastix": (*_SHARED, "engines/child.py", "engines/elastix.py", "engines/_elastix_worker.py"),
+    "torch": (*_SHARED, "engines/torch_engine"),
+}
+# on a phantom pair local correlation was no nearer than mutual information, at four times the cost
+_TUNED_SYN = {"iterations": (100, 70, 50, 0)}
+_TUNED_BSPLINE = {"resolutions": 4, "iterations": 500, "samples": 8192, "grid_spacing": 16.0, "bending_weight": 10.0}
+
+
+def _identity(fixed: Image, moving: Image, *, threads: int, seed: int) -> Outcome:
+    """Leave the images as their worlds place them, or centred where those are unrelated."""
+    transform, _ = initial_alignment(RegistrationResult(fixed, moving, None))
+    return Outcome(transform, transform.inverse())
+
+
+def _register(fixed: Image, moving: Image, **options: Any) -> RegistrationResult:
+    return samreg.register(fixed, moving, **options)
+
+
+def _registered(name: str, **options: Any) -> Method:
+    """Return a method that is a call of :func:`samreg.register`."""
+    engine = options.get("engine", "")
+    embeds = options["method"] != "registration"
+    packages = {"torch"} if embeds else set()
+    if engine:
+        packages.add(_DISTRIBUTIONS[engine])
+    code = (_EMBEDDING if embeds else ()) + _ENGINE_CODE.get(engine, ())
+    return Method(name, _register, options, tuple(sorted(packages)), code)
+
+
+def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None, *, seeded: bool = False) -> Method:
+    options = {"engine": engine, "deformable": deformable, "seeded": seeded}
+    packages = (_DISTRIBUTIONS[engine], *(("torch",) if seeded else ()))
+    code = ("benchmark/methods/careful.py", *(_EMBEDDING if seeded else ()), *_ENGINE_CODE[engine])
+    return Method(name, careful, options, packages, code)
+
+
+def _convexadam(name: str, start: str, packages: tuple[str, ...], code: tuple[str, ...]) -> Method:
+    packages = ("convexAdam", "torch", *packages)
+    return Method(name, convexadam, {"start": start}, packages, ("benchmark/methods/convexadam.py", *code))
+
+
+_ALONE: dict[str, Any] = {"method": "registration"}
+_BUILT_IN = {
+    method.name: method
+    for method in (
+        Method("identity", _identity, code=("spatial", "registration/quality.py")),
+        _registered("embedding-affine", method="embedding", transform="affine"),
+        _registered("embedding-deformable", method="embedding"),
+        _registered("ants-affine", **_ALONE, engine="ants", transform="affine"),
+        _registered("ants-syn", **_ALONE, engine="ants"),
+        _registered("ants-synquick", **_ALONE, engine="ants", engine_options={"variant": "quick"}),
+        _registered("elastix-affine", **_ALONE, engine="elastix", transform="affine"),
+        _registered("elastix-bspline", **_ALONE, engine="elastix"),
+        _careful("ants-careful-affine", "ants"),
+        _careful("ants-careful-syn", "ants", _TUNED_SYN),
+        _careful("elastix-careful-bspline", "elastix", _TUNED_BSPLINE),
+        _registered("hybrid-ants", method="hybrid", engine="ants"),
+        _registered("hybrid-elastix", method="hybrid", engine="elastix"),
+        _careful("hybrid-ants-careful", "ants", _TUNED_SYN, seeded=True),
+        _careful("hybrid-elastix-careful", "elastix", _TUNED_BSPLINE, seeded=True),
+        _registered("hybrid-torch", method="hybrid", engine="torch"),
+        _registered("hybrid-torch-fast", method="hybrid", engine="torch", engine_options={"preset": "fast"}),
+        _registered("hybrid-torch-accurate", method="hybrid", engine="torch", engine_options={"preset": "accurate"}),
+        _convexadam("convexadam-ants", "ants-affine", ("antspyx",), _ENGINE_CODE["ants"]),
+        _convexadam("convexadam-embedding", "embedding", (), _EMBEDDING),
+    )
+}  # fmt: skip
+
+
+def available_methods() -> tuple[str, ...]:
+    """Return the names of the methods built in and of those that installed packages add by entry point."""
+    return (*_BUILT_IN, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)))
+
+
+def get_method(spec: str) -> Method:
+    """Return a method.
+
+    Parameters
+    ----------
+    spec
+        A name of :func:`available_methods`; NAME:MODEL for one that embeds, with a model's name or checkpoint; or
+        FILE.py:FUNCTION.
+
+    Raises
+    ------
+    InputError
+        When there is no such method.
+    """
+    name, _, argument = spec.rpartition(":") if ".py:" in spec else spec.partition(":")
+    if name.endswith(".py"):
+        return _as_method(spec, _from_file(Path(name), argument))
+    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if spec in entries:
+        with reading(f"the entry point {spec}", "is the package that adds it installed whole?"):
+            return _as_method(spec, entries[spec].load())
+    method = _BUILT_IN.get(name)
+    if method is None or (argument and "embedding" not in method.code):
+        fault = f"{name} takes no model" if method else f"unknown method {spec!r}"
+        raise InputError(f"{fault}; choose from {', '.join(available_methods())}, NAME:MODEL, or FILE.py:FUNCTION")
+    return replace(method, name=spec, options={**method.options, "model": argument}) if argument else method
+
+
+def _from_file(path: Path, name: str) -> Any:
+    path = require_file(path, "file of methods")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None and specification.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(specification)
+    with reading(path, "does the file run on its own?"):
+        specification.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise InputError(f"{path} defines no {name!r}")
+    return getattr(module, name)
+
+
+def _as_method(spec: str, found: Any) -> Method:
+    if isinstance(found, Method):
+        return replace(found, name=spec)
+    if not callable(found):
+        raise InputError(f"{spec} is no callable method(fixed, moving, *, threads, seed)")
+    return Method(spec, found)

@@ -1,0 +1,72 @@
+"""Where the body is in a CT."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.spatial.image import Image
+from samreg.spatial.standard import sample_mask, standardised
+
+_BODY_SPACING = 4.0  # mm; the mask is computed at this voxel size
+_TISSUE_HU = -500.0  # air and lung lie below, every other tissue above
+_OUTSIDE_HU = -930.0  # median of the air around a body lies below; of lung, emphysema included, above
+_BENEATH_HU = -880.0  # the same for air with a table in it, which spans the image from left to right
+
+
+def body_mask(image: Image) -> NDArray[np.bool_]:
+    """Find the body: inside the skin, lungs and bowel gas included, the table left out.
+
+    Works on partial views: air is outside only where it reaches the border of its axial slice and is as thin
+    as air is, so that lungs cut by the border stay inside.
+
+    Parameters
+    ----------
+    image : Image
+        3D CT in Hounsfield units.
+
+    Returns
+    -------
+    ndarray of bool
+        On the grid of `image`; all False where there is nothing but air.
+    """
+    coarse = standardised(image, max(_BODY_SPACING, float(image.spacing.min())))
+    # one more voxel all around, since the coarse grid may end a little short of the fine one
+    inside = np.pad(_inside_body(coarse.array), 1, mode="edge")
+    return sample_mask(Image(inside, coarse.grid.padded(float(coarse.spacing.max()))), image.grid)
+
+
+def _inside_body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Body mask of an axis-aligned volume (z, y, x) of about 4 mm voxels."""
+    from scipy import ndimage
+
+    tissue = _large_parts(hu > _TISSUE_HU)
+    in_slice = np.zeros((3, 3, 3), bool)
+    in_slice[1] = ndimage.generate_binary_structure(2, 1)
+    labels, count = ndimage.label(~tissue, structure=in_slice)
+    if count == 0:
+        return tissue
+    at_border = np.zeros(count + 1, bool)
+    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        at_border[edge.ravel()] = True
+    spans = np.isin(np.arange(count + 1), np.intersect1d(labels[:, :, 0], labels[:, :, -1]))
+    median = np.asarray(ndimage.median(hu, labels, np.arange(1, count + 1)))
+    outside = at_border & (np.append(np.inf, median) < np.where(spans, _BENEATH_HU, _OUTSIDE_HU))
+    outside[0] = False
+    return ~outside[labels]
+
+
+def _large_parts(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Open by one voxel, which cuts the table off, and keep parts of at least a tenth of the largest."""
+    from scipy import ndimage
+
+    # edges are repeated outwards so that tissue cut by the border is not eroded there
+    padded = np.pad(tissue, 1, mode="edge")
+    eroded = ndimage.binary_erosion(padded, border_value=1)
+    labels, count = ndimage.label(eroded)
+    if count == 0:
+        return tissue
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    kept = (sizes >= 0.1 * sizes.max())[labels]
+    return (ndimage.binary_dilation(kept) & padded)[1:-1, 1:-1, 1:-1]

@@ -1,0 +1,108 @@
+"""All that is peculiar to CT: how a model wants its input, and what cannot be a CT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.embedding.body import body_mask
+from samreg.errors import InputError
+from samreg.spatial.image import Image
+from samreg.spatial.standard import AIR
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a CT model wants its input; the defaults are those of the published SAM.
+
+    Attributes
+    ----------
+    spacing : float
+        Isotropic voxel size, mm.
+    hu_range : tuple of float
+        Hounsfield units are clipped to this interval,
+    scale_range : tuple of float
+        which is mapped linearly onto this one.
+    """
+
+    modality: ClassVar[str] = "ct"
+    ndim: ClassVar[int] = 3
+    fill: ClassVar[float] = AIR  # outside the image
+
+    spacing: float = 2.0
+    hu_range: tuple[float, float] = (-1024.0, 3071.0)
+    scale_range: tuple[float, float] = (-50.0, 205.0)
+
+    def __post_init__(self) -> None:
+        for name in ("hu_range", "scale_range"):
+            low, high = (float(value) for value in getattr(self, name))
+            if not low < high:
+                raise InputError(f"preprocessing: {name} must rise, got {(low, high)}")
+            object.__setattr__(self, name, (low, high))
+        if not self.spacing > 0:
+            raise InputError(f"preprocessing: spacing must be positive mm, got {self.spacing}")
+
+    def normalise(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map Hounsfield units to network input, float32 of the same shape."""
+        (low, high), (bottom, top) = self.hu_range, self.scale_range
+        scaled = np.clip(hu, low, high, dtype=np.float32)
+        scaled -= low
+        scaled *= (top - bottom) / (high - low)
+        scaled += bottom
+        return scaled
+
+    @property
+    def padding(self) -> float:
+        """Network input beyond the image's end: air."""
+        return float(self.normalise(np.array([AIR], np.float32))[0])
+
+    def check(self, image: Image) -> None:
+        """Refuse what cannot be a CT; see `check_ct`."""
+        check_ct(image)
+
+    def body(self, volume: Image) -> NDArray[np.bool_]:
+        """Where the body is; see `body_mask`."""
+        return body_mask(volume)
+
+
+def check_ct(image: Image) -> None:
+    """Refuse what cannot be a CT in Hounsfield units.
+
+    Raises
+    ------
+    InputError
+        For an image that is not 3D, holds NaN or infinity, has a voxel size or extent no CT of a body has, is
+        constant, or whose range is not that of Hounsfield units. The message says the remedy.
+    """
+    label = image.label
+    if image.ndim != 3:
+        raise InputError(f"{label}: a {image.ndim}D image; this model embeds 3D CT, give a volume")
+    if image.spacing.min() < 0.05 or image.spacing.max() > 20:
+        raise InputError(
+            f"{label}: voxel size {np.round(image.spacing, 5).tolist()} mm is not a CT's; set the spacing in mm"
+        )
+    if image.grid.extent.max() > 3000 or image.grid.extent.min() < 4:
+        raise InputError(
+            f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; check the "
+            f"spacing (mm), and "
+            "give a volume of several slices"
+        )
+    if image.array.dtype.kind == "f":
+        bad = sum(int(plane.size - np.isfinite(plane).sum()) for plane in image.array)
+        if bad:
+            raise InputError(f"{label}: {bad} voxels are NaN or infinite; replace them, outside the body with -1024 HU")
+    low, high = float(image.array.min()), float(image.array.max())
+    where = f"{label}: intensities from {low:g} to {high:g}"
+    if high - low < 100:
+        raise InputError(f"{where} are constant or normalised; give the original CT in Hounsfield units")
+    if low >= 0 and high <= 255:
+        raise InputError(f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000)")
+    if low >= 0:
+        raise InputError(
+            f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale "
+            f"slope and "
+            "intercept (often value - 1024), and other modalities are not supported by this model"
+        )

@@ -1,0 +1,90 @@
+"""embed(): one image to its embedding, kept in a file where asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samreg.embedding.embedding import Embedding
+    from samreg.embedding.models import EmbeddingModel
+    from samreg.spatial.image import Image
+
+logger = logging.getLogger(__name__)
+
+
+def embed(
+    image: Any,
+    *,
+    model: str | os.PathLike[str] | EmbeddingModel | None = None,
+    mask: Any | None = None,
+    device: str = "auto",
+    cache: str | os.PathLike[str] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Embedding:
+    """Embed one image.
+
+    Parameters
+    ----------
+    image : Image, path, SimpleITK, ITK, ANTs or nibabel image
+    model : str, path-like or EmbeddingModel, optional
+        See `load_model`; the best one shipped for the image's dimensions unless given.
+    mask : as `image`, optional
+        Where matches may lie; non-zero voxels on any grid in the same frame.
+    device : str
+        "auto", "cuda", "mps" or "cpu".
+    cache : path-like, optional
+        File (.h5) to keep the embedding in. It is read instead of computed when image, mask and model are the
+        same as when it was written, else computed anew and overwritten.
+    progress : callable, optional
+        Called with the fraction done.
+
+    Returns
+    -------
+    Embedding
+
+    Raises
+    ------
+    InputError
+        When the image, the mask, the model or the device cannot be used, or `cache` is another kind of file.
+    """
+    from samreg.embedding.embedding import Embedding
+    from samreg.embedding.registry import model_for
+    from samreg.spatial import as_image
+
+    image = as_image(image)
+    mask = None if mask is None else as_image(mask, name="mask")
+    loaded = model_for(model, image.ndim)
+    if cache is None:
+        return loaded.embed(image, mask=mask, device=device, progress=progress)
+    source = _content_hash(image, mask)
+    if Path(cache).exists():
+        kept = Embedding.load(cache)
+        if (kept.source, kept.model) == (source, loaded.identity):
+            logger.info("%s: embedding of %s read from the cache", cache, image.label)
+            return replace(kept, calibration=loaded.calibration)  # which may be newer, and is no part of the identity
+        logger.warning("%s: made from another image, mask or model; computed anew and overwritten", cache)
+    embedding = replace(loaded.embed(image, mask=mask, device=device, progress=progress), source=source)
+    embedding.save(cache)
+    return embedding
+
+
+def _content_hash(*images: Image | None) -> str:
+    """Hash of the voxels and grids, whatever the files were called."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image in images:
+        if image is None:
+            digest.update(b"none")
+            continue
+        grid = image.grid
+        digest.update(repr((image.array.dtype.str, grid.shape)).encode())
+        for part in (grid.origin, grid.spacing, grid.direction):
+            digest.update(part.tobytes())
+        for plane in image.array:  # plane by plane: a flipped view is not copied as a whole
+            digest.update(plane.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,90 @@
+"""All that is peculiar to X-rays: how a model wants its input, and what cannot be an X-ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.errors import InputError
+from samreg.spatial.image import Image
+
+_TEXTURE_MM, _TEXTURE = 6.0, 0.015  # an X-ray shows something where its standard deviation over 6 mm is larger
+
+
+@dataclass(frozen=True)
+class XrayPreprocessing:
+    """How an X-ray model wants its input. Intensities have no unit: two percentiles of the image become 0 and 1.
+
+    Attributes
+    ----------
+    spacing : float
+        Isotropic pixel size, mm.
+    percentiles : tuple of float
+        Of the intensities, mapped onto 0 and 1; what lies beyond is clipped.
+    """
+
+    modality: ClassVar[str] = "xray"
+    ndim: ClassVar[int] = 2
+    fill: ClassVar[float | None] = None  # the image's smallest value
+    padding: ClassVar[float] = 0.0
+
+    spacing: float = 0.6
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        low, high = (float(value) for value in self.percentiles)
+        if not 0 <= low < high <= 100:
+            raise InputError(f"preprocessing: percentiles must rise within 0 to 100, got {(low, high)}")
+        object.__setattr__(self, "percentiles", (low, high))
+        if not self.spacing > 0:
+            raise InputError(f"preprocessing: spacing must be positive mm, got {self.spacing}")
+
+    def normalise(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map the intensities of one whole image to network input, float32 of the same shape."""
+        low, high = np.percentile(image, self.percentiles)
+        return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+
+    def check(self, image: Image) -> None:
+        """Refuse what cannot be an X-ray; see `check_xray`."""
+        check_xray(image)
+
+    def body(self, image: Image) -> NDArray[np.bool_]:
+        """Where there is something to see: the image changes nearby. All but even background and collimation."""
+        from scipy import ndimage
+
+        width = max(3, round(_TEXTURE_MM / self.spacing))
+        array = self.normalise(image.array).astype(np.float64)
+        mean = ndimage.uniform_filter(array, width)
+        spread = np.sqrt(np.maximum(ndimage.uniform_filter(array**2, width) - mean**2, 0))
+        return ndimage.binary_closing(np.pad(spread > _TEXTURE, width, mode="edge"), iterations=width)[
+            width:-width, width:-width
+        ]
+
+
+def check_xray(image: Image) -> None:
+    """Refuse what cannot be an X-ray picture of the body.
+
+    Raises
+    ------
+    InputError
+        For an image that is not 2D, holds NaN or infinity, has a pixel size or extent no X-ray has, or is constant.
+        The message says the remedy.
+    """
+    label = image.label
+    if image.ndim != 2:
+        raise InputError(f"{label}: a {image.ndim}D image; this model embeds 2D X-rays, give a projection")
+    if image.spacing.min() < 0.01 or image.spacing.max() > 5:
+        raise InputError(
+            f"{label}: pixel size {np.round(image.spacing, 5).tolist()} mm is not an X-ray's; give spacing= in mm"
+        )
+    if image.grid.extent.max() > 3000 or image.grid.extent.min() < 4:
+        raise InputError(
+            f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; give the true spacing (mm)"
+        )
+    if not np.isfinite(image.array).all():
+        raise InputError(f"{label}: pixels are NaN or infinite; replace them by the value of the background")
+    if image.array.min() == image.array.max():
+        raise InputError(f"{label}: all pixels have the value {image.array.flat[0]:g}; give an X-ray image")

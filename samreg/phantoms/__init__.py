@@ -1,0 +1,1 @@
+"""Synthetic chests and follow-up scans whose true correspondence is known everywhere."""

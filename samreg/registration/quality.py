@@ -1,0 +1,192 @@
+"""Quality of a registration without ground truth, and what a careful reader should look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.errors import SamregError
+from samreg.quality.deformation import jacobian_statistics
+from samreg.quality.landmarks import LandmarkErrors, target_registration_error
+from samreg.quality.similarity import ncc
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+from samreg.spatial.points import Points, paired_points
+from samreg.spatial.resample import resample, resample_spacing
+from samreg.spatial.transforms import AffineTransform, components, inverse_residual
+
+if TYPE_CHECKING:
+    from samreg.registration.result import RegistrationResult
+
+_SPACING = 4.0  # mm, at which quality is sampled
+_FEWEST_VOXELS = 32  # along an axis of an image that is small in mm
+_INVERSE_POINTS = 20_000
+_SHOWS_NOTHING = 0.1  # share of the body in common under which two world frames are unrelated
+
+# Beyond these a flag is raised.
+_LOST_BODY_PERCENT = 10.0
+_FOLDING_PERCENT = 0.1
+_INVERSE_P95_MM = 1.0
+_ALIKE_ANYWAY = 0.9  # correlation above which a registration need not improve it
+_AGREEMENT_PERCENT = 30.0
+_FEW_MATCHES = 30
+_VOLUME_FACTOR = 2.0
+
+
+def registration_quality(result: RegistrationResult) -> Mapping[str, float]:
+    """Measure a registration on a grid of about 4 mm within the fixed body.
+
+    Parameters
+    ----------
+    result
+        A registration that did not fail.
+
+    Returns
+    -------
+    mapping
+        Finite numbers, the unit in the name:
+
+        - ``overlap_percent``: share of the fixed body whose counterpart lies inside the moving image.
+        - ``correlation_before``, ``correlation_after``: normalised cross-correlation within body and overlap;
+          before, the images lie as :func:`initial_alignment` says.
+        - ``folding_percent``, ``log_jacobian_std``, ``jacobian_min``: of det J; folds are det J <= 0.
+        - ``inverse_residual_mean_mm``, ``inverse_residual_p95_mm``, ``inverse_residual_max_mm``: the distance
+          between a point and inverse(transform(point)).
+        - ``mean_displacement_mm``: between a fixed point and its counterpart, in world coordinates.
+        - ``scale``: change of volume by the affine part.
+        - with a seed also ``matches``; ``inlier_percent``, the share of the matches, weighted by reliability,
+          that agree with one affine transform; and ``mean_reliability``, in [0, 1].
+
+    Raises
+    ------
+    SamregError
+        When the registration failed.
+    """
+    transform = result.transform
+    if transform is None:
+        raise SamregError(f"a failed registration has no quality: {result.reason}")
+    grid = working_grid(result.fixed)
+    body = body_on(result, grid)
+    points = grid.world_points()[body]
+    mapped = transform.transform_points(points)
+    inside = result.moving.grid.contains(mapped)
+    fixed = _averaged(result.fixed, grid.spacing)
+    moving = _averaged(result.moving, np.maximum(result.moving.spacing, grid.spacing.max()))
+    before, _ = initial_alignment(result)
+    inside_before = result.moving.grid.contains(before.transform_points(points))
+    warped = resample(moving, grid, transform=transform).array[body]
+    unwarped = resample(moving, grid, transform=before).array[body]
+    target = fixed.array[body]
+    jacobian = jacobian_statistics(transform, grid, body, step=float(result.fixed.spacing.max()))
+    chosen = np.random.default_rng(0).permutation(len(points))[:_INVERSE_POINTS]
+    inverse = inverse_residual(transform, result.inverse, points[chosen])
+    affine = [part.matrix for part in components(transform) if isinstance(part, AffineTransform)]
+    quality = {
+        "overlap_percent": 100 * float(inside.mean()),
+        "correlation_before": ncc(target, unwarped, inside_before),
+        "correlation_after": ncc(target, warped, inside),
+        "folding_percent": jacobian.folding_percent,
+        "log_jacobian_std": jacobian.log_std,
+        "jacobian_min": jacobian.minimum,
+        "inverse_residual_mean_mm": inverse.mean,
+        "inverse_residual_p95_mm": inverse.p95,
+        "inverse_residual_max_mm": inverse.maximum,
+        "mean_displacement_mm": float(np.linalg.norm(mapped - points, axis=1).mean()),
+        "scale": float(np.prod([abs(np.linalg.det(matrix)) for matrix in affine])),
+    }
+    if result.seed is not None:
+        pairs = result.seed.correspondences
+        quality["matches"] = float(len(pairs))
+        quality["inlier_percent"] = 100 * float(result.seed.affine.inlier_share)
+        quality["mean_reliability"] = float(pairs.reliability.mean()) if len(pairs) else 0.0
+    return quality
+
+
+def quality_flags(quality: Mapping[str, float]) -> tuple[str, ...]:
+    """Say in plain words what stands out in the measures of :func:`registration_quality`.
+
+    Parameters
+    ----------
+    quality
+        The measures; one that is missing raises no flag.
+
+    Returns
+    -------
+    tuple of str
+        Empty when nothing stands out.
+    """
+    flags = []
+    lost = 100 - quality.get("overlap_percent", 100.0)
+    if lost > _LOST_BODY_PERCENT:
+        flags.append(f"{lost:.0f} % of the fixed body has no counterpart in the moving image")
+    before, after = quality.get("correlation_before", -1.0), quality.get("correlation_after", 1.0)
+    if after <= before and after < _ALIKE_ANYWAY:
+        flags.append("the images are no more alike after registration than before")
+    folding = quality.get("folding_percent", 0.0)
+    if folding > _FOLDING_PERCENT:
+        flags.append(f"{folding:.1f} % of the voxels fold")
+    miss = quality.get("inverse_residual_p95_mm", 0.0)
+    if miss > _INVERSE_P95_MM:
+        flags.append(f"the inverse misses by {miss:.1f} mm (95th percentile)")
+    agreeing = quality.get("inlier_percent", 100.0)
+    if agreeing < _AGREEMENT_PERCENT:
+        flags.append(f"only {agreeing:.0f} % of the matches agree with one affine transform")
+    matches = quality.get("matches", _FEW_MATCHES)
+    if matches < _FEW_MATCHES:
+        flags.append(f"only {matches:.0f} matches carry the seed")
+    scale = quality.get("scale", 1.0)
+    if not 1 / _VOLUME_FACTOR <= scale <= _VOLUME_FACTOR:
+        flags.append(f"volume changes by a factor of {scale:.2g}")
+    return tuple(flags)
+
+
+def landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -> LandmarkErrors:
+    """Measure the errors at the landmarks that both images have; see :meth:`RegistrationResult.landmark_errors`."""
+    assert result.transform is not None
+    fixed, moving = paired_points(fixed, moving)
+    return LandmarkErrors(
+        fixed.names,
+        target_registration_error(initial_alignment(result)[0], fixed, moving),
+        target_registration_error(result.transform, fixed, moving),
+        target_registration_error(result.inverse, moving, fixed),
+    )
+
+
+def initial_alignment(result: RegistrationResult) -> tuple[AffineTransform, str]:
+    """Return how the images lay before registration, fixed to moving, and that in words.
+
+    As their world frames place them; with their centres on each other where that shows hardly any of the fixed
+    body, as in scans of different patients or scanners.
+    """
+    fixed, moving = result.fixed.grid, result.moving.grid
+    grid = working_grid(result.fixed)
+    points = grid.world_points()[body_on(result, grid)]
+    if moving.contains(points).mean() >= _SHOWS_NOTHING:
+        return AffineTransform.identity(fixed.ndim), "as the world places it"
+    return AffineTransform(np.eye(fixed.ndim), moving.center - fixed.center), "centred on the fixed image"
+
+
+def working_grid(image: Image) -> Grid:
+    """Return a grid over the image of about 4 mm, never finer than its voxels."""
+    grid = image.grid
+    spacing = np.maximum(grid.spacing, np.minimum(_SPACING, grid.extent / _FEWEST_VOXELS))
+    return grid if np.allclose(spacing, grid.spacing) else grid.with_spacing(spacing)
+
+
+def body_on(result: RegistrationResult, grid: Grid) -> NDArray[np.bool_]:
+    """Return the fixed body on a grid of the fixed frame, (*grid.shape); everything where it is not known."""
+    everything = np.ones(grid.shape, dtype=bool)
+    if result.body is None:
+        return everything
+    binary = result.body.with_array((result.body.array > 0).astype(np.uint8))
+    body = resample(binary, grid, interpolation="nearest", fill=0).array.astype(bool)
+    return body if body.any() else everything
+
+
+def _averaged(image: Image, spacing: NDArray[np.float64]) -> Image:
+    """Return the image averaged to this voxel size, NaN and infinity as numbers."""
+    image = image.with_array(np.nan_to_num(image.array)) if image.array.dtype.kind == "f" else image
+    return image if np.allclose(spacing, image.spacing) else resample_spacing(image, spacing)

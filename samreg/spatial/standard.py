@@ -1,0 +1,87 @@
+"""Images brought to standard axes and voxel sizes, and masks on other grids."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.errors import InputError
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+from samreg.spatial.resample import resample, resample_spacing
+
+AIR = -1024.0  # HU
+
+
+def oriented(image: Image) -> Image:
+    """Permute and flip the axes so that the direction is as near to the identity (LPS) as can be.
+
+    The array becomes a view; no voxel moves in the world.
+    """
+    direction = image.direction
+    order = max(
+        itertools.permutations(range(image.ndim)),
+        key=lambda axes: sum(abs(direction[i, axis]) for i, axis in enumerate(axes)),
+    )
+    flip = [direction[i, axis] < 0 for i, axis in enumerate(order)]
+    # index axis k is array axis ndim - 1 - k
+    array = image.array.transpose([image.ndim - 1 - axis for axis in reversed(order)])
+    array = array[tuple(slice(None, None, -1 if f else 1) for f in reversed(flip))]
+    signs = np.where(flip, -1.0, 1.0)
+    first = np.zeros(image.ndim)
+    for axis, flipped in zip(order, flip, strict=True):
+        first[axis] = image.grid.size[axis] - 1 if flipped else 0
+    grid = Grid(
+        array.shape,
+        image.grid.index_to_world(first)[0],
+        image.spacing[list(order)],
+        direction[:, list(order)] * signs,
+    )
+    return Image(array, grid, image.name)
+
+
+def standardised(image: Image, spacing: float, *, fill: float | None = AIR) -> Image:
+    """Resample an image to isotropic voxels on axes along x, y, z of the world (LPS).
+
+    Axis-aligned images keep their borders; oblique ones are resampled onto the axis-aligned box around them
+    and filled up. Coarser voxels average finer ones.
+
+    Parameters
+    ----------
+    image : Image
+        Any orientation.
+    spacing : float
+        New voxel size, mm.
+    fill : float or None
+        Value outside the image, air unless given; None takes its smallest value.
+
+    Returns
+    -------
+    Image
+        float32; an image that fits already keeps its values.
+    """
+    image = oriented(image)
+    if np.abs(image.spacing - spacing).max() > 1e-3:
+        image = resample_spacing(image, spacing)
+    if np.abs(image.direction - np.eye(image.ndim)).max() > 1e-3:
+        image = resample(image, _box_grid(image.grid, spacing), fill=fill)
+    return Image(np.ascontiguousarray(image.array, dtype=np.float32), image.grid, image.name)
+
+
+def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
+    """Sample a mask onto another grid, nearest neighbour, False outside; returns (z, y, x) bool."""
+    if mask.ndim != grid.ndim:
+        raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; give a mask of the image")
+    binary = mask.with_array((mask.array > 0).astype(np.uint8))
+    return resample(binary, grid, interpolation="nearest", fill=0).array.astype(bool)
+
+
+def _box_grid(grid: Grid, spacing: float) -> Grid:
+    """Axis-aligned grid over the bounding box of another."""
+    corners = grid.corners()
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    size = np.maximum(1, np.ceil((high - low) / spacing - 1e-3)).astype(int)
+    origin = (low + high) / 2 - spacing * (size - 1) / 2
+    return Grid.make(tuple(size[::-1]), origin=origin, spacing=spacing)

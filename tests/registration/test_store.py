@@ -1,0 +1,166 @@
+"""Results saved to a folder and read again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import samreg
+from samreg.errors import InputError
+from samreg.phantoms.phantom import PhantomPair, phantom_pair
+from samreg.spatial import AffineTransform, Image
+
+Saved = tuple[samreg.RegistrationResult, Path]
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return phantom_pair(1, 2, spacing=6.0)
+
+
+@pytest.fixture(scope="module")
+def saved(pair: PhantomPair, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A deformable result on files, and its folder."""
+    folder = tmp_path_factory.mktemp("saved")
+    for name, phantom in (("fixed", pair.fixed), ("moving", pair.moving)):
+        samreg.write_image(phantom.image, folder / f"{name}.nii.gz")
+    images = [samreg.read_image(folder / f"{name}.nii.gz") for name in ("fixed", "moving")]
+    result = samreg.register(*images, method="embedding", model="mind")
+    return result, result.save(folder / "out", formats=("h5", "nii", "npz"))
+
+
+def test_it_comes_back_as_it_was(saved, pair) -> None:
+    result, folder = saved
+    again = samreg.RegistrationResult.load(folder)
+    assert again
+    assert again.summary() == result.summary()
+    for to, points in (("moving", pair.fixed_landmarks), ("fixed", pair.moving_landmarks)):
+        np.testing.assert_allclose(
+            again.transform_points(points, to=to), result.transform_points(points, to=to), atol=0.3
+        )
+    for name in ("fixed", "moving", "reliability", "similarity", "cycle_error"):
+        np.testing.assert_allclose(
+            getattr(again.correspondences, name), getattr(result.correspondences, name), atol=1e-4
+        )
+    np.testing.assert_array_equal(again.body.array, result.body.array)
+    assert np.abs(again.warped.array - result.warped.array).mean() < 1
+    errors, before = (r.landmark_errors(pair.fixed_landmarks, pair.moving_landmarks) for r in (again, result))
+    np.testing.assert_allclose(errors.transform, before.transform, atol=0.3)
+    np.testing.assert_allclose(errors.inverse, before.inverse, atol=0.3)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".nii.gz", ".npz"])
+def test_any_one_format_is_enough(saved, pair, tmp_path, ending) -> None:
+    result, folder = saved
+    for file in ("result.json", f"transform{ending}", f"inverse{ending}"):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    again = samreg.RegistrationResult.load(tmp_path)
+    np.testing.assert_allclose(
+        again.transform_points(pair.fixed_landmarks, to="moving"),
+        result.transform_points(pair.fixed_landmarks, to="moving"),
+        atol=0.3,
+    )
+    assert again.correspondences is None
+    assert again.body is None
+
+
+def test_a_failed_result_comes_back(tmp_path, pair) -> None:
+    image = samreg.Image(pair.fixed.image.array, pair.fixed.image.grid)
+    failed = samreg.RegistrationResult(image, image, None, reason="too few matches", notes=("turned",), log="said")
+    again = samreg.RegistrationResult.load(failed.save(tmp_path), fixed=image, moving=image)
+    assert not again
+    assert (again.reason, again.notes, again.log) == ("too few matches", ("turned",), "said")
+    with pytest.raises(samreg.SamregError, match="too few matches"):
+        _ = again.quality
+
+
+def shifted(by: float) -> samreg.RegistrationResult:
+    image = Image.from_array(np.zeros((8, 8), np.float32))
+    return samreg.RegistrationResult(image, image, AffineTransform(np.eye(2), np.array([by, 0.0])), body=image)
+
+
+def test_nothing_of_an_earlier_result_is_left(tmp_path) -> None:
+    first, second = shifted(1), shifted(2)
+    first.landmark_errors(*[samreg.Points([[3.0, 3.0]])] * 2).write(tmp_path / "landmarks.csv")
+    for name in ("report.html", "notes.txt", "engine.log"):
+        (tmp_path / name).touch()
+    first.save(tmp_path, formats=("h5",))
+    assert {"landmarks.csv", "report.html", "engine.log"} <= {path.name for path in tmp_path.iterdir()}, "a user's own"
+    replace(second, body=None).save(tmp_path, formats=("nii",))
+    transform, inverse = ("transform.nii.gz", "inverse.nii.gz")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        transform, inverse, "affine.tfm", "transformix.txt", "warped.nii.gz", "result.json", "notes.txt",
+    }  # fmt: skip
+    again = samreg.RegistrationResult.load(tmp_path, fixed=second.fixed, moving=second.moving)
+    np.testing.assert_allclose(again.transform_points([[3.0, 3.0]], to="moving"), [[5, 3]], atol=1e-5)
+    (tmp_path / "landmarks.csv").write_text("name,x,y\ntip,1,2\n")
+    replace(second, transform=None, body=None, reason="no overlap").save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", "notes.txt", "landmarks.csv"}, "one's own stay"
+
+
+def test_options_come_back_as_python_had_them(tmp_path) -> None:
+    image = Image.from_array(np.zeros((4, 4), np.float32))
+    options = {"engine_options": {"iterations": (20, 10), "points": (np.zeros((1, 2)),)}, "threads": None}
+    result = samreg.RegistrationResult(image, image, AffineTransform.identity(2), options=options)
+    again = samreg.RegistrationResult.load(result.save(tmp_path), fixed=image, moving=image)
+    assert again.options == {"engine_options": {"iterations": (20, 10), "points": (((0.0, 0.0),),)}, "threads": None}
+
+
+def copy(folder: Path, to: Path, **changes: object) -> Path:
+    """Copy a saved result with entries of its result.json changed; "fixed.path" is an entry of an entry."""
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    summary = json.loads((to / "result.json").read_text())
+    for key, value in changes.items():
+        role, entry = key.split("__")
+        summary[role][entry] = value
+    (to / "result.json").write_text(json.dumps(summary))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fixed__path": "/nowhere/a.nii.gz"}, "fixed image is no longer at /nowhere/a.nii.gz; give fixed="),
+        ({"moving__path": None}, "moving image .*moving.nii.gz was no file of its own; give moving="),
+        ({"fixed__spacing_mm": [1, 2, 3]}, "its spacing_mm is .*, not .*1, 2, 3.*; give fixed="),
+        ({"fixed__size": [3, 3]}, "its size is"),
+    ],
+)
+def test_images_that_moved_or_changed_are_named(saved, tmp_path, changes, says) -> None:
+    with pytest.raises(InputError, match=says):
+        samreg.RegistrationResult.load(copy(saved[1], tmp_path, **changes))
+
+
+def test_images_that_moved_can_be_given(saved, pair, tmp_path) -> None:
+    folder = copy(saved[1], tmp_path, fixed__path="/nowhere/a.nii.gz", moving__path=None)
+    again = samreg.RegistrationResult.load(folder, fixed=pair.fixed.image, moving=saved[0].moving.name)
+    assert again.landmark_errors(pair.fixed_landmarks, pair.moving_landmarks).transform.max() < 60
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("result.json", None, "no result.json in"),
+        ("result.json", b"{", "result.json"),
+        ("result.json", b"{}", "result.json"),
+        ("correspondences.csv", b"fixed_x\nnonsense\n", "correspondences.csv"),
+        ("transform", None, "none of transform.h5.* in"),
+        ("inverse", None, "none of inverse.h5.* in"),
+    ],
+)
+def test_missing_and_damaged_files_are_named(saved, tmp_path, file, content, says) -> None:
+    folder = copy(saved[1], tmp_path)
+    for path in folder.glob(f"{file}*"):
+        path.unlink() if content is None else path.write_bytes(content)
+
+    def read() -> object:
+        result = samreg.RegistrationResult.load(folder)
+        return result.inverse, result.correspondences
+
+    with pytest.raises(InputError, match=says):
+        read()

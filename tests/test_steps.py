@@ -1,0 +1,138 @@
+"""Steps of long runs: kept, redone, killed, failed, on a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samreg.errors import InputError
+from samreg.steps import fingerprint, recorded, run_step
+
+
+def write(folder: Path) -> None:
+    (folder / "result.txt").write_text("42")
+
+
+def refuse(folder: Path) -> None:
+    raise AssertionError("what is done is not done again")
+
+
+def test_a_step_is_kept_while_its_inputs_stay_the_same(tmp_path):
+    source, out = tmp_path / "in.txt", tmp_path / "deep" / "step"
+    source.write_text("a")
+    call = {"files": [source], "inputs": {"seed": 0, "names": ("x",)}}
+    assert run_step(out, write, **call).status == "done"
+    assert run_step(out, refuse, **call).status == "kept"
+    source.write_text("b")
+    assert run_step(out, write, **call).status == "done"
+    assert run_step(out, write, files=[source], inputs={"seed": 1}).status == "done"
+    assert sorted(p.name for p in out.parent.iterdir()) == ["step"]
+
+
+def test_a_failed_step_is_an_outcome_and_leaves_what_was_there(tmp_path):
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise InputError("the image is cut")
+
+    run_step(tmp_path / "step", write, inputs={"seed": 0})
+    outcome = run_step(tmp_path / "step", fail, inputs={"seed": 1})
+    assert not outcome
+    assert outcome.reason == "the image is cut"
+    assert recorded(tmp_path / "step")["inputs"]["seed"] == 0
+    missing = run_step(tmp_path / "other", write, files=[tmp_path / "none"], inputs={})
+    assert "none" in missing.reason
+    assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_stops_the_run_and_says_what_to_do(tmp_path, wrapped):
+    def fill(folder: Path) -> None:
+        write(folder)
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if wrapped:
+                raise InputError("cannot write x") from error
+            raise
+
+    with pytest.raises(InputError, match=r"No space left.*kept.*make room"):
+        run_step(tmp_path / "step", fill, inputs={})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_is_no_result(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from samreg.steps import run_step\n"
+        "def work(folder):\n"
+        "    (folder / 'half.txt').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run_step(Path(sys.argv[1]), work, inputs={})"
+    )
+    out = tmp_path / "step"
+    done = subprocess.run([sys.executable, "-c", code, out], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert recorded(out) is None
+    assert run_step(out, write, inputs={}).status == "done"
+    assert [p.name for p in tmp_path.iterdir()] == ["step"]
+    assert not (out / "half.txt").exists()
+
+
+@pytest.mark.parametrize("rename", [True, False], ids=["before the new comes in", "before the old is removed"])
+def test_a_kill_while_results_are_replaced_loses_neither(tmp_path, monkeypatch, rename):
+    out = tmp_path / "step"
+    run_step(out, write, inputs={"seed": 0})
+    owner, name = (Path, "rename") if rename else (shutil, "rmtree")
+    original = getattr(owner, name)
+
+    def killed(path: Path, *rest: object, **options: object) -> object:
+        if Path(path).name == (".step.part" if rename else ".step.old") and Path(path).exists():
+            raise KeyboardInterrupt
+        return original(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_step(out, write, inputs={"seed": 1})
+    assert len(list(tmp_path.rglob("result.txt"))) >= 1
+    assert run_step(out, refuse, inputs={"seed": 0 if rename else 1}).status == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+@pytest.mark.parametrize(
+    ("header", "said", "data"),
+    [
+        ("a.mhd", "NDims = 3\nElementDataFile = a b.raw\n", "a b.raw"),
+        ("a.mhd", "ElementDataFile = LIST\na1.raw\na2.raw\n", "a2.raw"),
+        ("a.mhd", "ElementDataFile = a%02d.raw 1 2 1\n", "a02.raw"),
+        ("a.nhdr", "NRRD0004\ntype: short\ndata file: a.raw.gz\n", "a.raw.gz"),
+        ("a.nhdr", "NRRD0004\ndata file: LIST 2\na1.raw\na2.raw\n", "a2.raw"),
+        ("a.nhdr", "NRRD0004\ndatafile: a%d.raw 1 3 1\n", "a3.raw"),
+    ],
+)
+def test_fingerprint_follows_the_data_of_a_header(tmp_path, header, said, data):
+    (tmp_path / header).write_text(said)
+    for name in ("a1.raw", "a2.raw", "a3.raw", "a01.raw", "a02.raw", data):
+        (tmp_path / name).write_bytes(b"1")
+    first = fingerprint(tmp_path / header)
+    (tmp_path / data).write_bytes(b"2")
+    assert fingerprint(tmp_path / header) != first
+    (tmp_path / data).unlink()
+    with pytest.raises(InputError, match=data):
+        fingerprint(tmp_path / header)
+
+
+def test_fingerprint_follows_contents_not_times(tmp_path):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(b"1")
+    first = fingerprint(folder)
+    os.utime(folder / "1.dcm", (0, 0))
+    assert fingerprint(folder) == first
+    (folder / "1.dcm").write_bytes(b"2")
+    assert fingerprint(folder) != first
