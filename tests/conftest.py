@@ -7,6 +7,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker, before numpy and torch count the cores
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
 # a busy machine is no reason to fail, and a failure must come back
 settings.register_profile(
     "samreg", deadline=None, max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
