@@ -1,4 +1,4 @@
-"""The exceptions samreg raises on purpose, and the check of a choice.
+"""The exceptions samreg raises on purpose, and the checks of plain options that raise them.
 
 A fault of the *call* (a missing file, a wrong option, an image that is no CT) is an :class:`InputError` that names the
 value and the remedy. A fault of the *images* (no overlap, too few matches, a field that cannot be unfolded) is an
@@ -7,7 +7,12 @@ value and the remedy. A fault of the *images* (no overlap, too few matches, a fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, Literal, overload
+
+_MAX_SEED = 2**32 - 1  # numpy, torch and ANTs all take it
 
 
 class SamregError(Exception):
@@ -60,4 +65,145 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """
     choices = tuple(choices)
     if not (isinstance(value, str) and value in choices):
-        raise InputError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+        raise InputError(f"unknown {name} {_shown(value)}; choose one of {', '.join(choices)}")
+
+
+@overload
+def require_number(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = ...,
+    maximum: float | None = ...,
+    integer: Literal[True],
+    unit: str = ...,
+) -> int: ...
+@overload
+def require_number(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = ...,
+    maximum: float | None = ...,
+    integer: Literal[False] = ...,
+    unit: str = ...,
+) -> float: ...
+def require_number(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    integer: bool = False,
+    unit: str = "",
+) -> float:
+    """Return an option as a plain number; raise :class:`InputError` where it is none, or out of range.
+
+    Numbers of numpy and arrays of no dimension count; text, booleans, lists, NaN and infinity do not.
+
+    Parameters
+    ----------
+    name
+        Of the option, for the message.
+    value
+        What was given.
+    minimum, maximum
+        The range, both ends included.
+    integer
+        Take whole numbers of an integer type alone: 2, not 2.0.
+    unit
+        For the message, such as "mm".
+
+    Examples
+    --------
+    >>> require_number("threads", 2, minimum=1, integer=True)
+    2
+    >>> require_number("spacing", (2, 2, 2), minimum=0.2, maximum=20, unit="mm")
+    Traceback (most recent call last):
+    samreg.errors.InputError: spacing must be a number between 0.2 and 20 mm, got (2, 2, 2)
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
+    number: float | None = None
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+    elif isinstance(value, Real) and not integer and not isinstance(value, bool):
+        number = float(value)
+    low, high = -float("inf") if minimum is None else minimum, float("inf") if maximum is None else maximum
+    if number is None or not low <= number <= high or number in (float("inf"), -float("inf")):
+        kind = "a whole number" if integer else "a number"
+        raise InputError(f"{name} must be {kind}{_range(minimum, maximum)}{unit and f' {unit}'}, got {_shown(value)}")
+    return number
+
+
+def require_seed(value: object) -> int:
+    """Return the seed of a random generator as an int; raise :class:`InputError` unless it is 0 to 2**32 - 1.
+
+    Examples
+    --------
+    >>> require_seed(-1)
+    Traceback (most recent call last):
+    samreg.errors.InputError: seed must be a whole number between 0 and 4294967295, got -1
+    """
+    return require_number("seed", value, minimum=0, maximum=_MAX_SEED, integer=True)
+
+
+def require_flag(name: str, value: object) -> bool:
+    """Return an option that is on or off; raise :class:`InputError` unless it is True or False.
+
+    Examples
+    --------
+    >>> require_flag("verbose", "no")
+    Traceback (most recent call last):
+    samreg.errors.InputError: verbose must be True or False, got 'no'
+    """
+    if isinstance(value, bool):
+        return value
+    if getattr(value, "shape", None) == () and str(getattr(value, "dtype", "")) == "bool":  # of numpy
+        return bool(value)
+    raise InputError(f"{name} must be True or False, got {_shown(value)}")
+
+
+def require_progress(value: object) -> None:
+    """Raise :class:`InputError` unless ``progress`` can be called, or is None.
+
+    Examples
+    --------
+    >>> require_progress(True)
+    Traceback (most recent call last):
+    samreg.errors.InputError: progress must be a function of one text, such as print, got True
+    """
+    if value is not None and not callable(value):
+        raise InputError(f"progress must be a function of one text, such as print, got {_shown(value)}")
+
+
+def require_options(name: str, value: object) -> dict[str, Any]:
+    """Return options by their names; raise :class:`InputError` unless they are a mapping, a dataclass or None.
+
+    Examples
+    --------
+    >>> require_options("engine_options", {"iterations": [20, 0]})
+    {'iterations': [20, 0]}
+    >>> require_options("engine_options", "fast")
+    Traceback (most recent call last):
+    samreg.errors.InputError: engine_options must map names to values, such as {'iterations': [20, 10]}, got 'fast'
+    """
+    if value is None:
+        return {}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    raise InputError(f"{name} must map names to values, such as {{'iterations': [20, 10]}}, got {_shown(value)}")
+
+
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if minimum is not None and maximum is not None:
+        return f" between {minimum:g} and {maximum:.10g}"
+    return f" of at least {minimum:g}" if minimum is not None else "" if maximum is None else f" of at most {maximum:g}"
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message: on one line, and no longer than that."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
