@@ -202,15 +202,10 @@ def _remaining_points(
         raise InputError(f"corresponding_points must be as many of both, got {len(fixed)} fixed, {len(moving)} moving")
     if start is None:
         return fixed, moving
-    found, half_step = fixed, 1.0
+    found = fixed
     for _ in range(_NEWTON_STEPS):
         miss = start.transform_points(found) - moving
-        columns = [
-            start.transform_points(found + half_step * axis) - start.transform_points(found - half_step * axis)
-            for axis in np.eye(ndim)
-        ]
-        jacobian = np.stack(columns, axis=-1) / (2 * half_step)
-        found = found - (np.linalg.pinv(jacobian) @ miss[..., None])[..., 0]
+        found = found - (np.linalg.pinv(start.jacobian(found, step=1.0)) @ miss[..., None])[..., 0]
     near = np.linalg.norm(start.transform_points(found) - moving, axis=1) < 1.0
     if not near.any():
         raise InputError("the start reaches none of the corresponding moving points; are they in LPS mm?")

@@ -128,7 +128,7 @@ def simulate_followup(image: Image, *, lesions: int = 8, strength: float = 1.0, 
         Image(labels, image.grid, f"{image.name} lesions"),
         found,
         centers,
-        np.stack([volumes, volumes * found.growth**3 * _volume_change(forward, found.centers)], axis=1),
+        np.stack([volumes, volumes * found.growth**3 * np.linalg.det(forward.jacobian(found.centers))], axis=1),
         forward,
         backward,
     )
@@ -229,15 +229,6 @@ def _rescanned(array: NDArray[np.float32], strength: float, random: np.random.Ge
     array = gaussian_filter(array, random.uniform(0.2, 0.5))
     noise = gaussian_filter(random.standard_normal(array.shape, dtype=np.float32), 0.6)
     return array + noise * np.float32(strength * random.uniform(10, 30) / noise.std())
-
-
-def _volume_change(transform: Transform, points: FloatArray, step: float = 0.5) -> FloatArray:
-    """Return det J (N,) at points (N, 3) by central differences."""
-    columns = [
-        (transform.transform_points(points + e) - transform.transform_points(points - e)) / (2 * step)
-        for e in step * np.eye(3)
-    ]
-    return np.linalg.det(np.stack(columns, axis=-1))
 
 
 def _hu(array: NDArray[np.float32]) -> NDArray[np.int16]:

@@ -87,23 +87,7 @@ def determinants(
     mask = np.ones(grid.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     if mask.shape != grid.shape or not mask.any():
         raise InputError(f"the mask must be {grid.shape} and not empty, got {mask.shape} with {int(mask.sum())} voxels")
-    offset = np.ones(grid.ndim) if step is None else step / grid.spacing
+    steps = grid.spacing if step is None else step
     index = np.argwhere(mask)[:, ::-1]
-    chunks = (index[i : i + _CHUNK] for i in range(0, len(index), _CHUNK))
-    return np.concatenate([_determinant(transform, grid, chunk, offset) for chunk in chunks])
-
-
-def _determinant(transform: Transform, grid: Grid, index: NDArray[np.integer], offset: FloatArray) -> FloatArray:
-    """Return det J (N,) at voxel indices (N, d) in x, y, z, by differences of ``offset`` voxels each way."""
-    jacobian = np.empty((len(index), grid.ndim, grid.ndim))
-    last = np.asarray(grid.size) - 1
-    for axis in range(grid.ndim):
-        # a neighbour outside the image would see the end of the field
-        after, before = index.astype(float), index.astype(float)
-        after[:, axis] = np.minimum(after[:, axis] + offset[axis], last[axis])
-        before[:, axis] = np.maximum(before[:, axis] - offset[axis], 0)
-        length = (after - before)[:, axis, None] * grid.spacing[axis]
-        ends = (transform.transform_points(grid.index_to_world(end)) for end in (after, before))
-        jacobian[:, :, axis] = np.subtract(*ends) / length
-    # columns are derivatives along the grid's axes, which may be turned or mirrored against the world's
-    return np.linalg.det(jacobian) * np.linalg.det(grid.direction)
+    chunks = (grid.index_to_world(index[i : i + _CHUNK]) for i in range(0, len(index), _CHUNK))
+    return np.concatenate([np.linalg.det(transform.jacobian(points, step=steps, within=grid)) for points in chunks])

@@ -34,6 +34,77 @@ class Transform(ABC):
     def transform_points(self, points: ArrayLike) -> FloatArray:
         """Map points (N, d) of the fixed image to the moving image, LPS mm."""
 
+    def inverse(self) -> Transform:
+        """Return the inverse, moving to fixed: exact where the kind has one, else numerical.
+
+        :func:`invert` says how and takes the accuracy; :func:`inverse_residual` measures the result.
+
+        Raises
+        ------
+        InputError
+            When an affine part is singular, or a part is of a kind that has no inverse.
+
+        Examples
+        --------
+        >>> from samreg.spatial import AffineTransform
+        >>> shift = AffineTransform([[1, 0], [0, 1]], [10, 20])
+        >>> shift.inverse().transform_points([[10, 20]])
+        array([[0., 0.]])
+        """
+        return invert(self)
+
+    def jacobian(self, points: ArrayLike, *, step: ArrayLike = 0.5, within: Grid | None = None) -> FloatArray:
+        """Return the derivatives at points by central differences.
+
+        Parameters
+        ----------
+        points
+            (N, d) points of the fixed image, LPS mm.
+        step
+            How far to either side the differences reach, mm: a number, or (d,) one for each axis.
+        within
+            A grid whose axes are differenced along, those of the world unless given. Differences do not reach beyond
+            its outermost voxel centres, where a field may end: they are one-sided there.
+
+        Returns
+        -------
+        ndarray
+            (N, d, d): element [n, i, j] is the derivative of component i of the moving point by component j of the
+            fixed point.
+
+        Raises
+        ------
+        InputError
+            When the step is not positive, or ``within`` has a single voxel along an axis.
+
+        Examples
+        --------
+        >>> from samreg.spatial import AffineTransform
+        >>> stretch = AffineTransform([[2, 0], [0, 1]], [10, 20])
+        >>> stretch.jacobian([[5, 5]])
+        array([[[2., 0.],
+                [0., 1.]]])
+        """
+        points = as_points_array(points, self.ndim)
+        steps = np.broadcast_to(np.asarray(step, dtype=np.float64), (self.ndim,))
+        if not (np.isfinite(steps) & (steps > 0)).all():
+            raise InputError(f"the step of a Jacobian must be positive mm, got {np.asarray(step).tolist()}")
+        if within is not None and min(within.shape) < 2:
+            raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {within.shape}")
+        axes = np.eye(self.ndim) if within is None else within.direction
+        ahead, behind = np.tile(steps, (len(points), 1)), np.tile(steps, (len(points), 1))
+        if within is not None:
+            position = within.world_to_index(points) * within.spacing  # mm from the first voxel along each axis
+            length = (np.asarray(within.size) - 1) * within.spacing
+            ahead, behind = np.clip(length - position, 0, ahead), np.clip(position, 0, behind)
+        slopes = np.empty((len(points), self.ndim, self.ndim))
+        for k in range(self.ndim):
+            after = self.transform_points(points + ahead[:, k, None] * axes[:, k])
+            before = self.transform_points(points - behind[:, k, None] * axes[:, k])
+            slopes[:, :, k] = (after - before) / (ahead + behind)[:, k, None]
+        # derivatives along the grid's axes become those along the world's
+        return slopes @ np.linalg.inv(axes)
+
 
 @dataclass(frozen=True, eq=False)
 class AffineTransform(Transform):
@@ -90,9 +161,13 @@ class AffineTransform(Transform):
             When the matrix is singular.
         """
         if abs(np.linalg.det(self.matrix)) < 1e-12:
-            raise InputError("the affine matrix is singular and has no inverse")
+            raise InputError(f"the affine matrix {self.matrix.tolist()} is singular and has no inverse")
         inverse: FloatArray = np.linalg.inv(self.matrix).astype(np.float64, copy=False)
         return AffineTransform(inverse, -inverse @ self.translation)
+
+    def jacobian(self, points: ArrayLike, *, step: ArrayLike = 0.5, within: Grid | None = None) -> FloatArray:
+        """Return the matrix for each of the points, (N, d, d)."""
+        return np.tile(self.matrix, (len(as_points_array(points, self.ndim)), 1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +360,9 @@ def _invert_part(part: Transform, tolerance: float, iterations: int) -> Transfor
         return part.inverse()
     if isinstance(part, DisplacementField):
         return _invert_field(part, tolerance, iterations)
-    raise InputError(f"cannot invert a {type(part).__name__}")
+    if type(part).inverse is not Transform.inverse:
+        return part.inverse()
+    raise InputError(f"a {type(part).__name__} has no inverse; sample it as a displacement field first")
 
 
 def _invert_field(forward: DisplacementField, tolerance: float, iterations: int) -> DisplacementField:

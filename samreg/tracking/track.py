@@ -299,7 +299,7 @@ def _matched(embeddings: tuple[Embedding, Embedding], transform: Transform, lesi
     here, there = (features(embedding) for embedding in embeddings)
     centers = lesions.points.positions
     radius = np.where(np.isnan(lesions.radii), _RADIUS, lesions.radii)
-    expected, jacobian = transform.transform_points(centers), _jacobian(transform, centers)
+    expected, jacobian = transform.transform_points(centers), transform.jacobian(centers, step=_STEP)
     votes = vote(
         here, centers, there, prediction=Prediction(expected, *_WINDOW), matrix=jacobian,
         reach=np.stack([radius, radius + _SHELL], axis=1),
@@ -316,13 +316,6 @@ def _matched(embeddings: tuple[Embedding, Embedding], transform: Transform, lesi
         "in_view": depth >= 0,
         "stretch": np.abs(np.linalg.det(jacobian)) ** (1 / 3),
     }
-
-
-def _jacobian(transform: Transform, points: FloatArray) -> FloatArray:
-    """Return dT/dx (N, 3, 3) at points (N, 3)."""
-    steps = _STEP * np.eye(3)
-    columns = [transform.transform_points(points + s) - transform.transform_points(points - s) for s in steps]
-    return np.stack(columns, axis=-1) / (2 * _STEP)
 
 
 def _measured(

@@ -15,6 +15,7 @@ from samreg.spatial import (
     Grid,
     Image,
     Points,
+    Transform,
     compose,
     inverse_residual,
     invert,
@@ -160,6 +161,68 @@ def test_the_jacobian_agrees_with_itk(random_grid, smooth_field):
         sitk.DisplacementFieldJacobianDeterminant(transform_to_sitk(turned).GetDisplacementField())
     )
     assert np.allclose(ours[inner], theirs[inner], atol=1e-3)
+
+
+@DIMENSIONS
+@given(seed=seeds)
+@settings(max_examples=15)
+def test_the_jacobian_predicts_small_steps(random_grid, random_affine, smooth_field, points_inside, ndim, seed):
+    rng = np.random.default_rng(seed)
+    grid = random_grid(rng, ndim, (9, 10, 11)[:ndim])
+    transform = compose(random_affine(rng, ndim), smooth_field(grid, amplitude=0.05 * grid.extent.min()))
+    points, small = points_inside(rng, grid), rng.normal(size=ndim) * 1e-3
+    for kind in (transform, transform.transforms[0]):
+        expected = kind.transform_points(points + small) - kind.transform_points(points - small)
+        # symmetric about the point, as the difference is: only kinks between voxels tell them apart
+        predicted = 2 * kind.jacobian(points, step=1e-3) @ small
+        assert np.median(np.linalg.norm(expected - predicted, axis=1)) < 1e-3 * np.linalg.norm(small) + 1e-5
+
+
+def test_the_jacobian_ends_at_the_last_voxel(random_grid):
+    """Beyond its grid a field is zero; a difference across that end would be as steep as the field is long."""
+    grid = random_grid(np.random.default_rng(3), 3, (6, 5, 4))
+    slope = np.array([[0.1, 0.2, 0], [0, -0.1, 0], [0.05, 0, 0.3]])
+    field = DisplacementField(grid.world_points() @ slope.T + 50, grid)
+    corners = grid.index_to_world(np.array([[0, 0, 0], [3, 4, 5], [3, 0, 5]]))
+    within = field.jacobian(corners, step=grid.spacing, within=grid)
+    assert np.allclose(within, np.eye(3) + slope, atol=1e-3)
+    assert np.abs(field.jacobian(corners, step=2 * grid.spacing.max()) - within).max() > 1
+    with pytest.raises(InputError, match="at least 2 voxels"):
+        field.jacobian(corners, within=Grid.make((1, 5, 5)))
+    for step in (0, -1, np.nan):
+        with pytest.raises(InputError, match="positive mm"):
+            field.jacobian(corners, step=step)
+
+
+def test_every_transform_has_its_inverse(smooth_field, random_affine):
+    rng = np.random.default_rng(0)
+    grid = Grid.make((16, 16, 16), spacing=3)
+    forward = compose(random_affine(rng, 3), tapered(smooth_field(grid), 15), random_affine(rng, 3))
+    points = forward.transforms[0].inverse().transform_points(grid.index_to_world(rng.uniform(3, 12, (30, 3))))
+    assert inverse_residual(forward, forward.inverse(), points).p95 < 0.1 * 3
+
+    class Cubed(Transform):
+        """x^3 along each axis, whose inverse is known."""
+
+        ndim = 3
+
+        def __init__(self, power=3.0):
+            self.power = power
+
+        def transform_points(self, points):
+            return np.sign(points) * np.abs(points) ** self.power
+
+        def inverse(self):
+            return Cubed(1 / self.power)
+
+    both = compose(Cubed(), random_affine(rng, 3))
+    assert inverse_residual(both, both.inverse(), points).maximum < 1e-6
+
+    class Unknown(Cubed):
+        inverse = Transform.inverse
+
+    with pytest.raises(InputError, match="Unknown has no inverse"):
+        Unknown().inverse()
 
 
 def test_the_jacobian_needs_two_voxels():
