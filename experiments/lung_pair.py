@@ -10,7 +10,7 @@ from pathlib import Path
 
 import samreg
 from samreg.quality import dice, mean_surface_distance
-from samreg.spatial import resample
+from samreg.spatial import as_mask, resample
 
 
 def main() -> None:
@@ -19,10 +19,10 @@ def main() -> None:
         samreg.read_image(folder / f"3DCT_lung_{name}.nii.gz")
         for name in ("baseline", "followup", "baseline_mask", "followup_mask")
     )
-    reference = fixed_mask.array > 0
+    reference = as_mask(fixed_mask).array
 
     def show(name: str, mask: samreg.Image) -> None:
-        found = mask.array > 0
+        found = as_mask(mask).array
         distance = mean_surface_distance(found, reference, spacing=fixed_mask.spacing)
         print(f"| {name} | {dice(found, reference)[1]:.3f} | {distance:.2f} |", flush=True)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from samreg.errors import EngineError, InputError, MissingExtraError
-from samreg.spatial import Grid, Image, Transform, resample
+from samreg.spatial import Grid, Image, Transform, as_mask, resample, sample_mask
 
 TransformKind = Literal["rigid", "affine", "deformable"]
 TRANSFORM_KINDS = ("rigid", "affine", "deformable")
@@ -323,14 +323,13 @@ def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> 
 
 def _mask_on(mask: Image, grid: Grid, what: str) -> Image:
     label = f"{what} {mask.name}".strip()
-    mask = mask.with_array((mask.array != 0).astype(np.uint8))
+    mask = as_mask(mask)
     if not mask.array.any():
         raise InputError(f"{label} is empty; mark the voxels to compare, or leave the mask out")
-    if not mask.grid.same_as(grid):
-        mask = resample(mask, grid, interpolation="nearest", fill=0)
-        if not mask.array.any():
-            raise InputError(f"{label} does not overlap its image; are both in the same world frame?")
-    return mask
+    inside = sample_mask(mask, grid)
+    if not inside.any():
+        raise InputError(f"{label} does not overlap its image; are both in the same world frame?")
+    return Image(inside.astype(np.uint8), grid, mask.name)
 
 
 def _windowed(image: Image, window: tuple[float, float] | None) -> Image:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.standard import mask_voxels
 
 
 def dice(a: ArrayLike, b: ArrayLike, labels: Iterable[int] | None = None) -> dict[int, float]:
@@ -48,7 +49,7 @@ def surface_distances(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> tupl
     Parameters
     ----------
     a, b
-        Masks of the same shape, (z, y, x) or (y, x).
+        Masks of the same shape, (z, y, x) or (y, x); inside where finite and not zero.
     spacing
         (d,) voxel size along x, y(, z), mm.
 
@@ -64,7 +65,7 @@ def surface_distances(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> tupl
     """
     from scipy.ndimage import distance_transform_edt
 
-    a, b = np.asarray(a).astype(bool), np.asarray(b).astype(bool)
+    a, b = mask_voxels(a), mask_voxels(b)
     _require_same_shape(a, b)
     empty = [name for name, mask in (("first", a), ("second", b)) if not mask.any()]
     if empty:

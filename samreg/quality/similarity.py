@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samreg.spatial.standard import mask_voxels
+
 
 def ncc(fixed: ArrayLike, moving: ArrayLike, mask: NDArray[np.bool_] | None = None) -> float:
     """Return the normalised cross-correlation (Pearson's) of two images.
@@ -23,7 +25,7 @@ def ncc(fixed: ArrayLike, moving: ArrayLike, mask: NDArray[np.bool_] | None = No
     """
     a, b = np.asarray(fixed, dtype=np.float64), np.asarray(moving, dtype=np.float64)
     valid = np.isfinite(a) & np.isfinite(b)
-    valid = valid if mask is None else valid & mask
+    valid = valid if mask is None else valid & mask_voxels(mask)
     if not valid.any():
         return 0.0
     a, b = a[valid] - a[valid].mean(), b[valid] - b[valid].mean()

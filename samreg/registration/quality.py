@@ -16,6 +16,7 @@ from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample, resample_spacing
+from samreg.spatial.standard import sample_mask
 from samreg.spatial.transforms import AffineTransform, components, inverse_residual
 
 if TYPE_CHECKING:
@@ -181,8 +182,7 @@ def body_on(result: RegistrationResult, grid: Grid) -> NDArray[np.bool_]:
     everything = np.ones(grid.shape, dtype=bool)
     if result.body is None:
         return everything
-    binary = result.body.with_array((result.body.array > 0).astype(np.uint8))
-    body = resample(binary, grid, interpolation="nearest", fill=0).array.astype(bool)
+    body = sample_mask(result.body, grid)
     return body if body.any() else everything
 
 

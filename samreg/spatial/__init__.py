@@ -8,6 +8,7 @@ from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points
 from samreg.spatial.resample import resample, resample_spacing
+from samreg.spatial.standard import as_mask, sample_mask
 from samreg.spatial.transforms import (
     AffineTransform,
     CompositeTransform,
@@ -31,6 +32,7 @@ __all__ = [
     "Points",
     "Transform",
     "as_image",
+    "as_mask",
     "as_points",
     "compose",
     "find_images",
@@ -44,6 +46,7 @@ __all__ = [
     "resample",
     "resample_spacing",
     "sample_displacement",
+    "sample_mask",
     "write_image",
     "write_points",
     "write_transform",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import logging
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample, resample_spacing
+
+log = logging.getLogger(__name__)
 
 AIR = -1024.0  # HU
 
@@ -70,12 +73,78 @@ def standardised(image: Image, spacing: float, *, fill: float | None = AIR) -> I
     return Image(np.ascontiguousarray(image.array, dtype=np.float32), image.grid, image.name)
 
 
+def mask_voxels(values: ArrayLike) -> NDArray[np.bool_]:
+    """Return which elements of an array a mask includes: those that are finite and not zero.
+
+    This is samreg's one definition of a mask; NaN, infinity and zero are outside, negative numbers inside.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask_voxels([0, 1, -1, 0.5, np.nan])
+    array([False,  True,  True,  True, False])
+    """
+    array = np.asarray(values)
+    inside: NDArray[np.bool_] = array != 0
+    return inside & np.isfinite(array) if array.dtype.kind == "f" else inside
+
+
+def as_mask(image: Image) -> Image:
+    """Return an image as a mask: True where it is finite and not zero, as :func:`mask_voxels` says.
+
+    A warning is logged where that may not be what was meant: values between whole numbers, as in a map of
+    probabilities or distances.
+
+    Parameters
+    ----------
+    image
+        Mask or label map, 2D or 3D.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Image, as_mask
+    >>> as_mask(Image.from_array([[0, 2], [0, -1]], spacing=1, name="lungs")).array
+    array([[False,  True],
+           [False,  True]])
+    """
+    inside = mask_voxels(image.array)
+    if image.array.dtype.kind == "f":
+        values = image.array[inside]
+        fractional = values != np.rint(values)
+        if fractional.any():
+            log.warning(
+                "%s: a mask with values such as %.4g; every voxel that is not zero counts as inside. Threshold a map "
+                "of probabilities or distances first",
+                image.name or "mask", float(values[np.argmax(fractional)]),
+            )  # fmt: skip
+    return image.with_array(inside)
+
+
 def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
-    """Sample a mask onto another grid, nearest neighbour, False outside; returns (z, y, x) bool."""
+    """Sample a mask onto another grid: nearest neighbour, False outside the mask's own grid.
+
+    Parameters
+    ----------
+    mask
+        Inside where it is finite and not zero.
+    grid
+        In the same world as the mask.
+
+    Returns
+    -------
+    ndarray
+        bool, (*grid.shape).
+
+    Raises
+    ------
+    InputError
+        When one is 2D and the other 3D.
+    """
     if mask.ndim != grid.ndim:
-        raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; give a mask of the image")
-    binary = mask.with_array((mask.array > 0).astype(np.uint8))
-    return resample(binary, grid, interpolation="nearest", fill=0).array.astype(bool)
+        raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; both must be 2D or both 3D")
+    mask = as_mask(mask)
+    sampled: NDArray[np.bool_] = resample(mask, grid, interpolation="nearest", fill=0).array
+    return sampled
 
 
 def _box_grid(grid: Grid, spacing: float) -> Grid:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
+from samreg.spatial.standard import sample_mask
 
 _VOXEL = 1.0  # mm, at which lesions are grown
 _LUNG = -500.0  # HU, below which tissue is aerated lung
@@ -65,8 +66,7 @@ class Extent:
 
     def on(self, grid: Grid) -> NDArray[np.bool_]:
         """Return the mask on another grid, (*grid.shape)."""
-        image = Image(self.mask.astype(np.uint8), self.grid)
-        return resample(image, grid, interpolation="nearest", fill=0).array.astype(bool)
+        return sample_mask(Image(self.mask, self.grid), grid)
 
 
 def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Extent | str:

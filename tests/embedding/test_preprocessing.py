@@ -1,8 +1,6 @@
-"""Orientation, resampling, the body mask and the gate."""
+"""The body mask and the gate."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from samreg.embedding.body import body_mask
 from samreg.embedding.ct import Preprocessing, check_ct
 from samreg.errors import InputError
 from samreg.spatial.image import Image
-from samreg.spatial.standard import oriented, standardised
 
 
 def phantom(shape=(40, 60, 80), spacing=3.0) -> Image:
@@ -29,48 +26,6 @@ def phantom(shape=(40, 60, 80), spacing=3.0) -> Image:
 def test_preprocessing_is_the_published_one():
     scaled = Preprocessing().normalise(np.float32([-2000, -1024, 1023.5, 3071, 9000]))
     np.testing.assert_allclose(scaled, [-50, -50, 77.5, 205, 205], atol=1e-4)
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:])
-def test_orientation_keeps_every_voxel_in_its_place(order):
-    rng = np.random.default_rng(0)
-    direction = np.eye(3)[:, list(order)] * [-1, 1, -1]
-    image = Image.from_array(
-        rng.normal(size=(3, 4, 5)), origin=(7, 8, 9), spacing=(1, 2, 3), direction=direction, name="turned"
-    )
-    turned = oriented(image)
-    np.testing.assert_allclose(turned.direction, np.eye(3), atol=1e-12)
-    points = image.grid.world_points().reshape(-1, 3)
-    index = np.rint(turned.grid.world_to_index(points)).astype(int)
-    np.testing.assert_array_equal(turned.array[index[:, 2], index[:, 1], index[:, 0]], image.array.ravel())
-
-
-def test_standard_image_is_unchanged():
-    image = phantom(spacing=2.0)
-    result = standardised(image, 2.0)
-    np.testing.assert_array_equal(result.array, image.array)
-    assert result.array.dtype == np.float32
-    assert result.grid.same_as(image.grid)
-
-
-def test_oblique_image_lands_in_place():
-    angle = np.deg2rad(20)
-    direction = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    array = np.full((20, 40, 40), -1000, np.int16)
-    array[8:12, 28:32, 10:14] = 1000
-    image = Image.from_array(array, spacing=(2, 2, 2), direction=direction, origin=(5, 6, 7))
-    result = standardised(image, 2.0)
-    np.testing.assert_allclose(result.direction, np.eye(3))
-    weight = result.array.astype(float).clip(0)
-    centre = (result.grid.world_points() * weight[..., None]).sum((0, 1, 2)) / weight.sum()
-    np.testing.assert_allclose(centre, image.grid.index_to_world([[11.5, 29.5, 9.5]])[0], atol=0.2)
-    assert result.array.min() >= -1024
-
-
-def test_downsampling_averages():
-    rng = np.random.default_rng(0)
-    image = Image.from_array(rng.normal(0, 100, (24, 90, 90)).astype(np.int16), spacing=(0.7, 0.7, 1.25))
-    assert standardised(image, 2.0).array.std() < 45
 
 
 def test_body_has_lungs_and_no_table():
