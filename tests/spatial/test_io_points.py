@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from samreg.errors import InputError
-from samreg.spatial import Grid, Points, as_points, read_points, write_points
+from samreg.spatial import Grid, Points, as_points, find_points, read_points, write_points
 
 NAMED = (".csv", ".mrk.json", ".fcsv")
 ALL = (*NAMED, ".pts", ".txt")
@@ -86,6 +86,15 @@ def refused(tmp_path, name, text, *words, **options):
         "\ufeffname, x, y, z\r\na, 1, 2, 3\r\n\r\nb,4,5,6",
         "# LPS mm\nid,x_mm,y_mm,z_mm\na,1,2,3\nb,4,5,6\n",
         'point,"x (mm)","y (mm)","z (mm)"\n"a",1,2,3\n"b",4,5e0,6\n',
+        "sep=;\r\nname;x;y;z\r\na;1,0;2,0;3\r\nb;4;5;6,00\r\n",
+        "name;x;y;z;\na;1;2;3;\nb;4;5;6;\n;;;;\n",
+        "name,x,y,z\na,1,2,3,\nb,4,5,6,\n",
+        "\n\n,landmark,x,y,z\r0,a,1,2,3\r1,b,4,5,6\r",
+        "label,l,p,s,defined,selected,visible,locked,description\na,1,2,3,1,1,1,0,\nb,4,5,6,1,1,1,0,\n",
+        "label,r,a,s\na,-1,-2,3\nb,-4,-5,6\n",
+        "name,x_ras,y_ras,z_ras\na,-1,-2,3\nb,-4,-5,6\n",
+        "# CoordinateSystem = RAS\nname,x,y,z\na,-1,-2,3\nb,-4,-5,6\n",
+        "# turned from RAS to LPS\nname,x,y,z\na,1,2,3\nb,4,5,6\n",
     ],
 )
 def test_csv_spellings(tmp_path, text):
@@ -97,6 +106,8 @@ def test_csv_spellings(tmp_path, text):
 
 def test_csv_without_names_or_header(tmp_path):
     assert read(tmp_path, "a.csv", "1,2,3\n4,5,6\n").positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert read(tmp_path, "a.csv", "1,5;2;3;\n4;5;6,25;\n").positions.tolist() == [[1.5, 2, 3], [4, 5, 6.25]]
+    assert read(tmp_path, "a.tsv", "1\t2\t3\n").positions.tolist() == [[1, 2, 3]]
     points = read(tmp_path, "b.csv", "x,y,score\n1,2,0.5\n3,4,\n")
     assert points.names == ("1", "2")
     assert points.ndim == 2
@@ -120,13 +131,28 @@ def test_csv_of_several_subjects(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name,x,y,z\na,1,2,3\nb,4,5\n", ["line 3", "3 columns", "4"]),
-        ("name,x,y,z\na,1,2,three\n", ["line 2", "'three' is no number"]),
+        ("name,x,y,z\na,1,2,3\nb,4,5\n", ["line 3", "3 cells", "4 columns", "cut"]),
+        ("name,x,y,z\na,1,2,three\n", ["line 2", "'three' is not a number"]),
         ("name,x,y,z\na,1,2,nan\n", ["line 2", "nan"]),
         ("name,x,y,z\na,inf,2,1\n", ["line 2", "inf"]),
-        ("name;x;y;z\na;1,5;2;1\n", ["line 2", "'1,5'", "decimal point"]),
+        ("name,x,y,z\na,1,1_0,2\n", ["line 2", "'1_0' is not a number"]),
+        ('name,x,y,z\na,"1,5",2,3\n', ["line 2", "'1,5'", "decimal point"]),
+        ("name;x;y;z\na;1,5;2.5;1\n", ["line 2", "decimal point"]),
+        ("name;x;y;z\na;1,234,567;2;1\n", ["line 2", "'1,234,567' is not a number"]),
+        ("name,x,y,z\na,12,5,-30,25,101,5\n", ["line 2", "7 cells", "4 columns", "decimals with a point"]),
+        ("name,x,y,z\na,1,2,3\nhilum, left,1,2,3\n", ["line 3", "5 cells", "in quotes"]),
+        ("name,x,y,z,note\na,1,5,2,3,\n", ["line 2", "6 cells"]),  # what is empty has been pushed aside
+        ("name,x,y,z,\na,1,5,2,3\n", ["line 2", "5 cells"]),
+        ("name,x,y,z\na,1,2,3\nname,x,y,z\nb,4,5,6\n", ["line 3", "'x' is not a number"]),
+        ("carina,1,2,3\n", ["no columns x, y", "'carina'"]),
+        ("1,2,3\n1,5,2,3\n", ["line 2", "decimal commas"]),
+        ("name,x,x_mm,y,z\na,1,1,2,3\n", ["both columns 'x' and 'x_mm'"]),
+        ("name,x_ras,y_ras,z\na,1,2,3\n", ["some columns are in RAS"]),
+        ("# RAS mm\nname,x,y,z\na,1,2,3\n", ["a comment says RAS", "r, a, s"]),
+        ("# CoordinateSystem = LPS\nname,r,a,s\na,1,2,3\n", ["columns are in RAS", "LPS"]),
+        ("label,l,p,s,defined\na,1,2,3,perhaps\n", ["line 2", "unknown position status 'perhaps'"]),
         ("name,i,j,k\na,1,2,3\n", ["no columns x, y", "'i'"]),
-        ("name,x,x,y,z\na,1,1,2,3\n", ["'x' occurs twice"]),
+        ("name,x,x,y,z\na,1,1,2,3\n", ["both columns 'x' and 'x'"]),
         ("1,2,3,4\n", ["4 columns of numbers and no header"]),
         ("1,2,3\n1,2\n", ["line 2", "2 columns"]),
         ('name,x,y,z\n"a,1,2,3\n', ["quotes"]),
@@ -135,6 +161,68 @@ def test_csv_of_several_subjects(tmp_path):
 )
 def test_csv_damage(tmp_path, text, words):
     refused(tmp_path, "bad.csv", text, *words)
+
+
+def test_excel_in_utf_16_and_another_encoding(tmp_path):
+    (tmp_path / "u.csv").write_bytes("name\tx\ty\tz\r\nartère\t1,5\t2\t3\r\n".encode("utf-16"))
+    points = read_points(tmp_path / "u.csv")
+    assert points.names == ("artère",)
+    assert points.positions.tolist() == [[1.5, 2, 3]]
+    (tmp_path / "l.csv").write_bytes("name,x,y,z\nartère,1,2,3\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"l\.csv: it is not UTF-8 text"):
+        read_points(tmp_path / "l.csv")
+
+
+def test_points_that_a_table_says_are_not_placed(tmp_path, caplog):
+    text = "label,r,a,s,defined\na,-1,-2,3,1\nb,0,0,0,0\nc,nan,,,0\n"
+    points = read(tmp_path, "t.csv", text)
+    assert points.names == ("a",)
+    assert points.positions.tolist() == [[1, 2, 3]]
+    assert "line 3: a point is not placed" in caplog.text
+
+
+def test_a_header_alone_holds_no_points(tmp_path):
+    assert read(tmp_path, "h.csv", "name,x,y,z\n").positions.shape == (0, 3)
+    assert read(tmp_path, "h.csv", "name,x,y\n").positions.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "subject,landmark,x,y,z\nA,carina,1,2,3\nB,carina,4,5,6\nA,apex,7,8,9\n",
+        "Patient;Label;X;Y;Z\r\nA;carina;1,0;2,0;3,0\r\nB;carina;4;5;6\r\nA;apex;7;8;9\r\n",
+        "\ufeffz\ty\tx\tname\tcase\n3\t2\t1\tcarina\tA \n6\t5\t4\tcarina\tB\n9\t8\t7\tapex\tA\n",
+    ],
+)
+def test_subjects_are_found_as_points_are_read(tmp_path, text):
+    path = tmp_path / "landmarks.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    files = find_points(path, ())
+    assert files == {"A": (path, "A"), "B": (path, "B")}
+    points = {name: read_points(file, subject=subject) for name, (file, subject) in files.items()}
+    assert points["A"].positions.tolist() == [[1, 2, 3], [7, 8, 9]]
+    assert points["B"].positions.tolist() == [[4, 5, 6]]
+
+
+def test_a_table_without_subjects_names_nobody(tmp_path):
+    path = tmp_path / "landmarks.csv"
+    path.write_text("name,x,y,z\na,1,2,3\n")
+    with pytest.raises(InputError, match="no column subject"):
+        find_points(path, ())
+    path.write_text("subject,name,x,y,z\nA,a,1,2,3\n,a,1,2,3\n")
+    with pytest.raises(InputError, match="line 3: no subject"):
+        find_points(path, ())
+
+
+def test_points_files_beside_images(tmp_path):
+    for name in ("a.csv", "b.mrk.json", "c.csv", "c.fcsv"):
+        (tmp_path / name).write_text("1,2,3\n")
+    assert find_points(tmp_path, ("a", "b", "d")) == {
+        "a": (tmp_path / "a.csv", None),
+        "b": (tmp_path / "b.mrk.json", None),
+    }
+    with pytest.raises(InputError, match=r"c\.csv and .*c\.fcsv both hold"):
+        find_points(tmp_path, ("c",))
 
 
 def test_line_numbers_count_lines_within_quotes(tmp_path):
@@ -189,10 +277,67 @@ def test_several_markup_lists_are_joined(tmp_path):
 
 
 def test_unplaced_points_are_left_out(tmp_path, caplog):
-    unplaced = {"label": "u", "positionStatus": "undefined"}
-    points = read(tmp_path, "m.json", markups("LPS", unplaced, {"label": "a", "position": [1, 2, 3]}))
+    unplaced = [{"label": word, "positionStatus": word} for word in ("undefined", "preview", "missing")]
+    points = read(tmp_path, "m.json", markups("LPS", *unplaced, {"label": "a", "position": [1, 2, 3]}))
     assert points.names == ("a",)
-    assert "'u' is not placed" in caplog.text
+    assert "'undefined' is not placed" in caplog.text
+    assert not len(read(tmp_path, "n.json", markups("LPS", *unplaced)))
+
+
+HEAD = (
+    "# Markups fiducial file version = 5.2\n# CoordinateSystem = LPS\n"
+    "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        (
+            "1,1,2,3,0,0,0,1,1,1,0,F-1,,,2,0\n2,0,0,0,0,0,0,1,1,1,0,F-2,,,0,0\n3,0,0,0,0,0,0,1,1,1,0,F-3,,,3,0\n",
+            ["F-1"],
+        ),
+        ('1,1,2,3,0,0,0,1,1,1,0,"hilum, left",a note,vtkMRMLScalarVolumeNode1\n', ["hilum, left"]),
+        ('1,1,2,3,0,0,0,1,1,1,0,"hilum, left","a, b",,2,1\n', ["hilum, left"]),
+        ("1,1,2,3,0,0,0,1,1,1,0,short\n", ["short"]),
+        ("1,1,2,3,90,0,0,1,1,1,0,turned,,\n", ["turned"]),
+        (",1,2,3,,,,,,,,bare,,\r\n\r\n", ["bare"]),
+        ("", []),
+    ],
+)
+def test_fiducials_of_every_slicer(tmp_path, rows, names):
+    for name in ("p.fcsv", "p.csv"):  # by its comments, where the ending lies
+        points = read(tmp_path, name, HEAD + rows)
+        assert list(points.names) == names
+        assert points.positions.tolist() == [[1, 2, 3]] * len(names)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "1,12,5,-30,25,101,5,0,0,0,1,1,1,0,carina,,",
+        "1,12,5,-30,25,101,0,0,0,1,1,1,0,carina,,",  # of x and y alone: two cells more, as many as Slicer 5 adds
+        "1,12,5,-30,101,0,0,0,1,1,1,0,carina,,",
+        "1,12,5,-30,101,0,0,0,1,1,1,0,carina",  # fewer cells than columns, and yet one too many
+        "1,12,5,-30,25,101,0,0,0,1,1,1,0,carina",
+        "1,1,2,3,0,0,0,1,1,1,0,hilum, left,,",
+        "1,1,2,3,0,0,0,1,1,1,0,hilum, left,,,2,0",
+        "1,1,2,3,0,0,0,1,1,1,0,hilum, left, upper,,",
+        "1,1,2,3,0,0,0,1,1,1,0,F,,,7,0",
+    ],
+)
+def test_fiducials_pushed_aside_by_commas_are_refused(tmp_path, row):
+    refused(tmp_path, "bad.fcsv", HEAD + row + "\n", "line 4", "decimal commas", "name or description")
+
+
+def test_joined_fiducials_of_two_frames_are_refused(tmp_path):
+    row = "1,1,2,3,0,0,0,1,1,1,0,a,,\n"
+    assert len(read(tmp_path, "joined.fcsv", (HEAD + row) * 2)) == 2
+    refused(tmp_path, "bad.fcsv", HEAD + row + HEAD.replace("LPS", "RAS") + row, "LPS and RAS")
+
+
+def test_a_description_that_looks_like_a_score_is_none(tmp_path):
+    assert read(tmp_path, "d.fcsv", HEAD + "1,1,2,3,0,0,0,1,1,1,0,a,score=good,\n").scores is None
 
 
 @pytest.mark.parametrize(
@@ -204,6 +349,9 @@ def test_unplaced_points_are_left_out(tmp_path, caplog):
         (markups("LPS", {"label": "a", "position": [1, float("nan"), 3]}), ["'a'", "nan"]),
         (markups("LPS", {"label": "a", "position": [1, 2]}), ["'a'"]),
         (markups("LPS", {"label": "a"}), ["KeyError"]),
+        (markups("LPS", {"label": "a", "position": [10**400, 0, 0]}), ["OverflowError"]),
+        (markups("LPS", {"label": "a", "position": ["1,5", 0, 0]}), ["1,5"]),
+        (markups("LPS", {"label": "a", "positionStatus": "lost"}), ["'a'", "unknown position status 'lost'"]),
         (markups("LPS", {"position": [1, 2, 3]})[:-30], ["not a 3D Slicer markups file, or cut"]),
         ('{"markups": 3}', ["not a 3D Slicer markups file"]),
         ("[1, 2]", ["not a 3D Slicer markups file"]),
@@ -256,6 +404,9 @@ def test_elastix_points_and_indices(tmp_path, random_grid):
         ("point\n1\n1 2 3 4\n", ["4 columns"]),
         ("point\n", ["second line"]),
         ("point\nmany\n", ["second line"]),
+        ("point\n²\n", ["second line"]),
+        ("point\n" + "9" * 5000 + "\n", ["second line"]),
+        ("point\n1\n1,5 2 3\n", ["line 3", "'1,5'"]),
         ("1 2 3\n4 5 6\n", ["first line", "format='dirlab'"]),
         ("\n", ["first line"]),
     ],
@@ -282,7 +433,7 @@ def test_files_that_are_none(tmp_path):
         read_points(tmp_path / "no.csv")
     refused(tmp_path, "e.csv", "", "empty (0 bytes)")
     refused(tmp_path, "a.xlsx", "1,2,3", "unknown points format")
-    refused(tmp_path, "a.csv", "1,2,3", "unknown points format 'excel'", format="excel")
+    refused(tmp_path, "a.csv", "1,2,3", "unknown format of", "'excel'", format="excel")
     (tmp_path / "b.csv").write_bytes(b"name,x,y\n\xff\xfe,1,2\n")
     with pytest.raises(InputError, match="UTF-8"):
         read_points(tmp_path / "b.csv")
