@@ -1,4 +1,4 @@
-"""Seconds of what users wait for, on phantoms of 6 mm voxels: small, so that a history of many commits is affordable."""
+"""Seconds of what users wait for, on phantoms of 6 mm voxels: small, so that a long history is affordable."""
 
 from __future__ import annotations
 
