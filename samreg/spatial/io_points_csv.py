@@ -73,7 +73,7 @@ class PointTable:
         """
         if "subject" not in self.columns:
             raise InputError(f"{self.path}: no column subject; it names the image a landmark belongs to")
-        subjects = {}
+        subjects: dict[str, None] = {}
         for row in self.table.rows:
             subject = self._subject(row)
             if not subject:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -165,7 +166,7 @@ class Xray(Modality):
         )  # fmt: skip
 
 
-MODALITIES = {"ct": Ct, "xray": Xray}
+MODALITIES: dict[str, Callable[[float], Modality]] = {"ct": Ct, "xray": Xray}
 
 
 def _chance(probability: float, generator: torch.Generator) -> bool:
