@@ -22,7 +22,10 @@ def as_points_array(points: ArrayLike, ndim: int) -> FloatArray:
     InputError
         When the shape does not fit or a coordinate is not finite.
     """
-    array = np.asarray(points, dtype=np.float64)
+    try:
+        array = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"points must be an array (N, {ndim}) of numbers: {str(error)[:100]}") from None
     if array.ndim == 1 and array.size == ndim:
         array = array[None]
     if array.ndim != 2 or array.shape[1] != ndim:
