@@ -19,13 +19,15 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         When the device is unknown or not present.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device(next(name for name, there in present.items() if there))
     choices = "auto, " + ", ".join(name for name, there in present.items() if there)
     try:
+        if isinstance(device, bool):  # for torch a number
+            raise TypeError
         resolved = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"unknown device {device!r}; choose one of {choices}") from None
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise InputError(f"unknown device {str(device)[:40]!r}; choose one of {choices}") from None
     if not present.get(resolved.type, False):
         raise InputError(f"device {device!r} is not available here; choose one of {choices}")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():

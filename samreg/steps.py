@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.io_images import find_images
 
 _RECORD = "done.json"
-_BLOCK = 2**22  # bytes read at a time
+_BLOCK_BYTES = 2**22  # read at a time
 _DATA_FILE = {".mhd": r"^ElementDataFile *=(.+)", ".nhdr": r"^data ?file:(.+)"}  # what a header calls its voxels' file
 
 
@@ -36,6 +37,11 @@ class Outcome(NamedTuple):
         It took, when it was done.
     reason
         Why it failed.
+
+    Examples
+    --------
+    >>> bool(Outcome("scan-007", "failed", 3.2, "the file is cut"))
+    False
     """
 
     name: str
@@ -61,7 +67,7 @@ def fingerprint(*paths: str | os.PathLike[str]) -> str:
         for file in inside:
             digest.update(file.name.encode())
             with require_file(file).open("rb") as stream:
-                while block := stream.read(_BLOCK):
+                while block := stream.read(_BLOCK_BYTES):
                     digest.update(block)
     return digest.hexdigest()
 
@@ -92,11 +98,13 @@ def run_step(
     *,
     files: Sequence[str | os.PathLike[str]] = (),
     inputs: Mapping[str, Any],
+    packages: Sequence[str] = (),
 ) -> Outcome:
-    """Do a piece of work whose results fill a folder, unless an earlier run has done it with the same inputs.
+    """Do a piece of work whose results fill a folder, unless an earlier run has done it alike.
 
-    The work writes into a folder beside, which takes its place when all is there, with ``done.json``: the inputs and
-    the seconds. Whenever the process is killed, ``folder`` is whole, or absent until the next run.
+    Alike are the same inputs, the same version of samreg, and the same versions of the packages that do the work. The
+    work writes into a folder beside, which takes its place when all is there, with ``done.json``: the inputs, the
+    versions and the seconds. Whenever the process is killed, ``folder`` is whole, or absent until the next run.
 
     Parameters
     ----------
@@ -107,12 +115,23 @@ def run_step(
     files
         What the results depend on: files and folders, by their contents.
     inputs
-        What else they depend on, as plain values.
+        What else they depend on, as plain values: options, and the identity of a model.
+    packages
+        The installed packages that do the work, by their names on PyPI, such as "torch"; samreg always counts.
 
     Raises
     ------
     InputError
         When the disk is full or cannot be written to: no step would fare better.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> def work(folder):
+    ...     _ = (folder / "result.txt").write_text("42")
+    >>> step = Path(tempfile.mkdtemp(), "step")
+    >>> [run_step(step, work, inputs={"seed": seed}).status for seed in (0, 0, 1)]
+    ['done', 'kept', 'done']
     """
     start = time.perf_counter()
     staging, aside = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
@@ -121,8 +140,9 @@ def run_step(
             aside.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
         wanted = json.loads(json.dumps({**inputs, "files": fingerprint(*files)}))
+        versions = {name: _version(name) for name in ("samreg", *packages)}
         earlier = recorded(folder)
-        if earlier is not None and earlier["inputs"] == wanted:
+        if earlier is not None and earlier["inputs"] == wanted and earlier.get("versions") == versions:
             return Outcome(folder.name, "kept", earlier["seconds"])
         if earlier is None and folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder} holds files that no earlier run has written; choose another folder")
@@ -130,7 +150,8 @@ def run_step(
         staging.mkdir(parents=True)
         work(staging)
         seconds = round(time.perf_counter() - start, 3)
-        (staging / _RECORD).write_text(json.dumps({"inputs": wanted, "seconds": seconds}, indent=2), encoding="utf-8")
+        record = {"inputs": wanted, "versions": versions, "seconds": seconds}
+        (staging / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
         if folder.exists():
             folder.rename(aside)
         staging.rename(folder)
@@ -148,10 +169,19 @@ def run_step(
 
 
 def recorded(folder: Path) -> dict[str, Any] | None:
-    """Return what ``done.json`` says, inputs and seconds; None when the step was not finished."""
+    """Return what ``done.json`` says, inputs, versions and seconds; None when the step was not finished."""
     try:
-        return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8")))
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"inputs", "seconds"} <= record.keys() else None
+
+
+def _version(package: str) -> str | None:
+    """Return the version of an installed package; None when it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
+import json
 import os
 import shutil
 import signal
@@ -34,6 +36,36 @@ def test_a_step_is_kept_while_its_inputs_stay_the_same(tmp_path):
     assert run_step(out, write, **call).status == "done"
     assert run_step(out, write, files=[source], inputs={"seed": 1}).status == "done"
     assert sorted(p.name for p in out.parent.iterdir()) == ["step"]
+
+
+def test_what_another_version_made_is_made_again(tmp_path, monkeypatch):
+    versions = {"samreg": "0.1.0", "torch": "2.4.0"}
+
+    def version(package: str) -> str:
+        if package not in versions:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return versions[package]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    call = {"inputs": {"seed": 0}, "packages": ("torch", "antspyx")}
+    out = tmp_path / "step"
+    assert run_step(out, write, **call).status == "done"
+    assert recorded(out)["versions"] == {"samreg": "0.1.0", "torch": "2.4.0", "antspyx": None}
+    for package, found in (("samreg", "0.1.1"), ("torch", "2.5.0"), ("antspyx", "0.6.3")):
+        assert run_step(out, refuse, **call).status == "kept"
+        versions[package] = found
+        assert run_step(out, write, **call).status == "done"
+
+
+def test_what_was_made_before_versions_were_recorded_is_made_again(tmp_path):
+    out = tmp_path / "step"
+    run_step(out, write, inputs={"seed": 0})
+    record = json.loads((out / "done.json").read_text())
+    del record["versions"]
+    (out / "done.json").write_text(json.dumps(record))
+    assert run_step(out, write, inputs={"seed": 0}).status == "done"
+    (out / "done.json").write_text("[1, 2]")  # not by any run
+    assert "no earlier run" in run_step(out, write, inputs={"seed": 0}).reason
 
 
 def test_a_failed_step_is_an_outcome_and_leaves_what_was_there(tmp_path):

@@ -71,6 +71,10 @@ def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str |
     """
     if isinstance(source, EmbeddingModel):
         return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"unknown model {str(source)[:40]!r}; choose {', '.join(available_models())}, or give a checkpoint file"
+        )
     name = os.fspath(source)
     if name.startswith(("http://", "https://")):
         return _from_file(_download(name, sha256))

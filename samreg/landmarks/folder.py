@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samreg.errors import InputError
+from samreg.errors import require_choice, require_number, require_progress, require_seed
+from samreg.landmarks.match import SEARCHES
 from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, match_set, read_templates
-from samreg.spatial.files import atomic_path
 from samreg.spatial.io_points import write_points
-from samreg.steps import Outcome
+from samreg.spatial.tables import read_table
+from samreg.steps import Outcome, find_inputs, run_step, write_summary, write_table
+
+_PACKAGES = ("torch", "scipy")  # that embed and match
 
 
 def match_folder(
@@ -29,12 +32,12 @@ def match_folder(
     jobs: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> list[Outcome]:
-    """Find the landmarks of a template folder in many targets.
+    r"""Find the landmarks of a template folder in many targets.
 
     ``out`` receives a folder a target, with ``landmarks.csv``, ``landmarks.mrk.json`` (3D) and ``templates.csv``, what
     each template says alone; ``landmarks.csv`` of all targets, in the form that :func:`read_templates` reads; and
     ``summary.csv``. A target that fails is recorded there, and the others go on. A run that was stopped goes on where
-    it stopped: results are kept while target, templates, model and options stay the same.
+    it stopped: results are kept while target, templates, model, options and the version of samreg stay the same.
 
     Parameters
     ----------
@@ -62,18 +65,31 @@ def match_folder(
     ------
     InputError
         When the templates or options are at fault, two targets share a name, or the disk is full.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from samreg.spatial import Image, write_image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> write_image(Image.from_array(noise, spacing=(8, 8, 8)), folder / "set" / "ALICE.nii.gz")
+    >>> write_image(Image.from_array(noise, spacing=(8, 8, 8)), folder / "scans" / "BOB.nii.gz")
+    >>> _ = (folder / "set" / "ALICE.csv").write_text("name,x,y,z\nregion,60,60,60\n")
+    >>> outcomes = match_folder(folder / "set", folder / "scans", folder / "out", model="mind", search="global")
+    >>> [(outcome.name, outcome.status) for outcome in outcomes]
+    [('BOB', 'done')]
     """
     import joblib
 
-    from samreg.steps import find_inputs, write_summary
-
+    require_choice("search", search, SEARCHES)
+    require_progress(progress)
+    seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
     report = progress or (lambda text: None)
-    if jobs < 1:
-        raise InputError(f"jobs must be at least 1, got {jobs}")
     out = Path(out)
     images = find_inputs(out, *([targets] if isinstance(targets, (str, os.PathLike)) else targets))
-    kept = str(out / ".templates" if cache is None else cache)
-    known = read_templates(templates, model=model, device=device, cache=kept, progress=report)
+    embeddings = str(out / ".templates" if cache is None else cache)
+    known = read_templates(templates, model=model, device=device, cache=embeddings, progress=report)
     inputs = {
         "templates": {t.name: [t.embedding.source, t.points.names, t.points.positions.tolist()] for t in known},
         "model": known[0].embedding.model,
@@ -83,17 +99,22 @@ def match_folder(
     options = {"model": model, "search": search, "device": device, "seed": seed}
     del known
     tasks = (
-        joblib.delayed(_match_one)(os.fspath(templates), kept, path, out / name, inputs, options)
+        joblib.delayed(_match_one)(os.fspath(templates), embeddings, path, out / name, inputs, options)
         for name, path in images.items()
     )
     outcomes: list[Outcome] = []
-    for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
-        outcomes.append(outcome)
-        report(f"{len(outcomes)} of {len(images)}, {outcome.name}: {outcome.status} {outcome.reason}")
-    tables = [(out / outcome.name / MANIFEST).read_text(encoding="utf-8") for outcome in outcomes if outcome]
-    with atomic_path(out / MANIFEST) as temporary:  # one table under one header
-        together = "".join(table if i == 0 else table.split("\n", 1)[1] for i, table in enumerate(tables))
-        temporary.write_text(together, encoding="utf-8")
+    try:
+        for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
+            outcomes.append(outcome)
+            report(f"{len(outcomes)} of {len(images)}, {outcome.name}: {outcome.status} {outcome.reason}")
+    finally:
+        _loaded.cache_clear()
+    matched = [out / outcome.name / MANIFEST for outcome in outcomes if outcome]
+    tables = [read_table(path) for path in matched]
+    if tables:
+        write_table(out / MANIFEST, tables[0].header, (row.cells for table in tables for row in table.rows))
+    else:
+        (out / MANIFEST).unlink(missing_ok=True)  # of an earlier run
     write_summary(out / "summary.csv", outcomes)
     return outcomes
 
@@ -102,26 +123,30 @@ def _match_one(
     templates: str, cache: str, target: Path, out: Path, inputs: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Outcome:
     """Match one target in whatever process; the templates are loaded there once."""
-    from samreg.steps import run_step
 
     def work(folder: Path) -> None:
         known = _loaded(templates, options["model"], options["device"], cache, json.dumps(inputs, sort_keys=True))
         _write(match_set(known, target, **options), out.name, folder)
 
-    return run_step(out, work, files=[target], inputs=inputs)
+    return run_step(out, work, files=[target], inputs=inputs, packages=_PACKAGES)
 
 
 @functools.lru_cache(maxsize=1)
 def _loaded(folder: str, model: Any, device: str, cache: str, contents: str) -> tuple[Template, ...]:
-    """Return the templates; ``contents`` changes with what the folder holds."""
+    """Return the templates, read once in a process; ``contents`` changes with what the folder holds."""
     return read_templates(folder, model=model, device=device, cache=cache)
 
 
-def _write(found: TemplateMatches, subject: str, folder: Path) -> None:
-    from samreg.steps import write_table
-
-    axes = "xyz"[: found.points.shape[1]]
-    columns = (found.names, found.points.tolist(), found.reliability, found.spread, found.templates, found.inside)
+def _write(matches: TemplateMatches, subject: str, folder: Path) -> None:
+    axes = "xyz"[: matches.points.shape[1]]
+    columns = (
+        matches.names,
+        matches.points.tolist(),
+        matches.reliability,
+        matches.spread,
+        matches.templates,
+        matches.inside,
+    )
     write_table(
         folder / MANIFEST,
         ("subject", "landmark", *axes, "reliability", "spread_mm", "templates", "in_view"),
@@ -135,12 +160,12 @@ def _write(found: TemplateMatches, subject: str, folder: Path) -> None:
         ("template", "landmark", *axes, "similarity", "reliability", "cycle_error_mm", "spread_mm", "in_view"),
         (
             (template, name, *position, *map(float, values), bool(inside))
-            for template, one in found.answers.items()
+            for template, answer in matches.answers.items()
             for name, position, *values, inside in zip(
-                one.names, one.points.tolist(), one.similarity, one.reliability, one.cycle_error, one.spread,
-                one.inside, strict=True,
+                answer.names, answer.points.tolist(), answer.similarity, answer.reliability, answer.cycle_error,
+                answer.spread, answer.inside, strict=True,
             )
         ),
     )  # fmt: skip
     if len(axes) == 3:
-        write_points(found.to_points(), folder / "landmarks.mrk.json")
+        write_points(matches.to_points(), folder / "landmarks.mrk.json")

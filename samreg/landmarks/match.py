@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError
-from samreg.spatial.inputs import as_image, as_points
-from samreg.spatial.points import Points, require_inside
+from samreg.errors import require_choice, require_seed
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.inputs import as_image, points_in
+from samreg.spatial.points import Points
 
 if TYPE_CHECKING:
+    from samreg.embedding import Embedding
     from samreg.matching import Calibration, Correspondences, Features
     from samreg.spatial import Grid
 
-FloatArray = NDArray[np.float64]
+SEARCHES = ("guided", "global")
 # at a scale of 1 (:attr:`samreg.matching.Features.scale`):
-_LATTICE = 32.0  # mm, of the matches that guide the search
-# mm around the prediction that are searched, and the similarity lost at that distance: by the point and its neighbours,
-# then by the point alone around what they agree on
-_WIDE, _NARROW = (45.0, 0.3), (20.0, 0.2)
+_GUIDE_LATTICE_MM = 32.0  # distance of the matches that guide the search
+# radius of the search around the prediction, and similarity lost at that distance: for the point and its neighbours,
+# then for the point alone around what they agree on
+_WIDE_MM, _WIDE_PENALTY = 45.0, 0.3
+_NARROW_MM, _NARROW_PENALTY = 20.0, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,14 @@ class LandmarkMatches:
         (N,) False where the matches around it put the point outside the target's field of view.
     notes
         What the user should know, in plain words.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = np.ones(1)
+    >>> matches = LandmarkMatches(np.zeros((1, 3)), ("carina",), one, 0.9 * one, one, one, one > 0)
+    >>> len(matches), matches.to_points().names
+    (1, ('carina',))
     """
 
     points: FloatArray
@@ -104,38 +115,59 @@ def match(
     Raises
     ------
     InputError
-        For points outside the template, an unknown search, images the model does not take, or embeddings of different
-        models.
+        For no points, points outside the template, an unknown search, options of another type, images the model does
+        not take, or embeddings of different models.
+
+    Examples
+    --------
+    >>> from samreg.embedding.embed import embed
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16))
+    >>> embedding = embed({"array": noise.astype(np.float32), "spacing": (8, 8, 8)}, model="mind")
+    >>> matches = match(embedding, [[60.0, 60.0, 60.0]], embedding, search="global")
+    >>> bool(abs(matches.points - 60).max() < 8)  # mm
+    True
     """
+    from samreg.device import resolve_device
     from samreg.matching import Calibration, features, match_points
     from samreg.seeding.seed import require_one_model
 
-    if search not in ("guided", "global"):
-        raise InputError(f'unknown search {search!r}; choose "guided" or "global"')
-    sources = [embedded(source, model, device, name) for source, name in ((template, "template"), (target, "target"))]
-    require_one_model(*sources)
-    wanted = as_points(points, sources[0].image_grid.ndim)
-    require_inside(wanted, sources[0].image_grid, "the template")
-    plain, own = (Calibration.from_mapping(sources[0].calibration, landmarks=some) for some in (False, True))
-    f, m = (features(source) for source in sources)
+    require_choice("search", search, SEARCHES)
+    seed = require_seed(seed)
+    resolve_device(device)
+    fixed, moving = embedded(template, model, device, "template"), embedded(target, model, device, "target")
+    require_one_model(fixed, moving)
+    wanted = points_in(points, fixed.image_grid, "the template")
+    fixed_features, moving_features = features(fixed), features(moving)
+    calibration = Calibration.from_mapping(fixed.calibration)
     notes: tuple[str, ...] = ()
     if search == "guided":
         guided, reason = guided_matches(
-            f, wanted.positions, m, grid=sources[1].image_grid, calibration=plain, seed=seed
-        )
+            fixed_features, wanted.positions, moving_features,
+            grid=moving.image_grid, calibration=calibration, seed=seed,
+        )  # fmt: skip
         if guided is not None:
-            pairs = guided.matches
-            reliability = own(pairs.similarity, pairs.cycle_error, spread=guided.spread, depth=guided.depth)
-            return LandmarkMatches(
-                pairs.moving, wanted.names, pairs.similarity, reliability, pairs.cycle_error, guided.spread,
-                guided.depth >= 0,
-            )  # fmt: skip
+            landmark_calibration = Calibration.from_mapping(fixed.calibration, landmarks=True)
+            return _from_guided(wanted.names, guided, landmark_calibration)
         notes = (f"no common alignment was found ({reason}); every point was searched in the whole body",)
-    pairs = match_points(f, wanted.positions, m, calibration=plain)
+    pairs = match_points(fixed_features, wanted.positions, moving_features, calibration=calibration)
     return LandmarkMatches(
         pairs.moving, wanted.names, pairs.similarity, pairs.reliability, pairs.cycle_error,
         np.full(len(wanted), np.nan), np.ones(len(wanted), dtype=bool), notes,
     )  # fmt: skip
+
+
+def _from_guided(names: tuple[str, ...], guided: GuidedMatches, calibration: Calibration) -> LandmarkMatches:
+    """Return the matches with the reliability that the votes and the field of view give them."""
+    pairs = guided.matches
+    return LandmarkMatches(
+        pairs.moving,
+        names,
+        pairs.similarity,
+        calibration(pairs.similarity, pairs.cycle_error, spread=guided.spread, depth=guided.depth),
+        pairs.cycle_error,
+        guided.spread,
+        guided.depth >= 0,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,28 +224,27 @@ def guided_matches(
     from samreg.seeding import global_affine, predict_locally
 
     scale = fixed.scale
-    (wide, lost), (narrow, penalty) = _WIDE, _NARROW
-    fit, pairs = global_affine(fixed, moving, spacing=_LATTICE * scale, calibration=calibration, seed=seed)
+    fit, pairs = global_affine(fixed, moving, spacing=_GUIDE_LATTICE_MM * scale, calibration=calibration, seed=seed)
     if fit.transform is None:
         return None, fit.reason
-    left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
-    expected = predict_locally(pairs.take(left < wide * scale), fit.transform, points, scale=scale)
-    around = Prediction(expected, wide * scale, lost)
-    votes = vote(fixed, points, moving, prediction=around, matrix=fit.transform.matrix)
-    near = Prediction(votes.positions, narrow * scale, penalty)
-    matches = match_points(fixed, points, moving, prediction=near, home="anywhere", calibration=calibration)
+    residual_mm = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
+    expected = predict_locally(pairs.take(residual_mm < _WIDE_MM * scale), fit.transform, points, scale=scale)
+    wide = Prediction(expected, _WIDE_MM * scale, _WIDE_PENALTY)
+    votes = vote(fixed, points, moving, prediction=wide, matrix=fit.transform.matrix)
+    narrow = Prediction(votes.positions, _NARROW_MM * scale, _NARROW_PENALTY)
+    matches = match_points(fixed, points, moving, prediction=narrow, home="anywhere", calibration=calibration)
     # votes are searched inside the image and cannot leave it; the prediction can
     return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""
 
 
-def embedded(source: Any, model: Any, device: str, name: str) -> Any:
+def embedded(source: Any, model: Any, device: str, name: str) -> Embedding:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
     from samreg.embedding import Embedding
     from samreg.embedding.registry import model_for
 
     if isinstance(source, Embedding):
         return source
-    if isinstance(source, (str, os.PathLike)) and str(source).endswith(".h5"):
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".h5"):
         return Embedding.load(source)
     image = as_image(source, name=name)
     return model_for(model, image.ndim).embed(image, device=device)

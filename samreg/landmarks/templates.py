@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError
-from samreg.landmarks.match import LandmarkMatches, embedded, match
+from samreg.errors import InputError, require_choice, require_progress, require_seed
+from samreg.landmarks.match import SEARCHES, LandmarkMatches, embedded, match
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.io_images import find_images, read_image
 from samreg.spatial.io_points import find_points, read_points
@@ -21,10 +21,11 @@ from samreg.spatial.points import Points, require_inside
 if TYPE_CHECKING:
     from samreg.embedding import Embedding, EmbeddingModel
 
-_LATTICE = 48.0  # mm at a scale of 1 (:attr:`samreg.matching.Features.scale`), of the points templates are scored by
-_AGREE = 15.0  # mm at this scale, within which an answer counts; what the reliability of a match was fitted for
-_SOFT = 2.0  # mm at this scale, below which the median of the answers turns into a mean
-_CERTAIN = 1 - 1e-4  # the reliability beyond which a template gains no more weight
+# at a scale of 1 (:attr:`samreg.matching.Features.scale`):
+_SCORE_LATTICE_MM = 48.0  # distance of the points that templates are scored by
+_AGREEMENT_MM = 15.0  # within which an answer counts; what the reliability of a match was fitted for
+_MEDIAN_SOFTNESS_MM = 2.0  # below which the median of the answers turns into a mean
+_MAX_RELIABILITY = 1 - 1e-4  # beyond which a template gains no more weight
 MANIFEST = "landmarks.csv"
 
 
@@ -40,6 +41,20 @@ class Template:
         Of the image.
     points
         The landmarks, LPS mm; every name once.
+
+    Raises
+    ------
+    InputError
+        When there is no landmark, a name occurs twice, or one lies outside the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.embedding.embed import embed
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
+    >>> Template("ALICE", embedding, Points([[60.0, 60.0, 60.0]], ("carina",))).name
+    'ALICE'
     """
 
     name: str
@@ -47,10 +62,12 @@ class Template:
     points: Points
 
     def __post_init__(self) -> None:
-        twice = sorted({name for name in self.points.names if self.points.names.count(name) > 1})
-        if twice or not len(self.points):
-            problem = f"names occur more than once: {twice}" if twice else "it has no landmarks"
-            raise InputError(f"template {self.name}: {problem}; landmarks are combined by name")
+        names = self.points.names
+        if not names:
+            raise InputError(f"template {self.name} has no landmarks; mark at least one, or leave the image out")
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise InputError(f"template {self.name}: names occur more than once: {doubled}; give each landmark its own")
         require_inside(self.points, self.embedding.image_grid, f"the template {self.name}")
 
 
@@ -103,7 +120,7 @@ def read_templates(
     cache: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Template, ...]:
-    """Read and embed the templates of a folder.
+    r"""Read and embed the templates of a folder.
 
     Parameters
     ----------
@@ -129,10 +146,25 @@ def read_templates(
     ------
     InputError
         When there is none, an image is missing or damaged, or landmarks lie outside their image.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from samreg.spatial import Image, write_image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> write_image(Image.from_array(noise, spacing=(8, 8, 8)), folder / "images" / "ALICE.nii.gz")
+    >>> _ = (folder / "landmarks.csv").write_text("subject,landmark,x,y,z\nALICE,carina,60,60,60\n")
+    >>> [(template.name, template.points.names) for template in read_templates(folder, model="mind")]
+    [('ALICE', ('carina',))]
     """
-    from samreg.embedding import embed
+    from samreg.device import resolve_device
+    from samreg.embedding.embed import embed
     from samreg.embedding.registry import model_for
 
+    require_progress(progress)
+    resolve_device(device)
     folder = Path(folder)
     images = find_images(folder / "images" if (folder / "images").is_dir() else folder)
     network: EmbeddingModel | None = None
@@ -142,8 +174,8 @@ def read_templates(
             progress(f"template {name}")
         image = read_image(images[name])
         network = model_for(model, image.ndim) if network is None else network
-        kept = None if cache is None else Path(cache) / f"{name}.h5"
-        embedding = embed(image, model=network, device=device, cache=kept)
+        cached = None if cache is None else Path(cache) / f"{name}.h5"
+        embedding = embed(image, model=network, device=device, cache=cached)
         templates.append(Template(name, embedding, read_points(file, grid=image.grid, subject=subject)))
     return tuple(templates)
 
@@ -152,15 +184,15 @@ def _landmark_files(folder: Path, images: Mapping[str, Path]) -> dict[str, tuple
     """Return for each template the file of its landmarks, and its subject's name in that file."""
     table = folder / MANIFEST
     if table.is_file():
-        found = find_points(table, images)
-        missing = sorted(set(found) - set(images))
+        files = find_points(table, images)
+        missing = sorted(set(files) - set(images))
         if missing:
             raise InputError(f"{table}: no image for the subjects {missing}; there are {sorted(images)}")
     else:
-        found = find_points(next(iter(images.values())).parent, images)
-    if not found:
+        files = find_points(next(iter(images.values())).parent, images)
+    if not files:
         raise InputError(f"no landmarks in {folder}: give {MANIFEST}, or NAME.mrk.json beside each image NAME")
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:
@@ -192,15 +224,15 @@ def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:
         raise InputError(f"a template is chosen among at least 2 images, got {len(embeddings)}")
     for embedding in embeddings[1:]:
         require_one_model(embeddings[0], embedding)
-    prepared = [features(embedding) for embedding in embeddings]
-    queries = [interpolate(f, lattice(f, _LATTICE * f.scale)) for f in prepared]
-    similarity = np.full((len(prepared), len(prepared)), np.nan)
-    for j, target in enumerate(prepared):
+    searched = [features(embedding) for embedding in embeddings]
+    queries = [interpolate(f, lattice(f, _SCORE_LATTICE_MM * f.scale)) for f in searched]
+    similarity = np.full((len(searched), len(searched)), np.nan)
+    for j, target in enumerate(searched):
         keys = target.sparse_vectors.T
         for i, query in enumerate(queries):
             if i != j:
                 similarity[i, j] = float((query.to(keys.dtype) @ keys).amax(dim=1).float().mean())
-    return np.nanmean((similarity + similarity.T) / 2, axis=1)
+    return np.asarray(np.nanmean((similarity + similarity.T) / 2, axis=1))
 
 
 def match_set(
@@ -237,18 +269,34 @@ def match_set(
     ------
     InputError
         For no templates, two of one name, or what :func:`samreg.match` refuses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.embedding.embed import embed
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
+    >>> template = Template("ALICE", embedding, Points([[60.0, 60.0, 60.0]], ("carina",)))
+    >>> match_set([template], embedding, search="global").names
+    ('carina',)
     """
-    if isinstance(templates, (str, os.PathLike)):
-        templates = read_templates(templates, model=model, device=device)
-    names = [template.name for template in templates]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"templates must be at least one, each with a name of its own; got {names}")
     from samreg.matching import features
 
+    require_choice("search", search, SEARCHES)
+    require_seed(seed)
+    if isinstance(templates, (str, os.PathLike)):
+        known = read_templates(templates, model=model, device=device)
+    elif isinstance(templates, Sequence) and all(isinstance(template, Template) for template in templates):
+        known = tuple(cast("Sequence[Template]", templates))
+    else:
+        raise InputError("templates must be a folder, or a list of samreg.Template as samreg.read_templates returns it")
+    names = [template.name for template in known]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"templates must be at least one, each with a name of its own; got {names}")
     destination = embedded(target, model, device, "target")
     answers = {
         template.name: match(template.embedding, template.points, destination, search=search, device=device, seed=seed)
-        for template in templates
+        for template in known
     }
     return _combined(answers, features(destination).scale)
 
@@ -259,18 +307,15 @@ def _combined(answers: Mapping[str, LandmarkMatches], scale: float) -> TemplateM
     names = tuple(dict.fromkeys(name for answer in answers.values() for name in answer.names))
     rows = []
     for name in names:
-        own = [(answer, answer.names.index(name)) for answer in answers.values() if name in answer.names]
+        votes = [(answer, answer.names.index(name)) for answer in answers.values() if name in answer.names]
         points, reliability, inside = (
-            np.array([getattr(answer, key)[i] for answer, i in own]) for key in ("points", "reliability", "inside")
+            np.array([getattr(answer, key)[i] for answer, i in votes]) for key in ("points", "reliability", "inside")
         )
-        weight = -np.log1p(-np.minimum(reliability, _CERTAIN)) + 1e-9
-        middle = geometric_median(points[None], weight[None], soft=_SOFT * scale)[0]
-        away = np.linalg.norm(points - middle, axis=1)
-        sure = (reliability * (away <= _AGREE * scale)).mean()
-        rows.append((
-            middle, sure, np.median(away), len(own), weight @ (2 * inside - 1) >= 0
-        ))  # fmt: skip
-    columns = (np.array(column) for column in zip(*rows, strict=True))
+        weight = -np.log1p(-np.minimum(reliability, _MAX_RELIABILITY)) + 1e-9
+        median = geometric_median(points[None], weight[None], soft=_MEDIAN_SOFTNESS_MM * scale)[0]
+        distance_mm = np.linalg.norm(points - median, axis=1)
+        agreeing = (reliability * (distance_mm <= _AGREEMENT_MM * scale)).mean()
+        rows.append((median, agreeing, np.median(distance_mm), len(votes), weight @ (2 * inside - 1) >= 0))
+    points, reliability, spread, count, inside = (np.array(column) for column in zip(*rows, strict=True))
     notes = tuple(f"template {key}: {note}" for key, answer in answers.items() for note in answer.notes)
-    points, reliability, spread, count, inside = columns
     return TemplateMatches(points, names, reliability, spread, count, inside, answers, notes)

@@ -167,6 +167,9 @@ def test_a_folder_of_targets_is_resumable_and_records_what_fails(templates, fold
     assert {o.status for o in again} == {"done"}  # other options, other results
     table = [samreg.read_points(out / "landmarks.csv", subject=name) for name in ("cut", "phantom-003")]
     np.testing.assert_array_equal(table[0].positions, table[1].positions)
+    monkeypatch.setattr("samreg.steps._version", lambda package: "of tomorrow")
+    anew = samreg.match_folder(folder, folder / "targets", out, cache=folder / "cache", seed=1)
+    assert {o.status for o in anew} == {"done"}  # what another version made is made again
 
 
 def test_corrected_landmarks_are_matched_in_the_same_process(folder, templates, together, tmp_path, monkeypatch):
@@ -184,6 +187,17 @@ def test_corrected_landmarks_are_matched_in_the_same_process(folder, templates, 
         (tmp_path / "landmarks.csv").write_text(table)
         samreg.match_folder(tmp_path, folder / "targets" / "phantom-003.nii.gz", tmp_path / "o", cache=folder / "cache")
     assert matched == [templates[0].points.positions[0, 0], 1.5]
+
+
+def test_a_table_of_a_spreadsheet_makes_the_same_set(folder, templates, tmp_path):
+    shutil.copytree(folder / "images", tmp_path / "images")
+    rows = (folder / "landmarks.csv").read_text().replace(",", ";").replace(".", ",").splitlines()
+    rows[0] = "Patient;Label;X (mm);Y (mm);Z (mm)"
+    (tmp_path / "landmarks.csv").write_text("\r\n".join(rows), encoding="utf-16")
+    again = samreg.read_templates(tmp_path, cache=folder / "cache")
+    for one, other in zip(templates, again, strict=True):
+        assert (one.name, one.points.names) == (other.name, other.points.names)
+        assert np.array_equal(one.points.positions, other.points.positions)
 
 
 def test_flat_templates_are_embedded_by_the_flat_model(tmp_path):

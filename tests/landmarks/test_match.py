@@ -1,0 +1,97 @@
+"""What match() refuses at the door, and what it finds in noise that is its own target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import samreg
+from samreg.errors import InputError
+
+GRID = {"spacing": (8.0, 8.0, 8.0), "origin": (-200.0, -300.0, 50.0)}
+CENTER = np.array(GRID["origin"]) + 60.0
+
+
+@pytest.fixture(scope="module")
+def noise() -> samreg.Image:
+    array = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    return samreg.Image.from_array(array, **GRID)
+
+
+@pytest.fixture(scope="module")
+def embedding(noise) -> samreg.Embedding:
+    return samreg.embed(noise, model="mind")
+
+
+@pytest.mark.parametrize("search", ["guided", "global"])
+def test_an_image_is_found_in_itself(embedding, search):
+    found = samreg.match(embedding, [CENTER], embedding, search=search)
+    np.testing.assert_allclose(found.points, [CENTER], atol=8)
+
+
+@pytest.mark.parametrize("points", [[], np.zeros((0, 3)), samreg.Points(np.zeros((0, 3)))])
+def test_no_points_are_refused_before_anything_is_embedded(noise, points):
+    with pytest.raises(InputError, match="no points in the template"):
+        samreg.match(noise, points, noise, model="mind")
+
+
+def test_points_files_without_a_placed_point_are_refused(embedding, tmp_path):
+    texts = {
+        "p.csv": "name,x,y,z\n",
+        "p.pts": "point\n0\n",
+        "p.mrk.json": '{"markups": [{"coordinateSystem": "LPS", "controlPoints": [{"positionStatus": "undefined"}]}]}',
+        "p.fcsv": "# CoordinateSystem = LPS\n1,0,0,0,0,0,0,1,1,1,0,F-1,,,0,0\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match="none of its points is placed"):
+            samreg.match(embedding, tmp_path / name, embedding)
+
+
+def test_points_of_another_frame_are_refused(embedding):
+    with pytest.raises(InputError, match=r"outside the template.*RAS"):
+        samreg.match(embedding, CENTER * [-1, -1, 1], embedding)
+
+
+def test_voxel_indices_in_a_file_refer_to_the_template(embedding, tmp_path):
+    (tmp_path / "i.pts").write_text("index\n1\n7.5 7.5 7.5\n")
+    found = samreg.match(embedding, tmp_path / "i.pts", embedding)
+    np.testing.assert_allclose(found.points, [CENTER], atol=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"search": "magic"}, "unknown search 'magic'; choose one of guided, global"),
+        ({"search": None}, "unknown search None"),
+        ({"seed": "0"}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"device": "quantum"}, "unknown device 'quantum'"),
+        ({"device": 2.5}, "device"),
+        ({"device": np.eye(2)}, "device"),
+        ({"model": 5}, "model"),
+        ({"model": ["mind"]}, "model"),
+    ],
+)
+def test_options_of_another_type_are_refused(noise, options, words):
+    with pytest.raises(InputError, match=words):
+        samreg.match(noise, [CENTER], noise, **{"model": "mind", **options})
+
+
+@pytest.mark.parametrize("templates", [5, None, ["a"], [None], {"a": 1}])
+def test_what_is_no_set_is_refused(embedding, templates):
+    with pytest.raises(InputError, match="templates must be a folder, or a list"):
+        samreg.match_set(templates, embedding)
+
+
+def test_options_of_a_folder_are_checked_before_it_is_read(tmp_path):
+    for options, words in (
+        ({"jobs": 0}, "jobs must be a whole number of at least 1, got 0"),
+        ({"jobs": "2"}, "jobs"),
+        ({"progress": True}, "progress must be a function"),
+        ({"search": "magic"}, "unknown search"),
+        ({"seed": 1.5}, "seed"),
+    ):
+        with pytest.raises(InputError, match=words):
+            samreg.match_folder(tmp_path / "none", tmp_path / "none", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
