@@ -15,15 +15,16 @@ about its accuracy in patients: anatomy is the same in all subjects, and bones b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_number, require_seed
 from samreg.phantoms.anatomy import LABELS, LANDMARK_NAMES, Anatomy, canonical_anatomy
+from samreg.phantoms.coupling import Coupling, Waves
 from samreg.spatial import AffineTransform, Grid, Image, Points, Transform, compose
-from samreg.spatial.grid import FloatArray, as_points_array
+from samreg.spatial.grid import FloatArray
 
 __all__ = [
     "LABELS",
@@ -37,82 +38,12 @@ __all__ = [
     "phantom_pair",
 ]
 
-_SLAB = 400_000  # voxels pulled back at a time, to bound memory
-_LOWEST, _HIGHEST = -210.0, 160.0  # canonical z that can be scanned, mm
+_MAX_VOXELS_AT_ONCE = 400_000  # to bound memory
+_MIN_LEVEL_MM, _MAX_LEVEL_MM = -210.0, 160.0  # canonical z that can be scanned
+_MIN_FIELD_OF_VIEW_MM, _MIN_SPACING_MM = 20.0, 0.5
 
 # Grid axes in LPS of the scanners: plain, and as NIfTI files often are stored; all right-handed.
 _ORIENTATIONS = tuple(np.diag(signs).astype(float) for signs in ((1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, -1)))
-
-
-@dataclass(frozen=True, eq=False)
-class Waves:
-    """A smooth function of two coordinates: the sum of amplitude * cos(frequency . (u, v) + phase).
-
-    Parameters
-    ----------
-    frequency
-        (K, 2) rad/mm.
-    phase, amplitude
-        (K,); the function has the unit of the amplitude.
-    """
-
-    frequency: FloatArray
-    phase: FloatArray
-    amplitude: FloatArray
-
-    def __call__(self, u: FloatArray, v: FloatArray) -> FloatArray:
-        """Evaluate at coordinates u, v (N,), mm."""
-        total = np.zeros_like(u)
-        for (fu, fv), phase, amplitude in zip(self.frequency, self.phase, self.amplitude, strict=True):
-            total += amplitude * np.cos(fu * u + fv * v + phase)
-        return total
-
-
-@dataclass(frozen=True, eq=False)
-class Coupling(Transform):
-    """Scale and shift one coordinate by smooth functions of the two others; exactly invertible.
-
-    y_axis = center + (x_axis - center) * exp(scale(u, v)) + shift(u, v), where u, v are the two coordinates that
-    stay (Dinh et al. 2017, eq. 7 and 8). The Jacobian determinant is exp(scale), always positive.
-
-    Parameters
-    ----------
-    axis
-        The coordinate that moves: 0, 1, 2 for x, y, z.
-    shift
-        mm.
-    scale
-        Logarithm of the stretch.
-    center
-        Where the stretch is anchored, mm.
-    inverted
-        Whether this is the inverse of the map above.
-    """
-
-    axis: int
-    shift: Waves
-    scale: Waves
-    center: float = 0.0
-    inverted: bool = False
-
-    @property
-    def ndim(self) -> int:
-        """Always 3."""
-        return 3
-
-    def transform_points(self, points: ArrayLike) -> FloatArray:
-        """Map points (N, 3), LPS mm."""
-        result = as_points_array(points, 3).copy()
-        u, v = (result[:, i] for i in range(3) if i != self.axis)
-        offset = result[:, self.axis] - self.center
-        stretch, shift = np.exp(self.scale(u, v)), self.shift(u, v)
-        moved = (offset - shift) / stretch if self.inverted else offset * stretch + shift
-        result[:, self.axis] = moved + self.center
-        return result
-
-    def inverse(self) -> Coupling:
-        """Return the exact inverse."""
-        return replace(self, inverted=not self.inverted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,24 +120,25 @@ def make_phantom(
     Raises
     ------
     InputError
-        When a number is out of range.
+        When an option is no number, or out of range.
+
+    Examples
+    --------
+    >>> from samreg.phantoms import make_phantom
+    >>> phantom = make_phantom(3, spacing=12.0, field_of_view=(-95, 75))
+    >>> phantom.image.spacing.tolist(), phantom.landmarks.names[0]
+    ([12.0, 12.0, 12.0], 'carina')
     """
-    if subject < 0 or seed < 0:
-        raise InputError(f"subject and seed must be 0 or above, got {subject} and {seed}")
+    subject = require_number("subject", subject, minimum=0, integer=True)
+    seed = require_seed(seed)
     # Independent streams, so that another voxel size or field of view leaves the anatomy as it is.
     shape_random, scan_random, noise_random = (np.random.default_rng([seed, subject, i]) for i in range(3))
     from_canonical, to_canonical = _subject_map(shape_random)
     scan = _draw_scan(scan_random)
-    voxel = np.asarray(scan.spacing if spacing is None else spacing, dtype=float)
-    low, high = scan.field_of_view if field_of_view is None else field_of_view
-    if voxel.shape not in ((), (3,)) or not (voxel >= 0.5).all():
-        raise InputError(f"spacing must be one number or (x, y, z), 0.5 mm or more, got {spacing}")
-    if not _LOWEST <= low < high - 20 <= _HIGHEST - 20:
-        raise InputError(
-            f"field_of_view must span 20 mm or more within {_LOWEST:g} and {_HIGHEST:g} mm, got {field_of_view}"
-        )
+    voxel_size = scan.spacing if spacing is None else _checked_spacing(spacing)
+    levels = scan.field_of_view if field_of_view is None else _checked_field_of_view(field_of_view)
     anatomy = canonical_anatomy()
-    grid = _scan_grid(from_canonical, np.broadcast_to(voxel, (3,)), low, high, scan.direction)
+    grid = _scan_grid(from_canonical, voxel_size, *levels, scan.direction)
     array, labels = _pull_back(anatomy, grid, to_canonical, scan)
     _lay_on_table(array, labels, grid, scan)
     name = f"phantom-{subject:03d}"
@@ -222,6 +154,29 @@ def make_phantom(
     )
 
 
+def _checked_spacing(spacing: object) -> FloatArray:
+    try:
+        sizes = np.broadcast_to(np.asarray(spacing, dtype=float), 3)
+    except (TypeError, ValueError):
+        sizes = np.zeros(3)
+    if not ((sizes >= _MIN_SPACING_MM) & np.isfinite(sizes)).all():
+        raise InputError(f"spacing must be one number or (x, y, z), {_MIN_SPACING_MM:g} mm or more, got {spacing!r}")
+    return sizes
+
+
+def _checked_field_of_view(levels: object) -> tuple[float, float]:
+    try:
+        low, high = np.asarray(levels, dtype=float)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not (low >= _MIN_LEVEL_MM and low + _MIN_FIELD_OF_VIEW_MM < high <= _MAX_LEVEL_MM):
+        raise InputError(
+            f"field_of_view must be (lowest, highest) level, more than {_MIN_FIELD_OF_VIEW_MM:g} mm apart within "
+            f"{_MIN_LEVEL_MM:g} and {_MAX_LEVEL_MM:g} mm, got {levels!r}"
+        )
+    return float(low), float(high)
+
+
 def phantom_pair(
     fixed: int = 1, moving: int = 2, *, spacing: float | tuple[float, float, float] | None = None, seed: int = 0
 ) -> PhantomPair:
@@ -233,6 +188,20 @@ def phantom_pair(
         Numbers of the subjects.
     spacing, seed
         As in :func:`make_phantom`.
+
+    Raises
+    ------
+    InputError
+        As :func:`make_phantom` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.phantoms import phantom_pair
+    >>> pair = phantom_pair(1, 2, spacing=12.0)
+    >>> mapped = pair.transform.transform_points(pair.fixed_landmarks.positions)
+    >>> bool(np.allclose(mapped, pair.moving_landmarks.positions))
+    True
     """
     first, second = (make_phantom(subject, spacing=spacing, seed=seed) for subject in (fixed, moving))
     shared = [name for name in first.landmarks.names if name in second.landmarks.names]
@@ -246,7 +215,15 @@ def phantom_pair(
 
 
 def correspondence(fixed: Phantom, moving: Phantom) -> Transform:
-    """Return the true map from the fixed to the moving subject, LPS mm, exact at every point of the body."""
+    """Return the true map from the fixed to the moving subject, LPS mm, exact at every point of the body.
+
+    Examples
+    --------
+    >>> from samreg.phantoms import correspondence, make_phantom
+    >>> phantom = make_phantom(3, spacing=12.0)
+    >>> correspondence(phantom, phantom).transform_points([[10.0, 20.0, 30.0]]).round(6).tolist()
+    [[10.0, 20.0, 30.0]]
+    """
     return compose(fixed.to_canonical, moving.from_canonical)
 
 
@@ -266,6 +243,8 @@ def _random_waves(random: np.random.Generator, count: int, amplitude: float) -> 
 
 def _subject_map(random: np.random.Generator) -> tuple[Transform, Transform]:
     """Return the map from the canonical frame to a subject's world, and its inverse."""
+    from scipy.spatial.transform import Rotation
+
     none = Waves(np.zeros((0, 2)), np.zeros(0), np.zeros(0))
     # Breathing moves the diaphragm by up to 15 mm below the fixed apices, more under the lungs than between.
     breath = random.uniform(-0.1, 0.1)
@@ -278,20 +257,11 @@ def _subject_map(random: np.random.Generator) -> tuple[Transform, Transform]:
             Coupling(axis, _random_waves(random, 3, 3.6), _random_waves(random, 2, 0.035)) for axis in (0, 1, 2)
         ]
     size = random.uniform(0.93, 1.07) * random.uniform(0.95, 1.07, 3)
-    pitch, roll, yaw = np.deg2rad(random.uniform((-8, -5, -8), (8, 5, 8)))
+    pitch, roll, yaw = random.uniform((-8, -5, -8), (8, 5, 8))  # degrees
     position = random.uniform((-25, -190, -700), (25, -90, 100))  # the table's height and the scanner's zero
-    pose = AffineTransform(_rotation(pitch, roll, yaw) * size, position)
+    pose = AffineTransform(Rotation.from_euler("xyz", (pitch, roll, yaw), degrees=True).as_matrix() * size, position)
     parts: list[Coupling | AffineTransform] = [*couplings, pose]
     return compose(*parts), compose(*(part.inverse() for part in reversed(parts)))
-
-
-def _rotation(about_x: float, about_y: float, about_z: float) -> FloatArray:
-    (cx, cy, cz), (sx, sy, sz) = np.cos([about_x, about_y, about_z]), np.sin([about_x, about_y, about_z])
-    return (
-        np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-        @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-        @ np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    )
 
 
 # --- the scan ---------------------------------------------------------------------------------------------------
@@ -313,12 +283,16 @@ class _Scan:
 
 
 def _draw_scan(random: np.random.Generator) -> _Scan:
+    from scipy.spatial.transform import Rotation
+
     in_plane, slices = random.uniform(2.6, 3.0), random.uniform(2.6, 3.4)
-    tilt = random.choice([0.0, 0.0, 1.0]) * np.deg2rad(random.uniform(-5, 5))
+    tilt = random.choice([0.0, 0.0, 1.0]) * random.uniform(-5, 5)  # degrees about x
+    field_of_view = random.uniform(-205, -110), random.uniform(66, 120)
+    axes = _ORIENTATIONS[random.integers(len(_ORIENTATIONS))]
     return _Scan(
         spacing=np.array([in_plane, in_plane, slices]),
-        field_of_view=(random.uniform(-205, -110), random.uniform(66, 120)),
-        direction=_rotation(tilt, 0, 0) @ _ORIENTATIONS[random.integers(len(_ORIENTATIONS))],
+        field_of_view=field_of_view,
+        direction=Rotation.from_euler("x", tilt, degrees=True).as_matrix() @ axes,
         contrast_hu=float(random.choice([0.0, 1.0, 1.0]) * random.uniform(80, 240)),
         lung_hu=float(random.uniform(-30, 50)),
         blur=float(random.uniform(0.3, 0.5)),
@@ -356,7 +330,7 @@ def _pull_back(
     volume = gaussian_filter(volume, sigma[::-1], mode="nearest", truncate=2.5)
     array = np.empty(grid.shape, dtype=np.float32)
     labels = np.empty(grid.shape, dtype=np.uint8)
-    thickness = max(1, _SLAB // int(np.prod(grid.shape[1:])))
+    thickness = max(1, _MAX_VOXELS_AT_ONCE // int(np.prod(grid.shape[1:])))
     for start in range(0, grid.shape[0], thickness):
         slab = slice(start, min(start + thickness, grid.shape[0]))
         origin = grid.origin + start * grid.index_matrix[:, 2]
@@ -390,4 +364,5 @@ def _with_noise(array: NDArray[np.float32], sigma: float, random: np.random.Gene
 
     noise = gaussian_filter(random.standard_normal(array.shape, dtype=np.float32), 0.6)
     noise *= sigma / noise.std()
-    return np.clip(np.round(array + noise), -1024, 3071).astype(np.int16)
+    hu: NDArray[np.int16] = np.clip(np.round(array + noise), -1024, 3071).astype(np.int16)
+    return hu

@@ -7,8 +7,7 @@ import pytest
 
 import samreg
 from samreg.errors import InputError
-from samreg.phantoms.followup import FollowUp, simulate_followup
-from samreg.phantoms.phantom import make_phantom
+from samreg.phantoms import FollowUp, make_phantom, simulate_followup
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +56,19 @@ def test_the_same_seed_gives_the_same_visit_and_another_one_does_not(image, pair
 def test_air_has_no_room_for_lesions(image):
     with pytest.raises(InputError, match="no room"):
         simulate_followup(image.with_array(np.full_like(image.array, -1000)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lesions": 0}, "lesions must be a whole number of at least 1"), ({"strength": -1}, "strength must be a number")],
+)
+def test_a_wrong_option_is_named(image, options, message):
+    with pytest.raises(InputError, match=message):
+        simulate_followup(image, **options)
+
+
+def test_what_is_no_ct_is_refused(image):
+    with pytest.raises(InputError, match="is 2D; lesions are painted into a 3D CT"):
+        simulate_followup(samreg.Image.from_array(image.array[0]))
+    with pytest.raises(InputError, match="NaN or infinity; replace them"):
+        simulate_followup(image.with_array(np.full(image.shape, np.nan)))

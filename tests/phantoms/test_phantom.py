@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from samreg.errors import InputError
-from samreg.phantoms.anatomy import LABELS, LANDMARK_NAMES, VOXEL, canonical_anatomy
-from samreg.phantoms.phantom import Coupling, Waves, correspondence, make_phantom, phantom_pair
+from samreg.phantoms import LABELS, LANDMARK_NAMES, correspondence, make_phantom, phantom_pair
+from samreg.phantoms.anatomy import VOXEL_MM, canonical_anatomy
+from samreg.phantoms.coupling import Coupling, Waves
 
 SPACING = 4.0  # mm; coarse, to be fast
 
@@ -75,11 +79,11 @@ def test_extreme_landmarks_are_extreme():
     voxels = anatomy.grid.world_points()
     for side in ("right", "left"):
         lung = voxels[anatomy.labels == LABELS[f"{side}_lung"]]
-        assert abs(lung[:, 2].max() - where[f"{side}_lung_apex"][2]) <= VOXEL
+        assert abs(lung[:, 2].max() - where[f"{side}_lung_apex"][2]) <= VOXEL_MM
         scapula = voxels[anatomy.labels == LABELS["scapula"]]
         scapula = scapula[np.sign(scapula[:, 0]) == (-1 if side == "right" else 1)]
-        assert abs(scapula[:, 2].min() - where[f"{side}_scapula_inferior_angle"][2]) <= VOXEL
-    assert abs(voxels[anatomy.labels == LABELS["aorta"]][:, 2].max() - where["aortic_arch_top"][2]) <= VOXEL
+        assert abs(scapula[:, 2].min() - where[f"{side}_scapula_inferior_angle"][2]) <= VOXEL_MM
+    assert abs(voxels[anatomy.labels == LABELS["aorta"]][:, 2].max() - where["aortic_arch_top"][2]) <= VOXEL_MM
 
 
 def test_the_apex_of_the_heart_is_left_anterior_inferior():
@@ -195,12 +199,28 @@ def test_hounsfield_units_by_label(pair):
     assert abs(aorta - 42 - enhanced.contrast_hu) < 40
 
 
-def test_faults_of_the_call_are_told():
-    with pytest.raises(InputError, match="subject"):
-        make_phantom(-1)
-    with pytest.raises(InputError, match="spacing"):
-        make_phantom(0, spacing=0.1)
-    with pytest.raises(InputError, match="spacing"):
-        make_phantom(0, spacing=(3, 3))
-    with pytest.raises(InputError, match="field_of_view"):
-        make_phantom(0, field_of_view=(50, 40))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subject": -1}, "subject must be a whole number of at least 0, got -1"),
+        ({"subject": 1.5}, "subject must be a whole number"),
+        ({"subject": 0, "seed": "a"}, "seed must be a whole number"),
+        ({"subject": 0, "spacing": 0.1}, "spacing must be one number or .*0.5 mm or more, got 0.1"),
+        ({"subject": 0, "spacing": (3, 3)}, r"spacing must be .* got \(3, 3\)"),
+        ({"subject": 0, "spacing": "fine"}, "spacing must be .* got 'fine'"),
+        ({"subject": 0, "spacing": float("nan")}, "spacing must be"),
+        ({"subject": 0, "field_of_view": (50, 40)}, r"field_of_view must be .* got \(50, 40\)"),
+        ({"subject": 0, "field_of_view": 50}, "field_of_view must be .* got 50"),
+        ({"subject": 0, "field_of_view": (-500, 40)}, "within -210 and 160 mm"),
+    ],
+)
+def test_a_wrong_option_is_named(options, message):
+    with pytest.raises(InputError, match=message):
+        make_phantom(**options)
+
+
+def test_importing_phantoms_loads_no_network():
+    """They are made up of numpy and scipy, and are used where torch is not wanted."""
+    code = "import samreg.phantoms, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "samreg.embedding"} & set(done.stdout.split())

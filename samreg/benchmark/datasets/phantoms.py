@@ -7,13 +7,13 @@ from pathlib import Path
 
 from samreg.benchmark.datasets.base import Case, DataSet, sha256
 from samreg.errors import InputError
-from samreg.phantoms import anatomy, phantom
+from samreg.phantoms import Phantom, anatomy, followup, make_phantom
 
-_COUNT = 20
-_CODE = [Path(anatomy.__file__ or ""), Path(phantom.__file__ or "")]
+_PAIRS = 20
+_CODE = sorted(set(Path(anatomy.__file__).parent.glob("*.py")) - {Path(followup.__file__)})  # what the images depend on
 
 
-def phantoms(pairs: int = _COUNT, *, spacing: float | None = None) -> DataSet:
+def phantoms(pairs: int = _PAIRS, *, spacing: float | None = None) -> DataSet:
     """Return pairs of synthetic chests, no subject in more than one of them.
 
     Parameters
@@ -53,5 +53,5 @@ def _case(subject: int, spacing: float | None) -> Case:
 
 
 @lru_cache(maxsize=2)
-def _make(subject: int, spacing: float | None) -> phantom.Phantom:
-    return phantom.make_phantom(subject, spacing=spacing)
+def _make(subject: int, spacing: float | None) -> Phantom:
+    return make_phantom(subject, spacing=spacing)
