@@ -20,7 +20,7 @@ from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.matching import features, find, interpolate
 from samreg.spatial import Image, Points, as_image
-from samreg.spatial.points import require_inside
+from samreg.spatial.points import require_inside, require_some
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,17 @@ class LandmarkDetector:
         N names.
     vectors
         (N, C) float32 unit vectors, local and global part side by side as :class:`samreg.matching.Features` has them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.embedding.registry import random_official
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> image = Image.from_array(noise, spacing=(8, 8, 8))
+    >>> centre = Points([image.grid.center], ("centre",))
+    >>> detector = LandmarkDetector.from_labels(random_official(), [image], [centre])
+    >>> detector(image).names
+    ('centre',)
     """
 
     model: NetworkModel
@@ -49,7 +60,7 @@ class LandmarkDetector:
         image
             As :func:`samreg.register` takes it.
         device
-            "auto", "cpu", "cuda" or "mps".
+            "auto", "cpu", "cuda" or "mps", for the embedding.
 
         Returns
         -------
@@ -57,8 +68,8 @@ class LandmarkDetector:
             (N, d) LPS mm, at the peaks of the heat maps, scored by similarity, at most 1.
         """
         embedding = self.model.embed(as_image(image, name="image"), device=device)
-        found = find(self.vectors, features(embedding))
-        return Points(found.positions, self.names, found.similarity)
+        peaks = find(self.vectors, features(embedding))
+        return Points(peaks.positions, self.names, peaks.similarity)
 
     @classmethod
     def from_labels(
@@ -69,18 +80,19 @@ class LandmarkDetector:
         Raises
         ------
         InputError
-            When there is no image, the images' points have different names, or some lie outside their image.
+            When there is no image or point, the images' points have different names, or some lie outside their image.
         """
         if not images or len(images) != len(points):
             raise InputError(f"{len(images)} images and {len(points)} sets of points; give one set an image")
         names = points[0].names
         if odd := [p.names for p in points if sorted(p.names) != sorted(names)]:
             raise InputError(f"every image must have the same landmarks: {list(names)} and {list(odd[0])} differ")
-        for image, some in zip(images, points, strict=True):
-            require_inside(some, image.grid, image.label)
+        require_some(points[0], "landmarks to learn")
+        for image, labelled in zip(images, points, strict=True):
+            require_inside(labelled, image.grid, image.label)
         vectors = [
-            interpolate(features(model.embed(image, device=device)), some.named(names).positions)
-            for image, some in zip(images, points, strict=True)
+            interpolate(features(model.embed(image, device=device)), labelled.named(names).positions)
+            for image, labelled in zip(images, points, strict=True)
         ]
         return cls(model, names, F.normalize(torch.stack(vectors).mean(dim=0), dim=1))
 
@@ -95,7 +107,7 @@ class LandmarkDetector:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LandmarkDetector:
-        """Read a detector written by `save`.
+        """Read a detector written by :meth:`save`.
 
         Raises
         ------

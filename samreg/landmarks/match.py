@@ -103,7 +103,7 @@ def match(
         vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). "global" takes
         the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
-        "auto", "cpu", "cuda" or "mps".
+        "auto", "cpu", "cuda" or "mps", for the embedding.
     seed
         Of the robust fit.
 

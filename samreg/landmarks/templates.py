@@ -131,7 +131,7 @@ def read_templates(
     model
         Name, path or model; samreg's default for the images' dimensions unless given.
     device
-        "auto", "cpu", "cuda" or "mps".
+        "auto", "cpu", "cuda" or "mps", for the embedding.
     cache
         Folder that keeps the embeddings; they are read instead of computed while image and model stay the same.
     progress

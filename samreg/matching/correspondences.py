@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from samreg.errors import InputError
-
-FloatArray = NDArray[np.float64]
+from samreg.spatial.grid import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +25,17 @@ class Correspondences:
         (N,) calibrated probability in [0, 1] that the match is right.
     cycle_error
         (N,) distance between a fixed point and where its match leads back to, mm.
+
+    Raises
+    ------
+    InputError
+        When the shapes do not fit.
+
+    Examples
+    --------
+    >>> pairs = Correspondences.from_points([[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]], [[1.0, 0.0, 0.0], [8.0, 9.0, 9.0]])
+    >>> len(pairs), pairs.take(pairs.moving[:, 0] > 5).fixed.tolist()
+    (2, [[9.0, 9.0, 9.0]])
     """
 
     fixed: FloatArray

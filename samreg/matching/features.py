@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 from samreg.device import inference_dtype
-from samreg.errors import InputError
+from samreg.errors import InputError, require_choice
 from samreg.spatial.grid import FloatArray, Grid
 
 if TYPE_CHECKING:
     from samreg.embedding.embedding import Embedding
 
 PARTS = ("local", "global")
-_CT_VOXEL = 4.0  # mm
+_CT_VOXEL_MM = 4.0
+_MEMORY_LIMIT_MB = 256  # for one block of distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,14 @@ class Features:
         (K, d) voxel indices (x, y, z) of the body voxels, the rows.
     row
         (*grid.shape) int32, row of each voxel, -1 outside the body.
+
+    Examples
+    --------
+    >>> from samreg.embedding.embed import embed
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
+    >>> len(features(embedding)) == int(embedding.body.sum())
+    True
     """
 
     local: torch.Tensor | None
@@ -58,7 +67,7 @@ class Features:
     @property
     def scale(self) -> float:
         """Size of the local voxels relative to 4 mm, those of the CT models: all lengths of the search go by it."""
-        return float(self.grid.spacing.min()) / _CT_VOXEL
+        return float(self.grid.spacing.min()) / _CT_VOXEL_MM
 
     @property
     def device(self) -> torch.device:
@@ -138,25 +147,34 @@ def features(
     ------
     InputError
         For an unknown part, when none of the parts is there, or no voxel is left.
+
+    Examples
+    --------
+    >>> from samreg.embedding.embed import embed
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
+    >>> len(features(embedding, parts=["local"]).vectors(torch.tensor([0, 1])))
+    2
     """
-    unknown = set(parts) - set(PARTS)
-    if unknown or not parts:
-        raise InputError(f"unknown parts {sorted(unknown)}; choose from {list(PARTS)}")
+    for part in parts:
+        require_choice("part", part, PARTS)
+    if not parts:
+        raise InputError(f"give at least one part of {', '.join(PARTS)}")
     global_ = embedding.global_ if "global" in parts else None
     if global_ is None and "local" not in parts:
         raise InputError(f"the embedding of {embedding.model} has no global part")
     body = embedding.body if inside is None else embedding.body & inside
-    where = torch.from_numpy(np.argwhere(body))
-    if len(where) == 0:
+    voxels = torch.from_numpy(np.argwhere(body))
+    if len(voxels) == 0:
         raise InputError("the mask leaves no voxel of the body to match; check that both lie in one frame")
     row = torch.full(embedding.local_grid.shape, -1, dtype=torch.int32)
-    row[tuple(where.T)] = torch.arange(len(where), dtype=torch.int32)
+    row[tuple(voxels.T)] = torch.arange(len(voxels), dtype=torch.int32)
     return Features(
         embedding.local.flatten(1).T.to(device) if "local" in parts else None,
         None if global_ is None else global_.flatten(1).T.to(device).float().contiguous(),
         embedding.local_grid,
         None if global_ is None else embedding.global_grid,
-        where.flip(1).contiguous().to(device),
+        voxels.flip(1).contiguous().to(device),
         row.to(device),
     )
 
@@ -165,6 +183,14 @@ def interpolate(source: Features, points: ArrayLike) -> torch.Tensor:
     """Return unit vectors (N, C), float32, at world points (N, d), LPS mm, by linear interpolation.
 
     Of the local vectors only neighbours inside the body count; a point without any takes the nearest body voxel.
+
+    Examples
+    --------
+    >>> from samreg.embedding.embed import embed
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> body = features(embed({"array": noise, "spacing": (8, 8, 8)}, model="mind"))
+    >>> len(interpolate(body, [[60.0, 60.0, 60.0], [64.0, 60.0, 60.0]]))
+    2
     """
     points = np.asarray(points, dtype=np.float64)
     parts = []
@@ -173,15 +199,15 @@ def interpolate(source: Features, points: ArrayLike) -> torch.Tensor:
         corners, weights = _corners(index)
         rows = rows_at(source, torch.as_tensor(corners, device=source.device))
         weight = torch.as_tensor(weights, dtype=torch.float32, device=source.device) * (rows >= 0)
-        lost = (weight.sum(dim=1) < 1e-6).nonzero()[:, 0]
-        if len(lost):
-            rows[lost, 0] = nearest_rows(source, index[lost.cpu().numpy()])
-            weight[lost, 0] = 1.0
+        outside = (weight.sum(dim=1) < 1e-6).nonzero()[:, 0]
+        if len(outside):
+            rows[outside, 0] = nearest_rows(source, index[outside.cpu().numpy()])
+            weight[outside, 0] = 1.0
         gathered = source.local[_flat(source.index[rows.clamp(min=0)], source.grid)].float()
         parts.append(F.normalize((gathered * weight[..., None]).sum(dim=1), dim=1))
     if source.global_ is not None:
         parts.append(source._global_at(points))
-    return torch.cat(parts, dim=1) * len(parts) ** -0.5
+    return torch.cat(parts, dim=1).mul(len(parts) ** -0.5)
 
 
 def rows_at(source: Features, index: torch.Tensor) -> torch.Tensor:
@@ -193,10 +219,16 @@ def rows_at(source: Features, index: torch.Tensor) -> torch.Tensor:
     return torch.where(inside, rows, -1)
 
 
-def nearest_rows(source: Features, index: FloatArray) -> torch.Tensor:
-    """Return the row of the body voxel nearest to each continuous index (N, d), to one voxel."""
+def nearest_rows(source: Features, index: FloatArray, *, memory_limit_mb: int = _MEMORY_LIMIT_MB) -> torch.Tensor:
+    """Return the row of the body voxel nearest to each continuous index (N, d), to one voxel.
+
+    The distances are computed in blocks of at most ``memory_limit_mb``.
+    """
     wanted = torch.from_numpy(source.grid.index_to_world(index)).to(source.device)
-    return source.sparse_rows[torch.cdist(wanted, source.sparse_positions).argmin(dim=1)]
+    positions = source.sparse_positions
+    block = max(1, memory_limit_mb * 2**20 // (positions.element_size() * len(positions)))
+    nearest = [torch.cdist(points, positions).argmin(dim=1) for points in wanted.split(block)]
+    return source.sparse_rows[torch.cat(nearest)]
 
 
 def _corners(index: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:

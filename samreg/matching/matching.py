@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from samreg.errors import require_choice
 from samreg.matching.correspondences import Correspondences
 from samreg.matching.features import Features, interpolate
 from samreg.matching.reliability import DEFAULT_CALIBRATION, Calibration
@@ -46,15 +47,28 @@ def match_points(
     -------
     Correspondences
         One for each point, in order; ``cycle_error`` is the distance at which the way back ends.
+
+    Examples
+    --------
+    >>> from samreg.embedding.embed import embed
+    >>> from samreg.matching import features
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> body = features(embed({"array": noise, "spacing": (8, 8, 8)}, model="mind"))
+    >>> pairs = match_points(body, [[60.0, 60.0, 60.0]], body)
+    >>> bool(pairs.cycle_error.max() < 8)  # mm
+    True
     """
+    require_choice("home", home, ("near", "anywhere"))
     points = np.asarray(points, dtype=np.float64)
-    there = find(interpolate(fixed, points), moving, prediction=prediction, coarse=coarse)
-    around = None if prediction is None or home == "anywhere" else replace(prediction, positions=points)
-    # a way back through the whole body that goes by every second voxel is as telling, and eight times as fast
-    back = find(interpolate(moving, there.positions), fixed, prediction=around, coarse=coarse or home == "anywhere")
+    forward = find(interpolate(fixed, points), moving, prediction=prediction, coarse=coarse)
+    home_window = None if prediction is None or home == "anywhere" else replace(prediction, positions=points)
+    # searching the whole body for the way back by every second voxel tells as much, eight times as fast
+    back = find(
+        interpolate(moving, forward.positions), fixed, prediction=home_window, coarse=coarse or home == "anywhere"
+    )
     cycle_error = np.linalg.norm(back.positions - points, axis=1)
     return Correspondences(
-        points, there.positions, there.similarity, calibration(there.similarity, cycle_error), cycle_error
+        points, forward.positions, forward.similarity, calibration(forward.similarity, cycle_error), cycle_error
     )
 
 
@@ -96,8 +110,8 @@ def stable_matches(
     tolerance = float(np.linalg.norm(fixed.grid.spacing)) if tolerance is None else tolerance
     points = lattice(fixed, spacing)
     for _ in range(rounds - 1):
-        there = find(interpolate(fixed, points), moving, coarse=True)
-        points = find(interpolate(moving, there.positions), fixed, coarse=True).positions
+        forward = find(interpolate(fixed, points), moving, coarse=True)
+        points = find(interpolate(moving, forward.positions), fixed, coarse=True).positions
         points = _distinct(points, tolerance)
     pairs = match_points(fixed, points, moving, coarse=True, calibration=calibration)
     return pairs.take(pairs.cycle_error <= tolerance)

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from samreg.spatial.grid import FloatArray
 
-_LANDMARK = "landmark_"
-_DEEP = 30.0  # mm inside or outside the image, beyond which it makes no difference
+_LANDMARK_PREFIX = "landmark_"
+_MAX_DEPTH_MM = 30.0  # inside or outside the image, beyond which it makes no difference
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class Calibration:
         Coefficients.
     tolerance
         What counted as right when they were fitted, mm.
+
+    Examples
+    --------
+    >>> calibration = Calibration(bias=1.1, similarity=0.0, cycle=-1.0)
+    >>> calibration([0.8, 0.8], [0.0, 40.0]).round(2)
+    array([0.75, 0.21])
     """
 
     bias: float
@@ -38,7 +44,12 @@ class Calibration:
     tolerance: float = 15.0
 
     def __call__(
-        self, similarity: ArrayLike, cycle_error: ArrayLike, *, spread: ArrayLike = 0.0, depth: ArrayLike = _DEEP
+        self,
+        similarity: ArrayLike,
+        cycle_error: ArrayLike,
+        *,
+        spread: ArrayLike = 0.0,
+        depth: ArrayLike = _MAX_DEPTH_MM,
     ) -> FloatArray:
         """Return the probability (N,) that matches are right.
 
@@ -53,7 +64,7 @@ class Calibration:
         """
         columns = _inputs(similarity, cycle_error, spread, depth)
         logit = self.bias + columns @ [self.similarity, self.cycle, self.spread, self.depth]
-        return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))
+        return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, float] | None, *, landmarks: bool = False) -> Calibration:
@@ -66,14 +77,14 @@ class Calibration:
         landmarks
             Return that for landmarks.
         """
-        chosen = {k: v for k, v in (values or {}).items() if k.startswith(_LANDMARK) == landmarks}
+        chosen = {k: v for k, v in (values or {}).items() if k.startswith(_LANDMARK_PREFIX) == landmarks}
         if not chosen:
             return DEFAULT_LANDMARK_CALIBRATION if landmarks else DEFAULT_CALIBRATION
-        return cls(**{key.removeprefix(_LANDMARK): value for key, value in chosen.items()})
+        return cls(**{key.removeprefix(_LANDMARK_PREFIX): value for key, value in chosen.items()})
 
     def as_dict(self, *, landmarks: bool = False) -> dict[str, float]:
         """Return the coefficients as a plain dictionary, under the names :meth:`from_mapping` takes."""
-        return {(_LANDMARK if landmarks else "") + key: value for key, value in asdict(self).items()}
+        return {(_LANDMARK_PREFIX if landmarks else "") + key: value for key, value in asdict(self).items()}
 
 
 # No model-specific fit: half of the matches that return within 8 mm are taken as right.
@@ -88,7 +99,7 @@ def fit_calibration(
     error: ArrayLike,
     *,
     spread: ArrayLike = 0.0,
-    depth: ArrayLike = _DEEP,
+    depth: ArrayLike = _MAX_DEPTH_MM,
     tolerance: float = 15.0,
 ) -> Calibration:
     """Fit a calibration to matches of known error.
@@ -134,6 +145,6 @@ def _inputs(similarity: ArrayLike, cycle_error: ArrayLike, spread: ArrayLike, de
         np.asarray(similarity, dtype=float),
         np.log1p(np.asarray(cycle_error, dtype=float) / 4.0),
         np.log1p(np.asarray(spread, dtype=float) / 4.0),
-        np.clip(np.asarray(depth, dtype=float), -_DEEP, _DEEP) / 10.0,
+        np.clip(np.asarray(depth, dtype=float), -_MAX_DEPTH_MM, _MAX_DEPTH_MM) / 10.0,
     )
     return np.stack(np.broadcast_arrays(*columns), axis=-1)

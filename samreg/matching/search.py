@@ -14,8 +14,8 @@ MEMORY_LIMIT_MB = 256  # for one block of similarities or gathered vectors
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Where N query vectors were found.
+class Peaks:
+    """Where N query vectors are most similar to a target.
 
     Parameters
     ----------
@@ -41,6 +41,11 @@ class Prediction:
         Half the width of the search window, mm.
     penalty
         Similarity lost at the distance ``radius``; grows with the square of the distance.
+
+    Examples
+    --------
+    >>> Prediction(np.array([[60.0, 60.0, 60.0]]), radius=20.0, penalty=0.2).radius
+    20.0
     """
 
     positions: FloatArray
@@ -55,7 +60,7 @@ def find(
     prediction: Prediction | None = None,
     coarse: bool = False,
     memory_limit_mb: int = MEMORY_LIMIT_MB,
-) -> Found:
+) -> Peaks:
     """Find the most similar place of each query vector.
 
     Parameters
@@ -74,8 +79,18 @@ def find(
 
     Returns
     -------
-    Found
+    Peaks
         Positions refined between voxels by a parabola along each axis.
+
+    Examples
+    --------
+    >>> from samreg.embedding.embed import embed
+    >>> from samreg.matching import features, interpolate
+    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> body = features(embed({"array": noise, "spacing": (8, 8, 8)}, model="mind"))
+    >>> peaks = find(interpolate(body, [[60.0, 60.0, 60.0]]), body)
+    >>> bool(abs(peaks.positions - 60).max() < 8)  # mm
+    True
     """
     if prediction is None:
         best = _search_all(query, target, coarse, memory_limit_mb)
@@ -89,15 +104,15 @@ def _search_all(query: torch.Tensor, target: Features, coarse: bool, memory_limi
     best = torch.zeros(len(query), dtype=torch.long, device=target.device)
     highest = torch.full((len(query),), -torch.inf, device=target.device)
     rows = target.sparse_rows if coarse else torch.arange(len(target), device=target.device)
-    for some in rows.split(max(1, memory_limit_mb * 2**20 // (16 * query.shape[1]))):
-        keys = _vectors(target, some, coarse).T
-        block = max(1, memory_limit_mb * 2**20 // (6 * len(some)))
+    for candidates in rows.split(max(1, memory_limit_mb * 2**20 // (16 * query.shape[1]))):
+        keys = _vectors(target, candidates, coarse).T
+        block = max(1, memory_limit_mb * 2**20 // (6 * len(candidates)))
         for start in range(0, len(query), block):
-            here = slice(start, start + block)
-            value, choice = (query[here].to(keys.dtype) @ keys).max(dim=1)
-            better = value > highest[here]
-            best[here] = torch.where(better, some[choice], best[here])
-            highest[here] = torch.where(better, value.float(), highest[here])
+            part = slice(start, start + block)
+            value, choice = (query[part].to(keys.dtype) @ keys).max(dim=1)
+            better = value > highest[part]
+            best[part] = torch.where(better, candidates[choice], best[part])
+            highest[part] = torch.where(better, value.float(), highest[part])
     return best
 
 
@@ -132,20 +147,20 @@ def _search_near(
         if len(rows) == 0:
             best[members] = nearest_rows(target, grid.world_to_index(expected))
             continue
-        middle = expected.mean(axis=0)  # keeps the squared distances exact in float32
-        places = (_positions(target, rows, coarse) - torch.from_numpy(middle).to(device)).float()
+        center = expected.mean(axis=0)  # differences from it keep the squared distances exact in float32
+        positions = (_positions(target, rows, coarse) - torch.from_numpy(center).to(device)).float()
         keys = _vectors(target, rows, coarse).T
         block = max(1, memory_limit_mb * 2**20 // (12 * len(rows)))
         for start in range(0, len(members), block):
-            here = members[start : start + block]
-            wanted = torch.tensor(prediction.positions[here] - middle, dtype=torch.float32, device=device)
-            away = _squared_distance(wanted, places).div_(prediction.radius**2)
-            score = (query[here].to(keys.dtype) @ keys).float().sub_(away, alpha=prediction.penalty)
-            value, choice = score.masked_fill_(away > 1, -torch.inf).max(dim=1)
-            best[here] = rows[choice]
+            part = members[start : start + block]
+            predicted = torch.tensor(prediction.positions[part] - center, dtype=torch.float32, device=device)
+            distance = _squared_distance(predicted, positions).div_(prediction.radius**2)
+            score = (query[part].to(keys.dtype) @ keys).float().sub_(distance, alpha=prediction.penalty)
+            value, choice = score.masked_fill_(distance > 1, -torch.inf).max(dim=1)
+            best[part] = rows[choice]
             empty = (value == -torch.inf).cpu().numpy()
             if empty.any():
-                best[here[empty]] = nearest_rows(target, grid.world_to_index(prediction.positions[here[empty]]))
+                best[part[empty]] = nearest_rows(target, grid.world_to_index(prediction.positions[part[empty]]))
     return best
 
 
@@ -166,7 +181,7 @@ def _rows_in_box(target: Features, positions: FloatArray, radius: float, coarse:
     return box[box >= 0].long()
 
 
-def _refine(query: torch.Tensor, target: Features, best: torch.Tensor, memory_limit_mb: int) -> Found:
+def _refine(query: torch.Tensor, target: Features, best: torch.Tensor, memory_limit_mb: int) -> Peaks:
     """Climb to the best voxel of the neighbourhood in full precision, then between voxels."""
     device, ndim = target.device, target.grid.ndim
     neighbourhood = torch.stack(
@@ -177,15 +192,15 @@ def _refine(query: torch.Tensor, target: Features, best: torch.Tensor, memory_li
     similarity = np.empty(len(query))
     block = max(1, memory_limit_mb * 2**20 // (3**ndim * query.shape[1] * 12))
     for start in range(0, len(query), block):
-        here = slice(start, start + block)
-        voxels = target.index[best[here]][:, None] + neighbourhood
-        choice = _similarities(query[here], target, rows_at(target, voxels)).argmax(dim=1)
+        part = slice(start, start + block)
+        voxels = target.index[best[part]][:, None] + neighbourhood
+        choice = _similarities(query[part], target, rows_at(target, voxels)).argmax(dim=1)
         peak = voxels[torch.arange(len(voxels), device=device), choice]
-        around = _similarities(query[here], target, rows_at(target, peak[:, None] + steps))
+        around = _similarities(query[part], target, rows_at(target, peak[:, None] + steps))
         shift = _parabola(around[:, 1 : ndim + 1], around[:, :1], around[:, ndim + 1 :])
-        index[here] = (peak + shift).cpu().numpy()
-        similarity[here] = around[:, 0].cpu().numpy()
-    return Found(target.grid.index_to_world(index), similarity)
+        index[part] = (peak + shift).cpu().numpy()
+        similarity[part] = around[:, 0].cpu().numpy()
+    return Peaks(target.grid.index_to_world(index), similarity)
 
 
 def _parabola(after: torch.Tensor, peak: torch.Tensor, before: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,13 @@ from samreg.matching.features import Features, interpolate, rows_at
 from samreg.matching.search import Prediction, find
 from samreg.spatial.grid import FloatArray
 
-_COUNT = 12  # neighbours
-_REACH = 12.0  # mm, their distance at a scale of 1
-_OWN = 2.0  # the point's own vote counts as so many
-_SHARPNESS = 4  # a vote weighs its similarity to this power
-_ROUNDS = 30
-_SOFT = 2.0  # mm at a scale of 1, below which the geometric median turns into a mean
+_NEIGHBOURS = 12
+_NEIGHBOUR_DISTANCE_MM = 12.0  # at a scale of 1 (:attr:`samreg.matching.Features.scale`)
+_SELF_WEIGHT = 2.0  # of the point's own vote; a neighbour's is 1
+_SIMILARITY_POWER = 4  # a vote weighs its similarity to this power
+_MIN_SIMILARITY = 0.05  # that a vote is weighed by
+_ITERATIONS = 30  # of Weiszfeld's algorithm
+_MEDIAN_SOFTNESS_MM = 2.0  # at a scale of 1, below which the geometric median turns into a mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Votes:
     positions
         (N, d) world positions in the moving image, LPS mm.
     spread
-        (N,) median distance of the votes from there, mm: small where the neighbourhood was found in one piece.
+        (N,) median distance of the votes from the position, mm: small where the neighbourhood was found in one piece.
     """
 
     positions: FloatArray
@@ -70,24 +71,26 @@ def vote(
     n, ndim = points.shape
     if len(prediction.positions) != n:
         raise InputError(f"{n} points need as many predictions, got {len(prediction.positions)}")
-    shells = np.full((n, 1), _REACH * fixed.scale) if reach is None else np.asarray(reach, dtype=np.float64)
+    shells = (
+        np.full((n, 1), _NEIGHBOUR_DISTANCE_MM * fixed.scale) if reach is None else np.asarray(reach, dtype=np.float64)
+    )
     around_one = (shells[:, :, None, None] * _directions(ndim)).reshape(n, -1, ndim)
     offsets = np.concatenate([np.zeros((n, 1, ndim)), around_one], axis=1)
     moved = offsets @ np.swapaxes(np.broadcast_to(matrix, (n, ndim, ndim)), 1, 2)
     around = (points[:, None] + offsets).reshape(-1, ndim)
     expected = (prediction.positions[:, None] + moved).reshape(-1, ndim)
-    found = find(
+    peaks = find(
         interpolate(fixed, around),
         moving,
         prediction=Prediction(expected, prediction.radius, prediction.penalty),
         coarse=True,
     )
-    votes = found.positions.reshape(n, -1, ndim) - moved
-    weight = np.maximum(found.similarity, 0.05).reshape(n, -1) ** _SHARPNESS
+    votes = peaks.positions.reshape(n, -1, ndim) - moved
+    weight = np.maximum(peaks.similarity, _MIN_SIMILARITY).reshape(n, -1) ** _SIMILARITY_POWER
     weight *= _in_body(fixed, around).reshape(n, -1)
-    weight[:, 0] = np.maximum(_OWN * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
-    middle = geometric_median(votes, weight, soft=_SOFT * fixed.scale)
-    return Votes(middle, np.median(np.linalg.norm(votes - middle[:, None], axis=2), axis=1))
+    weight[:, 0] = np.maximum(_SELF_WEIGHT * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
+    median = geometric_median(votes, weight, soft=_MEDIAN_SOFTNESS_MM * fixed.scale)
+    return Votes(median, np.median(np.linalg.norm(votes - median[:, None], axis=2), axis=1))
 
 
 def _in_body(source: Features, points: FloatArray) -> FloatArray:
@@ -99,24 +102,31 @@ def geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> F
     """Return the geometric medians (N, d) of votes (N, K, d) with weights (N, K), by Weiszfeld's iteration (1937).
 
     Distances well below ``soft`` mm count alike.
+
+    Examples
+    --------
+    >>> votes = np.array([[[0.0, 0.0], [0.1, 0.0], [90.0, 0.0]]])
+    >>> median = geometric_median(votes, np.ones((1, 3)), soft=0.1)
+    >>> bool(abs(median).max() < 1)  # two of three agree
+    True
     """
 
-    def mean(some: FloatArray) -> FloatArray:
-        return np.einsum("nk,nkd->nd", some, votes) / some.sum(axis=1, keepdims=True)
+    def weighted_mean(weights: FloatArray) -> FloatArray:
+        return np.asarray(np.einsum("nk,nkd->nd", weights, votes) / weights.sum(axis=1, keepdims=True))
 
-    middle = mean(weight)
-    for _ in range(_ROUNDS):
-        middle = mean(weight / (np.linalg.norm(votes - middle[:, None], axis=2) + soft))
-    return middle
+    median = weighted_mean(weight)
+    for _ in range(_ITERATIONS):
+        median = weighted_mean(weight / (np.linalg.norm(votes - median[:, None], axis=2) + soft))
+    return median
 
 
 def _directions(ndim: int) -> FloatArray:
     """Return unit vectors (K, d) spread evenly: on a circle, or on a sphere along a golden spiral."""
-    step = np.arange(_COUNT) + 0.5
+    step = np.arange(_NEIGHBOURS) + 0.5
     if ndim == 2:
-        angle = 2 * np.pi * step / _COUNT
+        angle = 2 * np.pi * step / _NEIGHBOURS
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    height = 1 - 2 * step / _COUNT
+    height = 1 - 2 * step / _NEIGHBOURS
     turn = np.pi * (1 + 5**0.5) * step
     ring = np.sqrt(1 - height**2)
     return np.stack([ring * np.cos(turn), ring * np.sin(turn), height], axis=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
 from samreg.embedding.embedding import Embedding
 from samreg.errors import InputError
@@ -22,6 +23,7 @@ from samreg.matching import (
     stable_matches,
     vote,
 )
+from samreg.matching.features import nearest_rows
 from samreg.spatial import Grid
 
 SHIFT = np.array([5.3, -3.1, 7.7])  # mm, moving minus fixed: no multiple of the 4 mm grid
@@ -139,7 +141,7 @@ def test_similarity_is_the_mean_of_local_and_global(pair, inner_points) -> None:
 
 
 def test_unknown_part_and_empty_mask_are_refused(pair) -> None:
-    with pytest.raises(InputError, match="unknown parts"):
+    with pytest.raises(InputError, match="unknown part 'texture'"):
         features(pair[0], parts=("texture",))
     with pytest.raises(InputError, match="no voxel"):
         features(pair[0], inside=np.zeros(pair[0].local_grid.shape, dtype=bool))
@@ -216,3 +218,23 @@ def test_weights_without_coefficients_for_landmarks_get_the_default() -> None:
     assert default == Calibration.from_mapping(None, landmarks=True)
     near, far, outside = default(0.8, [1.0, 60.0, 1.0], spread=[2.0, 2.0, 2.0], depth=[30.0, 30.0, -30.0])
     assert near > 0.5 > max(far, outside)
+
+
+def test_the_nearest_voxel_is_searched_in_bounded_memory(pair, monkeypatch):
+    source = features(pair[0])
+    index = np.random.default_rng(0).uniform(-10, 30, (500, 3))
+    expected = cKDTree(source.sparse_positions.numpy()).query(source.grid.index_to_world(index))[0]
+    blocks: list[int] = []
+
+    def measured(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        distances = torch.linalg.norm(a[:, None] - b, dim=2)
+        blocks.append(distances.numel() * distances.element_size())
+        return distances
+
+    monkeypatch.setattr(torch, "cdist", measured)
+    rows = nearest_rows(source, index, memory_limit_mb=1)
+    found = np.linalg.norm(source.positions(rows) - source.grid.index_to_world(index), axis=1)
+    np.testing.assert_allclose(found, expected)
+    assert len(blocks) > 1
+    assert max(blocks) <= 2**20
+    assert len(nearest_rows(source, np.zeros((0, 3)))) == 0
