@@ -39,11 +39,10 @@ class LandmarkDetector:
     Examples
     --------
     >>> import numpy as np
-    >>> from samreg.embedding.registry import random_official
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> image = Image.from_array(noise, spacing=(8, 8, 8))
     >>> centre = Points([image.grid.center], ("centre",))
-    >>> detector = LandmarkDetector.from_labels(random_official(), [image], [centre])
+    >>> detector = LandmarkDetector.from_labels(load_model("ct-small"), [image], [centre])
     >>> detector(image).names
     ('centre',)
     """
