@@ -1,42 +1,33 @@
-"""Reading DICOM: single files and folders that hold series."""
+"""Reading DICOM: single images, series of slices, and files of many frames.
+
+Headers become planes (``dicom_planes``), planes are sorted into stacks and checked (``dicom_stacks``), and the stack
+that the user means is filled with its rescaled pixels (``dicom_pixels``): one way for a series of files and for the
+frames of a file. What cannot be placed right is refused.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
-from samreg.spatial.adapters import from_sitk, place
+from samreg.spatial.adapters import place
+from samreg.spatial.dicom_pixels import PixelFormat, common_type, stored_frames
+from samreg.spatial.dicom_planes import Plane, may_be_dicom, read_header, read_planes
+from samreg.spatial.dicom_stacks import Arrangement, Stack, arrange, split_stacks
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 
 log = logging.getLogger(__name__)
 
-_SLICE_GAP = 0.25  # relative deviation of a slice distance that is a missing or doubled slice
-_SLICE_UNEVEN = 0.01  # relative deviation that is worth a warning
-
-
-def read_dicom(path: Path, *, series: str | int | None = None, spacing: ArrayLike | None = None) -> Image:
-    """Read a DICOM file, or one series of a folder; ``read_image`` documents the parameters.
-
-    Raises
-    ------
-    InputError
-        When the file is damaged or no scalar image, or the folder holds no DICOM series, several, or one with
-        missing slices.
-    """
-    if path.is_dir():
-        return _read_dicom_folder(path, series)
-    if series is not None:
-        raise InputError(f"series= chooses within a DICOM folder, but {path} is a file; leave it out")
-    return _read_itk(path)
+_MAX_LISTED = 30  # stacks that a message lists
 
 
 def is_dicom(path: Path) -> bool:
@@ -45,163 +36,256 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _read_itk(path: Path) -> Image:
-    import SimpleITK as sitk
+def read_dicom(path: Path, *, series: str | int | None = None, spacing: ArrayLike | None = None) -> Image:
+    """Read a DICOM file, or one series of a folder.
 
-    with reading(path):
-        reader = _information(path)
-        if (components := reader.GetNumberOfComponents()) != 1:
-            raise InputError(f"{path}: {components} values a voxel (colour or vectors); convert it to one, greyscale")
-        if reader.GetDimension() > 3:
-            raise InputError(f"{path}: is {reader.GetDimension()}D, size {reader.GetSize()}; save one 3D volume of it")
-        spacing = np.asarray(reader.GetSpacing())
-        if not (np.isfinite(spacing) & (spacing > 0)).all():
-            raise InputError(f"{path}: voxel size {spacing.tolist()} mm; write the true voxel size into its header")
-        image = _compact(reader.Execute())
-        # a DICOM picture that lies nowhere in space is a projection
-        if image.GetDimension() == 3 and image.GetSize()[2] == 1 and not _position(reader):
-            image = sitk.Extract(image, (*image.GetSize()[:2], 0), (0, 0, 0))
-            image.SetDirection((1, 0, 0, 1))
-            return _projection(image, reader, str(path))
-        return from_sitk(image, name=str(path))
+    Parameters
+    ----------
+    path
+        A file, of one or many frames, or a folder that holds files.
+    series
+        Which series of a folder, or stack (phase, echo, segment, ...) of a series or file to take: its number in the
+        list that the error message shows, its UID, or a part of its description that no other has.
+    spacing
+        Voxel size in mm, one number or x, y(, z), for files that do not say it. Sizes that a file says are not
+        replaced here.
 
+    Returns
+    -------
+    Image
+        3D in LPS mm, slices sorted along their normal; 2D where a single frame lies nowhere in space.
 
-def _projection(image: Any, reader: Any, name: str) -> Image:
-    """Return a DICOM X-ray with its calibrated pixel size, else that at the detector."""
-    # ITK looks at the detector's pixel size only; both say the distance of rows (y) first
-    sizes = _tag(reader, "0028|0030") or _tag(reader, "0018|1164")
-    if sizes:
-        image.SetSpacing([float(value) for value in reversed(sizes.split("\\"))])
+    Raises
+    ------
+    InputError
+        When a file is damaged or no scalar image, there are several series or stacks to choose from, or the slices
+        are no regular volume of known voxel size.
+    """
+    given = _given_spacing(spacing)
+    wanted = "" if series is None else str(series).strip()
+    if path.is_dir():
+        found = _find_series(path)
+        chosen, wanted, number = _choose_series(found, wanted, path)
+        several = len(found) > 1
     else:
-        log.warning("%s: says no pixel size; 1 mm is assumed", name)
-    return from_sitk(image, name=name)
+        header = read_header(path, keywords=("SeriesInstanceUID", "SeriesDescription"))
+        chosen, number, several = _series(header, [path]), "", False
+        wanted = _within(chosen, wanted)
+    distance = float(given[2]) if given is not None and given.size == 3 else None
+    planes = [plane for file in chosen.files for plane in read_planes(file, distance=distance)]
+    stack = _choose_stack(split_stacks(planes), wanted, number, path)
+    said = ", ".join(filter(None, ((chosen.description or chosen.uid) if several else "", stack.detail)))
+    return _read_stack(stack, f"{path} ({said})" if said else str(path), given)
 
 
-def _information(path: str | os.PathLike[str]) -> Any:
-    import SimpleITK as sitk
+def _given_spacing(spacing: ArrayLike | None) -> FloatArray | None:
+    """Return the spacing given, (3,) or (2,) mm; one number is that of every axis."""
+    if spacing is None:
+        return None
+    given = np.asarray(spacing, dtype=np.float64)
+    given = np.full(3, given) if given.ndim == 0 else given
+    if given.shape not in ((2,), (3,)) or not (np.isfinite(given) & (given > 0)).all():
+        raise InputError(f"spacing must be positive mm, one number or x, y(, z), got {spacing!r}")
+    return given
 
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return reader
 
-
-def _compact(image: Any) -> Any:
-    """Rescaled DICOM comes as float64, which CT does not need."""
-    import SimpleITK as sitk
-
-    return sitk.Cast(image, sitk.sitkFloat32) if image.GetPixelID() == sitk.sitkFloat64 else image
+# series of a folder
 
 
 @dataclass(frozen=True)
 class _Series:
     uid: str
     description: str
-    files: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
-def _read_dicom_folder(folder: Path, series: str | int | None) -> Image:
-    import SimpleITK as sitk
+def _series(header: Any, files: Sequence[Path]) -> _Series:
+    return _Series(
+        str(header.get("SeriesInstanceUID") or ""), str(header.get("SeriesDescription") or "").strip(), tuple(files)
+    )
 
-    found = []
+
+def _find_series(folder: Path) -> list[_Series]:
+    """Return the series of the images in a folder, sorted by UID."""
     with reading(folder):
-        for uid in sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))):
-            files = tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
-            found.append(_Series(uid, _tag(_information(files[0]), "0008|103e"), files))
+        paths = sorted(path for path in folder.iterdir() if path.is_file())
+    found: dict[str, _Series] = {}
+    for path in paths:
+        if path.stat().st_size == 0 or not may_be_dicom(path):
+            if path.suffix.lower() == ".dcm":
+                log.warning("%s: is no DICOM file and is left out", path)
+            continue
+        header = read_header(path, keywords=("SeriesInstanceUID", "SeriesDescription", "Rows"))
+        if header.get("Rows"):  # others hold no image: reports, contours, directories
+            one = _series(header, [path])
+            earlier = found.get(one.uid, replace(one, files=()))
+            found[one.uid] = replace(earlier, files=(*earlier.files, path))
     if not found:
         inside = sorted(p.name for p in folder.iterdir())[:5]
         raise InputError(
             f"no DICOM images in the folder {folder} (it holds {inside or 'nothing'}); give the folder that holds "
             "the slices themselves"
         )
-    chosen = _choose(found, series, folder)
-    name = str(folder) if len(found) == 1 else f"{folder} ({chosen.description or chosen.uid})"
-    if len(chosen.files) == 1:
-        single = _read_itk(Path(chosen.files[0]))
-        return Image(single.array, single.grid, name)
-    with reading(folder):
-        return _read_slices(chosen.files, name)
+    return [found[uid] for uid in sorted(found)]
 
 
-def _choose(found: list[_Series], series: str | int | None, folder: Path) -> _Series:
-    wanted = "" if series is None else str(series).strip()
-    if not wanted and len(found) == 1:
-        return found[0]
-    exact = [s for s in found if s.uid == wanted]
-    if not exact and wanted.isdigit() and 1 <= int(wanted) <= len(found):
-        exact = [found[int(wanted) - 1]]
-    matches = exact or [s for s in found if wanted and wanted.lower() in s.description.lower()]
+def _choose_series(found: list[_Series], wanted: str, folder: Path) -> tuple[_Series, str, str]:
+    """Return the series, what remains to choose within it, and its number where there are several."""
+    if len(found) == 1:
+        return found[0], _within(found[0], wanted), ""
+    number, _, rest = wanted.partition(".")
+    exact = [(s, "") for s in found if s.uid == wanted]
+    if not exact and number.isdigit() and (rest.isdigit() or not rest) and 1 <= int(number) <= len(found):
+        exact = [(found[int(number) - 1], rest)]
+    matches = exact or [(s, "") for s in found if wanted and wanted.lower() in s.description.lower()]
+    if len(matches) == 1:
+        chosen, rest = matches[0]
+        return chosen, rest, str(found.index(chosen) + 1)
+    listing = [f"{i}: {s.uid}  '{s.description}', {len(s.files)} slices" for i, s in enumerate(found, start=1)]
+    problem = f"{len(matches) or 'no'} series match {wanted!r}" if wanted else f"{len(found)} DICOM series"
+    raise _choice(f"{problem} in {folder}", "its number, its UID or a part of its description", listing)
+
+
+def _within(series: _Series, wanted: str) -> str:
+    """Return what remains to choose when ``wanted`` may name the only series there is."""
+    names_series = wanted == series.uid or (wanted and wanted.lower() in series.description.lower())
+    return "" if names_series else wanted
+
+
+def _choose_stack(stacks: list[Stack], wanted: str, number: str, path: Path) -> Stack:
+    """Return the stack that is meant; ``number`` is that of its series, where there are several."""
+    numbers = [f"{number}.{k}" if number else f"{k}" for k in range(1, len(stacks) + 1)]
+    if len(stacks) == 1 and wanted in ("", "1"):
+        return stacks[0]
+    matches = [s for k, s in enumerate(stacks, start=1) if wanted == str(k)]
+    matches = matches or [s for s in stacks if wanted and wanted.lower() in s.detail.lower()]
     if len(matches) == 1:
         return matches[0]
-    listing = "\n".join(
-        f"  {i}: {s.uid}  '{s.description}', {len(s.files)} slices" for i, s in enumerate(found, start=1)
-    )
-    problem = f"{len(matches) or 'no'} series match {wanted!r}" if wanted else f"{len(found)} DICOM series"
-    raise InputError(
-        f"{problem} in {folder}; choose one with series= (--series on the command line): its number, its UID or a "
-        f"part of its description\n{listing}"
-    )
+    problem = f"{len(matches) or 'none'} match {wanted!r} of " if wanted else ""
+    if all(s.planes[0].position is None for s in stacks):
+        problem += f"{len(stacks)} pictures without a place in space in {path}"
+        if len({s.planes[0].pixels.path for s in stacks}) == 1:  # a film, or slices that forgot where they lie
+            raise InputError(
+                f"{problem}; give spacing= x, y, z in mm if they are slices of one volume (--pixel-size), or take one "
+                f"as a 2D image with series= (--series), its number from {numbers[0]} to {numbers[-1]}"
+            )
+    else:
+        problem += f"{len(stacks)} stacks of slices in {path}"
+    listing = [
+        ", ".join(filter(None, (f"{number}: {stack.detail}".strip(": "), _count(stack))))
+        for number, stack in zip(numbers, stacks, strict=True)
+    ]
+    raise _choice(problem, "its number or a part of its description", listing)
 
 
-def _read_slices(files: tuple[str, ...], name: str) -> Image:
-    """Read sorted slice files; a tilted gantry (slices offset sideways) is resampled onto an orthogonal grid."""
-    import SimpleITK as sitk
-
-    headers = [_information(file) for file in files]
-    origins, axes = [_position(h) for h in headers], [_axes(h) for h in headers]
-    if not all(origins) or any(a is None for a in axes):
-        raise InputError(f"{name}: {len(files)} images without a position in space; give one file of them")
-    positions, first = np.asarray(origins), np.asarray(axes[0])
-    if max(float(np.abs(a - first).max()) for a in axes) > 1e-3:
-        raise InputError(f"{name}: the slices lie at different angles (a localizer?); put one stack in the folder")
-    sizes = {h.GetSize()[:2] for h in headers}
-    if len(sizes) > 1:
-        raise InputError(f"{name}: the slices have different sizes {sorted(sizes)}; put one stack in the folder")
-    _check_gaps(positions, np.cross(first[0], first[1]), files, name)
-    array = sitk.GetArrayFromImage(_compact(sitk.ReadImage(list(files))))
-    if array.ndim != 3:
-        raise InputError(f"{name}: several values a voxel (colour); convert it to greyscale")
-    to_world = np.eye(4)
-    to_world[:3, 0], to_world[:3, 1] = first * np.asarray(headers[0].GetSpacing()[:2])[:, None]
-    to_world[:3, 2] = (positions[-1] - positions[0]) / (len(files) - 1)
-    to_world[:3, 3] = positions[0]
-    return place(array, to_world, name=name)
+def _count(stack: Stack) -> str:
+    return "" if stack.planes[0].position is None else f"{len(stack.planes)} slices"
 
 
-def _check_gaps(positions: FloatArray, normal: FloatArray, files: tuple[str, ...], name: str) -> None:
-    heights = positions @ normal
-    steps = np.abs(np.diff(heights))
-    usual = float(np.median(steps))
-    if usual < 1e-3 or steps.min() < 1e-3:
-        doubled = int(np.argmin(steps))
-        raise InputError(
-            f"{name}: several slices lie at {heights[doubled]:.2f} mm along the stack, such as "
-            f"{Path(files[doubled]).name} and {Path(files[doubled + 1]).name} (a time series, or copies?); keep one of "
-            "each"
-        )
-    deviation = np.abs(steps - usual) / usual
-    worst = int(np.argmax(deviation))
-    where = (
-        f"between {Path(files[worst]).name} and {Path(files[worst + 1]).name} ({heights[worst]:.2f} and "
-        f"{heights[worst + 1]:.2f} mm along the stack) lie {steps[worst]:.3f} mm, elsewhere {usual:.3f} mm"
-    )
-    if deviation[worst] > _SLICE_GAP:
-        missing = int(sum(round(step / usual) - 1 for step in steps if step > usual))
-        raise InputError(f"{name}: {missing or 'no'} slices missing, or uneven: {where}; fetch the whole series")
-    if deviation[worst] > _SLICE_UNEVEN:
-        log.warning("%s: uneven slices: %s; the mean distance is used", name, where)
+def _choice(problem: str, remedy: str, listing: list[str]) -> InputError:
+    shown = listing if len(listing) <= _MAX_LISTED else [*listing[:_MAX_LISTED], f"... {len(listing)} in all"]
+    lines = "\n".join(f"  {line}" for line in shown)
+    return InputError(f"{problem}; choose one with series= (--series on the command line): {remedy}\n{lines}")
 
 
-def _tag(reader: Any, key: str) -> str:
-    return str(reader.GetMetaData(key)).strip() if reader.HasMetaDataKey(key) else ""
+# pixels
 
 
-def _position(reader: Any) -> tuple[float, ...]:
-    """Return ImagePositionPatient, LPS mm, or () where there is none."""
-    return tuple(float(v) for v in _tag(reader, "0020|0032").split("\\") if v)
+def _read_stack(stack: Stack, name: str, given: FloatArray | None) -> Image:
+    planes = [_with_spacing(plane, name, given) for plane in stack.planes]
+    planes[0].pixels.require_grey()
+    _remark_values(planes, name)
+    if planes[0].position is None:
+        return _read_projection(planes[0], name)
+    if len(planes) == 1:
+        planes = [_with_thickness(planes[0], name, given)]
+    arrangement = arrange(planes, name=name)
+    for remark in arrangement.remarks:
+        log.warning("%s: %s", name, remark)
+    return place(_between(_values(arrangement.planes, name), arrangement), arrangement.to_world, name=name)
 
 
-def _axes(reader: Any) -> FloatArray | None:
-    """Return ImageOrientationPatient as (2, 3), the directions of rows and columns, or None."""
-    values = [float(v) for v in _tag(reader, "0020|0037").split("\\") if v]
-    return np.asarray(values).reshape(2, 3) if len(values) == 6 else None
+def _with_spacing(plane: Plane, name: str, given: FloatArray | None) -> Plane:
+    if plane.spacing is not None:
+        return plane
+    if given is not None:
+        return replace(plane, spacing=given[:2])
+    if plane.position is None and plane.pixels.frames == 1:
+        log.warning("%s: says no pixel size; 1 mm is assumed", name)
+        return replace(plane, spacing=np.ones(2))
+    raise InputError(f"{name}: {plane.label} says no pixel size; give spacing= x, y, z in mm (--pixel-size)")
+
+
+def _with_thickness(plane: Plane, name: str, given: FloatArray | None) -> Plane:
+    if plane.thickness is not None:
+        return plane
+    if given is None or given.size < 3:
+        log.warning("%s: a single slice that says no thickness; 1 mm is assumed", name)
+        return replace(plane, thickness=1.0)
+    return replace(plane, thickness=float(given[2]))
+
+
+def _remark_values(planes: Sequence[Plane], name: str) -> None:
+    units = planes[0].rescale.units
+    if units and units != "HU" and planes[0].is_ct:
+        log.warning("%s: a CT whose values are %s, not HU", name, units)
+
+
+def _read_projection(plane: Plane, name: str) -> Image:
+    assert plane.spacing is not None
+    return Image.from_array(_values([plane], name)[0], spacing=plane.spacing, name=name)
+
+
+def _values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
+    """Return the rescaled pixels, (slices, rows, columns)."""
+    pixels = planes[0].pixels
+    kind = common_type([(plane.pixels, plane.rescale) for plane in planes])
+    values = np.empty((len(planes), pixels.rows, pixels.columns), kind)
+    padded = np.zeros(values.shape, bool) if any(plane.pixels.padding for plane in planes) else None
+    files: dict[PixelFormat, dict[int, int]] = {}
+    for number, plane in enumerate(planes):
+        files.setdefault(plane.pixels, {})[plane.frame] = number
+    for file, numbers in files.items():
+        for frame, stored in stored_frames(file, numbers):
+            number = numbers[frame]
+            plane = planes[number]
+            if padded is not None and file.padding is not None:
+                padded[number] = (stored >= file.padding[0]) & (stored <= file.padding[1])
+            rescaled = plane.rescale(stored)
+            if plane.inverted and not file.floating:
+                rescaled = sum(plane.rescale.limits(*file.limits)) - rescaled
+            values[number] = rescaled
+    if padded is not None and padded.any() and not padded.all():
+        _darken(values, padded, name)
+    return values
+
+
+def _darken(values: NDArray[Any], padded: NDArray[np.bool_], name: str) -> None:
+    """Give pixels that hold no measurement the lowest value where theirs is the brightest of all."""
+    limits = np.iinfo(values.dtype) if values.dtype.kind in "iu" else np.finfo(values.dtype)
+    low = values.min(where=~padded, initial=limits.max)
+    high = values.max(where=~padded, initial=limits.min)
+    padding = values[padded].max()
+    if padding > high:
+        values[padded] = low
+        log.warning("%s: padding of value %g, brighter than the image, is set to its lowest, %g", name, padding, low)
+    elif padding > low:
+        log.warning("%s: the padding value %g lies within the values of the image; it is left as it is", name, padding)
+
+
+def _between(values: NDArray[Any], arrangement: Arrangement) -> NDArray[Any]:
+    """Return slices on an even axis: interpolated linearly where theirs is uneven, empty where one is left out."""
+    places = arrangement.places
+    if places is None:
+        return values
+    wanted = np.arange(int(np.floor(places[-1] + 1e-3)) + 1)
+    below = np.clip(np.searchsorted(places, wanted, side="right") - 1, 0, len(places) - 2)
+    shares = np.clip((wanted - places[below]) / (places[below + 1] - places[below]), 0, 1)
+    even = np.zeros((len(wanted), *values.shape[1:]), values.dtype)
+    if arrangement.sparse:
+        even[places.astype(int)] = values
+        return even
+    for number, (k, share) in enumerate(zip(below, shares, strict=True)):
+        mixed = values[k] * (1 - share) + values[k + 1] * share
+        even[number] = np.rint(mixed) if values.dtype.kind in "iu" else mixed
+    return even

@@ -20,7 +20,6 @@ from samreg.spatial.adapters import from_nibabel, from_sitk, to_nibabel, to_sitk
 from samreg.spatial.files import atomic_path, reading, reason, require_file
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.io_dicom import is_dicom, read_dicom
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +80,8 @@ def read_image(
 
 
 def _read(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Image:
+    from samreg.spatial.io_dicom import is_dicom, read_dicom  # loads pydicom
+
     name = path.name.lower()
     if path.is_dir() or (not name.endswith(NIFTI) and (name.endswith(".dcm") or is_dicom(path))):
         return read_dicom(path, series=series, spacing=spacing)

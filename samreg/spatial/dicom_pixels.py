@@ -1,0 +1,292 @@
+"""The pixels of DICOM files: decoded frame by frame, as they are stored, then rescaled to what they mean.
+
+Uncompressed pixels are decoded by pydicom, compressed ones by GDCM (through SimpleITK), which knows every JPEG. GDCM
+is given each frame in a file of its own whose header says no rescale and no geometry, so that it returns the stored
+values; the rescale is applied here, once, and each frame's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from samreg.errors import InputError
+from samreg.spatial.files import reading
+
+log = logging.getLogger(__name__)
+
+_GDCM_SYNTAXES = (
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    RLELossless,
+)
+_INTEGER_TYPES: tuple[type[np.integer[Any]], ...] = (
+    np.uint8,
+    np.int8,
+    np.uint16,
+    np.int16,
+    np.uint32,
+    np.int32,
+    np.int64,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Rescale:
+    """What turns the stored values of a frame into those they stand for (DICOM's modality transformation).
+
+    Parameters
+    ----------
+    slope, intercept
+        ``value = slope * stored + intercept``.
+    units
+        What the values are, such as ``HU``; empty where the file does not say.
+    stated
+        Whether the file says a rescale at all.
+    table
+        A dataset that holds a ``ModalityLUTSequence``, which takes the place of slope and intercept.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    units: str = ""
+    stated: bool = False
+    table: Dataset | None = None
+
+    def __call__(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the values in float64 or, where these are whole numbers, int64."""
+        if self.table is not None:
+            return np.asarray(apply_modality_lut(stored, self.table)).astype(np.int64)
+        if self.keeps_integers and stored.dtype.kind in "biu":
+            return stored.astype(np.int64) * int(self.slope) + int(self.intercept)
+        return stored.astype(np.float64) * self.slope + self.intercept
+
+    @property
+    def keeps_integers(self) -> bool:
+        """Whether integers stay integers."""
+        return self.table is not None or (self.slope.is_integer() and self.intercept.is_integer())
+
+    def limits(self, low: int, high: int) -> tuple[float, float]:
+        """Return the lowest and highest value that stored ones from ``low`` to ``high`` can stand for."""
+        if self.table is not None:
+            return 0, 2 ** int(self.table.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+        ends = sorted((self.slope * low + self.intercept, self.slope * high + self.intercept))
+        return ends[0], ends[1]
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How a file stores the pixels of its frames.
+
+    Parameters
+    ----------
+    path
+        The file.
+    syntax
+        The transfer syntax: byte order and compression.
+    frames, rows, columns
+        How many.
+    bits_allocated, bits_stored, high_bit
+        The bits of a pixel, those of them that hold its value, and the highest of these, counted from 0.
+    signed
+        Whether the stored integers have a sign.
+    floating
+        Whether the pixels are stored as floating-point numbers.
+    samples
+        Values a pixel: 1, or 3 for colours.
+    photometric
+        The photometric interpretation, such as ``MONOCHROME2``.
+    padding
+        Lowest and highest stored value of pixels that hold no measurement, or None.
+    """
+
+    path: Path
+    syntax: UID
+    frames: int
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    floating: bool
+    samples: int
+    photometric: str
+    padding: tuple[int, int] | None
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest value that can be stored."""
+        if self.signed:
+            return -(2 ** (self.bits_stored - 1)), 2 ** (self.bits_stored - 1) - 1
+        return 0, 2**self.bits_stored - 1
+
+    def require_grey(self) -> None:
+        """Raise :class:`InputError` when the pixels are colours."""
+        if self.samples != 1 or self.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+            raise InputError(
+                f"{self.path}: {max(self.samples, 3)} values a voxel (colour, {self.photometric}); convert it to one, "
+                "greyscale"
+            )
+
+
+def common_type(formats: Collection[tuple[PixelFormat, Rescale]]) -> np.dtype[Any]:
+    """Return the smallest type of number that holds every value of frames: an integer, else float32."""
+    if any(pixels.floating or not rescale.keeps_integers for pixels, rescale in formats):
+        return np.dtype(np.float32)
+    ends = [end for pixels, rescale in formats for end in rescale.limits(*pixels.limits)]
+    low, high = min(ends), max(ends)
+    for kind in _INTEGER_TYPES:
+        limits = np.iinfo(kind)
+        if limits.min <= low and high <= limits.max:
+            return np.dtype(kind)
+    return np.dtype(np.float32)
+
+
+def stored_frames(pixels: PixelFormat, wanted: Collection[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the number, from 0, and the stored values (rows, columns) of a file's wanted frames, in the file's order.
+
+    One frame is held in memory at a time, besides the compressed bytes of a compressed file.
+
+    Raises
+    ------
+    InputError
+        When the pixels are colours, damaged, fewer than the header says, or compressed in an unknown way.
+    """
+    pixels.require_grey()
+    numbers = sorted(wanted)
+    with reading(pixels.path):
+        decoded = _compressed(pixels, numbers) if pixels.syntax.is_encapsulated else _uncompressed(pixels, numbers)
+        overlaid = False
+        for number, frame in zip(numbers, decoded, strict=True):
+            if frame.shape != (pixels.rows, pixels.columns):
+                raise InputError(
+                    f"{pixels.path}: frame {number + 1} has {frame.shape} pixels, the header says "
+                    f"{(pixels.rows, pixels.columns)}; export it again"
+                )
+            if pixels.floating or pixels.bits_allocated == 1:
+                yield number, frame
+                continue
+            overlaid = overlaid or (not pixels.signed and bool((frame >> pixels.high_bit >> 1).any()))
+            yield number, _value_bits(frame, pixels)
+    if overlaid:
+        log.warning(
+            "%s: pixels set bits above the %d that hold their value; these bits are left out",
+            pixels.path, pixels.bits_stored,
+        )  # fmt: skip
+
+
+def _value_bits(frame: NDArray[Any], pixels: PixelFormat) -> NDArray[Any]:
+    """Return the values alone: other bits of a pixel may hold overlays, or be no sign where there should be one."""
+    kind = np.dtype(f"{'i' if pixels.signed else 'u'}{frame.dtype.itemsize}")
+    above = 8 * kind.itemsize - 1 - pixels.high_bit
+    below = 8 * kind.itemsize - pixels.bits_stored
+    if above < 0 or below == 0:
+        return frame
+    return (frame.astype(kind) << above) >> below
+
+
+def _uncompressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:
+    source: Any = pixels.path
+    if pixels.syntax == DeflatedExplicitVRLittleEndian or not _has_file_meta(pixels.path):
+        source = dcmread(pixels.path, force=True)
+        source.file_meta.TransferSyntaxUID = pixels.syntax
+    yield from iter_pixels(source, indices=numbers, raw=True, **_options(pixels))
+
+
+def _options(pixels: PixelFormat) -> dict[str, Any]:
+    """Return the elements that pydicom needs and files at times leave out."""
+    return {
+        "number_of_frames": pixels.frames,
+        "bits_stored": pixels.bits_stored,
+        "pixel_representation": int(pixels.signed),
+        "photometric_interpretation": "MONOCHROME2",
+        "samples_per_pixel": 1,
+    }
+
+
+def _has_file_meta(path: Path) -> bool:
+    return "TransferSyntaxUID" in dcmread(path, force=True, specific_tags=["Rows"], stop_before_pixels=True).file_meta
+
+
+def _compressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:
+    if pixels.syntax not in _GDCM_SYNTAXES:
+        yield from _by_plugins(pixels, numbers)
+        return
+    dataset = dcmread(pixels.path)
+    tables = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
+    frames = generate_frames(
+        dataset.PixelData,
+        number_of_frames=pixels.frames,
+        extended_offsets=None if None in tables else tables,  # type: ignore[arg-type]
+    )
+    wanted = set(numbers)
+    with tempfile.TemporaryDirectory(prefix="samreg-") as folder:
+        for number, content in enumerate(frames):
+            if number in wanted:
+                yield _by_gdcm(content, pixels, Path(folder) / "frame.dcm")
+
+
+def _by_gdcm(content: bytes, pixels: PixelFormat, path: Path) -> NDArray[Any]:
+    """Decode one compressed frame through a file that says neither rescale nor geometry."""
+    import SimpleITK as sitk
+
+    single = Dataset()
+    single.file_meta = FileMetaDataset()
+    single.file_meta.TransferSyntaxUID = pixels.syntax
+    single.SOPClassUID = single.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    single.SOPInstanceUID = single.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    single.SamplesPerPixel, single.PhotometricInterpretation = 1, "MONOCHROME2"
+    single.Rows, single.Columns = pixels.rows, pixels.columns
+    single.BitsAllocated, single.BitsStored = pixels.bits_allocated, pixels.bits_stored
+    single.HighBit, single.PixelRepresentation = pixels.high_bit, int(pixels.signed)
+    single.PixelData = encapsulate([content])
+    single.save_as(path, enforce_file_format=True)
+    frame = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+    return frame[0] if frame.ndim == 3 else frame
+
+
+def _by_plugins(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:
+    """Decode what GDCM does not know by the decoders that the user may have installed for pydicom."""
+    try:
+        available = get_decoder(pixels.syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise InputError(
+            f"{pixels.path}: compressed as {pixels.syntax.name}, which cannot be read; decompress it (gdcmconv --raw, "
+            "dcmdjpeg), or install a decoder of pydicom (pylibjpeg)"
+        )
+    yield from iter_pixels(pixels.path, indices=numbers, raw=True, **_options(pixels))

@@ -1,0 +1,447 @@
+"""Where the slices of a DICOM image lie: which of them form one stack, and whether that is a regular volume.
+
+One check serves files of a series and frames of a file. Places come from the positions of the slices alone; the
+distance that a header states (``SpacingBetweenSlices``, often wrong) never takes their place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from samreg.errors import InputError
+from samreg.spatial.dicom_planes import Plane
+from samreg.spatial.grid import FloatArray
+
+_SAME_PLACE_MM = 1e-3  # slices nearer than this along the normal lie at the same place
+_SAME_AXES = 1e-3  # difference of direction cosines
+_SAME_PIXEL_SIZE = 1e-3  # relative difference
+_MAX_STEP_DEVIATION = 0.25  # relative deviation of a slice distance that is a missing or doubled slice
+_MAX_DISPLACEMENT = 0.25  # of a slice from its place in an even stack, in slice distances
+_MAX_SIDEWAYS_MM = 0.75  # of a slice from the line through the others; positions rounded to 1 mm stay below
+_REMARKABLE_DEVIATION = 0.01  # relative deviation of a slice distance that is worth a warning
+_MAX_TILT_DEGREES = 45.0  # gantries tilt by 30 at most
+_MIN_PART_STEPS = 3  # equal distances in a row that make a part of a series, not a missing slice
+_SAME_STEP = 0.1  # relative difference of distances within such a part
+_POSITION_UNITS_MM = (1.0, 0.1)  # to which exporters round positions
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Slices of one image.
+
+    Parameters
+    ----------
+    planes
+        The slices, in any order.
+    detail
+        What tells them from other stacks of their series; empty where there are none.
+    """
+
+    planes: tuple[Plane, ...]
+    detail: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """A checked stack.
+
+    Parameters
+    ----------
+    planes
+        The slices, sorted along their normal.
+    to_world
+        (4, 4), from the indices (x, y, z) of the volume to LPS mm.
+    places
+        Of the slices on the volume's third axis, in voxels, where these are not 0, 1, 2, ... because the distances
+        differ; else None.
+    sparse
+        Whether slices between those places are empty, rather than interpolated.
+    remarks
+        What a user should know.
+    """
+
+    planes: tuple[Plane, ...]
+    to_world: FloatArray
+    places: FloatArray | None = None
+    sparse: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+# one stack or several
+
+
+def split_stacks(planes: Sequence[Plane]) -> list[Stack]:
+    """Return the stacks that the slices of a series form, in the order in which the series shows them.
+
+    Slices of another size, pixel size, orientation or frame of reference never share a stack. Those that differ in
+    phase, echo, segment or the like do so only where they lie one after the other; those that only may differ (in
+    acquisition, in time) are split where they do not form a regular stack together and do so apart.
+    """
+    stacks = [Stack(tuple(sorted(planes, key=lambda plane: plane.order)))]
+    for key in (
+        _placed,
+        _frame_of_reference(planes),
+        _size,
+        _clusters(planes, _orientation),
+        _clusters(planes, _pixel),
+    ):
+        stacks = [part for stack in stacks for part in _split(stack, key)]
+    stacks = [part for stack in stacks for part in _split_traits(stack)]
+    return sorted(stacks, key=lambda stack: stack.planes[0].order)
+
+
+_Key = Callable[[Plane], tuple[Hashable, str]]  # a value, and how to call slices that have it
+
+
+def _split(stack: Stack, key: _Key) -> list[Stack]:
+    parts: dict[Hashable, list[Plane]] = {}
+    names: dict[Hashable, str] = {}
+    for plane in stack.planes:
+        value, name = key(plane)
+        parts.setdefault(value, []).append(plane)
+        names.setdefault(value, name)
+    if len(parts) == 1:
+        return [stack]
+    return [Stack(tuple(part), ", ".join(filter(None, (stack.detail, names[v])))) for v, part in parts.items()]
+
+
+def _placed(plane: Plane) -> tuple[Hashable, str]:
+    return plane.position is not None, "" if plane.position is not None else "without a place in space"
+
+
+def _frame_of_reference(planes: Sequence[Plane]) -> _Key:
+    uids = {plane.frame_of_reference for plane in planes}
+    # careless anonymisation gives every slice a frame of reference of its own
+    careless = len(uids) == len(planes) > 2
+    return lambda plane: ("", "") if careless else _named("frame of reference", plane.frame_of_reference)
+
+
+def _named(name: str, value: str) -> tuple[Hashable, str]:
+    return value, f"{name} {value or 'not stated'}"
+
+
+def _size(plane: Plane) -> tuple[Hashable, str]:
+    size = (plane.pixels.columns, plane.pixels.rows)
+    return size, f"{size[0]} x {size[1]} pixels"
+
+
+def _segment(plane: Plane) -> tuple[Hashable, str]:
+    return _named("segment", plane.segment)
+
+
+def _orientation(plane: Plane) -> tuple[FloatArray, float, str]:
+    if plane.axes is None:
+        return np.zeros(6), _SAME_AXES, ""
+    return (
+        plane.axes.ravel(),
+        _SAME_AXES,
+        f"rows along {_vector(plane.axes[0])}, columns along {_vector(plane.axes[1])}",
+    )
+
+
+def _pixel(plane: Plane) -> tuple[FloatArray, float, str]:
+    if plane.spacing is None:
+        return np.zeros(2), 0.0, "no pixel size stated"
+    return (
+        np.log(plane.spacing) + 1e6,  # apart from those that state none
+        _SAME_PIXEL_SIZE,
+        f"pixels of {plane.spacing[0]:g} x {plane.spacing[1]:g} mm",
+    )
+
+
+def _vector(values: FloatArray) -> str:
+    return "(" + ", ".join(f"{round(v, 3) + 0.0:g}" for v in values) + ")"
+
+
+def _clusters(planes: Sequence[Plane], describe: Callable[[Plane], tuple[FloatArray, float, str]]) -> _Key:
+    """Return a key by which planes are equal whose values differ from the first one's by less than a tolerance."""
+    centres: list[tuple[FloatArray, str]] = []
+    members: dict[int, int] = {}
+    for plane in sorted(planes, key=lambda plane: plane.order):
+        values, tolerance, name = describe(plane)
+        near = (k for k, (centre, _) in enumerate(centres) if np.abs(centre - values).max() <= tolerance)
+        number = next(near, len(centres))
+        if number == len(centres):
+            centres.append((values, name))
+        members[id(plane)] = number
+    return lambda plane: (members[id(plane)], centres[members[id(plane)]][1])
+
+
+def _split_traits(stack: Stack) -> list[Stack]:
+    if stack.planes[0].position is None:
+        return _split(stack, lambda plane: (plane.order, plane.label))
+    stacks = [stack]
+    for name in _trait_names(plane.distinct_traits for plane in stack.planes):
+        stacks = [part for one in stacks for part in _split_interleaved(one, name)]
+    return [part for one in stacks for part in _split_irregular(one)]
+
+
+def _trait_names(traits: Iterable[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(name for one in traits for name in one))
+
+
+def _trait_key(name: str) -> _Key:
+    return lambda plane: _named(name, {**plane.possible_traits, **plane.distinct_traits}.get(name, ""))
+
+
+def _split_interleaved(stack: Stack, trait: str) -> list[Stack]:
+    """Split by a trait, unless the parts lie one after the other along the normal."""
+    parts = _split(stack, _trait_key(trait))
+    ranges = sorted((float(h.min()), float(h.max())) for h in (_heights(part.planes) for part in parts))
+    apart = all(high + _SAME_PLACE_MM < low for (_, high), (low, _) in zip(ranges, ranges[1:], strict=False))
+    return [stack] if apart else parts
+
+
+def _split_irregular(stack: Stack) -> list[Stack]:
+    """Split what is no regular stack by whatever makes it one, or at least takes doubles apart."""
+    if _is_regular(stack):
+        return [stack]
+    doubles = _doubles(stack.planes)
+    for trait in _trait_names({**p.distinct_traits, **p.possible_traits} for p in stack.planes):
+        parts = _split(stack, _trait_key(trait))
+        if len(parts) == 1:
+            continue
+        if doubles > 1:
+            if len(parts) <= 2 * doubles and max(_doubles(part.planes) for part in parts) < doubles:
+                return [part for one in parts for part in _split_irregular(one)]
+        elif 2 * len(parts) <= len(stack.planes) and all(_is_regular(part) for part in parts):
+            return parts
+    return _split_repetitions(stack, doubles)
+
+
+def _split_repetitions(stack: Stack, doubles: int) -> list[Stack]:
+    """Split slices of which each place has as many, though nothing tells them apart, by their order in the series."""
+    if doubles < 2 or len(stack.planes) != doubles * len(set(_place_numbers(stack.planes))):
+        return [stack]
+    seen: Counter[int] = Counter()
+    numbers = {}
+    for plane, place in zip(stack.planes, _place_numbers(stack.planes), strict=True):
+        seen[place] += 1
+        numbers[id(plane)] = seen[place]
+    return _split(
+        stack, lambda plane: (numbers[id(plane)], f"repetition {numbers[id(plane)]} (in the order of the series)")
+    )
+
+
+def _is_regular(stack: Stack) -> bool:
+    try:
+        arrange(stack.planes, name="")
+    except InputError:
+        return False
+    return True
+
+
+def _doubles(planes: Sequence[Plane]) -> int:
+    """Return how many slices lie at one place, at most."""
+    return max(Counter(_place_numbers(planes)).values())
+
+
+def _place_numbers(planes: Sequence[Plane]) -> list[int]:
+    heights = _heights(planes)
+    order = np.argsort(heights, kind="stable")
+    ranks = np.concatenate([[0], np.cumsum(np.diff(heights[order]) >= _SAME_PLACE_MM)])
+    numbers = np.empty(len(planes), int)
+    numbers[order] = ranks
+    return numbers.tolist()
+
+
+# one stack: regular or not
+
+
+def arrange(planes: Sequence[Plane], *, name: str) -> Arrangement:
+    """Return slices of one size, orientation and pixel size as a volume, if they are a regular stack.
+
+    The stack must be straight, upright or sheared by a constant tilt, and even. Positions that are off by no more
+    than rounding makes them are accepted with a remark. A stack of a few even parts of different slice distances
+    (a head scanned finely at its base) is brought to the finest of these.
+
+    Raises
+    ------
+    InputError
+        When slices are missing, double, uneven or displaced, or their values are of different kinds.
+    """
+    axes, spacing = planes[0].axes, planes[0].spacing
+    assert axes is not None
+    assert spacing is not None
+    _check_units(planes, name)
+    heights = _heights(planes)
+    order = np.argsort(heights, kind="stable")
+    planes, heights = [planes[k] for k in order], heights[order]
+    remarks = list(dict.fromkeys(plane.remark for plane in planes if plane.remark))
+    if len({plane.frame_of_reference for plane in planes}) > 1:
+        remarks.append("each slice states a frame of reference of its own (anonymised?); they are taken as one")
+    to_world = np.eye(4)
+    to_world[:3, :2] = axes.T * spacing
+    positions = np.array([plane.position for plane in planes])
+    if len(planes) == 1:
+        to_world[:3, 2] = np.cross(axes[0], axes[1]) * (planes[0].thickness or 1.0)
+        to_world[:3, 3] = positions[0]
+        return Arrangement(tuple(planes), to_world, remarks=tuple(remarks))
+    _check_doubles(planes, heights, name)
+    spread = _spread(planes, heights, name)
+    foot, direction, remark = _line(planes, positions, heights, name)
+    to_world[:3, 2] = direction * spread.step
+    to_world[:3, 3] = foot + direction * (spread.start - heights[0])
+    remarks += [text for text in (spread.remark, remark) if text]
+    return Arrangement(tuple(planes), to_world, spread.places, bool(planes[0].segment), tuple(remarks))
+
+
+def _heights(planes: Sequence[Plane]) -> FloatArray:
+    """Return the places of slices along the normal of the first, mm."""
+    axes = planes[0].axes
+    assert axes is not None
+    return np.array([plane.position for plane in planes]) @ np.cross(axes[0], axes[1])
+
+
+def _check_units(planes: Sequence[Plane], name: str) -> None:
+    stated = {plane.rescale.stated for plane in planes}
+    units = sorted({plane.rescale.units for plane in planes})
+    if len(stated) > 1 or len(units) > 1:
+        odd = next(p for p in planes if (p.rescale.stated, p.rescale.units) != _rescale_kind(planes[0]))
+        raise InputError(
+            f"{name}: the values of {planes[0].label} and {odd.label} are of different kinds (rescale type "
+            f"{units if len(units) > 1 else 'stated by one of them only'}); put one kind of image in the folder"
+        )
+
+
+def _rescale_kind(plane: Plane) -> tuple[bool, str]:
+    return plane.rescale.stated, plane.rescale.units
+
+
+def _check_doubles(planes: Sequence[Plane], heights: FloatArray, name: str) -> None:
+    steps = np.diff(heights)
+    if steps.min() < _SAME_PLACE_MM:
+        first = int(np.argmin(steps))
+        raise InputError(
+            f"{name}: several slices lie at {heights[first]:.2f} mm along the stack, such as {planes[first].label} "
+            f"and {planes[first + 1].label} (a time series, or copies?); keep one of each"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """How the heights of slices lie on an even axis: its first height and step, mm; ``places`` as in a volume."""
+
+    start: float
+    step: float
+    remark: str = ""
+    places: FloatArray | None = None
+
+
+def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
+    steps = np.diff(heights)
+    usual = float(np.median(steps))
+    worst = int(np.argmax(np.abs(steps - usual)))
+    where = (
+        f"between {planes[worst].label} and {planes[worst + 1].label} ({heights[worst]:.2f} and "
+        f"{heights[worst + 1]:.2f} mm along the stack) lie {steps[worst]:.3f} mm, elsewhere {usual:.3f} mm"
+    )
+    start, step, displacement = _even_axis(heights)
+    deviation = abs(steps[worst] - usual) / usual
+    if deviation <= _MAX_STEP_DEVIATION and displacement <= _MAX_DISPLACEMENT * step:
+        remark = f"uneven slices: {where}; {step:.4g} mm is used, which moves slices by up to {displacement:.2g} mm"
+        return _Spread(start, step, remark if deviation > _REMARKABLE_DEVIATION else "")
+    if _is_rounded(planes, step, displacement):
+        remark = f"positions are rounded by up to {displacement:.2g} mm; slices {step:.4g} mm apart are assumed"
+        return _Spread(start, step, remark)
+    unit = float(steps.min())
+    if planes[0].segment and np.abs(steps / unit - np.rint(steps / unit)).max() < _REMARKABLE_DEVIATION:
+        remark = "slices that the segmentation leaves out are taken as empty"
+        return _Spread(float(heights[0]), unit, remark, np.rint((heights - heights[0]) / unit))
+    parts = _even_parts(steps)
+    if parts:
+        finest = min(parts)
+        said = " and ".join(f"{part:.4g}" for part in parts)
+        remark = f"the slice distance changes ({said} mm); slices are interpolated every {finest:.4g} mm"
+        return _Spread(float(heights[0]), finest, remark, (heights - heights[0]) / finest)
+    missing = int(sum(round(one / usual) - 1 for one in steps if one > usual))
+    raise InputError(
+        f"{name}: {missing or 'no'} slices missing, or uneven: {where}; fetch the whole series, or resample it to an "
+        "even distance with a program that heeds every slice's position (dcm2niix)"
+    )
+
+
+def _even_axis(heights: FloatArray) -> tuple[float, float, float]:
+    """Return start and step of the even axis nearest to heights, and how far they are off at most, mm."""
+    numbers = np.arange(len(heights))
+    start, step = float(heights[0]), float(heights[-1] - heights[0]) / (len(heights) - 1)
+    displacement = float(np.abs(heights - start - step * numbers).max())
+    if displacement >= _SAME_PLACE_MM:  # not just the last digit
+        step, start = (float(value) for value in np.polyfit(numbers, heights, 1))
+        displacement = float(np.abs(heights - start - step * numbers).max())
+    return start, step, displacement
+
+
+def _is_rounded(planes: Sequence[Plane], step: float, displacement: float) -> bool:
+    """Tell whether places are those of an even stack with the stated slice distance, rounded to a whole unit."""
+    stated = planes[0].stated_step
+    if stated is None or abs(step / stated - 1) > 0.02:
+        return False
+    coordinates = np.array([plane.position for plane in planes])
+    coordinates = coordinates[:, np.ptp(coordinates, axis=0) > _SAME_PLACE_MM]
+    return any(
+        displacement <= 0.51 * unit and bool(np.abs(coordinates / unit - np.rint(coordinates / unit)).max() < 1e-3)
+        for unit in _POSITION_UNITS_MM
+    )
+
+
+def _even_parts(steps: FloatArray) -> list[float]:
+    """Return the distances of the even parts that make up a stack; empty where something else does too.
+
+    A part has several equal distances in a row; between two parts there may be one other distance, no larger than
+    theirs.
+    """
+    runs: list[list[float]] = []
+    for step in steps.tolist():
+        if runs and abs(step / np.mean(runs[-1]) - 1) <= _SAME_STEP:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    parts = [k for k, run in enumerate(runs) if len(run) >= _MIN_PART_STEPS]
+    for k, run in enumerate(runs):
+        if k in parts:
+            continue
+        between = k - 1 in parts and k + 1 in parts and len(run) == 1
+        if not between or run[0] > 1.1 * max(np.mean(runs[k - 1]), np.mean(runs[k + 1])):
+            return []
+    return [float(np.mean(runs[k])) for k in parts] if len(parts) > 1 else []
+
+
+def _line(
+    planes: Sequence[Plane], positions: FloatArray, heights: FloatArray, name: str
+) -> tuple[FloatArray, FloatArray, str]:
+    """Return where the line through the slices passes the first, its direction (LPS mm a mm of height), a remark."""
+    axes = planes[0].axes
+    assert axes is not None
+    sideways, rise = (positions - positions[0]) @ axes.T, heights - heights[0]
+    drift, start = sideways[-1] / rise[-1], np.zeros(2)
+    off = float(np.linalg.norm(sideways - rise[:, None] * drift, axis=1).max())
+    if off >= _SAME_PLACE_MM:  # not just the last digit
+        drift, start = np.polyfit(rise, sideways, 1)
+        off = float(np.linalg.norm(sideways - rise[:, None] * drift - start, axis=1).max())
+    if off > min(_MAX_SIDEWAYS_MM, _MAX_DISPLACEMENT * float(np.median(np.diff(heights)))):
+        jumps = np.diff(sideways, axis=0) / np.diff(heights)[:, None]
+        jumps = np.linalg.norm((jumps - np.median(jumps, axis=0)) * np.diff(heights)[:, None], axis=1)
+        worst = int(np.argmax(jumps))
+        raise InputError(
+            f"{name}: the slices lie on no straight line: from {planes[worst].label} to {planes[worst + 1].label} they "
+            f"jump sideways by {jumps[worst]:.2f} mm; put one stack in the folder, or export it again"
+        )
+    tilt = float(np.degrees(np.arctan(np.linalg.norm(drift))))
+    if tilt > _MAX_TILT_DEGREES:
+        raise InputError(
+            f"{name}: the slices drift sideways, {tilt:.0f} degrees off their normal, which no gantry does; export it "
+            "again with the true positions"
+        )
+    remark = f"slices lie off the straight line by up to {off:.2g} mm" if off > _REMARKABLE_DEVIATION else ""
+    stated = planes[0].stated_tilt
+    if abs(stated) > 1 and tilt < 0.1 and np.abs(axes[:, 2]).max() < 1e-3:
+        remark = (
+            f"the header states a gantry tilt of {stated:g} degrees, the positions none; unless the slices were "
+            "corrected for it, their volume is sheared"
+        )
+    return positions[0] + start @ axes, np.cross(axes[0], axes[1]) + drift @ axes, remark
