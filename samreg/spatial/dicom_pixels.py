@@ -23,7 +23,6 @@ from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import (
     JPEG2000,
     UID,
-    DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -98,6 +97,11 @@ class Rescale:
         """Whether integers stay integers."""
         return self.table is not None or (self.slope.is_integer() and self.intercept.is_integer())
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether the stored values stand for themselves."""
+        return self.table is None and (self.slope, self.intercept) == (1, 0)
+
     def limits(self, low: int, high: int) -> tuple[float, float]:
         """Return the lowest and highest value that stored ones from ``low`` to ``high`` can stand for."""
         if self.table is not None:
@@ -130,6 +134,10 @@ class PixelFormat:
         The photometric interpretation, such as ``MONOCHROME2``.
     padding
         Lowest and highest stored value of pixels that hold no measurement, or None.
+    streamed
+        Whether a frame can be decoded from its place in the file; else the file is loaded.
+    stored_bytes
+        Length of uncompressed pixels, or None.
     """
 
     path: Path
@@ -145,6 +153,8 @@ class PixelFormat:
     samples: int
     photometric: str
     padding: tuple[int, int] | None
+    streamed: bool
+    stored_bytes: int | None
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -159,6 +169,17 @@ class PixelFormat:
             raise InputError(
                 f"{self.path}: {max(self.samples, 3)} values a voxel (colour, {self.photometric}); convert it to one, "
                 "greyscale"
+            )
+
+    def require_complete(self) -> None:
+        """Raise :class:`InputError` when the file holds fewer or more frames than it says."""
+        if self.stored_bytes is None:
+            return
+        frame = self.rows * self.columns * self.samples * self.bits_allocated / 8
+        if not 0 <= self.stored_bytes - frame * self.frames < max(frame, 2):
+            raise InputError(
+                f"cannot read {self.path}: it says {self.frames} frames of {self.rows} x {self.columns} pixels, "
+                f"{frame * self.frames:.0f} bytes, and holds {self.stored_bytes}; is it complete? Export it again"
             )
 
 
@@ -186,6 +207,7 @@ def stored_frames(pixels: PixelFormat, wanted: Collection[int]) -> Iterator[tupl
         When the pixels are colours, damaged, fewer than the header says, or compressed in an unknown way.
     """
     pixels.require_grey()
+    pixels.require_complete()
     numbers = sorted(wanted)
     with reading(pixels.path):
         decoded = _compressed(pixels, numbers) if pixels.syntax.is_encapsulated else _uncompressed(pixels, numbers)
@@ -220,7 +242,7 @@ def _value_bits(frame: NDArray[Any], pixels: PixelFormat) -> NDArray[Any]:
 
 def _uncompressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:
     source: Any = pixels.path
-    if pixels.syntax == DeflatedExplicitVRLittleEndian or not _has_file_meta(pixels.path):
+    if not pixels.streamed:
         source = dcmread(pixels.path, force=True)
         source.file_meta.TransferSyntaxUID = pixels.syntax
     yield from iter_pixels(source, indices=numbers, raw=True, **_options(pixels))
@@ -234,11 +256,8 @@ def _options(pixels: PixelFormat) -> dict[str, Any]:
         "pixel_representation": int(pixels.signed),
         "photometric_interpretation": "MONOCHROME2",
         "samples_per_pixel": 1,
+        "correct_unused_bits": False,  # done here, for compressed pixels too, and said
     }
-
-
-def _has_file_meta(path: Path) -> bool:
-    return "TransferSyntaxUID" in dcmread(path, force=True, specific_tags=["Rows"], stop_before_pixels=True).file_meta
 
 
 def _compressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:

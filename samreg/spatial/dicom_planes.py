@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -20,8 +20,10 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    ParametricMapStorage,
     SegmentationStorage,
 )
 
@@ -39,6 +41,8 @@ _MACROS = {  # the functional group macro that holds an attribute
     "RescaleSlope": ("PixelValueTransformationSequence",),
     "RescaleIntercept": ("PixelValueTransformationSequence",),
     "RescaleType": ("PixelValueTransformationSequence",),
+    "RealWorldValueSlope": ("RealWorldValueMappingSequence",),
+    "RealWorldValueIntercept": ("RealWorldValueMappingSequence",),
     "StackID": ("FrameContentSequence",),
     "TemporalPositionIndex": ("FrameContentSequence",),
     "DimensionIndexValues": ("FrameContentSequence",),
@@ -82,6 +86,8 @@ _DISTINCT_TRAITS = {
     "component": ("ComplexImageComponent",),
 }
 _POSSIBLE_TRAITS = {  # may also differ within a stack
+    "patient": ("PatientID",),
+    "study": ("StudyInstanceUID",),
     "acquisition": ("AcquisitionNumber", "FrameAcquisitionNumber"),
     "image type": ("FrameType", "ImageType"),
     "kernel": ("ConvolutionKernel",),
@@ -181,13 +187,15 @@ def read_header(path: Path, *, keywords: Sequence[str] | None = None) -> Dataset
         return dcmread(path, stop_before_pixels=True, force=force, specific_tags=tags)
 
 
-def read_planes(path: Path, *, distance: float | None = None) -> list[Plane]:
+def read_planes(path: Path, *, spacing: FloatArray | None = None, distance: float | None = None) -> list[Plane]:
     """Return the frames of a DICOM file as planes.
 
     Parameters
     ----------
     path
         The file.
+    spacing
+        (2,) mm between neighbouring columns (x) and rows (y), for a file that does not say it.
     distance
         mm between neighbouring slices, for a file whose frames have no places of their own and that does not say it.
 
@@ -196,18 +204,22 @@ def read_planes(path: Path, *, distance: float | None = None) -> list[Plane]:
     InputError
         When the file holds no image, or says of a frame what cannot be.
     """
-    header = _Header(path, read_header(path))
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return header.planes(distance)
+        return _Header(path, spacing, distance).planes()
 
 
 class _Header:
-    """The header of a file, asked for what it says of a frame."""
+    """The header of a file, asked for what it says of a frame; ``spacing`` and ``distance`` as in ``read_planes``."""
 
-    def __init__(self, path: Path, dataset: Dataset) -> None:
+    def __init__(self, path: Path, spacing: FloatArray | None, distance: float | None) -> None:
         self.path = path
-        self.dataset = dataset
+        self.spacing = spacing
+        self.distance = distance
+        with path.open("rb") as file:
+            self.dataset = dcmread(file, stop_before_pixels=True, force=may_be_dicom(path))
+            self._pixel_element = file.read(12)  # unless deflated, the reader stops at its first byte
+            self._pixel_room = path.stat().st_size - file.tell()
 
     def value(self, keyword: str, frame: int | None = None) -> Any:
         """Return what the file says of a frame, or at the top level; None where it says nothing."""
@@ -290,7 +302,23 @@ class _Header:
             samples=int(dataset.get("SamplesPerPixel") or 1),
             photometric=str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip().upper(),
             padding=None if floating else self._padding(allocated, signed),
+            streamed=self._streamed,
+            stored_bytes=self._stored_bytes(),
         )
+
+    @property
+    def _streamed(self) -> bool:
+        syntax = self.dataset.file_meta.get("TransferSyntaxUID")
+        return syntax is not None and syntax != DeflatedExplicitVRLittleEndian
+
+    def _stored_bytes(self) -> int | None:
+        implicit, little = self.dataset.original_encoding
+        syntax = UID(self.dataset.file_meta.get("TransferSyntaxUID") or ExplicitVRLittleEndian)
+        if syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian:
+            return None
+        order: Literal["little", "big"] = "little" if little else "big"
+        said = int.from_bytes(self._pixel_element[4:8] if implicit else self._pixel_element[8:12], order)
+        return min(said, self._pixel_room + (4 if implicit else 0))
 
     def _padding(self, bits: int, signed: bool) -> tuple[int, int] | None:
         ends = [_filled(self.dataset.get(key)) for key in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
@@ -299,10 +327,11 @@ class _Header:
         values = [(int(end) - low_end) % 2**bits + low_end for end in ends if isinstance(end, int)]
         return (min(values), max(values)) if ends[0] is not None and values else None
 
-    def planes(self, distance: float | None) -> list[Plane]:
+    def planes(self) -> list[Plane]:
+        """Return the frames."""
         if any("MOSAIC" in str(part).upper() for part in self.dataset.get("ImageType") or ()):
             raise InputError(f"{self.path}: a mosaic of slices in one picture; convert it, for example with dcm2niix")
-        pixels, places = self.pixels, self._places(distance)
+        pixels, places = self.pixels, self._places()
         return [self._plane(frame, pixels, *places[frame]) for frame in range(self.frames)]
 
     def _plane(
@@ -347,25 +376,28 @@ class _Header:
             spacing = self.numbers(keyword, self.value(keyword, frame), 2, frame)
             if spacing is None:
                 continue
-            if spacing.min() <= 0:
+            if spacing.min() <= 0 and self.spacing is None:
                 raise InputError(
                     f"{self.path}: {keyword} of {self.label(frame)} is {spacing.tolist()} mm; write the true pixel "
                     "size into its header"
                 )
-            return spacing[::-1]  # DICOM says the distance of rows (y) first
-        return None
+            if spacing.min() > 0:
+                return spacing[::-1]  # DICOM says the distance of rows (y) first
+        return self.spacing
 
     def _rescale(self, frame: int) -> Rescale:
+        """Return the rescale of a frame; that of a dose grid and of a parametric map go by other names."""
         if self.dataset.get("ModalityLUTSequence"):
             table = Dataset()
             table.ModalityLUTSequence = self.dataset.ModalityLUTSequence
             table.PixelRepresentation = self.dataset.get("PixelRepresentation") or 0
             return Rescale(table=table, stated=True)
         parts = [self.value(keyword, frame) for keyword in ("RescaleSlope", "RescaleIntercept")]
-        if parts == [None, None] and (dose := self.value("DoseGridScaling")) is not None:
-            parts, units = [dose, 0.0], str(self.value("DoseUnits") or "GY")
-        else:
-            units = str(self.value("RescaleType", frame) or "")
+        units = str(self.value("RescaleType", frame) or "")
+        if parts == [None, None] and self.dataset.get("SOPClassUID") == ParametricMapStorage:
+            parts = [self.grouped(keyword, frame) for keyword in ("RealWorldValueSlope", "RealWorldValueIntercept")]
+        elif parts == [None, None] and (dose := self.value("DoseGridScaling")) is not None:
+            parts, units = [dose, 0.0], str(self.value("DoseUnits") or "")
         if parts == [None, None]:
             return Rescale(units=units)
         slope = self.numbers("RescaleSlope", 1.0 if parts[0] is None else parts[0], 1, frame)
@@ -381,13 +413,13 @@ class _Header:
 
     # where frames lie
 
-    def _places(self, distance: float | None) -> list[tuple[FloatArray | None, FloatArray | None, str]]:
+    def _places(self) -> list[tuple[FloatArray | None, FloatArray | None, str]]:
         """Return position, axes and a remark for each frame."""
         count = range(self.frames)
         own = [self.numbers("ImagePositionPatient", self.grouped("ImagePositionPatient", k), 3, k) for k in count]
         if all(position is None for position in own):
             if self.frames > 1:
-                return self._stacked(distance)
+                return self._stacked()
             own = [self._detected("ImagePositionPatient", 3)]
         places: list[tuple[FloatArray | None, FloatArray | None, str]] = []
         for k, position in enumerate(own):
@@ -431,7 +463,7 @@ class _Header:
             value = _filled(detectors[0].get(keyword))
         return self.numbers(keyword, value, count, 0)
 
-    def _stacked(self, distance: float | None) -> list[tuple[FloatArray | None, FloatArray | None, str]]:
+    def _stacked(self) -> list[tuple[FloatArray | None, FloatArray | None, str]]:
         """Place frames that have one place in common: at their offsets, or one after the other along the normal."""
         position, axes = self._detected("ImagePositionPatient", 3), self._axes(0)
         if (position is None) != (axes is None):
@@ -439,7 +471,7 @@ class _Header:
             raise InputError(f"{self.path}: says no {missing}, so that its place in space is unknown; write it into it")
         origin = np.zeros(3) if position is None else position
         directions = np.eye(3)[:2] if axes is None else axes
-        offsets, remark = self._offsets(distance, origin, directions)
+        offsets, remark = self._offsets(origin, directions)
         if offsets is None:
             if position is not None and not self._moves():
                 thickness = self.value("SliceThickness", 0)
@@ -448,32 +480,31 @@ class _Header:
                     f"{self.path}: does not say how far apart its {self.frames} frames lie{said}; give spacing= x, y, "
                     "z in mm, if they are slices of one volume (--pixel-size)"
                 )
-            return [(None, None, "")] * self.frames
+            return [(None, None, "they follow each other in time or angle" if self._moves() else "")] * self.frames
         if position is None:
             remark = "says no place and no orientation in space; axial slices from foot to head are assumed"
         normal = np.cross(directions[0], directions[1])
         return [(origin + offset * normal, directions, remark) for offset in offsets]
 
-    def _offsets(self, distance: float | None, origin: FloatArray, axes: FloatArray) -> tuple[FloatArray | None, str]:
+    def _offsets(self, origin: FloatArray, axes: FloatArray) -> tuple[FloatArray | None, str]:
         """Return how far along the normal each frame lies from the file's position, mm, and a remark."""
         grid = _filled(self.dataset.get("GridFrameOffsetVector"))
         if grid is not None:
-            offsets = self.numbers("GridFrameOffsetVector", grid, self.frames, 0)
-            assert offsets is not None
-            return self._relative(offsets, origin, axes), ""
-        if self._moves():
-            return None, ""
+            starts = self.numbers("GridFrameOffsetVector", grid, self.frames, 0)
+            assert starts is not None
+            return self._relative(starts, origin, axes), ""
         step = self.numbers("SpacingBetweenSlices", self.value("SpacingBetweenSlices", 0), 1, 0)
-        steps = float(step[0]) if step is not None and step[0] != 0 else distance
+        steps = float(step[0]) if step is not None and step[0] != 0 else None if self._moves() else self.distance
         if steps is None:
             return None, ""
         remark = f"its frames have no positions of their own; they are stacked {steps:g} mm apart along the normal"
         slices = _filled(self.dataset.get("SliceVector"))
-        if slices is None:
-            return np.arange(float(self.frames)) * steps, remark
-        numbers = self.numbers("SliceVector", slices, self.frames, 0)
+        numbers = (
+            np.arange(1.0, self.frames + 1) if slices is None else self.numbers("SliceVector", slices, self.frames, 0)
+        )
         assert numbers is not None
-        return np.asarray((numbers - 1) * steps), ""
+        offsets: FloatArray = np.asarray((numbers - 1) * steps, dtype=np.float64)
+        return offsets, remark if slices is None else ""
 
     def _relative(self, offsets: FloatArray, origin: FloatArray, axes: FloatArray) -> FloatArray:
         """Return offsets of a dose grid from its position: DICOM lets axial ones be z coordinates (PS3.3 C.8.8.3.2)."""

@@ -19,13 +19,14 @@ from samreg.spatial.grid import FloatArray
 _SAME_PLACE_MM = 1e-3  # slices nearer than this along the normal lie at the same place
 _SAME_AXES = 1e-3  # difference of direction cosines
 _SAME_PIXEL_SIZE = 1e-3  # relative difference
-_MAX_STEP_DEVIATION = 0.25  # relative deviation of a slice distance that is a missing or doubled slice
+_MAX_STEP_DEVIATION = 0.25  # relative, of a slice distance from the mean; more is a missing or doubled slice
 _MAX_DISPLACEMENT = 0.25  # of a slice from its place in an even stack, in slice distances
 _MAX_SIDEWAYS_MM = 0.75  # of a slice from the line through the others; positions rounded to 1 mm stay below
 _REMARKABLE_DEVIATION = 0.01  # relative deviation of a slice distance that is worth a warning
 _MAX_TILT_DEGREES = 45.0  # gantries tilt by 30 at most
 _MIN_PART_STEPS = 3  # equal distances in a row that make a part of a series, not a missing slice
 _SAME_STEP = 0.1  # relative difference of distances within such a part
+_MAX_FRACTION = 4  # of the finest slice distance to which a stack of several is brought
 _POSITION_UNITS_MM = (1.0, 0.1)  # to which exporters round positions
 
 
@@ -82,13 +83,8 @@ def split_stacks(planes: Sequence[Plane]) -> list[Stack]:
     acquisition, in time) are split where they do not form a regular stack together and do so apart.
     """
     stacks = [Stack(tuple(sorted(planes, key=lambda plane: plane.order)))]
-    for key in (
-        _placed,
-        _frame_of_reference(planes),
-        _size,
-        _clusters(planes, _orientation),
-        _clusters(planes, _pixel),
-    ):
+    orientations, pixel_sizes = _clusters(planes, _orientation, _SAME_AXES), _clusters(planes, _pixel, _SAME_PIXEL_SIZE)
+    for key in (_placed, _frame_of_reference(planes), _size, _segment, orientations, pixel_sizes):
         stacks = [part for stack in stacks for part in _split(stack, key)]
     stacks = [part for stack in stacks for part in _split_traits(stack)]
     return sorted(stacks, key=lambda stack: stack.planes[0].order)
@@ -133,42 +129,34 @@ def _segment(plane: Plane) -> tuple[Hashable, str]:
     return _named("segment", plane.segment)
 
 
-def _orientation(plane: Plane) -> tuple[FloatArray, float, str]:
+def _orientation(plane: Plane) -> tuple[FloatArray, str]:
     if plane.axes is None:
-        return np.zeros(6), _SAME_AXES, ""
-    return (
-        plane.axes.ravel(),
-        _SAME_AXES,
-        f"rows along {_vector(plane.axes[0])}, columns along {_vector(plane.axes[1])}",
-    )
+        return np.zeros(6), ""
+    return plane.axes.ravel(), f"rows along {_vector(plane.axes[0])}, columns along {_vector(plane.axes[1])}"
 
 
-def _pixel(plane: Plane) -> tuple[FloatArray, float, str]:
+def _pixel(plane: Plane) -> tuple[FloatArray, str]:
     if plane.spacing is None:
-        return np.zeros(2), 0.0, "no pixel size stated"
-    return (
-        np.log(plane.spacing) + 1e6,  # apart from those that state none
-        _SAME_PIXEL_SIZE,
-        f"pixels of {plane.spacing[0]:g} x {plane.spacing[1]:g} mm",
-    )
+        return np.full(2, -np.finfo(float).max), "no pixel size stated"
+    return np.log(plane.spacing), f"pixels of {plane.spacing[0]:g} x {plane.spacing[1]:g} mm"
 
 
 def _vector(values: FloatArray) -> str:
     return "(" + ", ".join(f"{round(v, 3) + 0.0:g}" for v in values) + ")"
 
 
-def _clusters(planes: Sequence[Plane], describe: Callable[[Plane], tuple[FloatArray, float, str]]) -> _Key:
-    """Return a key by which planes are equal whose values differ from the first one's by less than a tolerance."""
-    centres: list[tuple[FloatArray, str]] = []
-    members: dict[int, int] = {}
+def _clusters(planes: Sequence[Plane], describe: Callable[[Plane], tuple[FloatArray, str]], tolerance: float) -> _Key:
+    """Return a key by which planes are equal whose values are those of the first such plane, within a tolerance."""
+    firsts: list[tuple[FloatArray, str]] = []
+    numbers: dict[int, int] = {}
     for plane in sorted(planes, key=lambda plane: plane.order):
-        values, tolerance, name = describe(plane)
-        near = (k for k, (centre, _) in enumerate(centres) if np.abs(centre - values).max() <= tolerance)
-        number = next(near, len(centres))
-        if number == len(centres):
-            centres.append((values, name))
-        members[id(plane)] = number
-    return lambda plane: (members[id(plane)], centres[members[id(plane)]][1])
+        values, name = describe(plane)
+        near = (k for k, (first, _) in enumerate(firsts) if np.abs(first - values).max() <= tolerance)
+        number = next(near, len(firsts))
+        if number == len(firsts):
+            firsts.append((values, name))
+        numbers[id(plane)] = number
+    return lambda plane: (numbers[id(plane)], firsts[numbers[id(plane)]][1])
 
 
 def _split_traits(stack: Stack) -> list[Stack]:
@@ -266,7 +254,8 @@ def arrange(planes: Sequence[Plane], *, name: str) -> Arrangement:
     """
     axes, spacing = planes[0].axes, planes[0].spacing
     assert axes is not None
-    assert spacing is not None
+    if spacing is None:
+        raise InputError(f"{name}: {planes[0].label} says no pixel size; give spacing= x, y, z in mm (--pixel-size)")
     _check_units(planes, name)
     heights = _heights(planes)
     order = np.argsort(heights, kind="stable")
@@ -298,18 +287,19 @@ def _heights(planes: Sequence[Plane]) -> FloatArray:
 
 
 def _check_units(planes: Sequence[Plane], name: str) -> None:
-    stated = {plane.rescale.stated for plane in planes}
-    units = sorted({plane.rescale.units for plane in planes})
-    if len(stated) > 1 or len(units) > 1:
-        odd = next(p for p in planes if (p.rescale.stated, p.rescale.units) != _rescale_kind(planes[0]))
+    first = planes[0]
+    units = {plane.rescale.units: plane for plane in planes if plane.rescale.units}
+    if len(units) > 1:
+        said = ", ".join(f"{unit} ({plane.label})" for unit, plane in sorted(units.items()))
+        raise InputError(f"{name}: the values of its slices are of different kinds: {said}; give slices of one kind")
+    rescaled = any(not plane.rescale.is_identity for plane in planes)
+    odd = next((plane for plane in planes if plane.rescale.stated != first.rescale.stated), None)
+    if rescaled and odd is not None:
+        silent = first if odd.rescale.stated else odd
         raise InputError(
-            f"{name}: the values of {planes[0].label} and {odd.label} are of different kinds (rescale type "
-            f"{units if len(units) > 1 else 'stated by one of them only'}); put one kind of image in the folder"
+            f"{name}: {silent.label} says no rescale, other slices do, so that its values are unknown; write its "
+            "RescaleSlope and RescaleIntercept into its header"
         )
-
-
-def _rescale_kind(plane: Plane) -> tuple[bool, str]:
-    return plane.rescale.stated, plane.rescale.units
 
 
 def _check_doubles(planes: Sequence[Plane], heights: FloatArray, name: str) -> None:
@@ -341,7 +331,7 @@ def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
         f"{heights[worst + 1]:.2f} mm along the stack) lie {steps[worst]:.3f} mm, elsewhere {usual:.3f} mm"
     )
     start, step, displacement = _even_axis(heights)
-    deviation = abs(steps[worst] - usual) / usual
+    deviation = float(np.abs(steps - step).max()) / step
     if deviation <= _MAX_STEP_DEVIATION and displacement <= _MAX_DISPLACEMENT * step:
         remark = f"uneven slices: {where}; {step:.4g} mm is used, which moves slices by up to {displacement:.2g} mm"
         return _Spread(start, step, remark if deviation > _REMARKABLE_DEVIATION else "")
@@ -354,10 +344,13 @@ def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
         return _Spread(float(heights[0]), unit, remark, np.rint((heights - heights[0]) / unit))
     parts = _even_parts(steps)
     if parts:
-        finest = min(parts)
+        step = _common_step(heights, min(parts))
         said = " and ".join(f"{part:.4g}" for part in parts)
-        remark = f"the slice distance changes ({said} mm); slices are interpolated every {finest:.4g} mm"
-        return _Spread(float(heights[0]), finest, remark, (heights - heights[0]) / finest)
+        remark = f"the slice distance changes ({said} mm); slices are interpolated every {step:.4g} mm"
+        return _Spread(float(heights[0]), step, remark, (heights - heights[0]) / step)
+    if deviation <= _MAX_STEP_DEVIATION:
+        remark = f"uneven slices: {where}; slices are interpolated every {step:.4g} mm"
+        return _Spread(float(heights[0]), step, remark, (heights - heights[0]) / step)
     missing = int(sum(round(one / usual) - 1 for one in steps if one > usual))
     raise InputError(
         f"{name}: {missing or 'no'} slices missing, or uneven: {where}; fetch the whole series, or resample it to an "
@@ -383,8 +376,9 @@ def _is_rounded(planes: Sequence[Plane], step: float, displacement: float) -> bo
         return False
     coordinates = np.array([plane.position for plane in planes])
     coordinates = coordinates[:, np.ptp(coordinates, axis=0) > _SAME_PLACE_MM]
+    off = displacement / np.sqrt(max(1, coordinates.shape[1]))  # along the normal, where several are rounded
     return any(
-        displacement <= 0.51 * unit and bool(np.abs(coordinates / unit - np.rint(coordinates / unit)).max() < 1e-3)
+        off <= 0.51 * unit and bool(np.abs(coordinates / unit - np.rint(coordinates / unit)).max() < 1e-3)
         for unit in _POSITION_UNITS_MM
     )
 
@@ -409,6 +403,15 @@ def _even_parts(steps: FloatArray) -> list[float]:
         if not between or run[0] > 1.1 * max(np.mean(runs[k - 1]), np.mean(runs[k + 1])):
             return []
     return [float(np.mean(runs[k])) for k in parts] if len(parts) > 1 else []
+
+
+def _common_step(heights: FloatArray, finest: float) -> float:
+    """Return the finest distance, or a fraction of it, not too small, of which every distance is a multiple."""
+    for fraction in range(1, _MAX_FRACTION + 1):
+        places = (heights - heights[0]) * fraction / finest
+        if np.abs(places - np.rint(places)).max() < 0.02:
+            return finest / fraction
+    return finest
 
 
 def _line(

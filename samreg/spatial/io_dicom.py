@@ -61,7 +61,7 @@ def read_dicom(path: Path, *, series: str | int | None = None, spacing: ArrayLik
         When a file is damaged or no scalar image, there are several series or stacks to choose from, or the slices
         are no regular volume of known voxel size.
     """
-    given = _given_spacing(spacing)
+    given = None if spacing is None else _checked_spacing(spacing)
     wanted = "" if series is None else str(series).strip()
     if path.is_dir():
         found = _find_series(path)
@@ -71,22 +71,25 @@ def read_dicom(path: Path, *, series: str | int | None = None, spacing: ArrayLik
         header = read_header(path, keywords=("SeriesInstanceUID", "SeriesDescription"))
         chosen, number, several = _series(header, [path]), "", False
         wanted = _within(chosen, wanted)
-    distance = float(given[2]) if given is not None and given.size == 3 else None
-    planes = [plane for file in chosen.files for plane in read_planes(file, distance=distance)]
+    planes = [plane for file in chosen.files for plane in _read_planes(file, given, wanted)]
     stack = _choose_stack(split_stacks(planes), wanted, number, path)
     said = ", ".join(filter(None, ((chosen.description or chosen.uid) if several else "", stack.detail)))
     return _read_stack(stack, f"{path} ({said})" if said else str(path), given)
 
 
-def _given_spacing(spacing: ArrayLike | None) -> FloatArray | None:
-    """Return the spacing given, (3,) or (2,) mm; one number is that of every axis."""
-    if spacing is None:
-        return None
-    given = np.asarray(spacing, dtype=np.float64)
-    given = np.full(3, given) if given.ndim == 0 else given
-    if given.shape not in ((2,), (3,)) or not (np.isfinite(given) & (given > 0)).all():
+def _checked_spacing(spacing: ArrayLike) -> FloatArray:
+    given = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
+    if given.shape not in ((1,), (2,), (3,)) or not (np.isfinite(given) & (given > 0)).all():
         raise InputError(f"spacing must be positive mm, one number or x, y(, z), got {spacing!r}")
     return given
+
+
+def _read_planes(file: Path, given: FloatArray | None, wanted: str) -> list[Plane]:
+    if given is None:
+        return read_planes(file)
+    # one number is the pixel size of a picture that is chosen, else that of every axis of a volume
+    distance = float(given[-1]) if given.size == 3 or (given.size == 1 and not wanted) else None
+    return read_planes(file, spacing=np.full(2, given[0]) if given.size == 1 else given[:2], distance=distance)
 
 
 # series of a folder
@@ -161,13 +164,15 @@ def _choose_stack(stacks: list[Stack], wanted: str, number: str, path: Path) -> 
     matches = matches or [s for s in stacks if wanted and wanted.lower() in s.detail.lower()]
     if len(matches) == 1:
         return matches[0]
-    problem = f"{len(matches) or 'none'} match {wanted!r} of " if wanted else ""
+    problem = f"{len(matches) or 'no'} stacks match {wanted!r} of " if wanted else ""
     if all(s.planes[0].position is None for s in stacks):
         problem += f"{len(stacks)} pictures without a place in space in {path}"
-        if len({s.planes[0].pixels.path for s in stacks}) == 1:  # a film, or slices that forgot where they lie
+        if len({s.planes[0].pixels.path for s in stacks}) == 1:
+            reason = stacks[0].planes[0].remark
+            volume = "give spacing= x, y, z in mm if they are slices of one volume (--pixel-size), or "
             raise InputError(
-                f"{problem}; give spacing= x, y, z in mm if they are slices of one volume (--pixel-size), or take one "
-                f"as a 2D image with series= (--series), its number from {numbers[0]} to {numbers[-1]}"
+                f"{problem}{f' ({reason})' if reason else ''}; {'' if reason else volume}take one as a 2D image with "
+                f"series= (--series), its number from {numbers[0]} to {numbers[-1]}"
             )
     else:
         problem += f"{len(stacks)} stacks of slices in {path}"
@@ -192,11 +197,11 @@ def _choice(problem: str, remedy: str, listing: list[str]) -> InputError:
 
 
 def _read_stack(stack: Stack, name: str, given: FloatArray | None) -> Image:
-    planes = [_with_spacing(plane, name, given) for plane in stack.planes]
+    planes = list(stack.planes)
     planes[0].pixels.require_grey()
-    _remark_values(planes, name)
+    _remark_values(planes[0], name)
     if planes[0].position is None:
-        return _read_projection(planes[0], name)
+        return Image.from_array(_values(planes, name)[0], spacing=_size_of_picture(planes[0], name), name=name)
     if len(planes) == 1:
         planes = [_with_thickness(planes[0], name, given)]
     arrangement = arrange(planes, name=name)
@@ -205,35 +210,29 @@ def _read_stack(stack: Stack, name: str, given: FloatArray | None) -> Image:
     return place(_between(_values(arrangement.planes, name), arrangement), arrangement.to_world, name=name)
 
 
-def _with_spacing(plane: Plane, name: str, given: FloatArray | None) -> Plane:
+def _size_of_picture(plane: Plane, name: str) -> FloatArray:
     if plane.spacing is not None:
-        return plane
-    if given is not None:
-        return replace(plane, spacing=given[:2])
-    if plane.position is None and plane.pixels.frames == 1:
-        log.warning("%s: says no pixel size; 1 mm is assumed", name)
-        return replace(plane, spacing=np.ones(2))
-    raise InputError(f"{name}: {plane.label} says no pixel size; give spacing= x, y, z in mm (--pixel-size)")
+        return plane.spacing
+    if plane.pixels.frames > 1:
+        raise InputError(f"{name}: says no pixel size; give spacing= x, y in mm (--pixel-size)")
+    log.warning("%s: says no pixel size; 1 mm is assumed", name)
+    return np.ones(2)
 
 
 def _with_thickness(plane: Plane, name: str, given: FloatArray | None) -> Plane:
     if plane.thickness is not None:
         return plane
-    if given is None or given.size < 3:
-        log.warning("%s: a single slice that says no thickness; 1 mm is assumed", name)
-        return replace(plane, thickness=1.0)
-    return replace(plane, thickness=float(given[2]))
+    if given is not None and given.size != 2:
+        return replace(plane, thickness=float(given[-1]))
+    log.warning("%s: a single slice that says no thickness; 1 mm is assumed", name)
+    return replace(plane, thickness=1.0)
 
 
-def _remark_values(planes: Sequence[Plane], name: str) -> None:
-    units = planes[0].rescale.units
-    if units and units != "HU" and planes[0].is_ct:
-        log.warning("%s: a CT whose values are %s, not HU", name, units)
-
-
-def _read_projection(plane: Plane, name: str) -> Image:
-    assert plane.spacing is not None
-    return Image.from_array(_values([plane], name)[0], spacing=plane.spacing, name=name)
+def _remark_values(plane: Plane, name: str) -> None:
+    if plane.is_ct and not plane.rescale.stated:
+        log.warning("%s: a CT that says no rescale; its stored values are taken as HU", name)
+    elif plane.is_ct and plane.rescale.units not in ("", "HU"):
+        log.warning("%s: a CT whose values are said to be %s, not HU", name, plane.rescale.units)
 
 
 def _values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
@@ -263,9 +262,9 @@ def _values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
 def _darken(values: NDArray[Any], padded: NDArray[np.bool_], name: str) -> None:
     """Give pixels that hold no measurement the lowest value where theirs is the brightest of all."""
     limits = np.iinfo(values.dtype) if values.dtype.kind in "iu" else np.finfo(values.dtype)
-    low = values.min(where=~padded, initial=limits.max)
-    high = values.max(where=~padded, initial=limits.min)
-    padding = values[padded].max()
+    low = float(values.min(where=~padded, initial=limits.max))
+    high = float(values.max(where=~padded, initial=limits.min))
+    padding = float(values[padded].max())
     if padding > high:
         values[padded] = low
         log.warning("%s: padding of value %g, brighter than the image, is set to its lowest, %g", name, padding, low)

@@ -1,15 +1,195 @@
-"""DICOM: files and series are read as they lie in space, or refused."""
+"""DICOM: files, series and frames are read as they lie in space, each with its own rescale, or refused.
+
+Images are written with pydicom (the factory below), some with GDCM. All hold values that tell their place.
+"""
 
 from __future__ import annotations
 
+import io
+import itertools
 import logging
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    MRImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    NuclearMedicineImageStorage,
+    ParametricMapStorage,
+    RLELossless,
+    RTDoseStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+    UltrasoundMultiFrameImageStorage,
+    XRayAngiographicImageStorage,
+)
 
 from samreg.errors import InputError
 from samreg.spatial import Grid, read_image
+
+AXIAL = [1, 0, 0, 0, 1, 0]
+ORIGIN = np.array([-30.0, -20.0, 100.0])
+HEIGHTS = 100.0 + 3.0 * np.arange(6)
+_count = itertools.count(1)
+
+
+# the factory
+
+
+def hu(slices=6, rows=4, columns=5):
+    """Whole numbers that tell each voxel's place, (z, y, x), as CT values."""
+    z, y, x = np.mgrid[:slices, :rows, :columns]
+    return 100 * z + 10 * y + x - 300
+
+
+def dataset(stored, *, sop=CTImageStorage, bits=None, syntax=ExplicitVRLittleEndian, **elements):
+    """Return a dataset of stored pixels, (rows, columns) or (frames, rows, columns); elements go to its top level."""
+    stored = np.asarray(stored)
+    item = Dataset()
+    item.file_meta = FileMetaDataset()
+    item.file_meta.TransferSyntaxUID = syntax
+    uid = f"1.2.826.0.1.{next(_count)}"
+    item.SOPClassUID = item.file_meta.MediaStorageSOPClassUID = sop
+    item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = uid
+    item.StudyInstanceUID, item.SeriesInstanceUID, item.Modality = "1.2.3", "1.2.3.4", "CT"
+    item.FrameOfReferenceUID = "1.2.9"
+    item.Rows, item.Columns = stored.shape[-2:]
+    item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
+    if stored.ndim == 3:
+        item.NumberOfFrames = len(stored)
+    item.BitsAllocated = 8 * stored.dtype.itemsize
+    if stored.dtype.kind == "f":
+        item.FloatPixelData = stored.astype("<f4").tobytes()
+    else:
+        item.BitsStored = bits or item.BitsAllocated
+        item.HighBit, item.PixelRepresentation = item.BitsStored - 1, int(stored.dtype.kind == "i")
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        item.PixelData = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+        item["PixelData"].VR = "OB" if item.BitsAllocated == 8 else "OW"
+    for keyword, value in elements.items():
+        if value is None:
+            delattr(item, keyword)
+        else:
+            setattr(item, keyword, value)
+    return item
+
+
+def save(item, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    item.save_as(path, enforce_file_format=True)
+    return path
+
+
+def axial(height):
+    """Return what a CT slice says of its place."""
+    return {
+        "ImagePositionPatient": [ORIGIN[0], ORIGIN[1], height],
+        "ImageOrientationPatient": AXIAL,
+        "PixelSpacing": [2.0, 1.5],
+        "SliceThickness": 3.0,
+    }
+
+
+def write_series(folder, *, values=None, heights=HEIGHTS, slope=1.0, intercept=-1024.0, order=None, **elements):
+    """Write an axial CT series; elements are values for all slices, or functions of the slice's number."""
+    values = hu(len(heights)) if values is None else values
+    for k in range(len(heights)) if order is None else order:
+        own = {key: value(k) if callable(value) else value for key, value in elements.items()}
+        lacking = [key for key, value in own.items() if value is None and key != "RescaleSlope"]
+        a, b = own.pop("RescaleSlope", slope), own.pop("RescaleIntercept", intercept)
+        rescale = {} if a is None else {"RescaleSlope": a, "RescaleIntercept": b, "RescaleType": "HU"}
+        stored = values[k] if a is None else np.round((values[k] - b) / a)
+        item = {**axial(heights[k]), "InstanceNumber": k + 1, **rescale, **own}
+        item = {key: value for key, value in item.items() if key not in lacking}
+        save(dataset(stored.astype(np.uint16 if b else np.int16), **item), folder / f"s{next(_count):05d}.dcm")
+    return folder
+
+
+MACROS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "SpacingBetweenSlices": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
+    "StackID": "FrameContentSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "DimensionIndexValues": "FrameContentSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "FrameType": "CTImageFrameTypeSequence",
+    "NominalPercentageOfCardiacPhase": "CardiacSynchronizationSequence",
+    "ReferencedSegmentNumber": "SegmentIdentificationSequence",
+    "RealWorldValueSlope": "RealWorldValueMappingSequence",
+    "RealWorldValueIntercept": "RealWorldValueMappingSequence",
+}
+
+
+def groups(elements):
+    """Return one item of functional groups that holds elements in their macros."""
+    item = Dataset()
+    for keyword, value in elements.items():
+        macro = MACROS[keyword]
+        if macro not in item:
+            setattr(item, macro, [Dataset()])
+        setattr(item[macro].value[0], keyword, value)
+    return item
+
+
+SHARED = {"PixelSpacing": [2.0, 1.5], "SliceThickness": 3.0, "ImageOrientationPatient": AXIAL}
+
+
+def enhanced(path, stored, frames, *, shared=SHARED, sop=EnhancedCTImageStorage, **elements):
+    """Write a multi-frame file; ``frames`` and ``shared`` are what its functional groups say."""
+    item = dataset(stored, sop=sop, **elements)
+    item.SharedFunctionalGroupsSequence = [groups(shared)]
+    item.PerFrameFunctionalGroupsSequence = [groups(frame) for frame in frames]
+    return save(item, path)
+
+
+def ct_frames(heights, slopes=None):
+    """Return what the frames of an enhanced CT say."""
+    slopes = np.ones(len(heights)) if slopes is None else slopes
+    return [
+        {
+            "ImagePositionPatient": [ORIGIN[0], ORIGIN[1], height],
+            "RescaleSlope": slope,
+            "RescaleIntercept": -1024.0,
+            "RescaleType": "HU",
+        }
+        for height, slope in zip(heights, slopes, strict=True)
+    ]
+
+
+def stored_ct(values, slopes=None):
+    slopes = np.ones(len(values)) if slopes is None else np.asarray(slopes)
+    return np.round((values + 1024) / slopes[:, None, None]).astype(np.uint16)
+
+
+def assert_volume(image, values=None, *, step=3.0, start=100.0):
+    """Check values and place of an axial volume made by the factory."""
+    values = hu() if values is None else values
+    assert image.array.shape == values.shape
+    np.testing.assert_allclose(image.array, values, atol=1e-3)
+    expected = Grid.make(values.shape, origin=(*ORIGIN[:2], start), spacing=(1.5, 2.0, step))
+    assert image.grid.same_as(expected, tolerance=1e-6)
 
 
 def refused(path, *words, **options):
@@ -17,6 +197,9 @@ def refused(path, *words, **options):
         read_image(path, **options)
     for word in (str(path), *words):
         assert word in str(caught.value)
+
+
+# single images and series, written by GDCM
 
 
 def write_dicom(folder, array, *, uid="1.2.3.1", description="chest", heights=None, tilt=0.0, skip=(), mix=None):
@@ -157,3 +340,710 @@ def test_folders_without_dicom(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "sub").mkdir()
     refused(tmp_path, "no DICOM images", "notes.txt", "sub")
+
+
+# series: what each slice says is heeded
+
+
+def test_an_even_series_is_read_without_a_word(tmp_path, caplog):
+    image = read_image(write_series(tmp_path / "s"))
+    assert_volume(image)
+    assert image.array.dtype == np.int32  # 16 bits less 1024
+    assert not caplog.text
+
+
+@given(order=st.permutations(range(6)), seed=st.integers(0, 99))
+def test_files_and_frames_in_any_order_are_one_volume(scratch, order, seed):
+    folder = scratch / f"{next(_count)}"
+    numbers = np.random.default_rng(seed).permutation(6)
+    assert_volume(read_image(write_series(folder / "s", order=order, InstanceNumber=lambda k: int(numbers[k]))))
+    frames = [ct_frames(HEIGHTS)[k] for k in order]
+    assert_volume(read_image(enhanced(folder / "e.dcm", stored_ct(hu()[list(order)]), frames)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_oblique_series_lie_where_their_headers_say(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    normal = np.cross(axes[:, 0], axes[:, 1])
+    position = lambda k: (ORIGIN + 2.5 * k * normal).tolist()  # noqa: E731
+    orientation = axes[:, :2].T.ravel().tolist()
+    folder = write_series(tmp_path / "s", ImagePositionPatient=position, ImageOrientationPatient=orientation)
+    image = read_image(folder)
+    for k, j, i in ((0, 0, 0), (5, 3, 4), (2, 1, 3)):
+        world = position(k) + axes[:, 0] * 1.5 * i + axes[:, 1] * 2.0 * j
+        index = image.grid.world_to_index(world)[0]
+        np.testing.assert_allclose(index, (i, j, k), atol=1e-3)
+        assert image.array[k, j, i] == hu()[k, j, i]
+
+
+def test_each_slice_has_its_own_rescale(tmp_path):
+    slopes, intercepts = [1, 0.5, 1, 2, 0.25, 1], [-1024, -1024, -1000, -1024, -2000, 0]
+    folder = write_series(
+        tmp_path / "s", RescaleSlope=lambda k: slopes[k], RescaleIntercept=lambda k: intercepts[k],
+        values=2 * np.round(hu() / 2) + 400,
+    )  # fmt: skip
+    assert_volume(read_image(folder), 2 * np.round(hu() / 2) + 400)
+
+
+def test_values_of_two_kinds_are_refused(tmp_path):
+    folder = write_series(tmp_path / "types", RescaleType=lambda k: "HU" if k else "ED")
+    refused(folder, "different kinds", "ED (s", "HU (s")
+    folder = write_series(tmp_path / "silent", RescaleSlope=lambda k: 1.0 if k else None)
+    refused(folder, "says no rescale", "RescaleSlope")
+    refused(write_series(tmp_path / "zero", slope=1, RescaleSlope=1, RescaleType="HU", order=[0]).parent / "x")
+
+
+def test_a_slope_of_zero_is_refused(tmp_path):
+    item = dataset(np.zeros((4, 5), np.int16), RescaleSlope=0, RescaleIntercept=-1024, **axial(0))
+    refused(save(item, tmp_path / "a.dcm"), "rescale slope", "is 0")
+
+
+def test_a_jump_sideways_is_refused(tmp_path):
+    position = lambda k: [ORIGIN[0] + 25 * (k >= 3), ORIGIN[1], HEIGHTS[k]]  # noqa: E731
+    refused(
+        write_series(tmp_path / "s", ImagePositionPatient=position), "no straight line", "jump sideways by 25.00 mm"
+    )
+    one = lambda k: [ORIGIN[0], ORIGIN[1] + 4 * (k == 2), HEIGHTS[k]]  # noqa: E731
+    refused(write_series(tmp_path / "one", ImagePositionPatient=one), "no straight line", "4.00 mm")
+
+
+def test_a_drift_steeper_than_any_gantry_is_refused(tmp_path):
+    position = lambda k: [ORIGIN[0] + 4 * k, ORIGIN[1], HEIGHTS[k]]  # noqa: E731
+    refused(write_series(tmp_path / "s", ImagePositionPatient=position), "53 degrees off their normal")
+
+
+def test_a_tilt_in_the_header_alone_is_mentioned(tmp_path, caplog):
+    assert_volume(read_image(write_series(tmp_path / "s", GantryDetectorTilt=15)))
+    assert "states a gantry tilt of 15 degrees, the positions none" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        ({"PixelSpacing": lambda k: [2.0, 1.5] if k < 3 else [1.0, 0.75]}, ["1.5 x 2 mm, 3 slices", "0.75 x 1 mm"]),
+        ({"ImageOrientationPatient": lambda k: AXIAL if k != 2 else [0, 1, 0, 0, 0, -1]}, ["rows along (0, 1, 0)"]),
+        ({"ImageOrientationPatient": lambda k: AXIAL if k < 3 else [-1, 0, 0, 0, -1, 0]}, ["rows along (-1, 0, 0)"]),
+        ({"FrameOfReferenceUID": lambda k: "1.2.9" if k < 2 else "1.2.10"}, ["frame of reference 1.2.10, 4 slices"]),
+        ({"TemporalPositionIdentifier": lambda k: k % 2 + 1}, ["temporal position 1, 3 slices"]),
+        ({"AcquisitionNumber": lambda k: k % 2 + 1}, ["acquisition 2, 3 slices"]),
+    ],
+)
+def test_slices_of_several_images_in_one_series_need_a_choice(tmp_path, elements, words):
+    refused(write_series(tmp_path / "s", **elements), "2 stacks of slices", "series=", "--series", *words)
+
+
+def test_a_part_is_chosen_by_number_or_description(tmp_path):
+    folder = write_series(tmp_path / "s", PixelSpacing=lambda k: [2.0, 1.5] if k < 3 else [1.0, 0.75])
+    image = read_image(folder, series=1)
+    assert_volume(image, hu()[:3])
+    assert image.name == f"{folder} (pixels of 1.5 x 2 mm)"
+    assert read_image(folder, series="0.75 x 1").spacing.tolist() == [0.75, 1.0, 3.0]
+    refused(folder, "2 stacks match 'pixels'", series="pixels")
+    refused(folder, "no stacks match '3'", series=3)
+
+
+def test_a_part_of_one_series_of_several(tmp_path):
+    folder = write_series(tmp_path / "s", SeriesInstanceUID="1.2.3.1", SeriesDescription="head")
+    write_series(folder, SeriesInstanceUID="1.2.3.2", heights=HEIGHTS[:4], TemporalPositionIdentifier=lambda k: k % 2)
+    assert_volume(read_image(folder, series=1))
+    refused(folder, "2.1: temporal position 0, 2 slices", "2.2: temporal position 1", series=2)
+    assert_volume(read_image(folder, series="2.2"), hu()[1:4:2], step=6.0, start=103.0)
+
+
+def test_a_localiser_is_no_slice(tmp_path):
+    folder = write_series(tmp_path / "s")
+    sagittal = {**axial(0), "ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "InstanceNumber": 0}
+    save(dataset(np.zeros((9, 9), np.int16), **sagittal), folder / "scout.dcm")
+    refused(folder, "1: 9 x 9 pixels, 1 slices", "2: 5 x 4 pixels, 6 slices")
+    assert_volume(read_image(folder, series=2))
+
+
+def test_a_picture_among_slices_is_no_slice(tmp_path):
+    folder = write_series(tmp_path / "s")
+    save(dataset(np.zeros((4, 5), np.int16), InstanceNumber=99), folder / "report.dcm")
+    refused(folder, "6 slices", "without a place in space")
+    assert_volume(read_image(folder, series=1))
+
+
+def test_a_frame_of_reference_for_each_slice_is_careless_not_wrong(tmp_path, caplog):
+    assert_volume(read_image(write_series(tmp_path / "s", FrameOfReferenceUID=lambda k: f"1.2.9.{k + 1}")))
+    assert "frame of reference of its own" in caplog.text
+
+
+def test_acquisitions_one_after_the_other_are_one_stack(tmp_path, caplog):
+    assert_volume(read_image(write_series(tmp_path / "s", AcquisitionNumber=lambda k: 1 + k // 2)))
+    assert not caplog.text
+
+
+def test_mr_slices_acquired_in_turns_are_one_stack(tmp_path):
+    folder = write_series(
+        tmp_path / "s", sop=MRImageStorage, Modality="MR", AcquisitionNumber=lambda k: k % 2, slope=None, intercept=0,
+        EchoTime=lambda k: 2.5,
+    )  # fmt: skip
+    assert_volume(read_image(folder))
+
+
+def test_two_echoes_at_the_same_places(tmp_path):
+    folder = write_series(tmp_path / "s", heights=np.repeat(HEIGHTS[:3], 2), EchoTime=lambda k: [30.0, 80.0][k % 2])
+    refused(folder, "echo time (ms) 30, 3 slices", "echo time (ms) 80, 3 slices")
+    assert_volume(read_image(folder, series="80"), hu()[1::2])
+
+
+@pytest.mark.parametrize("key", ["AcquisitionTime", "ContrastBolusAgent", "ConvolutionKernel", "StudyInstanceUID"])
+def test_doubles_are_told_apart_by_what_differs(tmp_path, key):
+    name = {"AcquisitionTime": "1015", "StudyInstanceUID": "1.5"}
+    folder = write_series(
+        tmp_path / "s", heights=np.repeat(HEIGHTS[:3], 2), **{key: lambda k: f"{name.get(key, 'x')}{k % 2:02d}"}
+    )
+    refused(folder, "2 stacks of slices", "00, 3 slices", "01, 3 slices")
+    assert_volume(read_image(folder, series=2), hu()[1::2])
+
+
+def test_a_phase_that_misses_a_slice_is_refused_when_chosen(tmp_path):
+    heights = [100, 103, 106, 109, 100, 103, 109]
+    folder = write_series(tmp_path / "s", heights=heights, TemporalPositionIdentifier=lambda k: 1 + k // 4)
+    refused(folder, "temporal position 1, 4 slices", "temporal position 2, 3 slices")
+    assert_volume(read_image(folder, series=1), hu()[:4])
+    refused(folder, "slices missing", series=2)
+
+
+def test_a_copy_of_one_slice_is_refused(tmp_path):
+    folder = write_series(tmp_path / "s")
+    first = sorted(folder.iterdir())[0]
+    (folder / "copy.dcm").write_bytes(first.read_bytes())
+    refused(folder, "several slices lie at 100.00 mm", "copy.dcm", first.name, "keep one of each")
+
+
+@pytest.mark.parametrize(("step", "unit"), [(2.5, 1.0), (0.625, 0.1), (1.25, 0.1), (3.3, 1.0)])
+def test_rounded_positions_are_accepted_and_said(tmp_path, caplog, step, unit):
+    heights = np.round(step * np.arange(12) / unit) * unit
+    image = read_image(write_series(tmp_path / "s", heights=heights))
+    assert image.spacing[2] == pytest.approx(step, rel=0.02)
+    np.testing.assert_allclose(image.origin[2] + step * np.arange(12), heights, atol=0.65 * unit)
+    assert "uneven slices" in caplog.text
+
+
+def test_rounding_that_looks_like_missing_slices_needs_the_stated_distance(tmp_path, caplog):
+    heights = np.round(1.4 * np.arange(12))  # 0, 1, 3, 4, 6, ...
+    refused(write_series(tmp_path / "unsaid", heights=heights), "slices missing, or uneven")
+    image = read_image(write_series(tmp_path / "said", heights=heights, SpacingBetweenSlices=1.4))
+    assert image.spacing[2] == pytest.approx(1.4, rel=0.02)
+    assert "rounded by up to" in caplog.text
+
+
+def test_the_stated_distance_never_takes_the_place_of_positions(tmp_path):
+    assert_volume(read_image(write_series(tmp_path / "s", SpacingBetweenSlices=5.0, SliceThickness=1.0)))
+
+
+def test_slow_changes_of_the_distance_do_not_add_up_unseen(tmp_path):
+    heights = np.concatenate([[0], np.cumsum([1.0] * 20 + [1.2] * 20)])
+    image = read_image(write_series(tmp_path / "s", heights=heights, values=hu(41) // 10))
+    for k in (0, 10, 20, 30, 40):  # every slice is found at its height, though the mean distance would move it by 2 mm
+        index = (heights[k] - image.origin[2]) / image.spacing[2]
+        below = int(np.floor(index + 1e-6))
+        above = min(below + 1, image.shape[0] - 1)
+        assert image.array[below].mean() - 1 <= (hu(41) // 10)[k].mean() <= image.array[above].mean() + 1
+
+
+def test_a_series_of_two_distances_is_interpolated(tmp_path, caplog):
+    heights = [0, 1, 2, 3, 4, 9, 14, 19]
+    image = read_image(write_series(tmp_path / "s", heights=heights))
+    assert "the slice distance changes (1 and 5 mm); slices are interpolated every 1 mm" in caplog.text
+    assert image.shape[0] == 20
+    assert image.spacing[2] == 1.0
+    assert np.array_equal(image.array[heights], hu(8))
+    assert np.array_equal(image.array[6], np.rint(hu(8)[4] * 0.6 + hu(8)[5] * 0.4))
+
+
+def test_distances_without_a_common_multiple_keep_every_slice(tmp_path):
+    heights = np.array([0, 3, 6, 9, 14, 19, 24.0])
+    image = read_image(write_series(tmp_path / "s", heights=heights))
+    assert image.spacing[2] == pytest.approx(1.0)
+    assert np.array_equal(image.array[heights.astype(int)], hu(7))
+
+
+@pytest.mark.parametrize(
+    "heights", [[0, 3, 6, 12, 15, 18], [0, 3, 6, 9, 9.2, 12], [0, 1, 2, 7, 12], [0, 2, 7, 8, 13, 20], [0, 1, 3]]
+)
+def test_gaps_and_uneven_slices_are_refused(tmp_path, heights):
+    refused(write_series(tmp_path / "s", heights=np.asarray(heights, float)), "slices missing, or uneven")
+
+
+def test_what_cannot_be_a_place_is_refused(tmp_path):
+    for name, elements, word in (
+        ("axes", {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "perpendicular"),
+        ("position", {"ImagePositionPatient": ["0", "0", "nan"]}, "finite"),
+        ("size", {"PixelSpacing": [2.0, 0.0]}, "true pixel size"),
+        ("no size", {"PixelSpacing": None}, "says no pixel size"),
+        ("no axes", {"ImageOrientationPatient": None}, "no ImageOrientationPatient"),
+        ("mosaic", {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
+    ):
+        refused(write_series(tmp_path / name, **elements), word)
+    assert_volume(read_image(tmp_path / "no size", spacing=(1.5, 2.0, 3.0)))
+    assert_volume(read_image(tmp_path / "size", spacing=(1.5, 2.0, 3.0)))
+
+
+# many frames in a file
+
+
+def test_frames_are_sorted_and_rescaled_each(tmp_path):
+    slopes = [1, 1, 0.5, 0.25, 1, 0.5]
+    order = [0, 3, 1, 4, 2, 5]
+    frames = [ct_frames(HEIGHTS, slopes)[k] for k in order]
+    image = read_image(enhanced(tmp_path / "e.dcm", stored_ct(hu(), slopes)[order], frames))
+    assert_volume(image)
+    assert image.array.dtype == np.float32
+
+
+def test_frames_from_head_to_foot(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", stored_ct(hu()[::-1]), ct_frames(HEIGHTS[::-1]))
+    assert_volume(read_image(path))
+    assert_volume(read_image(tmp_path))  # the folder that holds it
+
+
+def test_a_gap_between_frames_is_refused(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", stored_ct(hu()), ct_frames([100, 103, 106, 118, 121, 124]))
+    refused(path, "3 slices missing", "frame 3 of e.dcm", "12.000 mm, elsewhere 3.000 mm")
+
+
+@pytest.mark.parametrize("key", ["TemporalPositionIndex", "StackID", "NominalPercentageOfCardiacPhase", "FrameType"])
+def test_phases_in_one_file_need_a_choice(tmp_path, key):
+    order = np.random.default_rng(0).permutation(6)
+    heights = np.tile(HEIGHTS[:3], 2)
+    mark = {"StackID": "{}", "FrameType": "PHASE{}"}.get(key)
+    frames = [
+        {**frame, key: mark.format(1 + k // 3) if mark else 1 + k // 3} for k, frame in enumerate(ct_frames(heights))
+    ]
+    path = enhanced(tmp_path / "e.dcm", stored_ct(hu()[order]), [frames[k] for k in order])
+    refused(path, "2 stacks of slices", "1, 3 slices", "2, 3 slices", "series=")
+    later = next(s for s in (1, 2) if "2" in read_image(path, series=s).name.split("(")[-1])
+    assert_volume(read_image(path, series=later), hu()[3:])
+
+
+def test_phases_that_lie_between_each_other_are_no_finer_stack(tmp_path):
+    frames = [{**f, "TemporalPositionIndex": 1 + k % 2} for k, f in enumerate(ct_frames(HEIGHTS))]
+    refused(enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames), "temporal position 1, 3 slices")
+
+
+def test_phases_that_nothing_tells_apart_go_by_their_order(tmp_path):
+    frames = [{**f, "DimensionIndexValues": [1, k + 1]} for k, f in enumerate(ct_frames(np.tile(HEIGHTS[:3], 2)))]
+    path = enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames)
+    refused(path, "repetition 1", "repetition 2 (in the order of the series), 3 slices")
+    assert_volume(read_image(path, series="repetition 2"), hu()[3:])
+
+
+def test_phases_by_the_dimensions_of_the_file(tmp_path):
+    item = dataset(stored_ct(hu()), sop=EnhancedCTImageStorage)
+    frames = [
+        {**f, "DimensionIndexValues": [k % 3 + 1, k // 3 + 1]} for k, f in enumerate(ct_frames(np.tile(HEIGHTS[:3], 2)))
+    ]
+    item.DimensionIndexSequence = [Dataset(), Dataset()]
+    for dimension, pointer in zip(item.DimensionIndexSequence, (0x00200032, 0x00189306), strict=True):
+        dimension.DimensionIndexPointer = pointer
+    item.SharedFunctionalGroupsSequence = [groups(SHARED)]
+    item.PerFrameFunctionalGroupsSequence = [groups(frame) for frame in frames]
+    path = save(item, tmp_path / "e.dcm")
+    refused(path, "dimension 2 (SingleCollimationWidth) 1, 3 slices")
+    assert_volume(read_image(path, series=2), hu()[3:])
+
+
+def test_two_stacks_of_other_orientation(tmp_path):
+    sagittal = [0, 1, 0, 0, 0, -1]
+    frames = ct_frames(HEIGHTS)
+    for k in range(3, 6):
+        frames[k] |= {"ImagePositionPatient": [3.0 * k, 0, 0], "ImageOrientationPatient": sagittal, "StackID": "2"}
+    path = enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames)
+    refused(path, "rows along (1, 0, 0)", "rows along (0, 1, 0), columns along (0, 0, -1)")
+    assert_volume(read_image(path, series=1), hu()[:3])
+    other = read_image(path, series=2)
+    assert np.array_equal(other.array, hu()[3:][::-1])  # along the normal, to the right
+    np.testing.assert_allclose(other.origin, [15, 0, 0])
+    np.testing.assert_allclose(other.direction[:, 2], [-1, 0, 0])
+
+
+def test_frames_of_two_pixel_sizes_or_off_the_line(tmp_path):
+    frames = [{**f, "PixelSpacing": [2.0, 1.5] if k < 3 else [1, 1]} for k, f in enumerate(ct_frames(HEIGHTS))]
+    refused(enhanced(tmp_path / "p.dcm", stored_ct(hu()), frames), "pixels of 1.5 x 2 mm, 3 slices")
+    frames = ct_frames(HEIGHTS)
+    frames[3]["ImagePositionPatient"] = [ORIGIN[0] + 2, ORIGIN[1], HEIGHTS[3]]
+    refused(enhanced(tmp_path / "s.dcm", stored_ct(hu()), frames), "no straight line")
+
+
+def test_functional_groups_come_before_the_top_level(tmp_path):
+    path = enhanced(
+        tmp_path / "e.dcm", stored_ct(hu()), ct_frames(HEIGHTS), ImagePositionPatient=[0, 0, 0], PixelSpacing=[9, 9],
+        RescaleSlope=7, RescaleIntercept=7, SpacingBetweenSlices=9,
+    )  # fmt: skip
+    assert_volume(read_image(path))
+
+
+def test_places_in_the_frames_and_the_rest_at_the_top_level(tmp_path):
+    frames = [{"ImagePositionPatient": f["ImagePositionPatient"]} for f in ct_frames(HEIGHTS)]
+    rest = {**SHARED, "RescaleSlope": 1, "RescaleIntercept": -1024}
+    assert_volume(read_image(enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames, shared={}, **rest)))
+
+
+def test_files_of_frames_are_one_series(tmp_path):
+    """Large multi-frame images are stored in several files, a concatenation."""
+    for part in range(2):
+        chosen = slice(3 * part, 3 * part + 3)
+        enhanced(tmp_path / f"{part}.dcm", stored_ct(hu()[chosen]), ct_frames(HEIGHTS[chosen]))
+    assert_volume(read_image(tmp_path))
+    enhanced(tmp_path / "2.dcm", stored_ct(hu()), ct_frames(HEIGHTS))
+    refused(tmp_path, "file 2.dcm, 6 slices")
+
+
+def test_a_frame_without_a_place_is_named(tmp_path):
+    frames = ct_frames(HEIGHTS)
+    del frames[2]["ImagePositionPatient"]
+    refused(enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames), "frame 3 of e.dcm says no position")
+
+
+def test_frames_that_are_not_described_or_not_there(tmp_path):
+    refused(enhanced(tmp_path / "d.dcm", stored_ct(hu()), ct_frames(HEIGHTS[:5])), "says 6 frames and describes 5")
+    for count in (5, 7):
+        path = enhanced(tmp_path / "n.dcm", stored_ct(hu()), ct_frames(3.0 * np.arange(count)), NumberOfFrames=count)
+        refused(path, f"says {count} frames of 4 x 5 pixels", "holds 240")
+    refused(save(dataset(stored_ct(hu()), NumberOfFrames=0), tmp_path / "z.dcm"), "says 0 frames")
+    path = enhanced(tmp_path / "cut.dcm", stored_ct(hu()), ct_frames(HEIGHTS))
+    path.write_bytes(path.read_bytes()[:-50])
+    refused(path, "is it complete?")
+
+
+def test_a_file_of_one_frame_is_a_slice(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", stored_ct(hu()[:1]), ct_frames(HEIGHTS[:1]))
+    assert_volume(read_image(path), hu()[:1])
+
+
+# frames that share one place
+
+
+PLACE = {"ImagePositionPatient": ORIGIN.tolist(), "ImageOrientationPatient": AXIAL, "PixelSpacing": [2.0, 1.5]}
+RESCALED = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+MULTI = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_frames_are_stacked_by_the_stated_distance(tmp_path, caplog, sign):
+    """A negative distance stacks against the normal (PS3.3 C.8.4.15)."""
+    item = dataset(stored_ct(hu()), sop=MULTI, SpacingBetweenSlices=3.0 * sign, **PLACE, **RESCALED)
+    image = read_image(save(item, tmp_path / "m.dcm"))
+    assert_volume(image, hu()[::sign], start=100 if sign > 0 else 85)
+    assert "stacked" in caplog.text
+
+
+def test_a_thickness_is_no_distance(tmp_path):
+    path = save(dataset(stored_ct(hu()), SliceThickness=3.0, **PLACE, **RESCALED), tmp_path / "cone-beam.dcm")
+    refused(path, "how far apart its 6 frames lie (only that they are 3 mm thick)", "give spacing=")
+    assert_volume(read_image(path, spacing=(1.5, 2.0, 3.0)))
+
+
+def test_frames_that_lie_nowhere(tmp_path, caplog):
+    path = save(dataset(stored_ct(hu()), sop=MULTI, **RESCALED), tmp_path / "m.dcm")
+    refused(path, "6 pictures without a place in space", "give spacing=", "from 1 to 6")
+    image = read_image(path, spacing=(1.5, 2.0, 3.0))
+    assert np.array_equal(image.array, hu())
+    assert image.spacing.tolist() == [1.5, 2.0, 3.0]
+    assert "axial slices from foot to head are assumed" in caplog.text
+    picture = read_image(path, series=2, spacing=0.3)
+    assert np.array_equal(picture.array, hu()[1])
+    assert picture.spacing.tolist() == [0.3, 0.3]
+    refused(path, "says no pixel size", series=2)
+
+
+@pytest.mark.parametrize("sop", [UltrasoundMultiFrameImageStorage, XRayAngiographicImageStorage])
+def test_a_film_is_no_volume(tmp_path, sop):
+    item = dataset(
+        stored_ct(hu()), sop=sop, FrameTime=33, FrameIncrementPointer=0x00181063, ImagerPixelSpacing=[0.4, 0.3]
+    )
+    item.Modality = "XA"
+    path = save(item, tmp_path / "film.dcm")
+    for options in ({}, {"spacing": 0.3}, {"spacing": (0.3, 0.4, 1.0)}):
+        refused(path, "they follow each other in time or angle", **options)
+    picture = read_image(path, series=3)
+    assert picture.spacing.tolist() == [0.3, 0.4]
+    assert np.array_equal(picture.array, stored_ct(hu())[2])
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_dose_grids(tmp_path, down, absolute):
+    offsets = (3.0 * np.arange(6) * (-1 if down else 1)) + (ORIGIN[2] if absolute else 0)
+    item = dataset(
+        (hu() + 400).astype(np.uint32), sop=RTDoseStorage, Modality="RTDOSE", DoseGridScaling=0.01, DoseUnits="GY",
+        GridFrameOffsetVector=offsets.tolist(), FrameIncrementPointer=0x3004000C, **PLACE,
+    )  # fmt: skip
+    image = read_image(save(item, tmp_path / "dose.dcm"))
+    assert_volume(image, (hu()[:: -1 if down else 1] + 400) * 0.01, start=85 if down else 100)
+
+
+def test_uneven_and_undefined_dose_grids_are_refused(tmp_path):
+    for offsets, word in (
+        ([0, 3, 6, 12, 15, 18], "uneven"),
+        ([5, 8, 11, 14, 17, 20], "neither 0 nor"),
+        ([0, 3], "6 finite"),
+    ):
+        item = dataset(stored_ct(hu()), sop=RTDoseStorage, GridFrameOffsetVector=offsets, DoseGridScaling=1, **PLACE)
+        refused(save(item, tmp_path / "dose.dcm"), word)
+
+
+def test_nuclear_medicine(tmp_path):
+    place = {key: PLACE[key] for key in ("ImagePositionPatient", "ImageOrientationPatient")}
+    item = dataset(stored_ct(hu()), sop=NuclearMedicineImageStorage, Modality="NM", PixelSpacing=[2.0, 1.5])
+    item.update({"SpacingBetweenSlices": -3.0, "SliceVector": [1, 2, 3] * 2, "PhaseVector": [1] * 3 + [2] * 3})
+    item.DetectorInformationSequence = [Dataset()]
+    item.DetectorInformationSequence[0].update(place)
+    path = save(item, tmp_path / "nm.dcm")
+    refused(path, "phase 1, 3 slices", "phase 2, 3 slices")
+    assert_volume(read_image(path, series=2), stored_ct(hu())[3:][::-1], start=94)
+
+
+def test_segments_are_chosen_and_left_out_slices_are_empty(tmp_path):
+    masks = np.arange(6 * 4 * 8).reshape(6, 4, 8) % 3 == 0
+    heights = [100, 103, 112, 100, 106, 103]
+    frames = [
+        {"ImagePositionPatient": [*ORIGIN[:2], h], "ReferencedSegmentNumber": 1 + k // 3} for k, h in enumerate(heights)
+    ]
+    item = dataset(np.zeros((6, 4, 8), np.uint8), sop=SegmentationStorage, Modality="SEG")
+    item.BitsAllocated, item.BitsStored, item.HighBit = 1, 1, 0
+    item.PixelData = np.packbits(masks.ravel(), bitorder="little").tobytes()
+    item.SegmentSequence = [Dataset(), Dataset()]
+    for number, label in enumerate(("Liver", "Lung"), start=1):
+        item.SegmentSequence[number - 1].update({"SegmentNumber": number, "SegmentLabel": label})
+    item.SharedFunctionalGroupsSequence = [groups(SHARED)]
+    item.PerFrameFunctionalGroupsSequence = [groups(frame) for frame in frames]
+    path = save(item, tmp_path / "seg.dcm")
+    refused(path, "segment 1 Liver, 3 slices", "segment 2 Lung, 3 slices")
+    expected = np.zeros((5, 4, 8))
+    expected[[0, 1, 4]] = masks[:3]
+    assert_volume(read_image(path, series="liver"), expected)
+    assert_volume(read_image(path, series="lung"), masks[[3, 5, 4]])
+
+
+def test_parametric_maps(tmp_path):
+    frames = [{**f, "RealWorldValueSlope": 0.5, "RealWorldValueIntercept": 1.0} for f in ct_frames(HEIGHTS)]
+    frames = [{key: f[key] for key in f if "Rescale" not in key} for f in frames]
+    path = enhanced(tmp_path / "w.dcm", (hu() + 400).astype(np.uint16), frames, sop=ParametricMapStorage)
+    assert_volume(read_image(path), (hu() + 400) * 0.5 + 1)
+    frames = [{"ImagePositionPatient": f["ImagePositionPatient"]} for f in frames]
+    path = enhanced(tmp_path / "f.dcm", hu().astype(np.float32) / 7, frames, sop=ParametricMapStorage)
+    assert_volume(read_image(path), hu() / 7)
+
+
+def test_enhanced_mr_with_a_slope_a_frame(tmp_path):
+    slopes = [1.5, 0.7, 3.1, 1.0, 2.2, 0.4]
+    frames = [{**f, "RescaleType": "US", "EffectiveEchoTime": 30.0} for f in ct_frames(HEIGHTS, slopes)]
+    stored = np.arange(6 * 20).reshape(6, 4, 5).astype(np.uint16)
+    path = enhanced(tmp_path / "mr.dcm", stored, frames, sop=EnhancedMRImageStorage, Modality="MR")
+    assert_volume(read_image(path), stored * np.reshape(slopes, (6, 1, 1)) - 1024)
+
+
+# pixels
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_byte_orders_and_deflated_files(tmp_path, syntax):
+    folder = write_series(tmp_path / "s", syntax=syntax)
+    assert_volume(read_image(folder))
+    item = dataset(stored_ct(hu()), sop=MULTI, syntax=syntax, SpacingBetweenSlices=3.0, **PLACE, **RESCALED)
+    assert_volume(read_image(save(item, tmp_path / "m.dcm")))
+
+
+def test_old_files_without_a_preamble(tmp_path):
+    for path in write_series(tmp_path / "s").iterdir():
+        item = pydicom.dcmread(path)
+        del item.file_meta
+        item.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    assert_volume(read_image(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.uint8])
+@pytest.mark.parametrize("coding", ["JPEG", "JPEG2000", "RLE"])
+def test_compressed_frames_are_rescaled_once(tmp_path, coding, kind):
+    values = np.random.default_rng(0).integers(np.iinfo(kind).min, np.iinfo(kind).max, (6, 16, 20)).astype(kind)
+    frames = [ct_frames(HEIGHTS, [1, 2, 1, 1, 1, 3])[k] for k in (3, 1, 2, 0, 4, 5)]
+    item = dataset(values, sop=EnhancedCTImageStorage)
+    item.SharedFunctionalGroupsSequence = [groups(SHARED)]
+    item.PerFrameFunctionalGroupsSequence = [groups(frame) for frame in frames]
+    if coding == "RLE":
+        item.compress(RLELossless)
+    else:
+        contents = []
+        for plane in values:  # each compressed by GDCM
+            writer = sitk.ImageFileWriter()
+            writer.SetFileName(str(tmp_path / "plane.dcm"))
+            writer.UseCompressionOn()
+            writer.SetCompressor(coding)
+            writer.Execute(sitk.GetImageFromArray(plane[None]))
+            written = pydicom.dcmread(tmp_path / "plane.dcm")
+            contents.append(next(generate_frames(written.PixelData, number_of_frames=1)))
+        item.file_meta.TransferSyntaxUID = written.file_meta.TransferSyntaxUID
+        item.PixelData = encapsulate(contents)
+    image = read_image(save(item, tmp_path / "e.dcm"))
+    slopes = np.reshape([1, 2, 1, 1, 1, 3], (6, 1, 1))
+    assert np.array_equal(image.array, values[[3, 1, 2, 0, 4, 5]].astype(int) * slopes - 1024)
+
+
+def test_lossy_frames_and_unknown_compression(tmp_path):
+    from PIL import Image as Picture
+
+    smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 2
+    file = io.BytesIO()
+    Picture.fromarray(smooth).save(file, "JPEG", quality=95)
+    item = dataset(smooth, **axial(0))
+    item.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    item.PixelData = encapsulate([file.getvalue()])
+    path = save(item, tmp_path / "j.dcm")
+    assert np.abs(read_image(path).array[0].astype(int) - smooth).max() < 8
+    item.file_meta.TransferSyntaxUID = HTJ2KLossless
+    refused(save(item, path), "High-Throughput JPEG 2000", "decompress it")
+
+
+def test_bits_that_are_no_value_are_left_out(tmp_path, caplog):
+    values = hu()[0] + 1024
+    overlaid = (values + 0x3000).astype(np.uint16)
+    image = read_image(save(dataset(overlaid, bits=12, **axial(0), **RESCALED), tmp_path / "o.dcm"))
+    assert np.array_equal(image.array[0], hu()[0])
+    assert "bits above the 12" in caplog.text
+    caplog.clear()
+    signs = (hu()[0] & 0xFFF).astype(np.int16)  # 12 bits whose sign was not extended
+    image = read_image(
+        save(dataset(signs, bits=12, RescaleSlope=1, RescaleIntercept=0, **axial(0)), tmp_path / "s.dcm")
+    )
+    assert np.array_equal(image.array[0], hu()[0])
+    assert image.array.dtype == np.int16
+    high = dataset((values << 4).astype(np.uint16), bits=12, **axial(0), **RESCALED)
+    high.HighBit = 15
+    assert np.array_equal(read_image(save(high, tmp_path / "h.dcm")).array[0], hu()[0])
+    assert not caplog.text
+
+
+def test_monochrome1_is_turned_but_for_hounsfield_units(tmp_path):
+    ct = write_series(tmp_path / "ct", PhotometricInterpretation="MONOCHROME1")
+    assert_volume(read_image(ct))
+    mixed = write_series(
+        tmp_path / "mr", Modality="MR", bits=12,
+        PhotometricInterpretation=lambda k: f"MONOCHROME{1 + k % 2}",
+    )  # fmt: skip
+    image = read_image(mixed)
+    assert np.array_equal(image.array[1], hu()[1])
+    assert np.array_equal(image.array[0] + 1024, 4095 - (hu()[0] + 1024))
+
+
+def test_a_look_up_table_of_values(tmp_path):
+    item = dataset(np.array([[0, 1], [2, 3]], np.uint16), sop=DigitalXRayImageStorageForPresentation, Modality="DX")
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [3, 1, 16], "OD", [50, 60, 900]
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+    item.ModalityLUTSequence, item.ImagerPixelSpacing = [table], [0.2, 0.2]
+    path = save(item, tmp_path / "x.dcm")
+    assert read_image(path).array.tolist() == [[50, 50], [60, 900]]
+
+
+@pytest.mark.parametrize(("padding", "expected"), [(3000, -300), (0, -1024)])
+def test_padding_is_never_the_brightest(tmp_path, padding, expected, caplog):
+    values = hu()
+    values[:, 0, 0] = padding - 1024
+    image = read_image(write_series(tmp_path / "s", values=values, PixelPaddingValue=padding))
+    low = values[:, 1:].min() if padding else -1024
+    assert (image.array[:, 0, 0] == (min(low, values[:, 0, 1:].min()) if padding else expected)).all()
+    assert np.array_equal(image.array[:, 1:], values[:, 1:])
+    assert ("padding" in caplog.text) == (padding > 0)
+
+
+def test_padding_amid_the_values_is_left_and_said(tmp_path, caplog):
+    assert_volume(read_image(write_series(tmp_path / "s", PixelPaddingValue=1024)))
+    assert "lies within the values" in caplog.text
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_colours_are_refused(tmp_path, frames):
+    item = dataset(np.zeros((frames, 4, 5), np.uint8), SpacingBetweenSlices=3.0, **PLACE)
+    item.SamplesPerPixel, item.PhotometricInterpretation, item.PlanarConfiguration = 3, "RGB", 0
+    item.PixelData = bytes(frames * 60)
+    refused(save(item, tmp_path / "c.dcm"), "3 values a voxel (colour, RGB)", "greyscale")
+    item = dataset(np.zeros((4, 5), np.uint8), PhotometricInterpretation="PALETTE COLOR", **axial(0))
+    refused(save(item, tmp_path / "p.dcm"), "colour, PALETTE COLOR")
+
+
+def test_what_a_ct_does_not_say_of_its_values_is_mentioned(tmp_path, caplog):
+    read_image(write_series(tmp_path / "silent", slope=None, intercept=0))
+    assert "says no rescale" in caplog.text
+    caplog.clear()
+    read_image(write_series(tmp_path / "us", RescaleType="US"))
+    assert "said to be US, not HU" in caplog.text
+
+
+# pictures
+
+
+@pytest.mark.parametrize(
+    ("keywords", "expected"),
+    [
+        ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.4, 0.3]}, [0.1, 0.2]),
+        ({"ImagerPixelSpacing": [0.4, 0.3], "NominalScannedPixelSpacing": [1, 1]}, [0.3, 0.4]),
+        ({"NominalScannedPixelSpacing": [0.6, 0.5]}, [0.5, 0.6]),
+        ({}, [1, 1]),
+    ],
+)
+def test_pixel_sizes_of_projections(tmp_path, keywords, expected, caplog):
+    item = dataset(hu()[0].astype(np.int16), sop=DigitalXRayImageStorageForPresentation, Modality="DX", **keywords)
+    image = read_image(save(item, tmp_path / "x.dcm"))
+    assert image.ndim == 2
+    assert image.spacing.tolist() == expected
+    assert ("says no pixel size" in caplog.text) == (not keywords)
+
+
+def test_a_slice_has_no_pixel_size_of_a_detector(tmp_path):
+    place = {**axial(0), "ImagerPixelSpacing": [0.3, 0.3]}
+    del place["PixelSpacing"]
+    refused(save(dataset(hu()[0].astype(np.int16), **place), tmp_path / "x.dcm"), "says no pixel size", "give spacing=")
+
+
+def test_a_slice_without_a_thickness(tmp_path, caplog):
+    place = axial(0)
+    del place["SliceThickness"]
+    path = save(dataset(hu()[0].astype(np.int16), **place), tmp_path / "x.dcm")
+    assert read_image(path).spacing.tolist() == [1.5, 2.0, 1.0]
+    assert "no thickness" in caplog.text
+    caplog.clear()
+    assert read_image(path, spacing=(1.5, 2.0, 4.0)).spacing.tolist() == [1.5, 2.0, 4.0]
+    assert "no thickness" not in caplog.text
+
+
+# files that are no images
+
+
+def test_files_that_hold_no_image(tmp_path):
+    plan = dataset(np.zeros((4, 5), np.int16), sop=RTStructureSetStorage, Rows=None, Columns=None)
+    path = save(plan, tmp_path / "s" / "plan.dcm")
+    refused(path, "holds no image (RT Structure Set Storage)")
+    refused(tmp_path / "s", "no DICOM images", "plan.dcm")
+    write_series(tmp_path / "s")
+    assert_volume(read_image(tmp_path / "s"))
+
+
+def test_files_that_are_no_dicom_are_left_out_of_a_series(tmp_path, caplog):
+    folder = write_series(tmp_path / "s")
+    (folder / "empty.dcm").touch()
+    (folder / "notes.txt").write_text("notes")
+    assert_volume(read_image(folder))
+    assert "empty.dcm: is no DICOM file and is left out" in caplog.text
+    assert "notes.txt" not in caplog.text
+
+
+@pytest.mark.parametrize("spacing", [0, -1, (1, 2, 3, 4), float("nan")])
+def test_impossible_spacing(tmp_path, spacing):
+    with pytest.raises(InputError, match="spacing must be positive"):
+        read_image(write_series(tmp_path / "s"), spacing=spacing)
+
+
+def test_damaged_headers_are_refused_whatever_is_cut(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", stored_ct(hu()), ct_frames(HEIGHTS))
+    data = path.read_bytes()
+    for length in (140, 300, 700, len(data) - 260, len(data) - 1):
+        path.write_bytes(data[:length])
+        refused(path)
