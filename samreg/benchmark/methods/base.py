@@ -11,14 +11,14 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import samreg
 from samreg.benchmark.datasets.base import digest, sha256
-from samreg.errors import MissingExtraError
+from samreg.errors import InputError, MissingExtraError
 from samreg.spatial import Image, Transform
 
 _PACKAGE = Path(samreg.__file__).parent
@@ -26,18 +26,27 @@ _PACKAGE = Path(samreg.__file__).parent
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a method found.
+    """What a method returns.
 
     Parameters
     ----------
     transform
         Fixed to moving, LPS mm; None when the method gave up.
     inverse
-        Moving to fixed; inverted numerically when it is asked for unless given.
+        Moving to fixed, LPS mm; ``transform`` is inverted numerically unless given.
     timings
         Seconds of each stage.
     reason
         Why the method gave up.
+
+    Examples
+    --------
+    >>> from samreg.benchmark import Outcome
+    >>> from samreg.spatial import AffineTransform
+    >>> bool(Outcome(AffineTransform.identity(3)))
+    True
+    >>> bool(Outcome(None, reason="too few matches"))
+    False
     """
 
     transform: Transform | None
@@ -65,6 +74,18 @@ class Method:
         Distributions whose versions change the results.
     code
         Files and folders of samreg whose code or weights change the results; the file of ``run`` unless given.
+    embeds
+        Whether ``run`` embeds the images and so takes ``model=``, a model's name or checkpoint: ``NAME:MODEL``.
+
+    Examples
+    --------
+    >>> from samreg.benchmark import Method, Outcome
+    >>> from samreg.spatial import AffineTransform, Image
+    >>> def shift(fixed, moving, *, threads, seed):
+    ...     return Outcome(AffineTransform([[1, 0], [0, 1]], moving.grid.center - fixed.grid.center))
+    >>> images = [Image.from_array([[0, 1], [2, 3]], origin=origin) for origin in ((0, 0), (5, 0))]
+    >>> Method("shift", shift)(*images, threads=1, seed=0).transform.translation.tolist()
+    [5.0, 0.0]
     """
 
     name: str
@@ -72,9 +93,42 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    embeds: bool = False
+
+    def with_model(self, model: str) -> Method:
+        """Return the method with another model than samreg's default, ``NAME:MODEL``.
+
+        Parameters
+        ----------
+        model
+            A name that :func:`samreg.load_model` knows, or a checkpoint file.
+
+        Raises
+        ------
+        InputError
+            When the method does not embed.
+        """
+        if not self.embeds:
+            raise InputError(f"the method {self.name} does not embed, and takes no model; leave :{model} out")
+        return replace(self, name=f"{self.name}:{model}", options={**self.options, "model": model})
 
     def __call__(self, fixed: Image, moving: Image, *, threads: int, seed: int) -> Any:
-        """Register ``moving`` to ``fixed``."""
+        """Register ``moving`` to ``fixed``.
+
+        Parameters
+        ----------
+        fixed, moving
+            The images.
+        threads
+            CPU threads the method may use.
+        seed
+            Of what it draws at random.
+
+        Returns
+        -------
+        Outcome
+            Or what else has a ``transform``, such as :class:`samreg.RegistrationResult`.
+        """
         return self.run(fixed, moving, threads=threads, seed=seed, **self.options)
 
     @cached_property

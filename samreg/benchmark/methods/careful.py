@@ -23,11 +23,11 @@ from samreg.quality import ncc
 from samreg.spatial import AffineTransform, Image, Transform, resample, resample_spacing
 from samreg.spatial.standard import standardised
 
-_FINE, _COARSE = 2.0, 6.0  # mm
-_SHIFTS = (-120.0, -60.0, 0.0, 60.0, 120.0)  # mm along z, of the fixed body's centre in the moving image
-_TURNS = (-15.0, 15.0)  # degrees about x and z, without shift
-_LEAST_OVERLAP = 0.4  # share of the smaller body that both must show
-_WINDOW = (-1000.0, 1000.0)
+_FINE_SPACING_MM, _COARSE_SPACING_MM = 2.0, 6.0
+_SHIFTS_MM = (-120.0, -60.0, 0.0, 60.0, 120.0)  # along z, of the fixed body's centre in the moving image
+_TURNS_DEGREES = (-15.0, 15.0)  # about x and about z, without shift
+_MIN_OVERLAP = 0.4  # share of the smaller body that both must show
+_WINDOW_HU = (-1000.0, 1000.0)
 
 
 def careful(
@@ -39,6 +39,7 @@ def careful(
     seed: int,
     deformable: Mapping[str, Any] | None = None,
     seeded: bool = False,
+    model: str | None = None,
 ) -> Outcome:
     """Register as a careful user does.
 
@@ -54,6 +55,8 @@ def careful(
         Options of the deformable registration; the affine alone unless given.
     seeded
         Start the deformable registration from samreg's deformable seed instead of the best of several affines.
+    model
+        Of the seed's embeddings; samreg's default unless given.
 
     Returns
     -------
@@ -62,15 +65,15 @@ def careful(
     """
     backend = get_engine(engine)
     begin = time.perf_counter()
-    fine = standardised(fixed, _FINE), standardised(moving, _FINE)
+    fine = standardised(fixed, _FINE_SPACING_MM), standardised(moving, _FINE_SPACING_MM)
     masks = [image.with_array(body_mask(image).astype(np.uint8)) for image in fine]
     common: dict[str, Any] = {
         "fixed_mask": masks[0], "moving_mask": masks[1], "seed": seed, "threads": threads
     }  # fmt: skip
     timings = {"preparation": time.perf_counter() - begin}
     if seeded:
-        found = samreg.register(fixed, moving, method="embedding", threads=threads, seed=seed)
-        start = Outcome(found.transform, timings=found.timings, reason=found.reason)
+        seed_result = samreg.register(fixed, moving, method="embedding", model=model, threads=threads, seed=seed)
+        start = Outcome(seed_result.transform, timings=seed_result.timings, reason=seed_result.reason)
     else:
         start = best_affine(backend, *fine, common)
     timings.update(start.timings)
@@ -97,36 +100,39 @@ def best_affine(backend: Engine, fixed: Image, moving: Image, common: Mapping[st
     """
     clock = [time.perf_counter()]
     masks = common["fixed_mask"], common["moving_mask"]
-    coarse = resample_spacing(fixed, _COARSE), resample_spacing(moving, _COARSE)
-    best, found = -1.0, None
+    coarse = resample_spacing(fixed, _COARSE_SPACING_MM), resample_spacing(moving, _COARSE_SPACING_MM)
+    best_score, best = -1.0, None
     for start in starts(*masks):
         try:
             candidate = backend.register(*coarse, start=start, transform="affine", **common).transform
         except EngineError:  # a start that shows too little in common
             continue
         score = similarity(*coarse, *masks, candidate)
-        if score > best:
-            best, found = score, candidate
+        if score > best_score:
+            best_score, best = score, candidate
     clock.append(time.perf_counter())
-    if found is None:
+    if best is None:
         return Outcome(None, reason="no start of the affine registration led anywhere")
-    transform = backend.register(fixed, moving, start=found, transform="affine", **common).transform
+    transform = backend.register(fixed, moving, start=best, transform="affine", **common).transform
     clock.append(time.perf_counter())
     return Outcome(transform, timings=dict(zip(("starts", "affine"), np.diff(clock).tolist(), strict=True)))
 
 
 def starts(fixed_mask: Image, moving_mask: Image) -> list[AffineTransform]:
     """Return rigid starts, fixed to moving: body centres on each other, shifted along z, and turned."""
+    from scipy.spatial.transform import Rotation
+
     fixed_center, moving_center = (
         mask.grid.index_to_world(np.argwhere(mask.array)[:, ::-1].mean(axis=0))[0] for mask in (fixed_mask, moving_mask)
     )
     offset = moving_center - fixed_center
-    result = [AffineTransform(np.eye(3), offset + (0, 0, shift)) for shift in _SHIFTS]
-    for degrees in np.deg2rad(_TURNS):
-        c, s = np.cos(degrees), np.sin(degrees)
-        for matrix in ([[1, 0, 0], [0, c, -s], [0, s, c]], [[c, -s, 0], [s, c, 0], [0, 0, 1]]):
-            result.append(AffineTransform.about(fixed_center, matrix, offset))
-    return result
+    shifted = [AffineTransform(np.eye(3), offset + (0, 0, shift)) for shift in _SHIFTS_MM]
+    turned = [
+        AffineTransform.about(fixed_center, Rotation.from_euler(axis, angle, degrees=True).as_matrix(), offset)
+        for angle in _TURNS_DEGREES
+        for axis in "xz"
+    ]
+    return shifted + turned
 
 
 def similarity(fixed: Image, moving: Image, fixed_mask: Image, moving_mask: Image, transform: Transform) -> float:
@@ -134,7 +140,7 @@ def similarity(fixed: Image, moving: Image, fixed_mask: Image, moving_mask: Imag
     within = resample(fixed_mask, fixed.grid, interpolation="nearest", fill=0).array > 0
     both = within & (resample(moving_mask, fixed.grid, transform=transform, interpolation="nearest", fill=0).array > 0)
     volume = [mask.array.sum() * np.prod(mask.spacing) for mask in (fixed_mask, moving_mask)]
-    if both.sum() * np.prod(fixed.spacing) < _LEAST_OVERLAP * min(volume):
+    if both.sum() * np.prod(fixed.spacing) < _MIN_OVERLAP * min(volume):
         return -1.0
     warped = resample(moving, fixed.grid, transform=transform)
-    return ncc(np.clip(fixed.array, *_WINDOW), np.clip(warped.array, *_WINDOW), both)
+    return ncc(np.clip(fixed.array, *_WINDOW_HU), np.clip(warped.array, *_WINDOW_HU), both)

@@ -17,12 +17,14 @@ from samreg.benchmark.methods.base import Outcome
 from samreg.spatial import DisplacementField, Grid, Image, compose, resample
 from samreg.spatial.standard import standardised
 
-_SPACING = 2.0  # mm
-_COARSE = 6  # voxels of its coarse grid; other sizes are stretched when it goes back to voxels
-_WINDOW = (-1000.0, 1000.0)
+_SPACING_MM = 2.0
+_BLOCK_VOXELS = 6  # of its coarse grid; it stretches the field of an image that is no multiple of them
+_WINDOW_HU = (-1000.0, 1000.0)
 
 
-def convexadam(fixed: Image, moving: Image, *, start: str, threads: int, seed: int) -> Outcome:
+def convexadam(
+    fixed: Image, moving: Image, *, start: str, threads: int, seed: int, model: str | None = None
+) -> Outcome:
     """Register with convexAdam's defaults at 2 mm, from a start.
 
     Parameters
@@ -32,25 +34,29 @@ def convexadam(fixed: Image, moving: Image, *, start: str, threads: int, seed: i
     start
         "ants-affine" or "embedding", samreg's deformable seed.
     threads, seed
-        Of the start and of torch.
+        Of the start and of torch, which has its own back afterwards.
+    model
+        Of the seed's embeddings; samreg's default unless given.
     """
     import torch
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
-    options: dict[str, Any] = {"method": "embedding"} if start == "embedding" else {
-        "method": "registration", "engine": "ants", "transform": "affine"
-    }  # fmt: skip
+    from samreg.device import cpu_threads
+
+    options: dict[str, Any] = {"method": "registration", "engine": "ants", "transform": "affine"}
+    if start == "embedding":
+        options = {"method": "embedding", "model": model}
     seeded = samreg.register(fixed, moving, threads=threads, seed=seed, **options)
     if seeded.transform is None:
         return Outcome(None, reason=seeded.reason)
     begin = time.perf_counter()
-    grid = _whole_blocks(standardised(fixed, _SPACING).grid)
+    grid = _whole_blocks(standardised(fixed, _SPACING_MM).grid)
     images = resample(fixed, grid), resample(moving, grid, transform=seeded.transform)
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    voxels = convex_adam_pt(
-        *(np.clip(image.array, *_WINDOW) for image in images), dtype=torch.float32, device=torch.device("cpu")
-    )
+    with cpu_threads(threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        voxels = convex_adam_pt(
+            *(np.clip(image.array, *_WINDOW_HU) for image in images), dtype=torch.float32, device=torch.device("cpu")
+        )
     rest = displacement_field(voxels, grid)
     timings = {**seeded.timings, "convexadam": time.perf_counter() - begin}
     return Outcome(compose(rest, seeded.transform), timings=timings)
@@ -71,5 +77,5 @@ def displacement_field(voxels: NDArray[np.floating], grid: Grid) -> Displacement
 
 def _whole_blocks(grid: Grid) -> Grid:
     """Return the grid grown at its ends to whole blocks of convexAdam's coarse grid."""
-    shape = tuple(-(-n // _COARSE) * _COARSE for n in grid.shape)
+    shape = tuple(-(-n // _BLOCK_VOXELS) * _BLOCK_VOXELS for n in grid.shape)
     return Grid(shape, grid.origin, grid.spacing, grid.direction)

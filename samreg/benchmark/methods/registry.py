@@ -59,19 +59,20 @@ def _registered(name: str, **options: Any) -> Method:
     if engine:
         packages.add(_DISTRIBUTIONS[engine])
     code = (_EMBEDDING if embeds else ()) + _ENGINE_CODE.get(engine, ())
-    return Method(name, _register, options, tuple(sorted(packages)), code)
+    return Method(name, _register, options, tuple(sorted(packages)), code, embeds=embeds)
 
 
 def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None, *, seeded: bool = False) -> Method:
     options = {"engine": engine, "deformable": deformable, "seeded": seeded}
     packages = (_DISTRIBUTIONS[engine], *(("torch",) if seeded else ()))
     code = ("benchmark/methods/careful.py", *(_EMBEDDING if seeded else ()), *_ENGINE_CODE[engine])
-    return Method(name, careful, options, packages, code)
+    return Method(name, careful, options, packages, code, embeds=seeded)
 
 
 def _convexadam(name: str, start: str, packages: tuple[str, ...], code: tuple[str, ...]) -> Method:
     packages = ("convexAdam", "torch", *packages)
-    return Method(name, convexadam, {"start": start}, packages, ("benchmark/methods/convexadam.py", *code))
+    code = ("benchmark/methods/convexadam.py", *code)
+    return Method(name, convexadam, {"start": start}, packages, code, embeds=start == "embedding")
 
 
 _ALONE: dict[str, Any] = {"method": "registration"}
@@ -103,8 +104,15 @@ _BUILT_IN = {
 
 
 def available_methods() -> tuple[str, ...]:
-    """Return the names of the methods built in and of those that installed packages add by entry point."""
-    return (*_BUILT_IN, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)))
+    """Return the names of the methods built in and of those that installed packages add by entry point.
+
+    Examples
+    --------
+    >>> from samreg.benchmark import available_methods
+    >>> "embedding-affine" in available_methods()
+    True
+    """
+    return (*_BUILT_IN, *_entry_points())
 
 
 def get_method(spec: str) -> Method:
@@ -113,26 +121,39 @@ def get_method(spec: str) -> Method:
     Parameters
     ----------
     spec
-        A name of :func:`available_methods`; NAME:MODEL for one that embeds, with a model's name or checkpoint; or
-        FILE.py:FUNCTION.
+        A name of :func:`available_methods`, or FILE.py:FUNCTION; and :MODEL after either for a method that embeds, with
+        a model's name or checkpoint.
 
     Raises
     ------
     InputError
-        When there is no such method.
+        When there is no such method, or it takes no model.
+
+    Examples
+    --------
+    >>> from samreg.benchmark import get_method
+    >>> get_method("embedding-affine:mind").options["model"]
+    'mind'
     """
-    name, _, argument = spec.rpartition(":") if ".py:" in spec else spec.partition(":")
-    if name.endswith(".py"):
-        return _as_method(spec, _from_file(Path(name), argument))
-    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if spec in entries:
-        with reading(f"the entry point {spec}", "is the package that adds it installed whole?"):
-            return _as_method(spec, entries[spec].load())
-    method = _BUILT_IN.get(name)
-    if method is None or (argument and "embedding" not in method.code):
-        fault = f"{name} takes no model" if method else f"unknown method {spec!r}"
-        raise InputError(f"{fault}; choose from {', '.join(available_methods())}, NAME:MODEL, or FILE.py:FUNCTION")
-    return replace(method, name=spec, options={**method.options, "model": argument}) if argument else method
+    file, is_file, rest = spec.partition(".py:")
+    name, _, model = (rest if is_file else spec).partition(":")
+    if is_file:
+        name = f"{file}.py:{name}"
+        method = _as_method(name, _from_file(Path(f"{file}.py"), name.rpartition(":")[2]))
+    elif name in _BUILT_IN:
+        method = _BUILT_IN[name]
+    else:
+        points = _entry_points()
+        if name not in points:
+            choices = ", ".join(available_methods())
+            raise InputError(f"unknown method {spec!r}; choose from {choices}, NAME:MODEL, or FILE.py:FUNCTION")
+        with reading(f"the entry point {name}", "is the package that adds it installed whole?"):
+            method = _as_method(name, points[name].load())
+    return method.with_model(model) if model else method
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def _from_file(path: Path, name: str) -> Any:
@@ -147,9 +168,9 @@ def _from_file(path: Path, name: str) -> Any:
     return getattr(module, name)
 
 
-def _as_method(spec: str, found: Any) -> Method:
-    if isinstance(found, Method):
-        return replace(found, name=spec)
-    if not callable(found):
-        raise InputError(f"{spec} is no callable method(fixed, moving, *, threads, seed)")
-    return Method(spec, found)
+def _as_method(name: str, content: Any) -> Method:
+    if isinstance(content, Method):
+        return replace(content, name=name)
+    if not callable(content):
+        raise InputError(f"{name} is no callable method(fixed, moving, *, threads, seed)")
+    return Method(name, content)
