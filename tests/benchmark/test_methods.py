@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +23,7 @@ from samreg.benchmark.methods.registry import _BUILT_IN
 from samreg.benchmark.metrics import common_landmarks
 from samreg.errors import EngineError, InputError, MissingExtraError
 from samreg.quality import target_registration_error
-from samreg.spatial import AffineTransform, Grid, Image, invert
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, invert, resample_spacing
 from samreg.spatial.standard import standardised
 
 SHIFT = 20.0  # mm
@@ -178,6 +181,37 @@ def test_an_entry_point_adds_a_method(monkeypatch, tiny_pair):
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
     assert "mine" in available_methods()
     assert get_method("mine")(*tiny_pair, threads=1, seed=0)
+
+
+def test_the_program_that_the_documentation_wraps_is_found_and_run(tiny_pair, registration, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "benchmark" / "index.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# my_methods.py\n.*?)```", page, re.S)
+    (tmp_path / "my_methods.py").write_text(code)
+    grid = resample_spacing(tiny_pair[0], 2.0).grid
+    field = DisplacementField(np.full((*grid.shape, 3), (0, 0, 5), np.float32), grid)
+    samreg.write_transform(field, tmp_path / "field.nii.gz")
+    program = tmp_path / "my-deeds.sh"
+    program.write_text(f'#!/bin/sh\ntest "$OMP_NUM_THREADS" = 3 && cp {tmp_path}/field.nii.gz "$3"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    outcome = get_method(f"{tmp_path}/my_methods.py:deeds")(*tiny_pair, threads=3, seed=0)
+    center = tiny_pair[0].grid.center
+    np.testing.assert_allclose(
+        outcome.transform.transform_points(center[None])[0], center + (0, 0, SHIFT + 5), atol=1e-3
+    )
+
+
+def test_a_method_of_ones_own_takes_a_model_when_it_says_so(tiny_pair, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from samreg.benchmark import Method, Outcome\n"
+        "def run(fixed, moving, *, threads, seed, model='ct-small'):\n"
+        "    return Outcome(None, reason=model)\n"
+        "own = Method('own', run, embeds=True)\n"
+    )
+    for spec, model in ((f"{path}:own", "ct-small"), (f"{path}:own:mind", "mind")):
+        assert get_method(spec).name == spec
+        assert get_method(spec)(*tiny_pair, threads=1, seed=0).reason == model
 
 
 def test_identity_centres_images_of_unrelated_worlds(pair):
