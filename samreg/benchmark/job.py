@@ -129,6 +129,7 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     data, method = load_dataset(job.data), get_method(job.method)
     fixed, moving = data.cases[job.fixed], data.cases[job.moving]
     images = fixed.image(), moving.image()
+    pair = common_landmarks(fixed, moving, images)
     start = time.perf_counter()
     result = method(*images, threads=job.threads, seed=job.seed)
     seconds, memory = time.perf_counter() - start, _peak_memory()
@@ -142,7 +143,7 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     inverse = getattr(result, "inverse", None) or invert(result.transform)
     timings["inverse"] = time.perf_counter() - start
-    if fixed.pictures and (pair := common_landmarks(fixed, moving)):
+    if fixed.pictures and pair is not None:
         edges = images[1] if moving.pictures else None
         back = inverse.transform_points(pair[1].positions)
         write_picture(Path(job.record).with_suffix(".png"), images[0], edges, result.transform, pair[0], back)

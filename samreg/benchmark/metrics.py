@@ -21,7 +21,7 @@ from samreg.quality.learn2reg import learn2reg_dice, learn2reg_sdlogj, learn2reg
 from samreg.registration.quality import working_grid
 from samreg.spatial import Image, Points, Transform, inverse_residual, resample
 from samreg.spatial.io_transforms import learn2reg_displacement
-from samreg.spatial.points import require_equal_counts
+from samreg.spatial.points import require_equal_counts, require_inside
 from samreg.spatial.standard import sample_mask
 
 SUCCESS_MM = (5, 10, 15)
@@ -118,14 +118,31 @@ def measure(
     return record
 
 
-def common_landmarks(fixed: Case, moving: Case) -> tuple[Points, Points] | None:
-    """Return the landmarks both cases have, in one order."""
+def common_landmarks(
+    fixed: Case, moving: Case, images: tuple[Image, Image] | None = None
+) -> tuple[Points, Points] | None:
+    """Return the landmarks both cases have, in one order.
+
+    Parameters
+    ----------
+    fixed, moving
+        The cases.
+    images
+        Theirs; the landmarks must lie inside.
+
+    Raises
+    ------
+    InputError
+        When landmarks lie outside their image, as those of another frame do, or a numbered one has been lost.
+    """
     if fixed.landmarks is None or moving.landmarks is None:
         return None
-    here, there = fixed.landmarks(), moving.landmarks()
-    require_equal_counts(here, there)
-    names = [name for name in here.names if name in set(there.names)]
-    return (here.named(names), there.named(names)) if names else None
+    pair = fixed.landmarks(), moving.landmarks()
+    for case, points, image in zip((fixed, moving), pair, images or (), strict=False):
+        require_inside(points, image.grid, f"the image of {case.name}")
+    require_equal_counts(*pair)
+    names = [name for name in pair[0].names if name in set(pair[1].names)]
+    return (pair[0].named(names), pair[1].named(names)) if names else None
 
 
 def _reader(fixed: Case, moving: Case, name: str) -> float | None:

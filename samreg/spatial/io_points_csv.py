@@ -107,6 +107,24 @@ class PointTable:
         names = [row.cells[self.columns["name"]] for row in rows] if "name" in self.columns else []
         return Points(positions * self.sign[: len(axes)] + 0.0, tuple(names), scores)  # + 0.0: no -0
 
+    def numbers(self, column: str, subject: str) -> dict[str, float]:
+        """Return the numbers of another column by the points' names, without those that are empty; none without it.
+
+        Raises
+        ------
+        InputError
+            When a cell is no number, or the subject is not there.
+        """
+        if column not in self.table.header or "name" not in self.columns:
+            return {}
+        at, name = self.table.header.index(column), self.columns["name"]
+        commas = self._decimal_commas([at])
+        return {
+            row.cells[name]: parse_number(row.cells[at], self._where(row), decimal_comma=commas)
+            for row in self._rows(subject)
+            if row.cells[at].strip()
+        }
+
     def _rows(self, subject: str | None) -> list[Row]:
         if "subject" not in self.columns:
             if subject is not None:

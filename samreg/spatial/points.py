@@ -49,7 +49,7 @@ class Points:
     scores: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        positions = _numbers(self.positions, "points").copy()
+        positions = as_numbers(self.positions, "points").copy()
         if positions.ndim != 2 or positions.shape[1] not in (2, 3):
             raise InputError(f"points must have shape (N, 2) or (N, 3), got {positions.shape}")
         if not np.isfinite(positions).all():
@@ -60,7 +60,7 @@ class Points:
         names = tuple(str(n) for n in self.names) or tuple(str(i + 1) for i in range(len(positions)))
         if len(names) != len(positions):
             raise InputError(f"{len(names)} names for {len(positions)} points; give one name a point")
-        scores = None if self.scores is None else _numbers(self.scores, "scores")
+        scores = None if self.scores is None else as_numbers(self.scores, "scores")
         if scores is not None and scores.shape != (len(positions),):
             raise InputError(f"scores must have shape ({len(positions)},), got {scores.shape}")
         for key, value in (("positions", positions), ("names", names), ("scores", scores)):
@@ -196,7 +196,7 @@ def _frame_hint(points: Points, grid: Grid) -> str:
     return "Were the points given in RAS, or as voxel indices?"
 
 
-def _numbers(values: ArrayLike, what: str) -> FloatArray:
+def as_numbers(values: ArrayLike, what: str) -> FloatArray:
     """Return an array of numbers; ragged lists, complex numbers, dates and other objects are refused."""
     try:
         array = np.asarray(values)

@@ -96,7 +96,8 @@ def read_table(path: str | os.PathLike[str], what: str = "table", *, needed: Seq
     Raises
     ------
     InputError
-        When the file cannot be read, a column is missing or doubled, or a row has more or fewer cells than the header.
+        When the file cannot be read, a column is missing or doubled, or a row has more cells than the header. Those
+        that it lacks at its end are empty.
 
     Examples
     --------
@@ -112,7 +113,7 @@ def read_table(path: str | os.PathLike[str], what: str = "table", *, needed: Seq
     rows = split_rows(text, path, delimiter)
     if not rows:
         raise InputError(f"{path} is blank; its first line must name the columns")
-    table = with_header(rows, path, delimiter)
+    table = with_header(rows, path, delimiter, pad=True)
     missing = [name for name in needed if name not in table.header]
     if missing:
         raise InputError(f"{path}: no columns {missing}; it has {list(table.header)}")
@@ -122,7 +123,9 @@ def read_table(path: str | os.PathLike[str], what: str = "table", *, needed: Seq
     return table
 
 
-def with_header(rows: Sequence[Row], path: Path, delimiter: str, *, last_is_filled: bool = False) -> Table:
+def with_header(
+    rows: Sequence[Row], path: Path, delimiter: str, *, last_is_filled: bool = False, pad: bool = False
+) -> Table:
     """Return the table whose first row is the header, unless a row has too many or too few cells.
 
     Parameters
@@ -136,6 +139,8 @@ def with_header(rows: Sequence[Row], path: Path, delimiter: str, *, last_is_fill
     last_is_filled
         Whether the last column can have no empty cell. Then empty cells beyond it are those of trailing separators;
         otherwise a cell may have slipped to the right there, pushed by a comma that was not quoted.
+    pad
+        Take cells that a row lacks at its end for empty, instead of refusing the row.
     """
     header = [cell.strip() for cell in rows[0].cells]
     while header and not header[-1]:
@@ -149,12 +154,12 @@ def with_header(rows: Sequence[Row], path: Path, delimiter: str, *, last_is_fill
                 f"{path}, line {row.line}: {len(row.cells)} cells where the header has {len(header)} columns; write "
                 'decimals with a point, and put names that hold a comma in quotes ("hilum, left")'
             )
-        if len(row.cells) < len(header):
+        if len(row.cells) < len(header) and not pad:
             raise InputError(
                 f"{path}, line {row.line}: {len(row.cells)} cells where the header has {len(header)} columns; is the "
                 "file cut?"
             )
-        body.append(Row(row.line, row.cells[: len(header)]))
+        body.append(Row(row.line, (*row.cells, *[""] * len(header))[: len(header)]))
     return Table(path, tuple(header), tuple(body), delimiter)
 
 

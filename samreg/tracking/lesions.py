@@ -13,10 +13,9 @@ from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points
-from samreg.spatial.points import Points, require_inside
+from samreg.spatial.io_points import POINT_SUFFIXES
+from samreg.spatial.points import Points, as_numbers, require_inside
 from samreg.tracking.size import Extent
-
-_POINT_FILES = (".csv", ".json", ".fcsv", ".pts", ".txt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +78,16 @@ def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> L
     InputError
         When a file cannot be read, a label map holds numbers that are no labels, or there is not a radius a lesion.
     """
-    from samreg.spatial.io_points import read_points
-
     if isinstance(lesions, Lesions):
         return lesions
-    path = os.fspath(lesions) if isinstance(lesions, (str, os.PathLike)) else None
-    if path is not None and path.lower().endswith(_POINT_FILES):
-        lesions = read_points(path, grid=grid)
-    if isinstance(lesions, (Points, np.ndarray, list, tuple)):
-        points = as_points(lesions, grid.ndim)
-        known = np.full(len(points), np.nan) if radii is None else np.asarray(radii, dtype=float)
+    is_file = isinstance(lesions, (str, os.PathLike)) and os.fspath(lesions).lower().endswith(POINT_SUFFIXES)
+    if is_file or isinstance(lesions, (Points, np.ndarray, list, tuple)):
+        points = as_points(lesions, grid.ndim, grid=grid)
+        known = np.full(len(points), np.nan) if radii is None else as_numbers(radii, "radii")
         if known.shape != (len(points),):
             raise InputError(f"{len(points)} lesions need as many radii, got an array of shape {known.shape}")
+        if (known <= 0).any() or np.isinf(known).any():
+            raise InputError(f"radii must be positive mm, or NaN where unknown, got {known.tolist()[:10]}")
         return Lesions(points, known, (None,) * len(points))
     return _from_labels(as_image(lesions, name="lesions"))
 

@@ -17,6 +17,7 @@ from samreg.errors import InputError, SamregError
 from samreg.spatial.files import require_file
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.io_images import read_image
+from samreg.spatial.tables import read_table
 from samreg.steps import Outcome, run_step, write_summary, write_table
 from samreg.tracking.errors import TrackingErrors, tracking_errors
 from samreg.tracking.lesions import Lesions, as_lesions
@@ -81,32 +82,18 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[LesionPair, ...]:
     InputError
         When the file, a column or a cell is missing, or a name occurs twice.
     """
-    path = require_file(path, "list of pairs")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = set(_NEEDED) - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(f"{path}: no columns {sorted(missing)}; it has {list(reader.fieldnames or ())}")
-        rows = []
-        for row in reader:
-            empty = [key for key in _NEEDED if not row[key]]
-            if empty:
-                raise InputError(f"{path}, line {reader.line_num}: no {', '.join(empty)}; give a file for each")
-            rows.append(row)
-    pairs = tuple(
-        LesionPair(
-            row.get("name") or f"pair-{i:03d}",
-            path.parent / row["baseline"],
-            path.parent / row["followup"],
-            path.parent / row["lesions"],
-            path.parent / row["truth"] if row.get("truth") else None,
-        )
-        for i, row in enumerate(rows, start=1)
-    )
+    table = read_table(path, "list of pairs", needed=_NEEDED)
+    pairs = []
+    for i, (line, row) in enumerate(zip(table.rows, table.records(), strict=True), start=1):
+        empty = [key for key in _NEEDED if not row[key].strip()]
+        if empty:
+            raise InputError(f"{table.path}, line {line.line}: no {', '.join(empty)}; give a file for each")
+        files = {key: table.path.parent / row[key].strip() for key in (*_NEEDED, "truth") if row.get(key, "").strip()}
+        pairs.append(LesionPair(row.get("name", "").strip() or f"pair-{i:03d}", **files))
     if not pairs:
-        raise InputError(f"{path}: give at least one pair")
-    _require_names(pairs, f"{path}: ")
-    return pairs
+        raise InputError(f"{table.path}: give at least one pair")
+    _require_names(pairs, f"{table.path}: ")
+    return tuple(pairs)
 
 
 def _require_names(pairs: Sequence[LesionPair], where: str) -> None:
@@ -115,6 +102,8 @@ def _require_names(pairs: Sequence[LesionPair], where: str) -> None:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise InputError(f"{where}pairs share the names {doubled[:5]}; give each pair a name of its own")
+    if unusable := [name for name in names if name in (".", "..") or set(name) & set("/\\\0")]:
+        raise InputError(f"{where}{unusable[:5]} cannot name a folder; leave out / and \\")
 
 
 def read_dlt(path: str | os.PathLike[str], images: str | os.PathLike[str]) -> tuple[LesionPair, ...]:
@@ -297,7 +286,8 @@ def _track_one(pair: LesionPair, out: Path, options: Mapping[str, Any], identity
         if truth is not None:
             _write_errors(folder / _ERRORS, tracks, truth)
 
-    return run_step(out, work, files=files, inputs={"model": identity, "seed": options["seed"], "voxels": voxels})
+    inputs = {"model": identity, "seed": options["seed"], "voxels": voxels}
+    return run_step(out, work, files=files, inputs=inputs, packages=("torch", "scipy"))
 
 
 def _on(lesions: Path | VoxelLesions, grid: Grid) -> Lesions:

@@ -27,6 +27,25 @@ def test_a_folder_in_samregs_form(folder):
     assert not case.pictures  # nobody has said that it may be shown
 
 
+def test_landmarks_are_read_as_everywhere(folder):
+    table = folder / "landmarks.csv"
+    before = load_dataset(folder).cases["B"]
+    table.write_text(
+        table.read_text().replace("subject,landmark", "Patient,Label").replace(",", ";").replace(".0", ",0"),
+        encoding="utf-8-sig",
+    )
+    case = load_dataset(folder).cases["B"]
+    assert case.landmarks().names == before.landmarks().names
+    np.testing.assert_array_equal(case.landmarks().positions, before.landmarks().positions)
+    assert case.reader_mm == before.reader_mm
+    table.write_text("name,x,y,z\na,1,2,3\n")
+    with pytest.raises(InputError, match="no column subject"):
+        load_dataset(folder)
+    table.write_text("subject,name,x,y,z\nA,a,1,5,2,3\n")
+    with pytest.raises(InputError, match="6 cells where the header has 5 columns"):
+        load_dataset(folder)
+
+
 def test_the_hash_follows_the_content_of_the_case_alone(folder):
     before = {name: case.fingerprint for name, case in load_dataset(folder).cases.items()}
     text = (folder / "landmarks.csv").read_text()

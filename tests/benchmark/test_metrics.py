@@ -123,6 +123,14 @@ def test_numbered_landmarks_of_different_number_are_refused():
         common_landmarks(*cases)
 
 
+def test_landmarks_of_another_frame_are_refused():
+    image = Image.from_array(np.zeros((20, 20, 20)), origin=(50, 60, 70))
+    inside = samreg.Points([[55.0, 65.0, 75.0]])
+    turned = samreg.Points([[-55.0, -65.0, 75.0]])
+    with pytest.raises(InputError, match=r"1 of 1 points lie outside the image of m: .*RAS"):
+        common_landmarks(_case("f", image, inside), _case("m", image, turned), (image, image))
+
+
 def test_folds_are_counted_and_left_out_of_the_logarithm():
     image = Image.from_array(np.zeros((24, 24, 24)), spacing=(4, 4, 4))
     u = np.zeros((*image.shape, 3), np.float32)

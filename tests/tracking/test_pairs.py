@@ -63,6 +63,37 @@ def test_pairs_are_tracked_and_measured_against_the_truth(pairs, tmp_path, monke
     assert statuses(track_pairs(pairs, tmp_path / "out")[0]) == {"a": "kept", "b": "kept", "c": "kept"}
 
 
+def test_what_another_version_tracked_is_tracked_again(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    track_pairs(pairs[:1], tmp_path / "out")
+    monkeypatch.setattr("samreg.steps._version", lambda package: "of tomorrow")
+    assert statuses(track_pairs(pairs[:1], tmp_path / "out")[0]) == {"a": "done"}
+
+
+def test_a_list_of_pairs_from_a_spreadsheet(pairs, tmp_path):
+    text = (tmp_path / "pairs.csv").read_text().replace(",", ";")
+    (tmp_path / "excel.csv").write_text(f"sep=;\n{text};;;;\n", encoding="utf-16")
+    assert list(map(vars, read_pairs(tmp_path / "excel.csv"))) == list(map(vars, pairs))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name,baseline,followup\na,a,b\n", r"no columns \['lesions'\]"),
+        ("baseline,followup,lesions\na,b,c,d\n", "line 2: 4 cells where the header has 3 columns"),
+        ("baseline,followup,lesions\na, ,c\n", "line 2: no followup"),
+        ("baseline,followup,lesions,lesions\na,b,c,d\n", "'lesions' occurs twice"),
+        ("name,baseline,followup,lesions\n../up,a,b,c\n", "cannot name a folder"),
+        ("baseline,followup,lesions\n", "at least one pair"),
+        ("\n\n", "is blank"),
+    ],
+)
+def test_a_list_of_pairs_that_is_none(tmp_path, text, words):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_pairs(tmp_path / "p.csv")
+
+
 def test_truth_of_other_names_is_named_not_dropped(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("samreg.tracking.pairs.track", canned)
     truth = samreg.Points([[5.0, 7.0, 8.0], [5.0, 7.0, 8.0]], ("nodule", "node"))

@@ -130,3 +130,21 @@ def test_tracking_errors():
     assert tracking_errors([[0, 0, 0]], [[0, 0, 0]]).within_radius is None
     with pytest.raises(InputError, match="pairs"):
         tracking_errors(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+def test_lesions_of_another_frame_and_odd_radii_are_refused():
+    grid = samreg.spatial.Grid.make((40, 40, 40), origin=(-200, -300, 50), spacing=2)
+    center = grid.center
+    with pytest.raises(InputError, match="RAS"):
+        as_lesions([center * [-1, -1, 1]], grid).inside(grid, "the baseline")
+    with pytest.raises(InputError, match="no lesions in the baseline"):
+        as_lesions([], grid).inside(grid, "the baseline")
+    for radii in ([0.0], [-3.0], [np.inf], ["big"]):
+        with pytest.raises(InputError, match="radii"):
+            as_lesions([center], grid, radii=radii)
+
+
+def test_lesions_in_voxel_indices_refer_to_the_baseline(tmp_path):
+    grid = samreg.spatial.Grid.make((40, 40, 40), origin=(-200, -300, 50), spacing=2)
+    (tmp_path / "l.pts").write_text("index\n1\n10 20 30\n")
+    assert as_lesions(tmp_path / "l.pts", grid).points.positions.tolist() == [[-180, -260, 110]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import logging
@@ -15,8 +14,9 @@ import numpy as np
 
 from samreg.benchmark.datasets.base import Case, DataSet, manifest, sha256
 from samreg.errors import InputError
-from samreg.spatial import Points, read_image, read_points
+from samreg.spatial import Points, read_image
 from samreg.spatial.files import reading
+from samreg.spatial.io_points_csv import PointTable, read_point_table
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,11 @@ _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 def samreg_folder(folder: Path) -> DataSet:
     """Return the data set of a folder in samreg's own form.
 
-    ``images/NAME.nii.gz``; ``landmarks.csv`` with columns subject, landmark, x, y, z (LPS mm) and optionally
-    reader_mm, the distance between two readings; ``labels/NAME.nii.gz`` and ``masks/NAME.nii.gz`` where there are
-    some; optionally ``manifest.json``: name, licence, ``pairs`` ([fixed, moving]; all ordered pairs unless given) and
-    ``files``, from path to sha256, size, spacing, pictures and url. A file that is not there and has a url is fetched.
+    ``images/NAME.nii.gz``; ``landmarks.csv`` with columns subject, landmark, x, y, z (LPS mm), as
+    :func:`samreg.read_points` reads them, and optionally reader_mm, the distance between two readings;
+    ``labels/NAME.nii.gz`` and ``masks/NAME.nii.gz`` where there are some; optionally ``manifest.json``: name, licence,
+    ``pairs`` ([fixed, moving]; all ordered pairs unless given) and ``files``, from path to sha256, size, spacing,
+    pictures and url. A file that is not there and has a url is fetched.
 
     Raises
     ------
@@ -44,7 +45,8 @@ def samreg_folder(folder: Path) -> DataSet:
     found = [path for kind in ("images", "labels", "masks") for path in _images(folder / kind)]
     names = {path.relative_to(folder).as_posix() for path in (*found, *folder.glob(_LANDMARKS))} | set(known)
     files = {name: _obtain(folder, name, known.get(name, {})) for name in sorted(names)}
-    rows = _rows(files[_LANDMARKS]) if _LANDMARKS in files else []
+    table = read_point_table(files[_LANDMARKS]) if _LANDMARKS in files else None
+    marked = table.subjects() if table is not None else ()
     shown = {file["sha256"] for some in (known, published["files"]) for file in some.values() if file.get("pictures")}
     hashes = {sha256(path) for name, path in files.items() if name.startswith("images/")}
     if not about and hashes <= {file["sha256"] for file in published["files"].values()}:
@@ -54,7 +56,7 @@ def samreg_folder(folder: Path) -> DataSet:
         kind, _, rest = name.partition("/")
         by_role.setdefault(_stem(rest), {})[kind] = path
     cases = [
-        _case(name, roles, files.get(_LANDMARKS), [row for row in rows if row["subject"] == name], shown)
+        _case(name, roles, table if name in marked else None, shown)
         for name, roles in by_role.items()
         if "images" in roles
     ]
@@ -68,17 +70,16 @@ def samreg_folder(folder: Path) -> DataSet:
     )
 
 
-def _case(
-    name: str, roles: Mapping[str, Path], landmarks: Path | None, rows: list[dict[str, str]], shown: set[str]
-) -> Case:
+def _case(name: str, roles: Mapping[str, Path], table: PointTable | None, shown: set[str]) -> Case:
+    rows = [] if table is None else table.records(name)  # alone: other subjects' rows may change
     return Case(
         name=name,
-        source={**roles, "landmarks": rows},  # other subjects' rows may change
+        source={**roles, "landmarks": rows},
         image=partial(read_image, roles["images"]),
-        landmarks=partial(read_points, landmarks, subject=name) if landmarks and rows else None,
+        landmarks=None if table is None else partial(table.points, name),
         labels=partial(read_image, roles["labels"]) if "labels" in roles else None,
         mask=partial(read_image, roles["masks"]) if "masks" in roles else None,
-        reader_mm={row["landmark"]: float(row["reader_mm"]) for row in rows if row.get("reader_mm")},
+        reader_mm={} if table is None else table.numbers("reader_mm", name),
         pictures=sha256(roles["images"]) in shown,
     )
 
@@ -163,7 +164,7 @@ def _learn2reg_case(folder: Path, name: str) -> Case:
 def _voxels(path: Path, image: Path) -> Points:
     """Return 0-based voxel positions as LPS mm."""
     with reading(path, "it must hold x, y, z in voxels, separated by commas"):
-        index = np.loadtxt(path, delimiter=",", ndmin=2)
+        index = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
     return Points(read_image(image).grid.index_to_world(index))
 
 
@@ -196,14 +197,6 @@ def _obtain(folder: Path, name: str, about: Mapping[str, Any]) -> Path:
     elif "sha256" in about and sha256(path) != about["sha256"]:
         log.warning("%s is not the file that the manifest describes: its SHA-256 differs", path)
     return path
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with reading(path, "it must be a csv with the columns subject, landmark, x, y, z"), path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not {"subject", "landmark"} <= rows[0].keys():
-        raise InputError(f"{path}: columns {list(rows[0])}; name them subject, landmark, x, y, z")
-    return rows
 
 
 def _read_json(path: Path) -> dict[str, Any]:
