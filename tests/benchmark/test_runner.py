@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from samreg.benchmark import load_dataset, plan, run_jobs
-from samreg.benchmark.job import execute
+from samreg.benchmark.job import execute, run
 from samreg.errors import InputError, MissingExtraError
 
 
@@ -93,6 +93,16 @@ def test_missing_images_and_damaged_ones_are_failures_of_their_pairs(folder, met
     records = run_jobs(jobs(folder, methods, tmp_path, "right", pairs=2))
     assert [record["ok"] for record in records] == [True, False]
     assert "C.nii.gz" in records[1]["reason"]
+
+
+def test_landmarks_of_another_frame_fail_their_pair_before_it_is_registered(folder, methods, tmp_path):
+    table = folder / "landmarks.csv"
+    table.write_text(table.read_text().replace("B,point_0,28.0", "B,point_0,-28.0"))
+    (job,) = jobs(folder, methods, tmp_path, "right", pairs=1)
+    record = run(job)
+    assert record["ok"] is False
+    assert "1 of 3 points lie outside the image of B" in record["reason"]
+    assert calls(methods).total() == 0
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
