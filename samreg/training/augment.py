@@ -19,20 +19,33 @@ from samreg.training.views import ViewConfig
 
 _WAVES = 10
 _ITERATIONS = 12
+_MORE_ITERATIONS = 25  # where shoulders are moved: the map is steeper
+_SHOULDER_WIDTH_MM = (35.0, 55.0)
+_MAX_STEEPNESS = 0.6  # gradient of a local shift; of 1 it would fold
 
 
 @dataclass(frozen=True, eq=False)
 class Warp:
-    """View frame to volume frame: ``x -> centre + matrix (x + u(x))``, u a sum of sine waves."""
+    """View frame to volume frame: ``x -> centre + matrix (x + u(x))``, u a sum of sine waves and of local shifts.
+
+    A local shift falls off as a Gaussian around its place.
+    """
 
     centre: Tensor
     matrix: Tensor
     waves: Tensor
     phases: Tensor
     amplitudes: Tensor
+    places: Tensor  # (K, d) mm in the view
+    shifts: Tensor  # (K, d) mm
+    widths: Tensor  # (K,) mm, standard deviations
 
     def displacement(self, points: Tensor) -> Tensor:
-        return torch.sin(points @ self.waves + self.phases) @ self.amplitudes
+        moved = torch.sin(points @ self.waves + self.phases) @ self.amplitudes
+        for place, shift, width in zip(self.places, self.shifts, self.widths, strict=True):
+            distance = (points - place).square().sum(dim=-1, keepdim=True)
+            moved = moved + torch.exp(distance / (-2 * width**2)) * shift
+        return moved
 
     def to_volume(self, points: Tensor) -> Tensor:
         """Points (..., d) of the view in the volume."""
@@ -42,7 +55,7 @@ class Warp:
         """Points (N, d) of the volume in the view, by fixed-point iteration, and which converged (N,)."""
         start = (points - self.centre) @ torch.linalg.inv(self.matrix).T
         found = start
-        for _ in range(_ITERATIONS):
+        for _ in range(_MORE_ITERATIONS if len(self.places) else _ITERATIONS):
             found = start - self.displacement(found)
         residual = (found + self.displacement(found) - start).norm(dim=1)
         return found, residual < 0.25
@@ -54,8 +67,8 @@ class View:
 
     Attributes
     ----------
-    coarse : Tensor, shape (1, 1, (z,) y, x)
-        Network input at twice the voxel size.
+    coarse
+        (1, 1, (z,) y, x) network input at twice the voxel size.
     """
 
     volume: Volume
@@ -74,7 +87,7 @@ class View:
         return self.volume.step
 
     def contains(self, points: Tensor, *, margin: float) -> Tensor:
-        """Which points (N, d) lie inside the view by at least `margin` mm."""
+        """Which points (N, d) lie inside the view by at least ``margin`` mm."""
         return (points.abs() <= -self.first + self.step / 2 - margin).all(dim=1)
 
     @property
@@ -92,7 +105,7 @@ class View:
         return self.patch(torch.zeros(self.volume.ndim, dtype=torch.long, device=self.coarse.device), self.fine_shape)
 
     def patch(self, start: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Cut (1, 1, (z,) y, x) fine voxels; `start` ((z,) y, x) is the coarse voxel it begins with."""
+        """Cut (1, 1, (z,) y, x) fine voxels; ``start`` ((z,) y, x) is the coarse voxel it begins with."""
         spacing = self.volume.spacing
         first = self.first + self.step * start.flip(0) - spacing / 2
         points = _grid(size, spacing, first)
@@ -109,7 +122,7 @@ def draw_view(
     smallest: tuple[int, ...],
     mirror: bool,
 ) -> View:
-    """Draw a view of `volume` around the point `focus` (d,), mm, of at least `smallest` coarse voxels."""
+    """Draw a view of ``volume`` around the point ``focus`` (d,), mm, of at least ``smallest`` coarse voxels."""
     ndim, step = volume.ndim, volume.step
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -148,11 +161,41 @@ def draw_view(
     phases = uniform(0, 2 * math.pi, _WAVES)
 
     device = volume.coarse.device
-    warp = Warp(*(t.to(device) for t in (centre, matrix, waves, phases, amplitudes)))
+    local = _raised_arms(volume, centre, matrix, config, generator)
+    warp = Warp(*(t.to(device) for t in (centre, matrix, waves, phases, amplitudes, *local)))
     points = _grid(size, step, _first(size, step, device))
     intensity = volume.modality.draw_intensity(points, step, config, generator)
     values = sample(volume.coarse, warp.to_volume(points), spacing=step, first=volume.spacing / 2)[None]
     return View(volume, warp, intensity, intensity(values, points, fine=False))
+
+
+def _raised_arms(
+    volume: Volume, centre: Tensor, matrix: Tensor, config: ViewConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw how the shoulders are moved: places, shifts (K, d) and widths (K,) in the view's frame.
+
+    With the arms the girdle goes up or down, and forwards or backwards; the scapula turns with it, so that its lower
+    tip swings outwards or inwards. A smooth map cannot leave the ribs beneath quite where they are: what is near moves
+    along, exactly known like everything else.
+    """
+    places, shifts, widths = [], [], []
+    for shoulder in volume.shoulders:
+        if torch.rand(1, generator=generator) >= config.shoulders:
+            continue
+        raised = 2 * torch.rand(1, generator=generator).item() - 1  # 1 fully up, -1 fully down
+        width = torch.empty(2).uniform_(*_SHOULDER_WIDTH_MM, generator=generator)
+        jitter = 0.3 * torch.randn(2, 3, generator=generator)
+        girdle = torch.tensor([0.3 * shoulder.outwards * -abs(raised), -0.3 * raised, raised]) + jitter[0]
+        tip = torch.tensor([shoulder.outwards * raised, -0.5 * raised, 0.3 * raised]) + jitter[1]
+        for place, direction, sigma in ((shoulder.girdle, girdle, width[0]), (shoulder.tip, tip, width[1])):
+            length = direction.norm().clamp(min=1.0)
+            places.append(place.cpu())
+            shifts.append(direction / length * min(1.0, float(length)) * _MAX_STEEPNESS * math.sqrt(math.e) * sigma)
+            widths.append(sigma)
+    if not places:
+        return torch.zeros(0, volume.ndim), torch.zeros(0, volume.ndim), torch.zeros(0)
+    back = torch.linalg.inv(matrix)
+    return (torch.stack(places) - centre) @ back.T, torch.stack(shifts) @ back.T, torch.stack(widths)
 
 
 _PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
@@ -171,7 +214,7 @@ def _rotation(angles: Tensor) -> Tensor:
 
 
 def _first(size: tuple[int, ...] | list[int], step: float, device: torch.device) -> Tensor:
-    """Position of the first of `size` ((z,) y, x) voxels of `step` mm centred on zero, (x, y(, z))."""
+    """Position of the first of ``size`` ((z,) y, x) voxels of ``step`` mm centred on zero, (x, y(, z))."""
     return torch.tensor([-step * (n - 1) / 2 for n in reversed(size)], device=device)
 
 

@@ -39,26 +39,28 @@ def calibrate(
 ) -> dict[str, float]:
     """Fit the reliability of a model to its matches between training volumes.
 
-    A match is right within `tolerance` of a registration that starts from the consistent matches, where that can be
+    A match is right within ``tolerance`` of a registration that starts from the consistent matches, where that can be
     trusted; any match is wrong where the map leads out of the other image.
 
     Parameters
     ----------
-    images : path-like
-        Folder or list of images, as in `TrainingConfig`.
-    model : EmbeddingModel
-    pairs : sequence of (str, str)
+    images
+        Folder or list of images, as in ``TrainingConfig``.
+    model
+        Whose matches are judged.
+    pairs
         Names of the volumes, fixed and moving.
-    tolerance : float
+    tolerance
         mm; 15 suits volumes, 4 X-rays.
-    image_spacing : float, optional
+    image_spacing
         Voxel size of the files, where they do not say it, mm.
-    seed : int
+    seed
+        Of the robust fits.
 
     Returns
     -------
     dict
-        The coefficients for matches and for landmarks, as `Calibration.from_mapping` takes them.
+        The coefficients for matches and for landmarks, as ``Calibration.from_mapping`` takes them.
 
     Raises
     ------
@@ -93,10 +95,12 @@ def known_errors(
 
     Parameters
     ----------
-    fixed, moving : Embedding
-    fitted : FittedMap
-    guided : bool
-        Match as `samreg.match` does, and not over the whole body.
+    fixed, moving
+        Of the two images, by one model.
+    fitted
+        The map between them.
+    guided
+        Match as ``samreg.match`` does, and not over the whole body.
 
     Returns
     -------

@@ -21,48 +21,61 @@ class TrainingConfig:
 
     Attributes
     ----------
-    images : str
-        Folder of images, every format `samreg.read_image` reads, or a text file (.txt) that lists them.
-    modality : str
+    images
+        Folder of images, every format ``samreg.read_image`` reads, or a text file (.txt) that lists them.
+    modality
         "ct" (3D) or "xray" (2D).
-    spacing : float
+    spacing
         Voxel size of the network's input, mm.
-    image_spacing : float or None
+    image_spacing
         Voxel size of the files, where they do not say it, mm.
-    output : str
+    output
         Folder for checkpoints and logs.
-    steps : int
-    learning_rate, weight_decay, warmup, ema : float
-        AdamW with linear warm-up over `warmup` steps and cosine decay to 2 %; decay of the averaged weights.
-    temperature_local, temperature_global : float
-    points, candidates : int
+    steps
+        Length of the run; the learning rate falls to 2 % of its peak over it.
+    learning_rate, weight_decay, warmup, ema
+        AdamW with linear warm-up over ``warmup`` steps and cosine decay to 2 %; decay of the averaged weights.
+    temperature_local, temperature_global
+        Of the InfoNCE loss of each part.
+    points, candidates
         Anchors per pair and loss, and negatives each of them is compared with.
-    patches : int
-        Fine patches per pair, of `patch` voxels (z, y, x) or (y, x), multiples of 4.
-    ignore_local, ignore_global : float
+    patches
+        Fine patches per pair, of ``patch`` voxels (z, y, x) or (y, x), multiples of 4.
+    ignore_local, ignore_global
         Candidates nearer than this (mm) to the true match are no negatives.
-    cross_subject : str or None
-        Folder with dense maps between the training volumes (`samreg.training.cross_subject`).
-    cross_fraction : float
+    cross_subject
+        Folder with dense maps between the training volumes (``samreg.training.cross_subject``).
+    cross_fraction
         Fraction of the steps on pairs of different people, where maps are given.
-    reshaped_fraction : float
+    reshaped_fraction
         Fraction of the steps on a person and the same person deformed into the shape of another, by these maps.
-    cross_slack, cross_doubt : float
+    cross_slack, cross_doubt
         How far from its match between people the true place may lie, mm, where all the matches around agree with the
-        map and where hardly any does. Anywhere within counts as right, and `ignore_local` and `ignore_global` grow
+        map and where hardly any does. Anywhere within counts as right, and ``ignore_local`` and ``ignore_global`` grow
         by it.
-    initial : str or None
+    landmarks
+        Table of landmarks read on training people, columns subject, landmark, x, y, z in LPS mm: true matches between
+        people (``samreg.training.landmark_pairs``), and where the shoulders are that views may move.
+    landmark_fraction
+        Fraction of the steps on two people who share landmarks, where a table is given.
+    landmark_slack, landmark_doubt
+        As ``cross_slack`` and ``cross_doubt``: at a landmark, and where none is near.
+    left_out, left_out_landmarks
+        Images and landmarks that training does not use, to validate on.
+    initial
         Weights to start from (a checkpoint of an earlier run).
-    network : dict
-        Keyword arguments of `CompactNetwork`.
-    views : ViewConfig
-    seed, save_every, validate_every, threads : int
+    network
+        Keyword arguments of ``CompactNetwork``.
+    views
+        How views are drawn.
+    seed, save_every, validate_every, threads
         Steps between checkpoints and between validations (0: none); threads 0 leaves torch's choice.
-    precision : str
+    precision
         "bfloat16" or "float32".
-    device : str
+    device
         "auto", "cpu", "cuda".
-    tensorboard : bool
+    tensorboard
+        Also write events for TensorBoard.
     """
 
     images: str
@@ -88,6 +101,12 @@ class TrainingConfig:
     reshaped_fraction: float = 0.0
     cross_slack: float = 8.0
     cross_doubt: float = 24.0
+    landmarks: str | None = None
+    landmark_fraction: float = 0.3
+    landmark_slack: float = 3.0
+    landmark_doubt: float = 16.0
+    left_out: tuple[str, ...] = ()
+    left_out_landmarks: tuple[str, ...] = ()
     initial: str | None = None
     network: dict[str, Any] = field(default_factory=dict)
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -109,11 +128,14 @@ class TrainingConfig:
             raise InputError(f"precision {self.precision!r}; choose bfloat16 or float32")
         if any(n % 4 or n < 24 for n in self.patch):
             raise InputError(f"patch {self.patch} must be multiples of 4 voxels and at least 24")
-        if min(self.cross_fraction, self.reshaped_fraction) < 0 or self.cross_fraction + self.reshaped_fraction > 1:
-            raise InputError(
-                f"cross_fraction {self.cross_fraction} and reshaped_fraction {self.reshaped_fraction} must be 0 or "
-                "more and make at most 1 together"
-            )
+        shares = {"reshaped_fraction": self.reshaped_fraction}
+        if self.cross_subject is not None:
+            shares["cross_fraction"] = self.cross_fraction
+        if self.landmarks is not None:
+            shares["landmark_fraction"] = self.landmark_fraction
+        if min(shares.values()) < 0 or sum(shares.values()) > 1:
+            told = ", ".join(f"{name} {share}" for name, share in shares.items())
+            raise InputError(f"{told} must be 0 or more and make at most 1 together")
         for name in ("steps", "points", "candidates", "patches", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -141,7 +163,7 @@ class TrainingConfig:
 
         Parameters
         ----------
-        path : path-like
+        path
             ``.yaml``, ``.yml`` or ``.toml``. Relative folders in it count from the file's own folder.
 
         Raises
@@ -155,7 +177,7 @@ class TrainingConfig:
         values = _read(path)
         views = _known(ViewConfig, values.pop("views", {}), path)
         values = _known(cls, values, path)
-        for key in ("images", "output", "cross_subject", "initial"):
+        for key in ("images", "output", "cross_subject", "landmarks", "initial"):
             if values.get(key) is not None:
                 values[key] = str(path.parent / values[key])
         for key in ("images", "output"):

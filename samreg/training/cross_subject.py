@@ -55,13 +55,13 @@ class FittedMap:
 
     Attributes
     ----------
-    transform : Transform
+    transform
         Fixed to moving, LPS mm.
-    matches : Correspondences
+    matches
         What it was fitted to.
-    agreeing : ndarray of bool
+    agreeing
         Which matches are consistent and agree with the transform.
-    scale : float
+    scale
         Of the features.
     """
 
@@ -85,7 +85,8 @@ class FittedMap:
         near = np.isfinite(distance)
         weight = np.where(near, np.exp(-0.5 * (np.where(near, distance, 0) / reach) ** 2), 0)
         agreeing = np.append(self.agreeing, False)[index]
-        return (weight * agreeing).sum(axis=1) / (weight.sum(axis=1) + 0.5)
+        trust: NDArray[np.float64] = (weight * agreeing).sum(axis=1) / (weight.sum(axis=1) + 0.5)
+        return trust
 
 
 def build_maps(
@@ -102,19 +103,19 @@ def build_maps(
 
     Parameters
     ----------
-    images : path-like
-        Folder or list of images, as in `TrainingConfig`.
-    model : EmbeddingModel
+    images
+        Folder or list of images, as in ``TrainingConfig``.
+    model
         The model trained so far.
-    output : path-like
-        Folder for the maps, one ``FIXED--MOVING.npz`` each; give it as `TrainingConfig.cross_subject`.
-    pairs : sequence of (str, str), optional
+    output
+        Folder for the maps, one ``FIXED--MOVING.npz`` each; give it as ``TrainingConfig.cross_subject``.
+    pairs
         Names of the volumes to match, fixed and moving; all ordered pairs unless given.
-    refine : bool
+    refine
         Register each pair from its matches; without, the matches alone make the map, in half the time.
-    image_spacing : float, optional
-        As in `TrainingConfig`.
-    seed : int
+    image_spacing
+        As in ``TrainingConfig``.
+    seed
         Of the robust fits.
 
     Returns
@@ -218,8 +219,8 @@ def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding
     return TorchEngine().register(fixed, moving, start=start, embeddings=embeddings, options=options).transform
 
 
-def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> list[Pair]:
-    """Load the maps of a folder for these volumes.
+def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume], *, slack: tuple[float, float]) -> list[Pair]:
+    """Load the maps of a folder for these volumes; ``slack`` as in :class:`~samreg.training.data.Pair`.
 
     Raises
     ------
@@ -232,7 +233,7 @@ def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume]) -> lis
         fixed, moving = path.name.removesuffix(".npz").split("--")
         if fixed in by_name and moving in by_name:
             mapping = _read(path, by_name[fixed].fine.device)
-            pairs.append(Pair(by_name[fixed], by_name[moving], mapping, exact=False))
+            pairs.append(Pair(by_name[fixed], by_name[moving], mapping, slack=slack))
     if not pairs:
         raise InputError(f"{folder}: no maps (FIXED--MOVING.npz) between the training volumes; run build_maps")
     return pairs
@@ -267,7 +268,7 @@ def _orderly(mapping: Map) -> Tensor:
     ndim = mapping.displacement.shape[1]
     slopes = torch.gradient(mapping.displacement[0], spacing=mapping.spacing, dim=tuple(range(ndim, 0, -1)))
     jacobian = torch.stack(slopes, dim=-1).movedim(0, -2) + torch.eye(ndim, device=mapping.trust.device)
-    determinant = torch.linalg.det(jacobian)
+    determinant: Tensor = torch.linalg.det(jacobian)
     return ((determinant > 0.25) & (determinant < 4)).float()[None, None]
 
 

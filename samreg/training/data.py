@@ -21,6 +21,25 @@ from samreg.training.modality import Modality
 
 
 @dataclass(frozen=True, eq=False)
+class Shoulder:
+    """Where a shoulder girdle lies in a volume: what arms move when they are raised or lowered.
+
+    Parameters
+    ----------
+    girdle
+        (3,) middle of humeral head, glenoid, coracoid and acromion, mm in the volume.
+    tip
+        (3,) about where the inferior angle of the scapula lies.
+    outwards
+        1 where the patient's left is outwards, -1 where the right is: the sign of x.
+    """
+
+    girdle: Tensor
+    tip: Tensor
+    outwards: float
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """One image, 3D or 2D, ready for sampling on the device.
 
@@ -29,16 +48,18 @@ class Volume:
 
     Attributes
     ----------
-    name : str
-    modality : Modality
-    spacing : float
-        Voxel size of `fine`, mm.
-    fine, coarse : Tensor, shape (1, 1, z, y, x) or (1, 1, y, x)
-        Stored intensities and their means over cells of two voxels along each axis.
-    body : Tensor, shape (N, d)
-        Centres of the coarse voxels inside the body.
-    origin : ndarray, shape (d,)
-        World position (LPS, mm) of the first voxel.
+    name
+        The image file's, without its suffix.
+    modality
+        What is peculiar to its kind of image.
+    spacing
+        Voxel size of ``fine``, mm.
+    fine, coarse
+        (1, 1, z, y, x) or (1, 1, y, x) stored intensities and their means over cells of two voxels along each axis.
+    body
+        (N, d) centres of the coarse voxels inside the body.
+    origin
+        (d,) world position (LPS, mm) of the first voxel.
     """
 
     name: str
@@ -48,6 +69,7 @@ class Volume:
     coarse: Tensor
     body: Tensor
     origin: np.ndarray
+    shoulders: tuple[Shoulder, ...] = ()
 
     @property
     def ndim(self) -> int:
@@ -56,7 +78,7 @@ class Volume:
 
     @property
     def step(self) -> float:
-        """Voxel size of `coarse`, mm."""
+        """Voxel size of ``coarse``, mm."""
         return 2 * self.spacing
 
     @property
@@ -76,11 +98,12 @@ def load_volumes(config: TrainingConfig, device: torch.device) -> list[Volume]:
     return [
         replace(make_volume(read_image(path, spacing=config.image_spacing), config.kind, device), name=name)
         for name, path in named_images(config.images).items()
+        if name not in config.left_out
     ]
 
 
 def named_images(source: str | os.PathLike[str], wanted: Iterable[str] = ()) -> dict[str, Path]:
-    """Return the images of `list_images` by name: the file's without its suffix.
+    """Return the images of ``list_images`` by name: the file's without its suffix.
 
     Raises
     ------
@@ -98,7 +121,7 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
 
     Parameters
     ----------
-    source : path-like
+    source
         A folder, or a text file (.txt) with a path a line, relative to its own folder.
 
     Raises
@@ -170,11 +193,11 @@ class Map:
 
     Attributes
     ----------
-    displacement : Tensor, shape (1, d, (z,) y, x)
-        (x, y(, z)) mm on a grid of the fixed volume: the match of point p is p + displacement(p).
-    trust : Tensor, shape (1, 1, (z,) y, x)
-        0 to 1.
-    spacing : float
+    displacement
+        (1, d, (z,) y, x) (x, y(, z)) mm on a grid of the fixed volume: the match of point p is p + displacement(p).
+    trust
+        (1, 1, (z,) y, x) 0 to 1.
+    spacing
         Of the grid, mm; its first voxel lies at the volume's first voxel.
     """
 
@@ -190,15 +213,23 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two volumes, the same one twice or two with a map; ``mapping`` None is the identity.
+    """Two volumes, the same one twice or two with a map.
 
-    ``exact`` is False where the map was found by matching two people, and may be wrong by some millimetres.
+    Parameters
+    ----------
+    fixed, moving
+        The volumes.
+    mapping
+        Fixed to moving; None is the identity.
+    slack
+        How far from its match a point may truly lie, mm, where the map is fully trusted and where it is not at all;
+        None where the map is exact.
     """
 
     fixed: Volume
     moving: Volume
     mapping: Map | None = None
-    exact: bool = True
+    slack: tuple[float, float] | None = None
 
     def match(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Matches of points of the fixed volume, (N, d), and how far to trust them, (N,), 0 to 1."""

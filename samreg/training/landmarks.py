@@ -53,27 +53,31 @@ def train_detector(
 ) -> LandmarkDetector:
     """Train a detector for the landmarks of labelled images.
 
-    It starts from `LandmarkDetector.from_labels`. Every step draws an image and a view of it, deformed and with
+    It starts from ``LandmarkDetector.from_labels``. Every step draws an image and a view of it, deformed and with
     other intensities as in self-supervised training, and moves network and vectors towards heat maps that are
     Gaussians at the landmarks (cross-entropy over all voxels).
 
     Parameters
     ----------
-    model : NetworkModel
-        With a `CompactNetwork`: pretrained, or with random weights (`samreg.embedding.backbone.reinitialise`). It is
-        left as it is.
-    images : sequence of Image
-    points : sequence of Points
+    model
+        With a ``CompactNetwork``: pretrained, or with random weights (``samreg.embedding.backbone.reinitialise``).
+        It is left as it is.
+    images
+        Labelled images.
+    points
         One set for each image, LPS mm, of the same names.
-    steps : int
-    learning_rate : float
+    steps
+        Of fine-tuning.
+    learning_rate
         Of AdamW for the network, falling to 2 % by half a cosine; the head's is ten times as high.
-    views : ViewConfig, optional
+    views
         How views are drawn.
-    precision : str
+    precision
         "bfloat16" or "float32".
-    device : str
-    seed : int
+    device
+        "auto", "cpu", "cuda" or "mps".
+    seed
+        Of the views and their order.
 
     Returns
     -------
@@ -142,7 +146,7 @@ class _Head(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(math.log(_SHARPNESS)))
 
     def loss(self, local: Tensor, global_: Tensor, places: Tensor, seen: Tensor) -> Tensor:
-        """Mean cross-entropy between the heat maps of the seen landmarks and Gaussians at `places` (S, d), voxels."""
+        """Mean cross-entropy between the heat maps of the seen landmarks and Gaussians at ``places`` (S, d), voxels."""
         size = local.shape[2:]
         mode = "bilinear" if len(size) == 2 else "trilinear"
         fine = F.interpolate(global_, scale_factor=2, mode=mode, align_corners=False)

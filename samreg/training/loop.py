@@ -9,13 +9,15 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from samreg.device import resolve_device
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
@@ -38,7 +40,7 @@ _COLUMNS = (
     "local_accuracy",
     "global_accuracy",
     "learning_rate",
-    "pairs",  # 0 one person, 1 two people, 2 one person in the shape of another
+    "pairs",  # 0 one person, 1 two people, 2 one person in the shape of another, 3 two people by landmarks
     "seconds",
 )
 
@@ -55,12 +57,13 @@ def train(config: TrainingConfig) -> Path:
 
     Parameters
     ----------
-    config : TrainingConfig
+    config
+        The run.
 
     Returns
     -------
     Path
-        ``weights.safetensors`` in the output folder: the averaged weights, ready for `samreg.load_model`.
+        ``weights.safetensors`` in the output folder: the averaged weights, ready for ``samreg.load_model``.
         Beside it ``last.pt`` (to resume from) and ``log.csv``.
 
     Raises
@@ -82,7 +85,7 @@ def train(config: TrainingConfig) -> Path:
         with reading(config.initial, "give weights of a network with the same settings"):
             network.load_state_dict(load_checkpoint(config.initial).network.state_dict())
     network = on_device(network, device, config.ndim).train()
-    average = copy.deepcopy(network).requires_grad_(False)
+    average = AveragedModel(network, avg_fn=_moving_average(config.ema)).requires_grad_(False)
     optimizer = _optimizer(network, config)
     step = _resume(output / "last.pt", network, average, optimizer, device, config)
     if rank == 0:
@@ -112,7 +115,7 @@ def train(config: TrainingConfig) -> Path:
                 raise InputError(f"step {step}: the gradients are not finite any more; lower learning_rate")
             else:
                 logger.warning("step %d: the gradient is not finite, the step is skipped", step)
-            _update_average(average, network, min(config.ema, (1 + step) / (10 + step)))
+            average.update_parameters(network)
             step += 1
             log.write(
                 step, {k: float(v.detach()) for k, v in results.items()},
@@ -122,7 +125,7 @@ def train(config: TrainingConfig) -> Path:
                 _save(output, step, network, average, optimizer, config)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
                 some = [pair.fixed for pair in pools[0][0][:2]]
-                errors = synthetic_errors(as_model(average, config), some, views=config.views)
+                errors = synthetic_errors(as_model(_network(average), config), some, views=config.views)
                 logger.info("step %d: synthetic matching, mean / median / 95 %%: %s", step, summary(errors))
     if world > 1:
         dist.destroy_process_group()
@@ -150,17 +153,28 @@ def _place(config: TrainingConfig) -> tuple[int, int, torch.device]:
 
 
 def _pools(config: TrainingConfig, device: torch.device) -> list[tuple[list[Pair], float]]:
-    """What samples are drawn from, and how often: one person, two people, one person in the shape of another."""
-    volumes = load_volumes(config, device)
-    own = [Pair(volume, volume) for volume in volumes]
-    if config.cross_subject is None:
-        return [(own, 1.0)]
+    """What samples are drawn from, and how often, in the order of the log's column ``pairs``."""
     from samreg.training.cross_subject import load_pairs, reshaped
+    from samreg.training.landmark_pairs import landmark_pairs, read_landmarks, with_shoulders
 
-    crossed = load_pairs(config.cross_subject, volumes)
-    deformed = [reshaped(pair) for pair in crossed] if config.reshaped_fraction > 0 else []
-    shares = (1 - config.cross_fraction - config.reshaped_fraction, config.cross_fraction, config.reshaped_fraction)
-    return list(zip((own, crossed, deformed), shares, strict=True))
+    volumes = load_volumes(config, device)
+    crossed: list[Pair] = []
+    marked: list[Pair] = []
+    if config.landmarks is not None:
+        landmarks = read_landmarks(config.landmarks, leave_out=config.left_out_landmarks)
+        volumes = [with_shoulders(volume, landmarks.get(volume.name)) for volume in volumes]
+        marked = landmark_pairs(volumes, landmarks, slack=(config.landmark_slack, config.landmark_doubt))
+    if config.cross_subject is not None:
+        crossed = load_pairs(config.cross_subject, volumes, slack=(config.cross_slack, config.cross_doubt))
+    deformed = [reshaped(pair) for pair in crossed or marked] if config.reshaped_fraction > 0 else []
+    pools = {
+        "cross": (crossed, config.cross_fraction),
+        "reshaped": (deformed, config.reshaped_fraction),
+        "landmarks": (marked, config.landmark_fraction),
+    }
+    used = {kind: share if pairs else 0.0 for kind, (pairs, share) in pools.items()}
+    own = [Pair(volume, volume) for volume in volumes]
+    return [(own, 1 - sum(used.values())), *((pools[kind][0], share) for kind, share in used.items())]
 
 
 def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -171,16 +185,25 @@ def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-@torch.no_grad()
-def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], 1 - decay)
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average that forgets the first, untrained weights faster."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        return torch.lerp(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return average
+
+
+def _network(average: AveragedModel) -> CompactNetwork:
+    assert isinstance(average.module, CompactNetwork)
+    return average.module
 
 
 def _save(
-    output: Path, step: int, network: nn.Module, average: CompactNetwork, optimizer: Any, config: TrainingConfig
+    output: Path, step: int, network: nn.Module, average: AveragedModel, optimizer: Any, config: TrainingConfig
 ) -> None:
     # last.pt comes last: a run that it says is finished has its weights
-    export(average, output / "weights.safetensors", name=output.name, config=config)
+    export(_network(average), output / "weights.safetensors", name=output.name, config=config)
     state = {
         "step": step,
         "settings": _settings(config),
@@ -212,8 +235,11 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
     """What must stay the same when a run goes on, as JSON values."""
     values = asdict(config)
     values |= {f"views.{key}": value for key, value in values.pop("views").items()}
-    values |= {key: os.path.realpath(values[key]) for key in ("images", "cross_subject", "initial") if values[key]}
-    return json.loads(json.dumps({key: value for key, value in values.items() if key not in _FREE}))
+    values |= {
+        key: os.path.realpath(values[key]) for key in ("images", "cross_subject", "landmarks", "initial") if values[key]
+    }
+    settings: dict[str, Any] = json.loads(json.dumps({key: values[key] for key in values if key not in _FREE}))
+    return settings
 
 
 def _resume(
@@ -238,11 +264,11 @@ def _resume(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
     logger.info("resuming from step %d of %s", state["step"], path)
-    return state["step"]
+    return int(state["step"])
 
 
 def _cut_log(path: Path, step: int) -> None:
-    """Drop the lines after `step`, which will be written again."""
+    """Drop the lines after ``step``, which will be written again."""
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -35,22 +35,25 @@ def info_nce(
 
     Parameters
     ----------
-    anchors : Tensor, shape (N, C)
-        Unit vectors.
-    positives : Tensor, shape (N, K, C)
-        Unit vectors at and around the matching points.
-    places : Tensor, shape (N, d)
-        Where the positives lie, mm.
-    candidates, candidate_places : Tensor, shapes (M, C), (M, d)
-        Vectors of the positives' image and where they lie.
-    temperature : float
-    ignore : float or Tensor, shape (N,)
-        Candidates within this distance (mm) of the true place are no negatives.
+    anchors
+        (N, C) unit vectors.
+    positives
+        (N, K, C) unit vectors at and around the matching points.
+    places
+        (N, d) where the positives lie, mm.
+    candidates, candidate_places
+        (M, C), (M, d) vectors of the positives' image and where they lie.
+    temperature
+        Divides the similarities.
+    ignore
+        (N,) candidates within this distance (mm) of the true place are no negatives.
 
     Returns
     -------
-    loss, accuracy : Tensor
-        Mean loss, and the share of anchors whose best positive beats every negative.
+    loss : Tensor
+        Mean.
+    accuracy : Tensor
+        Share of the anchors whose best positive beats every negative.
     """
     logits = anchors @ candidates.T / temperature
     limit = torch.as_tensor(ignore, device=places.device).reshape(-1, 1)

@@ -34,7 +34,7 @@ class Intensity:
     shading: Tensor | None = None  # (W, d + 2): wave vector, phase, amplitude of the logarithm of brightness
 
     def __call__(self, x: Tensor, points: Tensor, *, fine: bool) -> Tensor:
-        """Stored intensities (1, 1, (z,) y, x) at `points` ((z,) y, x, d) to network input."""
+        """Stored intensities (1, 1, (z,) y, x) at ``points`` ((z,) y, x, d) to network input."""
         upper = torch.bucketize(x, self.knots[1:-1]) + 1
         low, high = self.knots[upper - 1], self.knots[upper]
         x = torch.lerp(self.values[upper - 1], self.values[upper], ((x - low) / (high - low)).clamp(max=1))
@@ -82,11 +82,11 @@ class Ct(Modality):
         self.preprocessing = replace(COMPACT_PREPROCESSING, spacing=spacing)
 
     def stored(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Modality`."""
+        """See ``Modality``."""
         return np.clip((array + 1024) / 1000, 0, 4.1).astype(np.float32)
 
     def original(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Modality`."""
+        """See ``Modality``."""
         return np.clip(1000 * array, -1024, 3071)
 
     def draw_intensity(self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator) -> Intensity:
@@ -126,11 +126,11 @@ class Xray(Modality):
         self.preprocessing = XrayPreprocessing(spacing=spacing)
 
     def stored(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Modality`."""
+        """See ``Modality``."""
         return self.preprocessing.normalise(array)
 
     def original(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Modality`."""
+        """See ``Modality``."""
         return np.clip(array, 0, 1)
 
     def draw_intensity(self, points: Tensor, edge: float, config: ViewConfig, generator: torch.Generator) -> Intensity:

@@ -65,8 +65,8 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
         pair = pairs[int(torch.randint(0, len(pairs), (1,), generator=generator))]
         points = _jittered(pair.fixed, generator)
         matches, trust = pair.match(points)
-        used = trust > (_EXACT_TRUST if pair.exact else _LEAST_TRUST)
-        points, matches, slack = points[used], matches[used], _slack(trust[used], pair, config)
+        used = trust > (_EXACT_TRUST if pair.slack is None else _LEAST_TRUST)
+        points, matches, slack = points[used], matches[used], _slack(trust[used], pair)
         if len(points) < _FEWEST:
             continue
         mirror = bool(torch.rand(1, generator=generator) < config.views.mirror)
@@ -134,6 +134,7 @@ class TrainingStep(nn.Module):
         shifts = _shifts(sample)
         at = [_around(e, p, f, 2 * step, slack, shifts) for e, p, f in zip(embeddings, places, firsts, strict=True)]
         away = [sample_embedding(e, p, f, 2 * step) for e, p, f in zip(embeddings, others, firsts, strict=True)]
+        away, others = _with_matches(away, others, at, places)
         return _both_ways(
             at, places, away, others, temperature=config.temperature_global, ignore=config.ignore_global + slack
         )
@@ -164,8 +165,11 @@ class TrainingStep(nn.Module):
                 ]
                 away[i].append(sample_embedding(patches[i][k], near, firsts[i], step))
                 others[i].append(near)
+        at_all, places_all, away_all, others_all = (
+            [torch.cat(parts) for parts in two] for two in (at, places, away, others)
+        )
         return _both_ways(
-            *([torch.cat(parts) for parts in two] for two in (at, places, away, others)),
+            at_all, places_all, *_with_matches(away_all, others_all, at_all, places_all),
             temperature=config.temperature_local, ignore=config.ignore_local + torch.cat(slacks),
         )  # fmt: skip
 
@@ -173,6 +177,16 @@ class TrainingStep(nn.Module):
         margin = _MARGIN * step / 2
         last = first + step / 2 * torch.tensor(self.config.patch[::-1], device=first.device) - step
         return ((points >= first + margin) & (points <= last - margin)).all(dim=1)
+
+
+def _with_matches(
+    away: list[Tensor], others: list[Tensor], at: list[Tensor], places: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Add the other anchors' matches to the candidates: next to a landmark's, the next vertebra's, the other side's."""
+    return (
+        [torch.cat([vectors, matches[:, 0]]) for vectors, matches in zip(away, at, strict=True)],
+        [torch.cat([points, matches]) for points, matches in zip(others, places, strict=True)],
+    )
 
 
 def _both_ways(
@@ -203,11 +217,12 @@ def _both_ways(
     return (loss + loss_back) / 2, (accuracy + accuracy_back) / 2
 
 
-def _slack(trust: Tensor, pair: Pair, config: TrainingConfig) -> Tensor:
-    """How far from its match a point may truly lie (N,), mm: the less the matches around agree, the farther."""
-    if pair.exact:
+def _slack(trust: Tensor, pair: Pair) -> Tensor:
+    """How far from its match a point may truly lie (N,), mm: the less the map is trusted, the farther."""
+    if pair.slack is None:
         return torch.zeros_like(trust)
-    return config.cross_slack + (config.cross_doubt - config.cross_slack) * (1 - trust)
+    sure, unsure = pair.slack
+    return sure + (unsure - sure) * (1 - trust)
 
 
 def _shifts(sample: Sample) -> Tensor:

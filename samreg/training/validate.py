@@ -41,13 +41,15 @@ def synthetic_errors(
 
     Parameters
     ----------
-    model : EmbeddingModel
-    volumes : sequence of Volume
-    views : ViewConfig, optional
+    model
+        Embeds both images.
+    volumes
+        To be matched with views of themselves.
+    views
         What the views look like; the defaults of the training unless given.
-    points : int
+    points
         Body points per volume.
-    seed : int
+    seed
         The same seed gives the same views and points.
 
     Returns
@@ -80,15 +82,16 @@ def organ_cycle(
 
     Parameters
     ----------
-    fixed : Embedding
+    fixed
         Of the labelled image.
-    labels : Image
+    labels
         Organ labels on any grid in the frame of the labelled image; 0 is background.
-    moving : Embedding
+    moving
         Of another person.
-    points : int
+    points
         Labelled voxels drawn at random.
-    seed : int
+    seed
+        Of the points.
 
     Returns
     -------

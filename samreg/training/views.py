@@ -11,24 +11,26 @@ class ViewConfig:
 
     Attributes
     ----------
-    rotation : float
+    rotation
         Largest rotation about each axis, degrees.
-    scale, anisotropy : float
+    scale, anisotropy
         Largest isotropic scale factor and, on top, per axis; drawn log-uniformly.
-    warp : float
+    warp
         Largest root-mean-square gradient of the smooth warp.
-    wavelength : tuple of float
+    wavelength
         Shortest and longest wave of the warp.
-    size : tuple of int
+    size
         Largest size of a view in coarse voxels, twice the input's size, (z, y, x) or (y, x).
-    crop : float
+    crop
         Smallest fraction of the image's extent that a view covers, per axis; z (y of a 2D image) is cropped always,
-        the other axes in `crop_in_plane` of the views.
-    crop_in_plane, mirror, lesion, blur, contrast, shading : float
+        the other axes in ``crop_in_plane`` of the views.
+    crop_in_plane, mirror, lesion, blur, contrast, shading
         Probabilities. Both views of a pair are mirrored alike: a mirrored body is another person. Lesions are
         occluding discs in X-rays; shading, uneven exposure, is for X-rays alone.
-    noise : float
+    noise
         Largest standard deviation of the noise, HU, or thousandths of an X-ray's range.
+    shoulders
+        Probability that a shoulder girdle, where the person's landmarks show it, is moved as arms move it.
     """
 
     rotation: float = 18.0
@@ -45,3 +47,4 @@ class ViewConfig:
     contrast: float = 0.5
     shading: float = 0.5
     noise: float = 60.0
+    shoulders: float = 0.0

@@ -123,7 +123,7 @@ def test_the_same_number_of_steps_gives_the_same_sample(volumes, config) -> None
 def test_maps_between_pictures(images, weights, volumes, tmp_path) -> None:
     """The way from one picture to the other is the known shift, where matches are trusted."""
     build_maps(images, load_model(weights), tmp_path, pairs=[("first", "second")], image_spacing=1.0)
-    (pair,) = load_pairs(tmp_path, volumes)
+    (pair,) = load_pairs(tmp_path, volumes, slack=(8.0, 24.0))
     matches, trust = pair.match(pair.fixed.body)
     error = (matches - pair.fixed.body - torch.tensor(SHIFT).float()).norm(dim=1)[trust > 0.6]
     assert len(error) > 200
@@ -165,7 +165,8 @@ def test_calibration_of_pictures(images, weights) -> None:
     values = calibrate(images, load_model(weights), pairs, tolerance=3.0, image_spacing=1.0)
     assert values["tolerance"] == values["landmark_tolerance"] == 3.0
     landmarks = Calibration.from_mapping(values, landmarks=True)
-    assert landmarks(0.9, 0.2, spread=0.5) > landmarks(0.4, 30.0, spread=20.0)
+    # nearly all matches of the two pictures are right, whatever their similarity: what tells is the way back and the votes
+    assert landmarks(0.9, 0.2, spread=0.5) > landmarks(0.9, 30.0, spread=20.0)
 
 
 def test_the_template_is_the_one_most_like_the_others(weights, pictures) -> None:
