@@ -165,7 +165,7 @@ def test_calibration_of_pictures(images, weights) -> None:
     values = calibrate(images, load_model(weights), pairs, tolerance=3.0, image_spacing=1.0)
     assert values["tolerance"] == values["landmark_tolerance"] == 3.0
     landmarks = Calibration.from_mapping(values, landmarks=True)
-    # nearly all matches of the two pictures are right, whatever their similarity: what tells is the way back and the votes
+    # nearly all matches are right whatever their similarity: what tells is the way back and the votes
     assert landmarks(0.9, 0.2, spread=0.5) > landmarks(0.9, 30.0, spread=20.0)
 
 
