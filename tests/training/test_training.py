@@ -348,7 +348,7 @@ def test_maps_are_built_and_refined(two_visits, tmp_path):
 
 
 def test_calibration_gives_both_kinds_of_coefficients(two_visits):
-    values = calibrate(two_visits, load_model("mind"), [("second", "first")])
+    values = calibrate(two_visits, load_model("mind"), [("second", "first"), ("first", "second")])
     plain, landmarks = (Calibration.from_mapping(values, landmarks=some) for some in (False, True))
     assert set(values) == {*plain.as_dict(), *landmarks.as_dict(landmarks=True)}
     assert plain(0.9, 1.0) > plain(0.5, 60.0)
