@@ -15,7 +15,7 @@ import typer
 from samreg.cli.apply import apply
 from samreg.cli.atlas import atlas
 from samreg.cli.benchmark import benchmark
-from samreg.cli.common import Commands
+from samreg.cli.common import exit_codes, tolerate_any_terminal
 from samreg.cli.demo import demo
 from samreg.cli.embed import embed
 from samreg.cli.info import info
@@ -29,7 +29,6 @@ from samreg.cli.view import view
 
 app = typer.Typer(
     name="samreg",
-    cls=Commands,
     help="Registration of body scans by self-supervised anatomical embeddings.",
     epilog="Exit codes: 0 done, 1 images that cannot be registered, 2 a fault of the call, 3 a failed engine, "
     "130 interrupted. World coordinates are LPS mm throughout.",
@@ -38,9 +37,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (register, match, track, atlas, apply, report, view, embed, train, benchmark, info, demo):
-    app.command()(command)
-app.add_typer(landmarks, name="landmarks", cls=Commands)
+for command, example in (
+    (register, "fixed.nii.gz moving.nii.gz -o out/"),
+    (match, "template.nii.gz points.csv target.nii.gz -o found.csv"),
+    (track, "baseline.nii.gz followup.nii.gz lesions.csv -o out/"),
+    (atlas, "scans/ -o atlas/ --jobs 2"),
+    (apply, "out/ moving_labels.nii.gz -o warped_labels.nii.gz --interpolation nearest"),
+    (report, "out/"),
+    (view, "out/"),
+    (embed, "template.nii.gz -o template.h5"),
+    (train, "pipelines/training/ct-small.yaml"),
+    (benchmark, "phantom:4 --methods identity,hybrid-torch -o results/"),
+    (info, "fixed.nii.gz"),
+    (demo, "--quick"),
+):
+    app.command(epilog=f"Example: samreg {command.__name__} {example}")(exit_codes(command))
+app.add_typer(landmarks, name="landmarks")
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,6 +74,7 @@ def _options(
 
 def main() -> None:
     """Run the ``samreg`` command."""
+    tolerate_any_terminal()
     try:
         app()
     except KeyboardInterrupt:

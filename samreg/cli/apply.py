@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from samreg.cli.common import PixelSize, Quiet, load_image, require_suffix, say, session
-from samreg.errors import InputError
+from samreg.errors import InputError, require_choice
 
 if TYPE_CHECKING:
     from samreg.spatial.grid import Grid
     from samreg.spatial.image import Image
+    from samreg.spatial.points import Points
     from samreg.spatial.transforms import Transform
 
-_POINTS = (".csv", ".json", ".fcsv", ".pts", ".txt")
+_IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+_BOX_POINTS = 16  # along an axis of the reference, by which it is told where its voxels come from
 
 
 def apply(
@@ -35,6 +39,15 @@ def apply(
     interpolation: Annotated[
         str, typer.Option(metavar="linear|nearest|bspline", help="Use nearest for labels.")
     ] = "linear",
+    outside: Annotated[
+        str,
+        typer.Option(
+            metavar="error|extrapolate",
+            help="Points outside the image they belong to: refuse them, since they are often of another frame, or map "
+            "them by the affine part.",
+        ),
+    ] = "error",
+    subject: Annotated[str | None, typer.Option(help="Whose points to take from a csv of several subjects.")] = None,
     pixel_size: PixelSize = None,
     quiet: Quiet = False,
 ) -> None:
@@ -43,38 +56,105 @@ def apply(
     With --to fixed, what belongs to the moving image comes to the fixed one; --to moving is the way back. Images
     need the --reference whose grid they take: the fixed image for --to fixed, the moving one for --to moving.
     """
-    if to not in ("fixed", "moving"):
-        raise InputError(f"--to must be fixed or moving, got {to!r}")
-    is_points = source.name.lower().endswith(_POINTS)
-    require_suffix(out, _POINTS if is_points else (".nii", ".nii.gz", ".nrrd", ".mha"))
+    from samreg.spatial.io_points import POINT_SUFFIXES, WRITABLE_SUFFIXES
+    from samreg.spatial.resample import INTERPOLATIONS
+
+    require_choice("--to", to, ("fixed", "moving"))
+    require_choice("--outside", outside, ("error", "extrapolate"))
+    require_choice("--interpolation", interpolation, INTERPOLATIONS)
+    is_points = source.name.lower().endswith(POINT_SUFFIXES)
+    require_suffix(out, WRITABLE_SUFFIXES if is_points else _IMAGE_SUFFIXES)
+    if subject is not None and not is_points:
+        raise InputError(f"--subject chooses rows of a csv, but {source} is an image; leave it out")
     backward = (to == "fixed") == is_points  # points go along the transform, images are pulled against it
     with session(quiet=quiet) as progress:
         mapping = _in_folder(transform, backward) if transform.is_dir() else None
         if is_points:
-            _points(mapping or _in_file(transform, backward), source, out)
+            grid = _saved_grid(transform, "moving" if to == "fixed" else "fixed")
+            points = _read_points(source, grid, subject)
+            mapping = mapping or _in_file(transform, backward)
+            _require_known(points, mapping, grid, transform, outside)
+            _write_points(points, mapping, out)
         else:
             image = load_image(source, pixel_size=pixel_size)
-            grid = _reference(transform, reference, to, pixel_size).grid
+            target = _reference(transform, reference, to, pixel_size).grid
             progress("warping")
-            grids = (image.grid, grid) if backward else (grid, image.grid)
-            _image(mapping or _in_file(transform, backward, grids), image, grid, out, interpolation)
+            grids = (image.grid, target) if backward else (target, image.grid)
+            _write_image(mapping or _in_file(transform, backward, grids), image, target, out, interpolation)
     if not quiet:
         say(f"{source} brought to the {to} image; written to {out}")
 
 
-def _points(mapping: Transform, source: Path, out: Path) -> None:
-    from samreg.spatial.io_points import read_points, write_points
+def _read_points(path: Path, grid: Grid | None, subject: str | None) -> Points:
+    from samreg.spatial.io_points import read_points
+    from samreg.spatial.points import require_some
+
+    points = read_points(path, grid=grid, subject=subject)
+    require_some(points, f"points in {path}")
+    return points
+
+
+def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: Path, outside: str) -> None:
+    """Raise :class:`InputError` for points of which the transform knows nothing, unless they are to be extrapolated.
+
+    Those lie outside the image, ``grid``, or where it is not known, outside the displacement fields.
+    """
+    from samreg.spatial.points import Points, require_inside
+    from samreg.spatial.transforms import AffineTransform, DisplacementField, components
+
+    if mapping.ndim != points.ndim:
+        raise InputError(f"the points have {points.ndim} coordinates, {path} is a transform in {mapping.ndim}D")
+    outside_fields = np.zeros(len(points), dtype=bool)
+    positions = points.positions
+    for part in components(mapping):
+        if isinstance(part, DisplacementField):
+            outside_fields |= ~part.grid.contains(positions)
+        positions = part.transform_points(positions)
+    if outside == "extrapolate":
+        if outside_fields.any() and not any(isinstance(part, AffineTransform) for part in components(mapping)):
+            raise InputError(
+                f"{outside_fields.sum()} of {len(points)} points lie outside the field of {path}, which has no affine "
+                "part to map them by; leave them out"
+            )
+        return
+    remedy = "--outside extrapolate maps them by the affine part"
+    if grid is not None:
+        try:
+            require_inside(Points(points.positions, points.names), grid, "the image they belong to")
+        except InputError as error:
+            raise InputError(f"{error} ({remedy})") from None
+    elif outside_fields.any():
+        names = ", ".join(np.asarray(points.names)[outside_fields][:5].tolist())
+        raise InputError(
+            f"{outside_fields.sum()} of {len(points)} points lie outside the field of {path}: {names}. Were they given "
+            f"in RAS, or as voxel indices? ({remedy})"
+        )
+
+
+def _write_points(points: Points, mapping: Transform, out: Path) -> None:
+    from samreg.spatial.io_points import write_points
     from samreg.spatial.points import Points
 
-    points = read_points(source)
     write_points(Points(mapping.transform_points(points.positions), points.names, points.scores), out)
 
 
-def _image(mapping: Transform, image: Image, grid: Grid, out: Path, interpolation: str) -> None:
+def _write_image(mapping: Transform, image: Image, grid: Grid, out: Path, interpolation: str) -> None:
     from samreg.spatial.io_images import write_image
     from samreg.spatial.resample import resample
 
+    if image.ndim == grid.ndim and not _overlaps(mapping, image.grid, grid):
+        raise InputError(
+            f"nothing of {image.label} comes to lie on the reference; does it belong to the other image? See --to"
+        )
     write_image(resample(image, grid, transform=mapping, interpolation=interpolation), out)
+
+
+def _overlaps(mapping: Transform, source: Grid, target: Grid) -> bool:
+    """Tell whether the box around where the target's points come from meets the source, to be asked before the work."""
+    coarse = target.with_spacing(np.maximum(target.spacing, target.extent / _BOX_POINTS))
+    index = source.world_to_index(mapping.transform_points(coarse.world_points().reshape(-1, target.ndim)))
+    margin = coarse.spacing.max() / source.spacing  # between two points
+    return bool((index.max(axis=0) + margin >= 0).all() and (index.min(axis=0) - margin <= source.size).all())
 
 
 def _in_folder(folder: Path, backward: bool) -> Transform:
@@ -83,13 +163,31 @@ def _in_folder(folder: Path, backward: bool) -> Transform:
     return load_transform(folder, "inverse" if backward else "transform")
 
 
+def _saved_grid(folder: Path, role: str) -> Grid | None:
+    """Return the grid of the "fixed" or the "moving" image of a saved result; None where it is not known."""
+    from samreg.spatial.files import reading
+    from samreg.spatial.grid import Grid
+
+    path = folder / "result.json"
+    if not path.is_file():
+        return None
+    with reading(path):
+        saved = json.loads(path.read_text(encoding="utf-8"))[role]
+        return Grid.make(
+            saved["size"][::-1],
+            origin=saved["origin_lps_mm"],
+            spacing=saved["spacing_mm"],
+            direction=saved["direction"],
+        )
+
+
 def _in_file(path: Path, backward: bool, grids: tuple[Grid | None, Grid | None] = (None, None)) -> Transform:
     """Read the transform, inverted numerically when ``backward``; ``grids`` of the fixed and the moving image."""
     from samreg.spatial.io_transforms import read_transform
     from samreg.spatial.transforms import invert
 
-    found = read_transform(path, fixed_grid=grids[0], moving_grid=grids[1])
-    return invert(found) if backward else found
+    transform = read_transform(path, fixed_grid=grids[0], moving_grid=grids[1])
+    return invert(transform) if backward else transform
 
 
 def _reference(transform: Path, given: Path | None, to: str, pixel_size: float | None) -> Image:

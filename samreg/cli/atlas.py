@@ -45,7 +45,10 @@ def atlas(
     model: Model = None,
     spacing: Annotated[float, typer.Option(help="Voxel size of the template, mm.")] = 2.0,
     reference: Annotated[
-        str | None, typer.Option(help="Image the affine start goes by.", show_default="the one most alike the others")
+        str | None,
+        typer.Option(
+            help="Reference image of the affine initialisation.", show_default="the one most alike the others"
+        ),
     ] = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -62,7 +65,7 @@ def atlas(
     options = parse_options(option or [])
     require_writable(out)
     with session(verbose=verbose, quiet=quiet) as progress:
-        found = samreg.build_atlas(
+        built = samreg.build_atlas(
             images,
             out,
             labels=labels,
@@ -80,15 +83,15 @@ def atlas(
             progress=progress,
         )
     if not quiet:
-        _show(found)
-    show_outcomes(found.outcomes, out, quiet=quiet)
+        _show(built)
+    show_outcomes(built.outcomes, out, quiet=quiet)
 
 
-def _show(found: Atlas) -> None:
+def _show(built: Atlas) -> None:
     rows = [
         (c.iteration, c.residual_mm, c.residual_p95_mm, f"{c.change:.4f}", c.deviation, c.subjects)
-        for c in found.convergence
+        for c in built.convergence
     ]
     header = ("iteration", "drift mm", "95th percentile", "change", "deviation HU", "subjects")
     show_table("convergence: drift of the template removed, change of its mean (1 - correlation)", header, rows)
-    say(f"{found.folder / 'template.nii.gz'}: the template of {len(found.names)} subjects")
+    say(f"{built.folder / 'template.nii.gz'}: the template of {len(built.names)} subjects")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samreg.cli.common import Quiet, Seed, Verbose, require_writable, say, session, show_table
+from samreg.cli.common import Quiet, Seed, Verbose, fail, require_writable, say, session, show_table
 from samreg.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def benchmark(
         )
         say(f"report: {report}")
     if records and not any(record["ok"] for record in records):
-        typer.secho(f"samreg: every registration failed, the first: {records[0]['reason']}", fg="red", err=True)
-        raise typer.Exit(1)
+        fail(f"every registration failed, the first: {records[0]['reason']}", 1)
 
 
 def _count(text: str) -> int | None:

@@ -1,7 +1,8 @@
-"""What the commands share: exit codes, progress, tables, checks that come before the work."""
+"""What the commands share: options, exit codes, progress, tables, and checks that come before the work."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -9,20 +10,22 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
-from typer.core import TyperGroup
 
-from samreg.errors import InputError, SamregError
+from samreg.errors import ImagesAtFault, InputError, SamregError
 
 if TYPE_CHECKING:
+    from samreg.embedding import Embedding
     from samreg.registration.result import RegistrationResult
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
     from samreg.steps import Outcome
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 Model = Annotated[
     str | None,
@@ -51,23 +54,38 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages a
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
-class Commands(TyperGroup):
-    """The commands; what samreg raises becomes a message on stderr and an exit code."""
+def exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+    """Return the command with what samreg raises in it as a message on stderr and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            return super().invoke(ctx)
+            command(*args, **kwargs)
+        except ImagesAtFault as error:
+            fail(str(error), 1)
         except InputError as error:
-            code, message = 2, str(error)
+            fail(str(error), 2)
         except SamregError as error:
-            code, message = 3, str(error)
+            fail(str(error), 3)
         except MemoryError:
-            code, message = 3, "out of memory; use a larger --spacing, or crop the images"
+            fail("out of memory; use a larger --spacing, or crop the images", 3)
         except KeyboardInterrupt:
-            code, message = 130, "interrupted"
-        typer.secho(f"samreg: {message}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(code)
+            fail("interrupted", 130)
+
+    return run
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print a message on stderr and end the command with an exit code."""
+    typer.secho(f"samreg: {message}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(code)
+
+
+def tolerate_any_terminal() -> None:
+    """Print a question mark for each character that the terminal, or the log file, has no code for."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager
@@ -132,9 +150,7 @@ def show_outcomes(outcomes: Sequence[Outcome], out: Path, *, quiet: bool) -> Non
         show_table(f"written to {out}", ("", "", "time", "reason"), rows)
     failed = [o for o in outcomes if not o]
     if failed:
-        message = f"samreg: {len(failed)} of {len(outcomes)} failed, first {failed[0].name}: {failed[0].reason}"
-        typer.secho(message, fg=typer.colors.RED, err=True)
-        raise typer.Exit(1)
+        fail(f"{len(failed)} of {len(outcomes)} failed, first {failed[0].name}: {failed[0].reason}", 1)
 
 
 def say(text: str) -> None:
@@ -163,11 +179,15 @@ def load_result(
     return RegistrationResult.load(folder, **images)
 
 
-def load_points(path: Path, image: Image, subject: str | None = None) -> Points:
-    """Read points of an image; its grid places voxel indices, ``subject`` chooses rows of a csv."""
+def load_points(path: Path, image: Image | Embedding, subject: str | None = None) -> Points:
+    """Read points of an image, at least one and all of them inside; ``subject`` chooses rows of a csv."""
+    from samreg.spatial.image import Image
+    from samreg.spatial.inputs import points_in
     from samreg.spatial.io_points import read_points
 
-    return read_points(path, grid=image.grid, subject=subject)
+    grid = image.grid if isinstance(image, Image) else image.image_grid
+    what = image.label if isinstance(image, Image) else "the image"
+    return points_in(read_points(path, grid=grid, subject=subject), grid, f"{what}, to which {path} belongs")
 
 
 def require_suffix(path: Path, suffixes: Sequence[str]) -> None:
@@ -179,11 +199,11 @@ def require_suffix(path: Path, suffixes: Sequence[str]) -> None:
 
 def require_writable(folder: Path) -> None:
     """Raise :class:`InputError` unless the folder, or the first of its parents that exists, can be written to."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir():
-        raise InputError(f"cannot write to {folder}: {there} is a file; choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {folder}: no permission in {there}; choose another folder")
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"cannot write to {folder}: {existing} is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {folder}: no permission in {existing}; choose another folder")
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -201,7 +221,7 @@ def _value(text: str) -> Any:
     for candidate in (text, f"[{text}]"):
         try:
             value = json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         return tuple(value) if isinstance(value, list) else value
     return text

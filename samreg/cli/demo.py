@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from samreg.cli.common import Model, Quiet, Seed, Verbose, require_writable, say, session, show_table
+from samreg.cli.common import Model, Quiet, Seed, Verbose, fail, require_writable, say, session, show_table
 
 if TYPE_CHECKING:
     from samreg.phantoms.phantom import PhantomPair
     from samreg.registration.result import RegistrationResult
     from samreg.spatial.transforms import Transform
 
-_QUICK = 5.0  # mm
+_QUICK_SPACING_MM = 5.0
 
 
 def demo(
@@ -37,7 +37,7 @@ def demo(
     start = time.perf_counter()
     with session(verbose=verbose, quiet=quiet) as progress:
         progress("making two phantom chests")
-        pair = phantom_pair(spacing=_QUICK if quick else None, seed=seed)
+        pair = phantom_pair(spacing=_QUICK_SPACING_MM if quick else None, seed=seed)
         alone = _register(pair, "registration", "ANTs alone", model, seed, progress)
         hybrid = _register(pair, "hybrid", "hybrid", model, seed, progress)
         progress("writing")
@@ -51,8 +51,7 @@ def demo(
         say(f"samreg register {images} -o {out / 'again'} --engine ants --landmarks {points}")
         say(f"{time.perf_counter() - start:.0f} s in all")
     if not (alone and hybrid):
-        typer.secho(f"samreg: not registered: {alone.reason or hybrid.reason}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1)
+        fail(f"not registered: {alone.reason or hybrid.reason}", 1)
 
 
 def _register(
@@ -113,7 +112,7 @@ def _errors(pair: PhantomPair, transform: Transform | None) -> tuple[float | str
 
     landmarks = target_registration_error(transform, pair.fixed_landmarks, pair.moving_landmarks)
     inside = pair.fixed.image.grid.world_points()[pair.fixed.labels.array > 0][::97]
-    there = pair.transform.transform_points(inside)
-    shared = pair.moving.image.grid.contains(there)
-    body = target_registration_error(transform, inside[shared], there[shared])
+    counterparts = pair.transform.transform_points(inside)
+    shared = pair.moving.image.grid.contains(counterparts)
+    body = target_registration_error(transform, inside[shared], counterparts[shared])
     return float(landmarks.mean()), float(np.median(landmarks)), float(landmarks.max()), float(body.mean())

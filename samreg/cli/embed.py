@@ -29,8 +29,8 @@ def embed(
         source = load_image(image, series, pixel_size)
         within = None if mask is None else load_image(mask, None, pixel_size)
         progress("embedding")
-        found = samreg.embed(source, model=model, mask=within, device=device)
-        found.save(out)
+        embedding = samreg.embed(source, model=model, mask=within, device=device)
+        embedding.save(out)
     if not quiet:
-        channels = found.local.shape[0] + (0 if found.global_ is None else found.global_.shape[0])
-        say(f"{found.model}: {channels} channels on {found.local_grid}; written to {out}")
+        channels = embedding.local.shape[0] + (0 if embedding.global_ is None else embedding.global_.shape[0])
+        say(f"{embedding.model}: {channels} channels on {embedding.local_grid}; written to {out}")

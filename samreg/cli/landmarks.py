@@ -15,7 +15,9 @@ from samreg.cli.common import (
     Quiet,
     Seed,
     Verbose,
+    exit_codes,
     load_image,
+    load_points,
     require_suffix,
     say,
     session,
@@ -28,7 +30,10 @@ log = logging.getLogger(__name__)
 landmarks = typer.Typer(help="Train a landmark detector on a few labelled images, and use it.", no_args_is_help=True)
 
 
-@landmarks.command()
+@landmarks.command(
+    epilog="Example: samreg landmarks train images/ landmarks.csv -o detector.safetensors --pixel-size 0.1"
+)
+@exit_codes
 def train(
     images: Annotated[Path, typer.Argument(help="Folder of images, or a text file that lists them, a path a line.")],
     points: Annotated[
@@ -63,16 +68,16 @@ def train(
     require_suffix(out, (".safetensors",))
     with session(verbose=verbose, quiet=quiet) as progress:
         paths = named_images(images)
-        found = find_points(points, paths)
-        names = [name for name in paths if name in found]
+        files = find_points(points, paths)
+        names = [name for name in paths if name in files]
         if not names:
             raise InputError(f"{points}: its subjects are none of the {len(paths)} images in {images}")
-        if left_out := sorted(set(found) - set(names)):
+        if left_out := sorted(set(files) - set(names)):
             log.warning("%s: no image of %s in %s", points, ", ".join(left_out), images)
         loaded = [samreg.read_image(paths[name], spacing=pixel_size) for name in names]
         labels = [
-            samreg.read_points(file, grid=image.grid, subject=subject)
-            for image, (file, subject) in zip(loaded, (found[name] for name in names), strict=True)
+            load_points(file, image, subject)
+            for image, (file, subject) in zip(loaded, (files[name] for name in names), strict=True)
         ]
         network = load_model(default_model(loaded[0].ndim) if model is None else model)
         if not isinstance(network, NetworkModel):
@@ -88,7 +93,10 @@ def train(
         say(f"{len(detector.names)} landmarks, trained on {len(names)} images; written to {out}")
 
 
-@landmarks.command()
+@landmarks.command(
+    epilog="Example: samreg landmarks predict detector.safetensors image.png -o found.csv --pixel-size 0.1"
+)
+@exit_codes
 def predict(
     detector: Annotated[Path, typer.Argument(help="Detector that `samreg landmarks train` wrote.")],
     image: Annotated[Path, typer.Argument(help="Image to find the landmarks in.")],
@@ -102,17 +110,18 @@ def predict(
     """Find a DETECTOR's landmarks in an IMAGE."""
     import samreg
     from samreg.landmarks.detector import LandmarkDetector
+    from samreg.spatial.io_points import WRITABLE_SUFFIXES
 
-    require_suffix(out, (".csv", ".mrk.json", ".fcsv", ".pts", ".txt"))
+    require_suffix(out, WRITABLE_SUFFIXES)
     with session(verbose=verbose, quiet=quiet) as progress:
         loaded = LandmarkDetector.load(detector)
         progress("finding landmarks")
-        found = loaded(load_image(image, series, pixel_size), device=device)
-        samreg.write_points(found, out)
+        predicted = loaded(load_image(image, series, pixel_size), device=device)
+        samreg.write_points(predicted, out)
     if not quiet:
-        axes = [f"{axis} mm" for axis in "xyz"[: found.ndim]]
-        assert found.scores is not None
-        columns = zip(found.names, found.positions, found.scores, strict=True)
+        axes = [f"{axis} mm" for axis in "xyz"[: predicted.ndim]]
+        assert predicted.scores is not None
+        columns = zip(predicted.names, predicted.positions, predicted.scores, strict=True)
         rows = [(name, *map(float, position), float(score)) for name, position, score in columns]
         show_table(f"found in {image}, LPS", ("name", *axes, "similarity"), rows)
         say(f"written to {out}")

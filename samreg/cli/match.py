@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from samreg.cli.common import (
     Seed,
     Verbose,
     load_image,
+    load_points,
     require_suffix,
     require_writable,
     say,
@@ -22,7 +24,7 @@ from samreg.cli.common import (
     show_outcomes,
     show_table,
 )
-from samreg.errors import InputError
+from samreg.errors import InputError, require_choice
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from samreg.landmarks.templates import TemplateMatches
     from samreg.spatial.image import Image
 
-_POINTS = (".csv", ".mrk.json", ".fcsv", ".pts", ".txt")
 _COLUMNS = {
     "templates": "templates",
     "similarity": "similarity",
@@ -86,65 +87,86 @@ def match(
     summary.csv, and the same command again goes on where a run stopped.
     """
     import samreg
-    from samreg.spatial.io_points import read_points
+    from samreg.landmarks.match import SEARCHES
+    from samreg.spatial.io_points import WRITABLE_SUFFIXES
 
+    require_choice("--search", search, SEARCHES)
     options: dict[str, Any] = {"model": model, "search": search, "device": device, "seed": seed}
-    one = out.name.lower().endswith(_POINTS)
+    to_file = out.name.lower().endswith(WRITABLE_SUFFIXES)
     if report is not None:
         require_suffix(report, (".png", ".html"))
         if template_set is not None or ".h5" in {path.suffix.lower() for path in inputs}:
             raise InputError("--report draws one template and its target; give the two images themselves")
     single = {"--subject": subject, "--template-series": template_series, "--pixel-size": pixel_size}
-    if not one:
+    if not to_file:
         single["--target-series"] = target_series
-    _check(inputs, out, one=one, a_set=template_set is not None, single=single)
+    _check(inputs, out, to_file=to_file, is_set=template_set is not None, single=single)
     with session(verbose=verbose, quiet=quiet) as progress:
-        if template_set is not None and not one:
+        if template_set is not None and not to_file:
             outcomes = samreg.match_folder(
                 template_set, inputs, out, **options, cache=cache, jobs=jobs, progress=progress
             )
         else:
-            found: LandmarkMatches | TemplateMatches
-            destination = _load(inputs[-1], target_series, pixel_size)
+            target = _load(inputs[-1], target_series, pixel_size)
+            matches: LandmarkMatches | TemplateMatches
             if template_set is not None:
-                known = samreg.read_templates(template_set, model=model, device=device, cache=cache, progress=progress)
+                templates = samreg.read_templates(
+                    template_set, model=model, device=device, cache=cache, progress=progress
+                )
                 progress("matching")
-                found = samreg.match_set(known, destination, **options)
+                matches = samreg.match_set(templates, target, **options)
             else:
-                source = _load(inputs[0], template_series, pixel_size)
-                grid = source.grid if isinstance(source, samreg.Image) else source.image_grid
-                wanted = read_points(inputs[1], grid=grid, subject=subject)
-                progress("matching")
-                found = samreg.match(source, wanted, destination, **options)
-                if report is not None:
-                    from samreg.report import write_landmark_report
-
-                    progress("drawing")
-                    assert isinstance(source, samreg.Image)
-                    assert isinstance(destination, samreg.Image)
-                    write_landmark_report(source, wanted, destination, found, report)
-            samreg.write_points(found.to_points(), out)
-    if template_set is not None and not one:
+                template = _load(inputs[0], template_series, pixel_size)
+                matches = _match_one(template, inputs[1], subject, target, options, report, progress)
+            samreg.write_points(matches.to_points(), out)
+    if template_set is not None and not to_file:
         show_outcomes(outcomes, out, quiet=quiet)
     elif not quiet:
-        _show(found, inputs[-1], out, report)
+        _show(matches, inputs[-1], out, report)
 
 
-def _check(inputs: list[Path], out: Path, *, one: bool, a_set: bool, single: dict[str, Any]) -> None:
+def _match_one(
+    template: Image | Embedding,
+    file: Path,
+    subject: str | None,
+    target: Image | Embedding,
+    options: dict[str, Any],
+    report: Path | None,
+    progress: Callable[[str], None],
+) -> LandmarkMatches:
+    """Find a file's points of one template, and draw them where a report is wanted."""
+    import samreg
+
+    points = load_points(file, template, subject)
+    progress("matching")
+    matches = samreg.match(template, points, target, **options)
+    if report is not None:
+        from samreg.report import write_landmark_report
+
+        progress("drawing")
+        assert isinstance(template, samreg.Image)
+        assert isinstance(target, samreg.Image)
+        write_landmark_report(template, points, target, matches, report)
+    return matches
+
+
+def _check(inputs: list[Path], out: Path, *, to_file: bool, is_set: bool, single: dict[str, Any]) -> None:
     """Refuse what would fail after the work."""
-    if not a_set and len(inputs) != 3:
+    from samreg.spatial.io_points import WRITABLE_SUFFIXES
+
+    if not is_set and len(inputs) != 3:
         raise InputError(f"give TEMPLATE POINTS TARGET, or --template-set and targets; got {len(inputs)} paths")
-    if a_set and (given := [option for option, value in single.items() if value is not None]):
+    if is_set and (given := [option for option, value in single.items() if value is not None]):
         raise InputError(
             f"{', '.join(given)} cannot be given for all the images of a set; leave it out (files of a set say their "
             "pixel size themselves, as NIfTI and NRRD do)"
         )
-    if a_set and one and len(inputs) != 1:
+    if is_set and to_file and len(inputs) != 1:
         raise InputError(f"{out} holds the points of one target, but {len(inputs)} are given; name a folder")
-    if a_set and not one:
+    if is_set and not to_file:
         require_writable(out)
     else:
-        require_suffix(out, _POINTS)
+        require_suffix(out, WRITABLE_SUFFIXES)
 
 
 def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | Embedding:
@@ -155,15 +177,17 @@ def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | E
     return load_image(path, series, pixel_size)
 
 
-def _show(found: LandmarkMatches | TemplateMatches, target: Path, out: Path, report: Path | None) -> None:
-    columns = [key for key in _COLUMNS if hasattr(found, key)]
-    header = ("name", *(f"{axis} mm" for axis in "xyz"[: found.points.shape[1]]), *(_COLUMNS[key] for key in columns))
-    values = (getattr(found, key).tolist() for key in columns)
+def _show(matches: LandmarkMatches | TemplateMatches, target: Path, out: Path, report: Path | None) -> None:
+    columns = [key for key in _COLUMNS if hasattr(matches, key)]
+    axes = [f"{axis} mm" for axis in "xyz"[: matches.points.shape[1]]]
+    measures = (getattr(matches, key).tolist() for key in columns)
     rows = [
-        (name, *position, *some, "yes" if inside else "no")
-        for name, position, *some, inside in zip(found.names, found.points.tolist(), *values, found.inside, strict=True)
+        (name, *position, *values, "yes" if inside else "no")
+        for name, position, *values, inside in zip(
+            matches.names, matches.points.tolist(), *measures, matches.inside, strict=True
+        )
     ]
-    show_table(f"found in {target}, LPS", (*header, "in view"), rows)
-    for note in found.notes:
-        say(f"look at: {note}")
+    show_table(f"found in {target}, LPS", ("name", *axes, *(_COLUMNS[key] for key in columns), "in view"), rows)
+    for note in matches.notes:
+        say(f"check: {note}")
     say(f"written to {out}" + ("" if report is None else f"; {report} shows them"))

@@ -17,6 +17,7 @@ from samreg.cli.common import (
     Quiet,
     Seed,
     Verbose,
+    fail,
     load_image,
     load_points,
     parse_options,
@@ -120,8 +121,7 @@ def register(
         if report:
             result.report(out / "report.html", landmarks=errors)
     if not result:
-        typer.secho(f"samreg: not registered: {result.reason}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1)
+        fail(f"not registered: {result.reason}", 1)
     if not quiet:
         _show(result, errors, out)
 
@@ -143,7 +143,7 @@ def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) 
     if errors is not None:
         _show_errors(result, errors)
     for flag in result.flags:
-        say(f"look at: {flag}")
+        say(f"check: {flag}")
     say(f"written to {out}")
 
 

@@ -13,6 +13,7 @@ from samreg.cli.common import (
     Quiet,
     Seed,
     Verbose,
+    fail,
     require_writable,
     say,
     session,
@@ -69,8 +70,7 @@ def track(
             progress("writing")
             tracks.save(out)
         if not tracks:
-            typer.secho(f"samreg: not aligned: {tracks.reason}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(1)
+            fail(f"not aligned: {tracks.reason}", 1)
         if not quiet:
             _show(tracks, out)
         return
@@ -97,7 +97,7 @@ def _show(tracks: LesionTracks, out: Path) -> None:
     header = ("lesion", "x mm", "y mm", "z mm", "reliability", "before mm", "after mm", "change", "in view")
     show_table(f"found in {tracks.followup.label}, LPS; diameters", header, rows)
     for note in tracks.notes:
-        say(f"look at: {note}")
+        say(f"check: {note}")
     say(f"written to {out}; {out / 'lesions.html'} shows both visits")
 
 

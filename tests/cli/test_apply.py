@@ -1,0 +1,108 @@
+"""samreg apply: points and images of another frame are refused, and mapped only when that is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import samreg
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
+
+SHIFT = np.array([6.0, -4.0, 8.0])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A saved result: a shift of everything, and a field of 1 mm along x; images far from the world's origin."""
+    fixed = Grid.make((20, 22, 24), origin=(-200, -300, 50), spacing=4)
+    moving = Grid.make((22, 24, 26), origin=fixed.origin + SHIFT - 4, spacing=4)
+    field = np.zeros((*fixed.shape, 3), np.float32)
+    field[2:-2, 2:-2, 2:-2, 0] = 1
+    transform = compose(DisplacementField(field, fixed), AffineTransform(np.eye(3), SHIFT))
+    noise = np.random.default_rng(0).normal(size=(22, 24, 26)).astype(np.float32)
+    images = Image(noise[:20, :22, :24], fixed), Image(noise, moving)
+    folder = tmp_path_factory.mktemp("apply") / "out"
+    samreg.RegistrationResult(*images, transform).save(folder, formats=("h5", "nii"))
+    for image, name in zip(images, ("fixed", "moving"), strict=True):
+        samreg.write_image(image, folder.parent / f"{name}.nii.gz")
+    return folder
+
+
+CENTER = np.array([-154.0, -258.0, 88.0])  # of the fixed image
+
+
+def points_file(folder, *points):
+    path = folder / "points.csv"
+    samreg.write_points(samreg.Points(points), path)
+    return path
+
+
+@pytest.mark.parametrize("transform", ["", "transform.h5", "transform.nii.gz"])
+@pytest.mark.parametrize("to", ["moving", "fixed"])
+def test_points_of_another_frame_are_refused(run, out, tmp_path, transform, to):
+    inside = CENTER if to == "moving" else CENTER + SHIFT
+    target = tmp_path / "there.csv"
+    for wrong in (inside * [-1, -1, 1], [10.0, 11.0, 12.0], inside + [9000, 0, 0]):
+        done = run("apply", out / transform, points_file(tmp_path, inside, wrong), "-o", target, "--to", to)
+        assert done.exit_code == 2, done.output
+        assert "1 of 2 points lie outside" in done.output.replace("\n", " ")
+        assert "RAS" in done.output
+        assert "--outside extrapolate" in done.output.replace("\n", " ")
+        assert not target.exists()
+    done = run("apply", out / transform, points_file(tmp_path, inside), "-o", target, "--to", to)
+    assert done.exit_code == 0, done.output
+
+
+def test_points_outside_are_extrapolated_by_the_affine_part_when_asked(run, out, tmp_path):
+    far, target = CENTER + [0, 0, 500], tmp_path / "there.csv"
+    arguments = ("apply", out, points_file(tmp_path, far), "-o", target, "--to", "moving", "--outside", "extrapolate")
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(samreg.read_points(target).positions, [far + SHIFT])
+    assert run(*arguments[:-1], "perhaps").exit_code == 2
+
+
+def test_a_field_alone_extrapolates_nothing(run, out, tmp_path):
+    field = np.zeros((20, 22, 24, 3), np.float32)
+    grid = samreg.read_image(out.parent / "fixed.nii.gz").grid
+    samreg.write_transform(DisplacementField(field, grid), tmp_path / "field.nii.gz", grid=grid)
+    points = points_file(tmp_path, CENTER + [0, 0, 500])
+    done = run("apply", tmp_path / "field.nii.gz", points, "-o", tmp_path / "p.csv", "--outside", "extrapolate")
+    assert done.exit_code == 2, done.output
+    assert "no affine part" in done.output.replace("\n", " ")
+
+
+def test_voxel_indices_refer_to_the_image_they_belong_to(run, out, tmp_path):
+    (tmp_path / "i.pts").write_text("index\n1\n11.5 10.5 9.5\n")
+    done = run("apply", out, tmp_path / "i.pts", "-o", tmp_path / "p.csv", "--to", "moving")
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(
+        samreg.read_points(tmp_path / "p.csv").positions, [CENTER + SHIFT + [1, 0, 0]], atol=1e-3
+    )
+
+
+def test_a_file_without_a_point_and_one_of_several_subjects(run, out, tmp_path):
+    (tmp_path / "e.csv").write_text("name,x,y,z\n")
+    done = run("apply", out, tmp_path / "e.csv", "-o", tmp_path / "p.csv")
+    assert done.exit_code == 2
+    assert "none of its points is placed" in done.output.replace("\n", " ")
+    rows = [",".join(map(str, [subject, *CENTER + i])) for i, subject in enumerate("AB")]
+    (tmp_path / "s.csv").write_text("\n".join(["subject,x,y,z", *rows]))
+    arguments = ("apply", out, tmp_path / "s.csv", "-o", tmp_path / "p.csv", "--to", "moving")
+    assert "subjects" in run(*arguments).output
+    assert run(*arguments, "--subject", "B").exit_code == 0
+    np.testing.assert_allclose(
+        samreg.read_points(tmp_path / "p.csv").positions, [CENTER + 1 + SHIFT + [1, 0, 0]], atol=1e-3
+    )
+
+
+def test_an_image_of_another_place_is_refused(run, out, tmp_path):
+    image = samreg.read_image(out.parent / "moving.nii.gz")
+    away = Image(image.array, Grid(image.shape, image.origin * [-1, -1, 1], image.spacing, image.direction))
+    samreg.write_image(away, tmp_path / "away.nii.gz")
+    done = run("apply", out, tmp_path / "away.nii.gz", "-o", tmp_path / "w.nii.gz")
+    assert done.exit_code == 2, done.output
+    assert "comes to lie on the reference" in done.output.replace("\n", " ")
+    crumb = Image(image.array[:2, :2, :2], Grid.make((2, 2, 2), origin=CENTER + SHIFT, spacing=1.0))
+    samreg.write_image(crumb, tmp_path / "crumb.nii.gz")  # smaller than the distance of the points looked at
+    assert run("apply", out, tmp_path / "crumb.nii.gz", "-o", tmp_path / "w.nii.gz").exit_code == 0
