@@ -18,7 +18,7 @@ from samreg.benchmark.report import charts
 from samreg.benchmark.report.page import against
 from samreg.benchmark.report.statistics import compare
 from samreg.benchmark.report.tables import Record, by_method, leaderboard, markdown
-from samreg.report.pictures import png
+from samreg.report.kit import png
 
 HERE = Path(__file__).parent
 ERRORS = ("mean", "median", "p95", "within 5 mm, %", "within 10 mm, %", "within 15 mm, %")

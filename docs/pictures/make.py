@@ -17,7 +17,8 @@ import samreg
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.quality import target_registration_error
 from samreg.registration.quality import initial_alignment
-from samreg.report.pictures import draw_projections, png
+from samreg.report.kit import png
+from samreg.report.pictures import draw_projections
 from samreg.report.views import grey, overlay, standard, views_of, window
 from samreg.spatial import resample
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from samreg.atlas.average import Average, average, landmark_spread, probability, sharpened
 from samreg.atlas.frame import common_frame, common_grid, shape_update
-from samreg.atlas.picture import write_picture
+from samreg.atlas.picture import write_template_picture
 from samreg.errors import InputError, SamregError
 from samreg.quality import dice, ncc
 from samreg.spatial.grid import Grid
@@ -427,7 +427,7 @@ def _average(
     earlier = None if before is None else read_image(before / "mean.nii.gz")
     found = _convergence(number, parts, len(names), drift, earlier)
     title = f"iteration {number}, {found.subjects} subjects; drift removed {found.residual_mm:.2f} mm"
-    write_picture(template, parts, title, folder / "picture.png")
+    write_template_picture(template, parts, title, folder / "picture.png")
     (folder / "convergence.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from samreg.atlas.average import Average
-from samreg.report.pictures import png
+from samreg.report.kit import PICTURE_TEXT, dark_figure, write_png
+from samreg.report.pictures import draw_slice
 from samreg.report.views import grey, slice_indices, views_of, window
-from samreg.spatial.files import atomic_path
 from samreg.spatial.image import Image
 
-_DARK, _LIGHT = "#101214", "#e8eaed"
-_DEVIATION = (0.0, 300.0)  # HU shown black and white
-_WIDTH = 3.2  # inches a picture
+_DEVIATION_WINDOW = (0.0, 300.0)  # HU shown black and white
+_WIDTH = 2.9  # inches a picture
 
 
-def write_picture(template: Image, parts: Average, title: str, path: str | os.PathLike[str]) -> None:
+def write_template_picture(template: Image, parts: Average, title: str, path: str | os.PathLike[str]) -> Path:
     """Write a PNG: rows axial, coronal, sagittal; columns template, mean, standard deviation.
 
     Raises
@@ -26,26 +25,22 @@ def write_picture(template: Image, parts: Average, title: str, path: str | os.Pa
     InputError
         When the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
     grid, views = template.grid, views_of(template.ndim)
     heights = [grid.extent[view.down] / grid.extent[view.across] for view in views]
-    figure = Figure(figsize=(3 * _WIDTH, _WIDTH * sum(heights) + 0.4), dpi=90, facecolor=_DARK, layout="constrained")
+    figure = dark_figure(3 * _WIDTH, _WIDTH * sum(heights) + 0.4)
     axes = figure.subplots(len(views), 3, squeeze=False, height_ratios=heights)
     deviation = parts.variance.with_array(np.sqrt(parts.variance.array))
     columns = (
         ("template", template, window(parts.mean)),
         ("mean", parts.mean, window(parts.mean)),
-        ("standard deviation", deviation, _DEVIATION),
+        ("standard deviation", deviation, _DEVIATION_WINDOW),
     )
-    for ax, (name, _, _) in zip(axes[0], columns, strict=True):
-        ax.set_title(name, color=_LIGHT, fontsize=10)
+    indices = slice_indices(grid, grid.center)
     for row, view in zip(axes, views, strict=True):
-        index = slice_indices(grid, grid.center)[view.name]
         for ax, (_, image, limits) in zip(row, columns, strict=True):
-            shown = grey(view.picture(image.array, index), limits)
-            ax.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=view.extent(grid), interpolation="bilinear")
+            draw_slice(ax, grey(view.picture(image.array, indices[view.name]), limits), view, grid)
             ax.set(xticks=[], yticks=[])
-    figure.suptitle(title, color=_LIGHT, fontsize=11)
-    with atomic_path(path) as temporary:
-        Path(temporary).write_bytes(png(figure))
+    for ax, (name, _, _) in zip(axes[0], columns, strict=True):
+        ax.set_title(name, color=PICTURE_TEXT, fontsize=10)
+    figure.suptitle(title, color=PICTURE_TEXT, fontsize=11)
+    return write_png(figure, path)

@@ -123,7 +123,7 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     from samreg.benchmark.datasets import load_dataset
     from samreg.benchmark.methods.registry import get_method
     from samreg.benchmark.metrics import common_landmarks, measure
-    from samreg.benchmark.report.pictures import write_picture
+    from samreg.benchmark.report.pictures import write_case_picture
     from samreg.spatial import invert
 
     data, method = load_dataset(job.data), get_method(job.method)
@@ -146,7 +146,7 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     if fixed.pictures and pair is not None:
         edges = images[1] if moving.pictures else None
         back = inverse.transform_points(pair[1].positions)
-        write_picture(Path(job.record).with_suffix(".png"), images[0], edges, result.transform, pair[0], back)
+        write_case_picture(Path(job.record).with_suffix(".png"), images[0], edges, result.transform, pair[0], back)
     measures = measure(fixed, moving, images, result.transform, inverse, learn2reg=data.learn2reg)
     return {"ok": True, "reason": "", **about, **measures}
 

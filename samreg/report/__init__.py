@@ -1,6 +1,6 @@
 """Pictures of a registration and its HTML page."""
 
-from samreg.report.landmarks import write_landmark_report
+from samreg.report.landmark_page import write_landmark_report
 from samreg.report.page import write_report
 from samreg.report.pictures import write_preview
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samreg.registration.quality import initial_alignment
+from samreg.report.kit import PICTURE_LABEL, PICTURE_TEXT, dark_figure, write_png
 from samreg.report.views import (
     View,
     focus,
@@ -23,7 +22,7 @@ from samreg.report.views import (
     views_of,
     window,
 )
-from samreg.spatial.files import atomic_path
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
 
@@ -33,11 +32,10 @@ if TYPE_CHECKING:
 
     from samreg.registration.result import RegistrationResult
 
-_WIDTH, _LEAST_WIDTH, _MOST_HEIGHT = 3.0, 2.2, 5.0  # inches a picture; titles need the least
-_DPI = 100
+_WIDTH, _MIN_WIDTH, _MAX_HEIGHT = 3.0, 2.2, 5.0  # inches a picture; titles need the least
+_FONT_SIZE = 10
 _SLAB = 8.0  # mm from the slice within which matches are drawn
-_MOST_MATCHES = 250  # drawn in one picture
-DARK, LIGHT = "#101214", "#e8eaed"
+_MAX_MATCHES = 250  # drawn in one picture
 
 
 def write_preview(result: RegistrationResult, path: str | os.PathLike[str]) -> Path:
@@ -64,24 +62,7 @@ def write_preview(result: RegistrationResult, path: str | os.PathLike[str]) -> P
     InputError
         When the file cannot be written.
     """
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png(draw_overview(result)))
-    return path
-
-
-def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": "samreg"}, pil_kwargs={"optimize": True})
-    return buffer.getvalue()
-
-
-def img(picture: bytes, alt: str) -> str:
-    """Return an HTML element that holds a PNG."""
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode("ascii")}">'
+    return write_png(draw_overview(result), path)
 
 
 def draw_overview(result: RegistrationResult) -> Figure:
@@ -105,10 +86,10 @@ def draw_overview(result: RegistrationResult) -> Figure:
             w = grey(view.picture(warped.array, index), moving_window)
             pictures = [f, m, w, overlay(f, m), overlay(f, w)]
         for ax, picture in zip(row, pictures, strict=True):
-            ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=view.extent(fixed.grid), interpolation="bilinear")
+            draw_slice(ax, picture, view, fixed.grid)
         _label(row[0], view)
     for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, color=LIGHT, fontsize=10)
+        ax.set_title(title, color=PICTURE_TEXT, fontsize=_FONT_SIZE)
     return figure
 
 
@@ -118,121 +99,125 @@ def draw_matches(result: RegistrationResult) -> Figure:
     Left where they are in the fixed image, right where their counterparts lie in the warped one, each with a
     line from where the transform expects it.
     """
-    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
 
     fixed, warped = standard(result.fixed), standard(result.warped)
     pairs = result.correspondences
-    here, there = pairs.fixed, result.inverse.transform_points(pairs.moving)
+    expected, matched = pairs.fixed, result.inverse.transform_points(pairs.moving)
     indices = slice_indices(fixed.grid, focus(result))
     figure, axes = _canvas(fixed, 2, legend=True)
-    colours = ScalarMappable(cmap="viridis")
-    colours.set_clim(0, 1)
-    random = np.random.default_rng(0)
+    colours = _reliability_colours()
     for row, view in zip(axes, views_of(fixed.ndim), strict=True):
         index = indices[view.name]
-        near = np.ones(len(here), dtype=bool)
-        if view.through is not None:
-            off = (fixed.grid.world_to_index(here)[:, view.through] - index) * fixed.spacing[view.through]
-            near = np.abs(off) <= _SLAB
-        near = random.permutation(np.flatnonzero(near))[:_MOST_MATCHES]
-        near = near[np.argsort(pairs.reliability[near])]  # the reliable ones on top
-        start, end = view.place(fixed.grid, here[near]), view.place(fixed.grid, there[near])
-        colour = colours.to_rgba(pairs.reliability[near])
+        shown = _near(fixed.grid, view, index, expected)
+        shown = shown[np.argsort(pairs.reliability[shown])]  # the reliable ones on top
+        start, end = view.place(fixed.grid, expected[shown]), view.place(fixed.grid, matched[shown])
+        colour = colours.to_rgba(pairs.reliability[shown])
         for ax, image in zip(row, (fixed, warped), strict=True):
-            shown = grey(view.picture(image.array, index), window(image))
-            ax.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=view.extent(fixed.grid), interpolation="bilinear")
-            ax.autoscale(False)
+            draw_slice(ax, grey(view.picture(image.array, index), window(image)), view, fixed.grid)
         row[0].scatter(*start.T, c=colour, s=9, linewidths=0)
         row[1].add_collection(LineCollection(list(np.stack([start, end], axis=1)), colors=colour, linewidths=0.8))
         row[1].scatter(*end.T, c=colour, s=9, linewidths=0)
         _label(row[0], view)
-    axes[0][0].set_title("matches in the fixed image", color=LIGHT, fontsize=10)
-    axes[0][1].set_title(
-        "counterparts in the warped image,\nlines from where the transform\nputs them", color=LIGHT, fontsize=10
-    )
+    for ax, title in zip(axes[0], ("in the fixed image", "counterparts in the warped image"), strict=True):
+        ax.set_title(title, color=PICTURE_TEXT, fontsize=_FONT_SIZE)
     _legend(figure, colours, axes[:, 1], "reliability")
     return figure
 
 
 def draw_projections(result: RegistrationResult) -> Figure:
     """Draw all matches on both images, each in its own frame over its mean along the view, coloured by reliability."""
-    from matplotlib.figure import Figure
-
     pairs = result.correspondences
-    chosen = np.random.default_rng(0).permutation(len(pairs))[:_MOST_MATCHES]
-    chosen = chosen[np.argsort(pairs.reliability[chosen])]
+    shown = np.random.default_rng(0).permutation(len(pairs))[:_MAX_MATCHES]
+    shown = shown[np.argsort(pairs.reliability[shown])]
     sides = [
-        (f"{name}, {view.name}", view, standard(image), points[chosen])
+        (f"{name}, {view.name}", view, standard(image), points[shown])
         for view in views_of(3)[1:]
         for name, image, points in (("fixed", result.fixed, pairs.fixed), ("moving", result.moving, pairs.moving))
     ]
     widths, heights = np.transpose([(i.grid.extent[v.across], i.grid.extent[v.down]) for _, v, i, _ in sides])
-    scale = min(4 * _WIDTH / widths.sum(), _MOST_HEIGHT / heights.max())
-    size = (scale * widths.sum() + 1.0, scale * heights.max() + 0.4)
-    figure = Figure(figsize=size, dpi=_DPI, facecolor=DARK, layout="constrained")
+    scale = min(4 * _WIDTH / widths.sum(), _MAX_HEIGHT / heights.max())
+    figure = dark_figure(scale * widths.sum() + 1.0, scale * heights.max() + 0.4, layout=_layout())
     axes = figure.subplots(1, len(sides), gridspec_kw={"width_ratios": widths})
+    colours = _reliability_colours()
     for ax, (title, view, image, points) in zip(axes, sides, strict=True):
-        _bare(ax)
+        bare(ax)
         assert view.through is not None
         mean = view.picture(image.array.mean(axis=2 - view.through, keepdims=True, dtype=np.float32), 0)
         low, high = np.percentile(mean, (1, 99))
-        ax.imshow(mean, cmap="gray", vmin=low, vmax=high, extent=view.extent(image.grid), interpolation="bilinear")
-        ax.autoscale(False)
-        colours = ax.scatter(
-            *view.place(image.grid, points).T, c=pairs.reliability[chosen], cmap="viridis", vmin=0, vmax=1, s=7
-        )
-        ax.set_title(title, color=LIGHT, fontsize=10)
+        draw_slice(ax, grey(mean, (low, max(high, low + 1e-6))), view, image.grid)
+        ax.scatter(*view.place(image.grid, points).T, c=colours.to_rgba(pairs.reliability[shown]), s=7)
+        ax.set_title(title, color=PICTURE_TEXT, fontsize=_FONT_SIZE)
     _legend(figure, colours, axes, "reliability")
     return figure
 
 
-def _canvas(fixed: Image, columns: int, *, legend: bool = False) -> tuple[Figure, Any]:
-    """Return a dark figure and its axes (views, columns), each row as high as its view in mm."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    views = views_of(fixed.ndim)
-    sides = [(fixed.grid.extent[view.across], fixed.grid.extent[view.down]) for view in views]
-    # one scale for all rows, so that organs are of one size; a long scan must not make the page endless
-    widths, heights = np.transpose(sides)
-    scale = min(_WIDTH / widths.max(), _MOST_HEIGHT / heights.max())
-    column = max(_LEAST_WIDTH, scale * widths.max()) + (0.6 if legend else 0.1)
-    size = (columns * column, scale * heights.sum() + 0.1 * len(heights) + 0.7)
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    figure = Figure(figsize=size, dpi=_DPI, facecolor=DARK, layout=layout)
-    axes = figure.subplots(len(views), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for ax in axes.flat:
-        _bare(ax)
-    return figure, axes
+def draw_slice(ax: Axes, picture: NDArray[Any], view: View, grid: Grid) -> None:
+    """Draw a picture (rows, columns[, 3]) of values from 0 to 1 at its place in mm, and keep the limits."""
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=view.extent(grid), interpolation="bilinear")
+    ax.autoscale(False)
 
 
-def _bare(ax: Axes) -> None:
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_facecolor("black")
+def bare(ax: Axes) -> None:
+    """Take ticks and frame from axes."""
+    ax.set(xticks=[], yticks=[], facecolor="black")
     for spine in ax.spines.values():
         spine.set_visible(False)
 
 
+def _near(grid: Grid, view: View, index: int, points: FloatArray) -> NDArray[np.intp]:
+    """Return which points lie near a slice, in random order and no more than can be seen."""
+    near = np.arange(len(points))
+    if view.through is not None:
+        distance = (grid.world_to_index(points)[:, view.through] - index) * grid.spacing[view.through]
+        near = np.flatnonzero(np.abs(distance) <= _SLAB)
+    return np.random.default_rng(0).permutation(near)[:_MAX_MATCHES]
+
+
+def _canvas(fixed: Image, columns: int, *, legend: bool = False) -> tuple[Figure, Any]:
+    """Return a dark figure and its axes (views, columns), each row as high as its view in mm."""
+    views = views_of(fixed.ndim)
+    sides = [(fixed.grid.extent[view.across], fixed.grid.extent[view.down]) for view in views]
+    # one scale for all rows, so that organs are of one size; a long scan must not make the page endless
+    widths, heights = np.transpose(sides)
+    scale = min(_WIDTH / widths.max(), _MAX_HEIGHT / heights.max())
+    column = max(_MIN_WIDTH, scale * widths.max()) + (0.6 if legend else 0.1)
+    height = scale * heights.sum() + 0.1 * len(heights) + 0.7
+    figure = dark_figure(columns * column + 0.2, height, layout=_layout())
+    axes = figure.subplots(len(views), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for ax in axes.flat:
+        bare(ax)
+    return figure, axes
+
+
+def _layout() -> Any:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.0, hspace=0.0)
+
+
 def _label(ax: Axes, view: View) -> None:
-    ax.set_ylabel(view.name, color=LIGHT, fontsize=10)
-    for x, text in zip((0.02, 0.98), view.labels, strict=True):
+    """Write the view's name beside its picture, and what lies left and right into it."""
+    from matplotlib.patheffects import withStroke
+
+    ax.set_ylabel(view.name, color=PICTURE_TEXT, fontsize=_FONT_SIZE)
+    for x, text, side in zip((0.02, 0.98), view.labels, ("left", "right"), strict=True):
         ax.text(
-            x,
-            0.97,
-            text,
-            transform=ax.transAxes,
-            color="#ffd54f",
-            fontsize=9,
-            ha="left" if x < 0.5 else "right",
-            va="top",
-        )
+            x, 0.97, text, transform=ax.transAxes, color=PICTURE_LABEL, fontsize=9, ha=side, va="top",
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )  # fmt: skip
 
 
-def _legend(figure: Figure, colours: Any, axes: Any, label: str) -> Any:
+def _reliability_colours() -> Any:
+    from matplotlib.cm import ScalarMappable
+
+    colours = ScalarMappable(cmap="viridis")
+    colours.set_clim(0, 1)
+    return colours
+
+
+def _legend(figure: Figure, colours: Any, axes: Any, label: str) -> None:
     bar = figure.colorbar(colours, ax=list(axes), location="right", shrink=0.6, aspect=30, pad=0.02)
-    bar.set_label(label, color=LIGHT)
-    bar.ax.tick_params(colors=LIGHT, labelsize=8)
+    bar.set_label(label, color=PICTURE_TEXT)
+    bar.ax.tick_params(colors=PICTURE_TEXT, labelsize=8)
     bar.outline.set_visible(False)
-    return bar

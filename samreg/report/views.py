@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
 
 _CT_WINDOW = (-900.0, 400.0)  # HU; wide enough to show lungs, soft tissue and bone at once
-_LOOKS_LIKE_CT = -500.0  # some intensity lies below
+_CT_AIR = -500.0  # HU; an image with less is shown as CT
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class View:
         """Return the slice (rows, columns) at ``index`` of an array whose axes run along LPS, head upwards."""
         if self.through is None:
             return array
-        plane = array.take(index, axis=2 - self.through)
+        plane: NDArray[Any] = array.take(index, axis=2 - self.through)
         return plane[::-1] if self.down == 2 else plane
 
     def extent(self, grid: Grid) -> tuple[float, float, float, float]:
@@ -67,12 +67,12 @@ _VIEWS = (
     View("coronal", 0, 2, 1, ("R", "L")),
     View("sagittal", 1, 2, 0, ("A", "P")),
 )
-_FLAT_VIEWS = (View("image", 0, 1, None, ("", "")),)  # a projection may show the body from any side
+_VIEWS_2D = (View("image", 0, 1, None, ("", "")),)  # a projection may show the body from any side
 
 
 def views_of(ndim: int) -> tuple[View, ...]:
     """Return axial, coronal and sagittal, or the one view of a 2D image."""
-    return _VIEWS if ndim == 3 else _FLAT_VIEWS
+    return _VIEWS if ndim == 3 else _VIEWS_2D
 
 
 def standard(image: Image) -> Image:
@@ -96,7 +96,8 @@ def focus(result: RegistrationResult) -> FloatArray:
     if result.transform is not None:
         inside = result.moving.grid.contains(result.transform.transform_points(points))
         points = points[inside] if inside.any() else points
-    return (points.min(axis=0) + points.max(axis=0)) / 2
+    middle: FloatArray = (points.min(axis=0) + points.max(axis=0)) / 2
+    return middle
 
 
 def slice_indices(grid: Grid, point: FloatArray) -> Mapping[str, int]:
@@ -111,7 +112,7 @@ def window(image: Image) -> tuple[float, float]:
     finite = array[np.isfinite(array)]
     if finite.size == 0:
         return 0.0, 1.0
-    if finite.min() <= _LOOKS_LIKE_CT:
+    if finite.min() <= _CT_AIR:
         return _CT_WINDOW
     low, high = (float(value) for value in np.percentile(finite, (0.5, 99.5)))
     return low, max(high, low + 1e-6)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from samreg.errors import InputError, SamregError
@@ -48,6 +49,58 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder whose files take the place of an earlier result's, all of them or none.
+
+    On any exception an earlier result stays as it was. Files of other names are a user's own and stay, as does
+    everything where the folder holds no ``summary``.
+
+    Parameters
+    ----------
+    folder
+        Made when missing.
+    summary
+        The file that comes last: where it is, the whole result is.
+    others
+        All other files that a result may have; those that the new one lacks are removed.
+
+    Raises
+    ------
+    InputError
+        When something cannot be written.
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for names in (("table.csv", "done.json"), ("done.json",)):
+    ...     with replaced_files(folder, summary="done.json", others=["table.csv"]) as staging:
+    ...         for name in names:
+    ...             (staging / name).touch()
+    >>> [path.name for path in folder.iterdir()]
+    ['done.json']
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".samreg-", dir=folder))
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        yield staging
+        files = sorted(staging.iterdir(), key=lambda file: file.name == summary)
+        if (folder / summary).is_file():
+            (folder / summary).unlink()  # what is replaced from here on is no longer what it sums up
+            for name in set(others) - {file.name for file in files}:
+                (folder / name).unlink(missing_ok=True)
+        for file in files:
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,9 @@
 from samreg.tracking.errors import TrackingErrors, tracking_errors
 from samreg.tracking.lesions import Lesions, as_lesions
 from samreg.tracking.pairs import LesionPair, VoxelLesions, read_dlt, read_pairs, track_pairs
+from samreg.tracking.result import LesionTracks, TrackedLesion
 from samreg.tracking.size import Extent, grow
-from samreg.tracking.track import LesionTracks, TrackedLesion, track
+from samreg.tracking.track import track
 
 __all__ = [
     "Extent",

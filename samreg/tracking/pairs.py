@@ -21,7 +21,8 @@ from samreg.spatial.tables import read_table
 from samreg.steps import Outcome, run_step, write_summary, write_table
 from samreg.tracking.errors import TrackingErrors, tracking_errors
 from samreg.tracking.lesions import Lesions, as_lesions
-from samreg.tracking.track import LesionTracks, track
+from samreg.tracking.result import LesionTracks
+from samreg.tracking.track import track
 
 _ERRORS = "errors.csv"
 _COLUMNS = ("name", "x", "y", "z", "true_x", "true_y", "true_z", "radius_mm")

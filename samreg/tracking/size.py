@@ -50,7 +50,8 @@ class Extent:
     @cached_property
     def center(self) -> FloatArray:
         """(3,) centroid, LPS mm."""
-        return self.grid.index_to_world(np.argwhere(self.mask)[:, ::-1].mean(axis=0))[0]
+        centroid: FloatArray = self.grid.index_to_world(np.argwhere(self.mask)[:, ::-1].mean(axis=0))[0]
+        return centroid
 
     @cached_property
     def longest_axial(self) -> float:

@@ -2,221 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from samreg.errors import InputError
-from samreg.spatial.files import atomic_path
+from samreg.errors import ImagesAtFault, InputError, require_progress, require_seed
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
-from samreg.spatial.io_images import write_image
-from samreg.spatial.io_points import write_points
-from samreg.spatial.points import Points
-from samreg.spatial.resample import resample
-from samreg.spatial.transforms import Transform, invert
+from samreg.spatial.transforms import Transform
 from samreg.tracking.lesions import Lesions, as_lesions
+from samreg.tracking.result import LesionTracks, TrackedLesion
 from samreg.tracking.size import Extent, grow
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
 
-_WINDOW = (20.0, 0.2)  # mm around the prediction that are searched, and the similarity lost at that distance
-_RADIUS = 8.0  # mm, of a lesion that only its centre is known of
+_SEARCH_RADIUS = 20.0  # mm around the predicted position
+_SEARCH_PENALTY = 0.2  # of similarity, at that distance
+_DEFAULT_RADIUS = 8.0  # mm, of a lesion of unknown size
 _SHELL = 6.0  # mm beyond the radius, of the second shell of neighbours
-_STEP = 4.0  # mm, over which the field's Jacobian is taken
-_SAME = 0.7  # Dice overlap with what was drawn, from which a lesion counts as grown rightly
-_UNKNOWN_REACH = 30.0  # mm, how far a lesion of unknown size can extend
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedLesion:
-    """One lesion at both visits.
-
-    Parameters
-    ----------
-    name
-        As given, or its label.
-    baseline, followup
-        (3,) its centre at either visit, LPS mm.
-    similarity
-        Of the embeddings, at most 1.
-    reliability
-        Calibrated probability in [0, 1] that the follow-up position is right to 15 mm.
-    cycle_error
-        How far from the baseline position the way back ends, mm.
-    spread
-        How far the votes of the lesion and its surroundings disagree, mm.
-    in_view
-        False where the surroundings put the lesion outside the follow-up's field of view.
-    before, after
-        What was measured at either visit, in one way; None where it could not be measured.
-    propagated
-        Diameter it would have if it had changed as the tissue around it, mm; None where its size is unknown. It says
-        nothing about the lesion's own growth.
-    why
-        Why its size could not be measured at both visits; empty when it was.
-    """
-
-    name: str
-    baseline: FloatArray
-    followup: FloatArray
-    similarity: float
-    reliability: float
-    cycle_error: float
-    spread: float
-    in_view: bool
-    before: Extent | None
-    after: Extent | None
-    propagated: float | None
-    why: str
-
-    @property
-    def change(self) -> float | None:
-        """Change of the diameter from baseline to follow-up, %; None where it was not measured."""
-        if self.before is None or self.after is None or self.why:
-            return None
-        return 100 * (self.after.diameter / self.before.diameter - 1)
-
-    def row(self) -> dict[str, Any]:
-        """Return what the tables hold; None where nothing was measured."""
-        place = {
-            f"{visit}_{axis}": round(float(value), 3)
-            for visit in ("baseline", "followup")
-            for axis, value in zip("xyz", getattr(self, visit), strict=True)
-        }
-        sizes = {
-            f"{visit}_{key}": None if extent is None else round(getattr(extent, attribute), 2)
-            for visit, extent in (("baseline", self.before), ("followup", self.after))
-            for key, attribute in (
-                ("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume")
-            )
-        }  # fmt: skip
-        return {
-            "name": self.name,
-            **place,
-            "reliability": round(self.reliability, 4),
-            "spread_mm": round(self.spread, 2),
-            "cycle_error_mm": round(self.cycle_error, 2),
-            "in_view": self.in_view,
-            **sizes,
-            "diameter_change_percent": None if self.change is None else round(self.change, 1),
-            "propagated_diameter_mm": None if self.propagated is None else round(self.propagated, 2),
-            "size_not_measured_because": self.why,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class LesionTracks:
-    """The lesions of a baseline in its follow-up; false, with a ``reason``, when the scans could not be aligned.
-
-    Parameters
-    ----------
-    lesions
-        Of the baseline, in their order.
-    baseline, followup
-        The scans.
-    transform
-        Baseline to follow-up points, LPS mm, from embeddings alone; None when it failed.
-    notes
-        What the user should know, in plain words.
-    reason
-        Why it failed; empty when it did not.
-    """
-
-    lesions: tuple[TrackedLesion, ...]
-    baseline: Image
-    followup: Image
-    transform: Transform | None
-    notes: tuple[str, ...] = ()
-    reason: str = ""
-
-    def __bool__(self) -> bool:
-        return self.transform is not None
-
-    def __len__(self) -> int:
-        return len(self.lesions)
-
-    @property
-    def points(self) -> FloatArray:
-        """(N, 3) positions in the follow-up, LPS mm."""
-        return np.array([lesion.followup for lesion in self.lesions]).reshape(-1, 3)
-
-    def to_points(self) -> Points:
-        """Return the positions in the follow-up as :class:`samreg.Points`, scored by reliability."""
-        return Points(
-            self.points,
-            tuple(lesion.name for lesion in self.lesions),
-            np.array([lesion.reliability for lesion in self.lesions]),
-        )
-
-    def labels(self) -> Image | None:
-        """Return the lesions as a label map on the follow-up's grid; None when no extent is known.
-
-        Label i is lesion i, counted from 1: what was measured in the follow-up, else what was drawn in the baseline,
-        carried over by the transform.
-        """
-        if self.transform is None or not any(lesion.before or lesion.after for lesion in self.lesions):
-            return None
-        array = np.zeros(self.followup.shape, np.int16)
-        carried = [i for i, lesion in enumerate(self.lesions) if lesion.after is None and lesion.before is not None]
-        if carried:
-            drawn = np.zeros(self.baseline.shape, np.int16)
-            for i in carried:
-                drawn[self.lesions[i].before.on(self.baseline.grid)] = i + 1  # type: ignore[union-attr]
-            source = Image(drawn, self.baseline.grid)
-            array[:] = resample(
-                source, self.followup.grid, transform=invert(self.transform), interpolation="nearest", fill=0
-            ).array
-        for i, lesion in enumerate(self.lesions):
-            if lesion.after is not None:
-                array[lesion.after.on(self.followup.grid)] = i + 1
-        return Image(array, self.followup.grid, "lesions")
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write tables, points, labels and pictures to a folder; each file whole, ``lesions.json`` last.
-
-        ``lesions.csv``, ``followup.mrk.json`` and ``followup.csv`` (positions, scored by reliability),
-        ``followup_lesions.nii.gz`` (:meth:`labels`), ``lesions.html``: both visits of each lesion side by side. A
-        failed result writes ``lesions.json`` alone.
-
-        Raises
-        ------
-        InputError
-            When the folder cannot be written.
-        """
-        from samreg.steps import write_table
-        from samreg.tracking.page import write_page
-
-        folder = Path(folder)
-        rows = [lesion.row() for lesion in self.lesions]
-        if self.transform is not None:
-            write_table(folder / "lesions.csv", list(rows[0]), (list(row.values()) for row in rows))
-            write_points(self.to_points(), folder / "followup.mrk.json")
-            write_points(self.to_points(), folder / "followup.csv")
-            labels = self.labels()
-            if labels is not None:
-                write_image(labels, folder / "followup_lesions.nii.gz")
-            write_page(self, folder / "lesions.html")
-        summary = {
-            "ok": bool(self),
-            "reason": self.reason,
-            "baseline": self.baseline.name,
-            "followup": self.followup.name,
-            "frame": "LPS mm",
-            "notes": list(self.notes),
-            "lesions": rows,
-        }
-        with atomic_path(folder / "lesions.json") as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        return folder
+_JACOBIAN_STEP = 4.0  # mm
+_MIN_DICE = 0.7  # with what was drawn, from which a lesion counts as grown rightly
+_MAX_REACH = 30.0  # mm, of a lesion of unknown size
 
 
 def track(
@@ -265,74 +76,110 @@ def track(
     Raises
     ------
     InputError
-        When a file is missing or damaged, an image is no CT, or no lesion lies in the baseline.
-    """
-    from samreg.embedding import DEFAULT_MODEL, load_model
-    from samreg.seeding import make_seed
+        When a file is missing or damaged, an image is no CT, no lesion lies in the baseline, or an option is at fault.
 
-    report = progress or (lambda stage: None)
+    Examples
+    --------
+    >>> import samreg
+    >>> scan = np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32)
+    >>> scan = samreg.Image.from_array(scan, spacing=(8, 8, 8))
+    >>> tracks = samreg.track(scan, scan, [[40.0, 40.0, 40.0]], radii=[8.0], model="mind")
+    >>> [(lesion.name, lesion.followup.round().tolist()) for lesion in tracks.lesions]
+    [('1', [40.0, 40.0, 40.0])]
+    >>> tracks.lesions[0].why
+    'baseline: no lung around it: sizes are measured in lung alone'
+    """
+    from samreg.embedding.registry import model_for
+
+    require_progress(progress)
+    seed, report = require_seed(seed), progress or (lambda stage: None)
     baseline, followup = as_image(baseline, name="baseline"), as_image(followup, name="follow-up")
     if (baseline.ndim, followup.ndim) != (3, 3):
         raise InputError(f"{baseline.label} is {baseline.ndim}D, {followup.label} {followup.ndim}D; give two 3D CTs")
-    found, notes = as_lesions(lesions, baseline.grid, radii=radii).inside(baseline.grid, baseline.label)
-    network = load_model(DEFAULT_MODEL if model is None else model)
+    inside, notes = as_lesions(lesions, baseline.grid, radii=radii).inside(baseline.grid, baseline.label)
+    network = model_for(model, baseline.ndim)
     report("embedding")
     embeddings = network.embed(baseline, device=device), network.embed(followup, device=device)
     report("aligning")
-    start = make_seed(*embeddings, seed=seed)
-    if start.transform is None:
-        return LesionTracks((), baseline, followup, None, notes, start.reason)
+    try:
+        transform = _aligned(embeddings, seed)
+    except ImagesAtFault as fault:
+        return LesionTracks((), baseline, followup, None, notes, fault.reason)
     report("matching lesions")
-    matched = _matched(embeddings, start.transform, found)
+    matches = _match(embeddings, transform, inside)
     report("measuring lesions")
-    tracked = tuple(
-        _measured(baseline, followup, found, i, **{key: values[i] for key, values in matched.items()})
-        for i in range(len(found))
-    )
-    return LesionTracks(tracked, baseline, followup, start.transform, notes)
+    tracked = tuple(_measure(baseline, followup, inside, matches, i) for i in range(len(inside)))
+    return LesionTracks(tracked, baseline, followup, transform, notes)
 
 
-def _matched(embeddings: tuple[Embedding, Embedding], transform: Transform, lesions: Lesions) -> dict[str, Any]:
-    """Return position, similarity, cycle_error, spread, reliability, in_view and stretch, (N, ...) each."""
+@dataclass(frozen=True, eq=False)
+class _Matches:
+    """Where N lesions are in the follow-up; :class:`TrackedLesion` tells what the numbers are.
+
+    Parameters
+    ----------
+    positions
+        (N, 3) LPS mm.
+    similarity, cycle_error, spread, reliability
+        (N,) each.
+    in_view
+        (N,) boolean.
+    stretch
+        (N,) by which the field stretches lengths around a lesion.
+    """
+
+    positions: FloatArray
+    similarity: FloatArray
+    cycle_error: FloatArray
+    spread: FloatArray
+    reliability: FloatArray
+    in_view: NDArray[np.bool_]
+    stretch: FloatArray
+
+
+def _aligned(embeddings: tuple[Embedding, Embedding], seed: int) -> Transform:
+    """Return the field from baseline to follow-up; raise :class:`ImagesAtFault` where there is none."""
+    from samreg.seeding import make_seed
+
+    fitted = make_seed(*embeddings, seed=seed)
+    if fitted.transform is None:
+        raise ImagesAtFault(fitted.reason)
+    return fitted.transform
+
+
+def _match(embeddings: tuple[Embedding, Embedding], transform: Transform, lesions: Lesions) -> _Matches:
+    """Let each lesion and its neighbours vote where it is, near where the field puts it."""
     from samreg.matching import Calibration, Prediction, features, match_points, vote
 
-    here, there = (features(embedding) for embedding in embeddings)
+    baseline, followup = (features(embedding) for embedding in embeddings)
     centers = lesions.points.positions
-    radius = np.where(np.isnan(lesions.radii), _RADIUS, lesions.radii)
-    expected, jacobian = transform.transform_points(centers), transform.jacobian(centers, step=_STEP)
+    radius = np.where(np.isnan(lesions.radii), _DEFAULT_RADIUS, lesions.radii)
+    expected, jacobian = transform.transform_points(centers), transform.jacobian(centers, step=_JACOBIAN_STEP)
     votes = vote(
-        here, centers, there, prediction=Prediction(expected, *_WINDOW), matrix=jacobian,
-        reach=np.stack([radius, radius + _SHELL], axis=1),
+        baseline, centers, followup, prediction=Prediction(expected, _SEARCH_RADIUS, _SEARCH_PENALTY),
+        matrix=jacobian, reach=np.stack([radius, radius + _SHELL], axis=1),
     )  # fmt: skip
-    pairs = match_points(here, centers, there, prediction=Prediction(votes.positions, *_WINDOW), home="anywhere")
+    around = Prediction(votes.positions, _SEARCH_RADIUS, _SEARCH_PENALTY)
+    pairs = match_points(baseline, centers, followup, prediction=around, home="anywhere")
     depth = embeddings[1].image_grid.depth(expected)
     calibration = Calibration.from_mapping(embeddings[0].calibration, landmarks=True)
-    return {
-        "position": votes.positions,
-        "similarity": pairs.similarity,
-        "cycle_error": pairs.cycle_error,
-        "spread": votes.spread,
-        "reliability": calibration(pairs.similarity, pairs.cycle_error, spread=votes.spread, depth=depth),
-        "in_view": depth >= 0,
-        "stretch": np.abs(np.linalg.det(jacobian)) ** (1 / 3),
-    }
+    return _Matches(
+        positions=votes.positions,
+        similarity=pairs.similarity,
+        cycle_error=pairs.cycle_error,
+        spread=votes.spread,
+        reliability=calibration(pairs.similarity, pairs.cycle_error, spread=votes.spread, depth=depth),
+        in_view=depth >= 0,
+        stretch=np.abs(np.linalg.det(jacobian)) ** (1 / 3),
+    )
 
 
-def _measured(
-    baseline: Image,
-    followup: Image,
-    lesions: Lesions,
-    i: int,
-    *,
-    position: FloatArray,
-    stretch: float,
-    in_view: bool,
-    **measures: float,
-) -> TrackedLesion:
-    """Measure one lesion at both visits."""
+def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Matches, i: int) -> TrackedLesion:
+    """Measure lesion i at both visits."""
     center, drawn = lesions.points.positions[i], lesions.extents[i]
+    position, stretch = matches.positions[i], float(matches.stretch[i])
     before, why = _grown_in(baseline, center, lesions.radii[i], search=0.5)
-    if before is not None and drawn is not None and (overlap := _dice(before, drawn)) < _SAME:
+    if before is not None and drawn is not None and (overlap := _dice(before, drawn)) < _MIN_DICE:
         before, why = None, f"baseline: growing gives another extent than was drawn (Dice {overlap:.2f})"
     after = None
     if before is not None:
@@ -342,12 +189,15 @@ def _measured(
         name=lesions.points.names[i],
         baseline=center,
         followup=position if after is None else after.center,
+        similarity=float(matches.similarity[i]),
+        reliability=float(matches.reliability[i]),
+        cycle_error=float(matches.cycle_error[i]),
+        spread=float(matches.spread[i]),
+        in_view=bool(matches.in_view[i]),
         before=known,
         after=after,
-        propagated=None if known is None else float(stretch * known.diameter),
+        propagated=None if known is None else stretch * known.diameter,
         why=why,
-        in_view=bool(in_view),
-        **{key: float(value) for key, value in measures.items()},
     )
 
 
@@ -356,15 +206,15 @@ def _grown_in(
 ) -> tuple[Extent | None, str]:
     """Grow a lesion of about this radius (mm, or NaN), first as if it had kept its size, then wider."""
     if np.isnan(radius):
-        tries = [(5.0, _UNKNOWN_REACH)]
+        tries = [(5.0, _MAX_REACH)]
     else:
-        near = max(4.0, search * radius)
-        tries = [(near, 1.5 * radius + 5), (near, 3 * radius + 10)]
-    for look, reach in tries:
-        found = grow(image, center, search=look, reach=reach)
-        if isinstance(found, Extent):
-            return found, ""
-    return None, f"{visit}: {found}"
+        core = max(4.0, search * radius)
+        tries = [(core, 1.5 * radius + 5), (core, 3 * radius + 10)]
+    for search_mm, reach in tries:
+        grown = grow(image, center, search=search_mm, reach=reach)
+        if isinstance(grown, Extent):
+            return grown, ""
+    return None, f"{visit}: {grown}"
 
 
 def _dice(a: Extent, b: Extent) -> float:
@@ -373,5 +223,5 @@ def _dice(a: Extent, b: Extent) -> float:
     low, spacing = corners.min(axis=0), min(a.grid.spacing.min(), b.grid.spacing.min())
     size = np.ceil((corners.max(axis=0) - low) / spacing).astype(int)
     grid = Grid.make(size[::-1], origin=low + spacing / 2, spacing=spacing)
-    one, other = a.on(grid), b.on(grid)
-    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+    first, second = a.on(grid), b.on(grid)
+    return float(2 * (first & second).sum() / (first.sum() + second.sum()))

@@ -76,7 +76,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.sources += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in ("img", "meta"):
+        if tag not in ("img", "meta", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

@@ -9,9 +9,11 @@ import pytest
 
 from samreg.quality import LandmarkErrors
 from samreg.report import write_report
+from samreg.report.kit import Picture, Table, dark_figure, png, write_page
 from samreg.spatial import AffineTransform, Image
 
 _READY = "document.getElementById('viewer').dataset.ready === 'yes'"
+PICTURE = Picture(png(dark_figure(9, 1)), "a wide picture")
 _SEEN = "document.querySelector('canvas').toDataURL()"
 
 
@@ -64,6 +66,39 @@ def test_every_way_to_show_it_paints_something_of_its_own(good_result, opened):
     assert page.complaints == []
 
 
+def test_a_phone_shows_every_page_without_sideways_scrolling_or_hidden_rows(good_result, opened, tmp_path):
+    page = opened(good_result(name="a/long_name_of_a_scan_of_patient_0001_at_the_first_visit.nii.gz"), size=(390, 800))
+    long = Table.of(
+        [{"method": "hybrid-torch-with-a-long-name", "a_long_landmark_name": 1.0, **dict.fromkeys("abcdefgh", 2.5)}]
+    )
+    for path in (
+        None,
+        write_page(tmp_path / "points.html", "landmarks.html", title="points", notes=(), picture=PICTURE, table=long),
+        write_page(
+            tmp_path / "lesions.html", "lesions.html", title="lesions", followup="later", notes=(), table=long,
+            lesions=[{"name": "1", "remarks": "", "picture": PICTURE}],
+        ),
+    ):  # fmt: skip
+        if path is not None:
+            page.open(path, size=(390, 800))
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        assert page.run(
+            "[...document.querySelectorAll('.scroll')].every(part => part.scrollHeight <= part.clientHeight)"
+        )
+        # no word of a table is broken between its letters
+        assert page.run("""[...document.querySelectorAll('td, th')].every(cell => {
+            const range = document.createRange();
+            return [...cell.childNodes].every(node => {
+                if (node.nodeType !== 3) return true;
+                return [...node.textContent.matchAll(/[A-Za-z]+/g)].every(word => {
+                    range.setStart(node, word.index);
+                    range.setEnd(node, word.index + word[0].length);
+                    return range.getClientRects().length <= 1;
+                });
+            });
+        })""")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_stands_out_and_nothing_is_cut_off(good_result, opened, dark):
     for size in ((1240, 900), (390, 800)):
@@ -91,7 +126,7 @@ def test_every_control_has_a_name_and_is_reached_by_tab(good_result, opened):
     assert page.run("[...document.querySelectorAll('input')].every(input => input.labels.length === 1)")
     assert page.run("[...document.querySelectorAll('canvas')].every(canvas => canvas.getAttribute('aria-label'))")
     reached = set()
-    for _ in range(6):
+    for _ in range(5):
         page.press("Tab")
         reached.add(page.run("document.activeElement.id || document.activeElement.name"))
         assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -21,11 +21,11 @@ from samreg.matching.correspondences import Correspondences
 from samreg.quality import LandmarkErrors
 from samreg.registration.result import RegistrationResult
 from samreg.report import write_preview, write_report
-from samreg.report.page import python_call, shell_command
+from samreg.report.recipe import python_call, recipe, shell_command
 from samreg.report.viewer import viewer_data
 from samreg.report.views import focus, overlay, slice_grid, slice_indices, standard, views_of, window
 from samreg.seeding import AffineFit, Seed
-from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, write_image
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, write_image, write_transform
 
 NASTY = "/data/<script>alert('x')</script>&\".nii.gz"
 
@@ -48,7 +48,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for key, value in attrs if key in ("src", "href")]
-        if tag not in ("meta", "img", "input"):
+        if tag not in ("meta", "img", "input", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -191,6 +191,39 @@ def test_the_recipe_repeats_the_call(phantom, failed_result, tmp_path, monkeypat
     (given, keywords) = calls.pop()
     assert [image.name for image in given] == paths
     assert {key: keywords[key] for key in options} == options
+
+
+def test_the_recipe_says_what_it_cannot_repeat(good_result, phantom, tmp_path):
+    result = good_result(options={"method": "hybrid", "engine": "torch", "start": "CompositeTransform"})
+    text = recipe(result)
+    assert "start=samreg.read_transform('start.h5')" in text.python
+    assert text.command == ""
+    assert "start" in text.notes[0]
+    start = tmp_path / "earlier.h5"
+    write_transform(AffineTransform.identity(3), start)
+    images = [tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz"]
+    for path in images:
+        write_image(phantom(), path)
+    files = {role: phantom(str(path)) for role, path in zip(("fixed", "moving"), images, strict=True)}
+    text = recipe(replace(result, **files, options={"method": "hybrid", "start": str(start)}))
+    assert f"samreg.read_transform({str(start)!r})" in text.python
+    assert text.notes == ("The command line cannot repeat it.",)
+    text = recipe(replace(result, **files, options={"engine": "mine", "model": "ours", "engine_options": {"a": 1}}))
+    assert "engine=my_engine" in text.python
+    assert "model=my_model" in text.python
+    assert text.command == ""
+    compile(text.python, "recipe", "exec")
+    page = write_report(result, tmp_path / "report.html").read_text()
+    assert "CompositeTransform" not in page
+    assert "samreg register" not in page
+
+
+def test_many_landmarks_are_folded_away_below_their_summary(good_result, tmp_path):
+    few, many = (LandmarkErrors(tuple(f"p_{i}" for i in range(n)), *np.ones((3, n))) for n in (40, 41))
+    for errors, folded in ((few, False), (many, True)):
+        page = read(write_report(good_result(), tmp_path / "report.html", landmarks=errors))[1]
+        assert ("details" in page.tags) is folded
+        assert page.tags.count("tr") >= 4 + len(errors.names)
 
 
 def test_a_failed_result_says_why(failed_result, tmp_path):

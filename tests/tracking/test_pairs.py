@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import samreg
+import samreg.tracking.store
 from samreg.cli import app
 from samreg.errors import InputError
 from samreg.tracking import LesionPair, VoxelLesions, as_lesions, read_dlt, read_pairs, track_pairs
@@ -146,7 +147,7 @@ def test_a_killed_run_loses_nothing_and_goes_on(pairs, tmp_path, monkeypatch):
 
 def test_a_full_disk_stops_with_a_message_and_loses_nothing(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("samreg.tracking.pairs.track", canned)
-    write, out = samreg.tracking.track.__globals__["write_points"], tmp_path / "out"
+    write, out = samreg.tracking.store.write_points, tmp_path / "out"
 
     def full(points: object, path: Path) -> None:
         if ".b.part" in str(path):
@@ -154,7 +155,7 @@ def test_a_full_disk_stops_with_a_message_and_loses_nothing(pairs, tmp_path, mon
         write(points, path)
 
     with monkeypatch.context() as patch:
-        patch.setitem(samreg.tracking.track.__globals__, "write_points", full)
+        patch.setattr("samreg.tracking.store.write_points", full)
         with pytest.raises(InputError, match=r"No space left.*make room"):
             track_pairs(pairs, out)
     assert [path.name for path in out.iterdir()] == ["a"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_saved_files_say_the_same(tracks, tmp_path):
         assert row["size_not_measured_because"] == lesion.why
     page = (tmp_path / "lesions.html").read_text()
     assert page.count("data:image/png;base64,") == len(tracks)
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
 
 
 def test_scans_that_cannot_be_aligned_are_a_falsy_result(visits, tmp_path, monkeypatch):
@@ -97,6 +99,14 @@ def test_scans_that_cannot_be_aligned_are_a_falsy_result(visits, tmp_path, monke
     found.save(tmp_path)
     assert json.loads((tmp_path / "lesions.json").read_text())["ok"] is False
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_result_takes_the_place_of_an_earlier_one(tracks, tmp_path):
+    tracks.save(tmp_path)
+    (tmp_path / "mine.csv").write_text("a file of the user's")
+    failed = replace(tracks, lesions=(), transform=None, reason="too few matches: 3")
+    failed.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"lesions.json", "mine.csv"}
 
 
 def test_lesions_outside_the_baseline_are_left_out_with_a_note(visits):

@@ -99,7 +99,7 @@ def _heat_map(cells: Mapping[tuple[str, str], float]) -> Figure:
     values = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
     figure = _canvas(max(6.0, 2.2 + 0.45 * len(columns)), max(2.8, 1.9 + 0.26 * len(rows)))
     ax = figure.subplots()
-    picture = ax.imshow(np.ma.masked_invalid(values), cmap="YlOrRd", norm=LogNorm(2, 60, clip=True), aspect="auto")
+    picture = ax.imshow(values, cmap="YlOrRd", norm=LogNorm(2, 60, clip=True), aspect="auto")
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     names = [column.replace("_", " ") for column in columns]
     ax.set_xticks(range(len(columns)), names, rotation=40, ha="right", fontsize=8, rotation_mode="anchor")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from samreg.benchmark.metrics import SUCCESS_MM
+from samreg.report.kit import number
 
 Record = Mapping[str, Any]
 
@@ -112,6 +113,4 @@ def show(value: Any) -> str:
     """Return a value for people."""
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-    return str(value)
+    return number(value) if isinstance(value, float) else str(value)

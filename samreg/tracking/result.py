@@ -1,0 +1,221 @@
+"""What track() returns: the lesions of a baseline, found in its follow-up."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
+from samreg.spatial.points import Points
+from samreg.spatial.resample import resample
+from samreg.spatial.transforms import Transform, invert
+from samreg.tracking.size import Extent
+
+_SIZES = (("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume"))
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedLesion:
+    """One lesion at both visits.
+
+    Parameters
+    ----------
+    name
+        As given, or its label.
+    baseline, followup
+        (3,) its centre at either visit, LPS mm.
+    similarity
+        Of the embeddings, at most 1.
+    reliability
+        Calibrated probability in [0, 1] that the follow-up position is right to 15 mm.
+    cycle_error
+        How far from the baseline position the way back ends, mm.
+    spread
+        How far the votes of the lesion and its surroundings disagree, mm.
+    in_view
+        False where the surroundings put the lesion outside the follow-up's field of view.
+    before, after
+        What was measured at either visit, in one way; None where it could not be measured.
+    propagated
+        Diameter it would have if it had changed as the tissue around it, mm; None where its size is unknown. It says
+        nothing about the lesion's own growth.
+    why
+        Why its size could not be measured at both visits; empty when it was.
+
+    Examples
+    --------
+    >>> import samreg
+    >>> from samreg.tracking import Extent, TrackedLesion
+    >>> grid = samreg.spatial.Grid.make((9, 9, 9), spacing=2.0)
+    >>> small, large = (Extent(np.linalg.norm(grid.world_points() - 8, axis=-1) < r, grid) for r in (5, 7))
+    >>> center = np.array([8.0, 8.0, 8.0])
+    >>> lesion = TrackedLesion("nodule", center, center, 0.9, 0.8, 1.0, 2.0, True, small, large, 10.2, "")
+    >>> f"{lesion.change:+.0f} %"
+    '+30 %'
+    """
+
+    name: str
+    baseline: FloatArray
+    followup: FloatArray
+    similarity: float
+    reliability: float
+    cycle_error: float
+    spread: float
+    in_view: bool
+    before: Extent | None
+    after: Extent | None
+    propagated: float | None
+    why: str
+
+    @property
+    def change(self) -> float | None:
+        """Change of the diameter from baseline to follow-up, %; None where it was not measured."""
+        if self.before is None or self.after is None or self.why:
+            return None
+        return 100 * (self.after.diameter / self.before.diameter - 1)
+
+    def row(self) -> dict[str, Any]:
+        """Return what the tables hold; None where nothing was measured."""
+        positions = {
+            f"{visit}_{axis}": round(float(value), 3)
+            for visit, position in (("baseline", self.baseline), ("followup", self.followup))
+            for axis, value in zip("xyz", position, strict=True)
+        }
+        sizes = {
+            f"{visit}_{key}": None if extent is None else round(getattr(extent, attribute), 2)
+            for visit, extent in (("baseline", self.before), ("followup", self.after))
+            for key, attribute in _SIZES
+        }
+        return {
+            "name": self.name,
+            **positions,
+            "reliability": round(self.reliability, 4),
+            "spread_mm": round(self.spread, 2),
+            "cycle_error_mm": round(self.cycle_error, 2),
+            "in_view": self.in_view,
+            **sizes,
+            "diameter_change_percent": None if self.change is None else round(self.change, 1),
+            "propagated_diameter_mm": None if self.propagated is None else round(self.propagated, 2),
+            "size_not_measured_because": self.why,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LesionTracks:
+    """The lesions of a baseline in its follow-up; false, with a ``reason``, when the scans could not be aligned.
+
+    Parameters
+    ----------
+    lesions
+        Of the baseline, in their order.
+    baseline, followup
+        The scans.
+    transform
+        Baseline to follow-up points, LPS mm, from embeddings alone; None when it failed.
+    notes
+        What the user should know, in plain words.
+    reason
+        Why it failed; empty when it did not.
+
+    Examples
+    --------
+    >>> import samreg
+    >>> scan = samreg.Image.from_array(np.zeros((4, 5, 6)), spacing=(2, 2, 2))
+    >>> failed = samreg.LesionTracks((), scan, scan, None, reason="too few matches: 3")
+    >>> bool(failed), len(failed), failed.reason
+    (False, 0, 'too few matches: 3')
+    """
+
+    lesions: tuple[TrackedLesion, ...]
+    baseline: Image
+    followup: Image
+    transform: Transform | None
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.transform is not None
+
+    def __len__(self) -> int:
+        return len(self.lesions)
+
+    @property
+    def points(self) -> FloatArray:
+        """(N, 3) positions in the follow-up, LPS mm."""
+        return np.array([lesion.followup for lesion in self.lesions]).reshape(-1, 3)
+
+    def to_points(self) -> Points:
+        """Return the positions in the follow-up as :class:`samreg.Points`, scored by reliability."""
+        return Points(
+            self.points,
+            tuple(lesion.name for lesion in self.lesions),
+            np.array([lesion.reliability for lesion in self.lesions]),
+        )
+
+    def labels(self) -> Image | None:
+        """Return the lesions as a label map on the follow-up's grid; None when no extent is known.
+
+        Label i is lesion i, counted from 1: what was measured in the follow-up, else what was drawn in the baseline,
+        carried over by the transform.
+        """
+        if self.transform is None or not any(lesion.before or lesion.after for lesion in self.lesions):
+            return None
+        numbered = list(enumerate(self.lesions, start=1))
+        drawn = np.zeros(self.baseline.shape, np.int16)
+        for number, lesion in numbered:
+            if lesion.after is None and lesion.before is not None:
+                drawn[lesion.before.on(self.baseline.grid)] = number
+        array = np.zeros(self.followup.shape, np.int16)
+        if drawn.any():
+            carried = resample(
+                Image(drawn, self.baseline.grid),
+                self.followup.grid,
+                transform=invert(self.transform),
+                interpolation="nearest",
+                fill=0,
+            )
+            array[:] = carried.array
+        for number, lesion in numbered:
+            if lesion.after is not None:
+                array[lesion.after.on(self.followup.grid)] = number
+        return Image(array, self.followup.grid, "lesions")
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write tables, points, labels and pictures to a folder: all files, or none.
+
+        ``lesions.csv``, ``followup.mrk.json`` and ``followup.csv`` (positions, scored by reliability),
+        ``followup_lesions.nii.gz`` (:meth:`labels`), ``lesions.html``: both visits of each lesion side by side, and
+        ``lesions.json``. A failed result writes ``lesions.json`` alone.
+
+        Parameters
+        ----------
+        folder
+            Made when missing. Of an earlier result in it nothing is left.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        InputError
+            When the folder cannot be written.
+
+        Examples
+        --------
+        >>> import samreg, tempfile
+        >>> scan = samreg.Image.from_array(np.zeros((4, 5, 6)), spacing=(2, 2, 2))
+        >>> failed = samreg.LesionTracks((), scan, scan, None, reason="too few matches: 3")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in failed.save(folder).iterdir()]
+        ['lesions.json']
+        """
+        from samreg.tracking.store import save
+
+        return save(self, folder)

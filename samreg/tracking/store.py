@@ -1,0 +1,50 @@
+"""The folder of tracked lesions."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samreg.spatial.files import replaced_files
+from samreg.spatial.io_images import write_image
+from samreg.spatial.io_points import write_points
+from samreg.steps import write_table
+from samreg.tracking.page import write_lesion_page
+
+if TYPE_CHECKING:
+    from samreg.tracking.result import LesionTracks
+
+_SUMMARY = "lesions.json"
+_TABLE, _PAGE, _LABELS = "lesions.csv", "lesions.html", "followup_lesions.nii.gz"
+_POINTS = ("followup.mrk.json", "followup.csv")
+
+
+def save(tracks: LesionTracks, folder: str | os.PathLike[str]) -> Path:
+    """Write a result to a folder, all files or none; see :meth:`samreg.LesionTracks.save`."""
+    with replaced_files(folder, summary=_SUMMARY, others=(_TABLE, _PAGE, _LABELS, *_POINTS)) as staging:
+        rows = [lesion.row() for lesion in tracks.lesions]
+        if tracks:
+            write_table(staging / _TABLE, list(rows[0]), (list(row.values()) for row in rows))
+            for name in _POINTS:
+                write_points(tracks.to_points(), staging / name)
+            labels = tracks.labels()
+            if labels is not None:
+                write_image(labels, staging / _LABELS)
+            write_lesion_page(tracks, staging / _PAGE)
+        text = json.dumps(_summary(tracks, rows), indent=2) + "\n"
+        (staging / _SUMMARY).write_text(text, encoding="utf-8")
+    return Path(folder)
+
+
+def _summary(tracks: LesionTracks, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "ok": bool(tracks),
+        "reason": tracks.reason,
+        "baseline": tracks.baseline.name,
+        "followup": tracks.followup.name,
+        "frame": "LPS mm",
+        "notes": list(tracks.notes),
+        "lesions": rows,
+    }
