@@ -13,7 +13,7 @@ import torch
 
 import samreg
 from samreg.embedding import EmbeddingModel, load_model
-from samreg.engines import get_engine
+from samreg.engines import Request, get_engine
 from samreg.seeding import make_seed
 from samreg.spatial import resample_spacing
 
@@ -30,7 +30,7 @@ def seed_seconds(model: EmbeddingModel, fixed: samreg.Image, moving: samreg.Imag
 def syn_seconds(fixed: samreg.Image, moving: samreg.Image, threads: int) -> float:
     """Return the seconds of ANTs' affine + SyN with its defaults."""
     start = time.perf_counter()
-    get_engine("ants").register(fixed, moving, transform="deformable", threads=threads)
+    get_engine("ants").register(Request(fixed=fixed, moving=moving, threads=threads))
     return time.perf_counter() - start
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from samreg.atlas.average import Average, average, landmark_spread, probability, sharpened
 from samreg.atlas.frame import common_frame, common_grid, shape_update
 from samreg.atlas.picture import write_template_picture
-from samreg.errors import InputError, SamregError
+from samreg.errors import InputError, SamregError, require_options
 from samreg.quality import dice, ncc
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
@@ -184,15 +184,14 @@ def build_atlas(
         When fewer than two subjects can be used, an option is at fault, landmarks lie outside their image, labels are
         no whole numbers, or the disk is full.
     """
-    from samreg.registration.register import _as_mapping
-
     if iterations < 0 or jobs < 1:
         raise InputError(f"iterations must be at least 0 and jobs at least 1, got {iterations} and {jobs}")
     if engine is not None and not isinstance(engine, str):
         raise InputError(f"an atlas takes an engine by its name, got {engine!r}; its results are kept by that name")
     options = {
-        "method": method, "engine": engine, "engine_options": _as_mapping(engine_options), "model": model, "seed": seed,
-        "spacing": spacing, "device": device, "threads": max(1, (os.cpu_count() or 1) // jobs),
+        "method": method, "engine": engine, "engine_options": require_options("engine_options", engine_options),
+        "model": model, "seed": seed, "spacing": spacing, "device": device,
+        "threads": max(1, (os.cpu_count() or 1) // jobs),
     }  # fmt: skip
     out = Path(out)
     if landmarks is not None and Path(landmarks).resolve() == (out / "landmarks.csv").resolve():

@@ -7,18 +7,16 @@ engine, or the kernel's out-of-memory killer, takes nothing else down.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from samreg.engines.child import die_with_parent, own_peak, spawn, worker_peaks
 from samreg.errors import SamregError
 from samreg.spatial.files import atomic_path
 
@@ -76,19 +74,12 @@ def execute(job: Job) -> dict[str, Any]:
     if done := read_record(job.record):
         return done
     start = time.perf_counter()
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path or os.getcwd() for path in sys.path))
-    environment.update(dict.fromkeys(_THREADS, str(job.threads)))
+    environment = dict.fromkeys(_THREADS, str(job.threads))
     with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "samreg.benchmark.job"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        child = spawn("samreg.benchmark.job", environment=environment, stdout=output)
         try:
             assert child.stdin is not None
-            child.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+            child.stdin.write(json.dumps(asdict(job)) + "\n")
             child.stdin.flush()  # and keep it open: its end tells the child that we are gone
             status = child.wait()
         except BaseException:
@@ -131,8 +122,9 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     images = fixed.image(), moving.image()
     pair = common_landmarks(fixed, moving, images)
     start = time.perf_counter()
-    result = method(*images, threads=job.threads, seed=job.seed)
-    seconds, memory = time.perf_counter() - start, _peak_memory()
+    with worker_peaks() as peaks:
+        result = method(*images, threads=job.threads, seed=job.seed)
+    seconds, memory = time.perf_counter() - start, _peak_memory(max(peaks, default=0))
     timings = dict(getattr(result, "timings", None) or {})
     about = {
         "versions": method.versions, "options": dict(method.options), "seconds": seconds, "peak_memory_gb": memory,
@@ -158,33 +150,26 @@ def _write(job: Job, content: Mapping[str, Any], start: float) -> dict[str, Any]
     return record
 
 
-def _peak_memory() -> float | None:
+def _peak_memory(worker: int) -> float | None:
     """Return the most memory this process held at once plus the most a child did, GB; None on Windows.
 
     On Linux a process begins with the peak of the one that started it, so its own is read from its status, and a
-    child's counts only where it is above what this process had held, or where an engine's worker says what it held.
+    child's counts only where it is above what this process had held, or where an engine's worker says what it held,
+    ``worker`` bytes.
     """
     try:
         import resource
     except ImportError:
         return None
-    from samreg.engines.child import own_peak, worker_peak
-
     unit = 1 if sys.platform == "darwin" else 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     here = own_peak()
-    return (here + (children if children > here else worker_peak())) / 1e9
+    return (here + (children if children > here else worker)) / 1e9
 
 
 def _main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     job = Job(**json.loads(sys.stdin.readline()))
-
-    def die_with_parent() -> None:
-        sys.stdin.read()
-        os._exit(1)
-
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    die_with_parent()
     run(job)
 
 

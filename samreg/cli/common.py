@@ -38,7 +38,8 @@ Method = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        metavar="ants|elastix|torch", help="Registration engine.", show_default="torch for a hybrid, else ants"
+        help="Registration engine: a name that `samreg info` lists, such as ants, elastix or torch, or FILE.py:CLASS.",
+        show_default="torch for a hybrid, else ants",
     ),
 ]
 EngineOption = Annotated[

@@ -57,11 +57,11 @@ def _installation() -> None:
 
 
 def _engines() -> list[tuple[str, str]]:
-    from samreg.engines.base import _ENGINES, engine_version
+    from samreg.engines.registry import engine_entries, engine_version
     from samreg.errors import MissingExtraError
 
     rows = []
-    for name in _ENGINES:
+    for name in engine_entries():
         try:
             rows.append((name, engine_version(name)))
         except MissingExtraError as error:

@@ -44,9 +44,15 @@ def register(
     model: Model = None,
     fixed_mask: Annotated[Path | None, typer.Option(help="Where to look in the fixed image, non-zero voxels.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Where to look in the moving image.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Transform to start from, fixed to moving: a file, or the folder of an earlier result."),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads.", show_default="all, but one for ANTs' affine stages")
+    ] = None,
     spacing: Annotated[
         float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
     ] = None,
@@ -64,7 +70,7 @@ def register(
     ] = None,
     guide: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="FIXED MOVING", help="Landmark files; the torch engine draws these points together."),
+        typer.Option(metavar="FIXED MOVING", help="Landmark files; torch and elastix draw these points together."),
     ] = None,
     fixed_subject: Annotated[str | None, typer.Option(help="Subject of the fixed image in its landmark csv.")] = None,
     moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
@@ -81,12 +87,15 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
+    from samreg.registration.store import require_folder, require_formats
 
     wanted = _formats(formats)
     options = parse_options(option or [])
     require_writable(out)
+    require_folder(out)
     with session(verbose=verbose, quiet=quiet) as progress:
         images = load_image(fixed, fixed_series, pixel_size), load_image(moving, moving_series, pixel_size)
+        require_formats(wanted, images[0].ndim)
         masks = [None if mask is None else load_image(mask, None, pixel_size) for mask in (fixed_mask, moving_mask)]
         pairs, guides = (
             None
@@ -105,6 +114,7 @@ def register(
             fixed_mask=masks[0],
             moving_mask=masks[1],
             landmarks=guides,
+            start=start,
             device=device,
             seed=seed,
             threads=threads,
@@ -127,7 +137,7 @@ def register(
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    from samreg.registration.result import SAVE_FORMATS
+    from samreg.registration.store import SAVE_FORMATS
 
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
     unknown = [part for part in formats if part not in SAVE_FORMATS]

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from samreg.engines.base import (
-    EngineResult,
-    TransformKind,
-    check_kind,
-    clipping,
-    engine_version,
-    make_options,
-    prepare,
-)
+from samreg.engines.base import check_types, clipping, make_options, prepare, require_masks_meet
 from samreg.engines.child import run_worker
-from samreg.errors import InputError
-from samreg.spatial import Image, Transform, compose
+from samreg.engines.registry import engine_version
+from samreg.engines.request import Engine, EngineResult, Request
+from samreg.errors import InputError, require_number
+from samreg.spatial import compose
 
-_VARIANTS = ("auto", "SyN", "SyNOnly", "quick")
-_METRICS = ("mattes", "cc", "meansquares", "demons")
+_WINDOW_HU = (-1000.0, 1000.0)
+_MAX_SEED = 2**31 - 2  # of ANTs, which takes 0 for "seed from the clock"
 # These stages compare every voxel; the affine ones draw random samples.
 _WITHOUT_SAMPLING = ("SyNOnly", "antsRegistrationSyNQuick[so]")
 
@@ -64,17 +57,18 @@ class AntsOptions:
     window: tuple[float, float] | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
-        if self.variant not in _VARIANTS:
-            raise InputError(f"unknown variant {self.variant!r}; choose one of {', '.join(_VARIANTS)}")
-        if self.metric not in _METRICS:
-            raise InputError(f"unknown metric {self.metric!r}; choose one of {', '.join(_METRICS)}")
-        if not self.iterations or min(self.iterations) < 0:
-            raise InputError(f"iterations must be one number of at least 0 a level, got {self.iterations}")
-        if len(self.affine_iterations) != 4 or min(self.affine_iterations) < 0:
-            raise InputError(f"affine_iterations must be 4 numbers of at least 0, got {self.affine_iterations}")
+        check_types(self)
+        if not self.iterations:
+            raise InputError("iterations must be one number a level, got none")
+        for number in (*self.iterations, *self.affine_iterations):
+            require_number("iterations", number, minimum=0)
+        if self.sampling is not None:
+            require_number("sampling", self.sampling, minimum=1)
+        for name in ("gradient_step", "flow_sigma", "total_sigma"):
+            require_number(name, getattr(self, name), minimum=0)
 
 
-class AntsEngine:
+class AntsEngine(Engine):
     """ANTs (Avants et al., Symmetric diffeomorphic image registration, Med. Image Anal. 2008).
 
     Notes
@@ -85,44 +79,25 @@ class AntsEngine:
     """
 
     name = "ants"
-    native = False
 
-    def seed_transform(
-        self, transform: TransformKind, options: Mapping[str, Any] | object | None = None
-    ) -> TransformKind:
-        """The transform itself; see :meth:`samreg.engines.base.Engine`."""
-        return transform
+    def check(self, request: Request) -> None:
+        """Refuse landmarks and unknown options; see :meth:`samreg.engines.Engine.check`."""
+        super().check(request)
+        settings = make_options(AntsOptions, request.options)
+        clipping(settings.window, request.fixed, _WINDOW_HU)
 
-    def register(
-        self,
-        fixed: Image,
-        moving: Image,
-        *,
-        start: Transform | None = None,
-        transform: TransformKind = "deformable",
-        fixed_mask: Image | None = None,
-        moving_mask: Image | None = None,
-        seed: int | None = None,
-        threads: int | None = None,
-        verbose: bool = False,
-        options: Mapping[str, Any] | AntsOptions | None = None,
-    ) -> EngineResult:
-        """Register ``moving`` to ``fixed``; see :meth:`samreg.engines.base.Engine.register`."""
+    def register(self, request: Request) -> EngineResult:
+        """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
         version = engine_version(self.name)
-        settings = make_options(AntsOptions, options)
-        check_kind(transform)
-        pair = prepare(
-            fixed,
-            moving,
-            start=start,
-            fixed_mask=fixed_mask,
-            moving_mask=moving_mask,
-            window=clipping(settings.window, fixed, (-1000.0, 1000.0)),
-        )
-        kind = _type_of_transform(transform, settings.variant, start is not None)
+        self.check(request)
+        settings = make_options(AntsOptions, request.options)
+        pair = prepare(request, clipping(settings.window, request.fixed, _WINDOW_HU))
+        if request.start is None:
+            require_masks_meet(pair)
+        kind = _type_of_transform(request.transform, settings.variant, request.start is not None)
         job: dict[str, Any] = {
             "type_of_transform": kind,
-            "initial_transform": None if start is None else "Identity",
+            "initial_transform": None if request.start is None else "Identity",
             "mask_all_stages": True,
             "aff_iterations": settings.affine_iterations,
             "reg_iterations": settings.iterations,
@@ -132,19 +107,17 @@ class AntsEngine:
             "flow_sigma": settings.flow_sigma,
             "total_sigma": settings.total_sigma,
         }
-        if seed is not None and threads is None and kind not in _WITHOUT_SAMPLING:
-            threads = 1
+        draws_samples = kind not in _WITHOUT_SAMPLING
         result = run_worker(
             "samreg.engines._ants_worker",
             pair,
             job,
-            threads=threads,
-            # ANTs takes 0 for "seed from the clock"
-            environment={} if seed is None else {"ANTS_RANDOM_SEED": str(seed + 1)},
-            verbose=verbose,
+            threads=1 if draws_samples and request.seed is not None and request.threads is None else request.threads,
+            environment={} if request.seed is None else {"ANTS_RANDOM_SEED": str(request.seed % _MAX_SEED + 1)},
+            verbose=request.verbose,
         )
-        found = result.transform if start is None else compose(result.transform, start)
-        return EngineResult(found, result.log, version)
+        transform = result.transform if request.start is None else compose(result.transform, request.start)
+        return EngineResult(transform, result.log, version)
 
 
 def _type_of_transform(transform: str, variant: str, seeded: bool) -> str:

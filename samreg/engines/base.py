@@ -1,27 +1,19 @@
-"""What every engine shares: the protocol, the registry, and how a start reaches an engine.
-
-A start S, affine or deformable, reaches every engine in the same way: the moving image is warped by S onto the
-fixed grid, the engine registers what is left from the identity, giving the remainder R, and the result is S
-after R: x -> S(R(x)). No engine needs to know how S was made, and none of the ways in which engines mistreat a
-displacement field as initial transform can occur (elastix ignores it, ANTs returns wrong inverses).
-"""
+"""What every engine shares: options, and how images, masks and a start become what it registers."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from samreg.errors import EngineError, InputError, MissingExtraError
-from samreg.spatial import Grid, Image, Transform, as_mask, resample, sample_mask
-
-TransformKind = Literal["rigid", "affine", "deformable"]
-TRANSFORM_KINDS = ("rigid", "affine", "deformable")
+from samreg.engines.request import Request
+from samreg.errors import ImagesAtFault, InputError, require_choice, require_flag, require_number, require_options
+from samreg.spatial import AffineTransform, Grid, Image, Transform, as_mask, resample, sample_mask
+from samreg.spatial.grid import FloatArray
 
 #: How far the pre-warped moving image reaches beyond the fixed grid, mm: tissue just outside the fixed view
 #: stays within the remainder's reach.
@@ -30,179 +22,66 @@ MARGIN_MM = 25.0
 OptionsT = TypeVar("OptionsT")
 
 
-@dataclass(frozen=True, eq=False)
-class EngineResult:
-    """What an engine found.
-
-    Parameters
-    ----------
-    transform
-        Fixed to moving, LPS mm, with the start included.
-    log
-        Everything the engine printed.
-    version
-        The engine and its version, such as "antspyx 0.6.3".
-    """
-
-    transform: Transform
-    log: str
-    version: str
-
-
-class Engine(Protocol):
-    """An intensity-based registration method.
-
-    Attributes
-    ----------
-    native
-        Whether ``register`` also takes ``embeddings``, a pair of :class:`samreg.embedding.Embedding`, ``landmarks``,
-        a pair of points (N, d), ``device`` and ``progress``.
-    """
-
-    name: str
-    native: bool
-
-    def seed_transform(
-        self, transform: TransformKind, options: Mapping[str, Any] | object | None = None
-    ) -> TransformKind:
-        """Return the kind of start that embeddings should make for a transform with these options."""
-
-    def register(
-        self,
-        fixed: Image,
-        moving: Image,
-        *,
-        start: Transform | None = None,
-        transform: TransformKind = "deformable",
-        fixed_mask: Image | None = None,
-        moving_mask: Image | None = None,
-        seed: int | None = None,
-        threads: int | None = None,
-        verbose: bool = False,
-        options: Mapping[str, Any] | object | None = None,
-    ) -> EngineResult:
-        """Register ``moving`` to ``fixed``.
-
-        Parameters
-        ----------
-        fixed, moving
-            Images at the voxel size to work at; 2 mm suits a body CT.
-        start
-            Fixed to moving, LPS mm. The engine starts exactly there. Without one it starts from the images'
-            centres of mass.
-        transform
-            What to estimate: on top of the start where there is one. "deformable" without a start estimates an
-            affine first.
-        fixed_mask, moving_mask
-            Where the images are compared: non-zero voxels, on any grid in the same world as their image.
-        seed
-            Makes the run repeatable: same inputs, machine and ``threads``, same result bit for bit.
-        threads
-            CPU threads; the engine's own choice unless given.
-        verbose
-            Pass the engine's log on at level INFO while it runs, instead of DEBUG.
-        options
-            The engine's own options, as a mapping or as its options object.
-
-        Raises
-        ------
-        InputError
-            When an argument is at fault: an empty mask, an unknown option, images of differing dimensions.
-        MissingExtraError
-            When the engine's package is not installed.
-        EngineError
-            When the engine fails, or the start leaves no overlap.
-        """
-        ...
-
-
-class _Entry(NamedTuple):
-    distribution: str  # the package on PyPI, asked for its version
-    install: str
-    module: str
-    attribute: str
-
-
-_ENGINES = {
-    "ants": _Entry("antspyx", "antspyx", "samreg.engines.ants", "AntsEngine"),
-    "elastix": _Entry("itk-elastix", '"samreg[elastix]"', "samreg.engines.elastix", "ElastixEngine"),
-    "torch": _Entry("torch", "torch", "samreg.engines.torch_engine", "TorchEngine"),
-}
-
-
-def available_engines() -> tuple[str, ...]:
-    """Return the names of the engines whose packages are installed."""
-    return tuple(name for name in _ENGINES if _version(name) is not None)
-
-
-def get_engine(name: str) -> Engine:
-    """Return the engine of this name.
-
-    Raises
-    ------
-    InputError
-        When there is no such engine.
-    MissingExtraError
-        When its package is not installed.
-    """
-    if name not in _ENGINES:
-        raise InputError(f"unknown engine {name!r}; choose one of {', '.join(_ENGINES)}")
-    engine_version(name)
-    entry = _ENGINES[name]
-    engine: Engine = getattr(importlib.import_module(entry.module), entry.attribute)()
-    return engine
-
-
-def engine_version(name: str) -> str:
-    """Return the engine's package and version, such as "antspyx 0.6.3".
-
-    Raises
-    ------
-    MissingExtraError
-        When the package is not installed.
-    """
-    version = _version(name)
-    if version is None:
-        entry = _ENGINES[name]
-        raise MissingExtraError(f"the {name} engine needs {entry.distribution}: pip install {entry.install}")
-    return f"{_ENGINES[name].distribution} {version}"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(_ENGINES[name].distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def make_options(kind: type[OptionsT], options: Mapping[str, Any] | object | None) -> OptionsT:
     """Return an options object of ``kind`` from one, from a mapping, or the defaults from None.
 
     Raises
     ------
     InputError
-        When an option is unknown, or the object is of another kind.
+        When an option is unknown or at fault, or the object is of another kind.
+
+    Examples
+    --------
+    >>> from samreg.engines.ants import AntsOptions
+    >>> make_options(AntsOptions, {"iterations": [20, 10]}).iterations
+    (20, 10)
     """
     if isinstance(options, kind):
         return options
-    if options is not None and not isinstance(options, Mapping):
-        raise InputError(f"options must be a mapping or {kind.__name__}, got {type(options).__name__}")
+    if dataclasses.is_dataclass(options):
+        raise InputError(f"engine_options must be a mapping or {kind.__name__}, got {type(options).__name__}")
+    values = require_options("engine_options", options)
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    unknown = [key for key in options or {} if key not in known]
+    unknown = [key for key in values if key not in known]
     if unknown:
         raise InputError(f"unknown options {unknown} of {kind.__name__}; there are {', '.join(known)}")
-    try:
-        return kind(**(options or {}))
-    except TypeError as error:  # what the options' own checks raise for a value they cannot compare
-        raise InputError(
-            f"an option of {kind.__name__} has the wrong type: {error}; given {dict(options or {})}"
-        ) from error
+    return kind(**values)
 
 
-def check_kind(transform: str) -> None:
-    """Raise :class:`InputError` unless ``transform`` is a kind the engines estimate."""
-    if transform not in TRANSFORM_KINDS:
-        raise InputError(f"unknown transform {transform!r}; choose one of {', '.join(TRANSFORM_KINDS)}")
+def check_types(options: object) -> None:
+    """Check the fields of an options object against their types, to be called first by its ``__post_init__``.
+
+    Lists become tuples, and numbers of numpy those of Python.
+
+    Raises
+    ------
+    InputError
+        When a value has another type than its field.
+    """
+    for name, kind in get_type_hints(type(options)).items():
+        object.__setattr__(options, name, _as_declared(name, getattr(options, name), kind))
+
+
+def _as_declared(name: str, value: Any, kind: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        choices = [argument for argument in arguments if get_origin(argument) is Literal]
+        others = [argument for argument in arguments if argument is not NoneType and argument not in choices]
+        return _as_declared(name, value, choices[0] if choices and isinstance(value, str) else others[0])
+    if origin is Literal:
+        require_choice(name, value, arguments)
+        return value
+    if origin is tuple:
+        count = None if arguments[-1] is Ellipsis else len(arguments)
+        values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
+        if values is None or (count is not None and len(values) != count):
+            raise InputError(f"{name} must be a list of {'' if count is None else f'{count} '}numbers, got {value!r}")
+        return tuple(_as_declared(name, element, arguments[0]) for element in values)
+    if kind is bool:
+        return require_flag(name, value)
+    return require_number(name, value, integer=True) if kind is int else require_number(name, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,43 +102,68 @@ class Pair:
     moving_mask: Image | None
 
 
-def prepare(
-    fixed: Image,
-    moving: Image,
-    *,
-    start: Transform | None,
-    fixed_mask: Image | None,
-    moving_mask: Image | None,
-    window: tuple[float, float] | None,
-) -> Pair:
-    """Check the arguments every engine shares, and return the images it is to register from the identity.
+def prepare(request: Request, window: tuple[float, float] | None) -> Pair:
+    """Return what an engine is to register from the identity: the moving image is warped by the start.
 
     Parameters
     ----------
-    fixed, moving, start, fixed_mask, moving_mask
-        As in :meth:`Engine.register`.
+    request
+        At the voxel size to work at.
     window
         Intensities are clipped to this range, HU; None keeps them.
 
     Raises
     ------
     InputError
-        When an argument is at fault.
-    EngineError
-        When the start carries the fixed view wholly outside the moving image or its mask.
+        When an image is constant or not finite, or a mask is empty or off its image.
+    ImagesAtFault
+        When nothing of the fixed image or its mask lies on the moving image or its mask after the start.
     """
-    dimensions = {part.ndim for part in (fixed, moving, start, fixed_mask, moving_mask) if part is not None}
-    if len(dimensions) != 1:
-        raise InputError(
-            f"{fixed.label} is {fixed.ndim}D, {moving.label} {moving.ndim}D: images, masks and start must all be of "
-            "one dimension"
-        )
-    fixed_mask = None if fixed_mask is None else _mask_on(fixed_mask, fixed.grid, "fixed mask")
-    moving_mask = None if moving_mask is None else _mask_on(moving_mask, moving.grid, "moving mask")
-    fixed, moving = _windowed(fixed, window), _windowed(moving, window)
-    if start is not None:
-        moving, moving_mask = prewarp(moving, moving_mask, start, fixed.grid.padded(MARGIN_MM))
+    fixed, moving = _windowed(request.fixed, window), _windowed(request.moving, window)
+    fixed_mask = None if request.fixed_mask is None else mask_on(request.fixed_mask, fixed.grid, "fixed mask")
+    moving_mask = None if request.moving_mask is None else mask_on(request.moving_mask, moving.grid, "moving mask")
+    if request.start is not None:
+        moving, moving_mask = prewarp(moving, moving_mask, request.start, fixed.grid.padded(MARGIN_MM))
+        if moving_mask is not None and not _meet(fixed_mask, moving_mask, fixed.grid, None):
+            raise ImagesAtFault(
+                f"no overlap: after the start, nothing of {fixed.label} lies on {moving.label}, masks considered; "
+                "check the masks and the start"
+            )
     return Pair(fixed, moving, fixed_mask, moving_mask)
+
+
+def require_masks_meet(pair: Pair) -> None:
+    """Raise :class:`ImagesAtFault` unless the masks meet with the images' centres of mass on each other.
+
+    Where engines begin without a start.
+    """
+    if pair.fixed_mask is None and pair.moving_mask is None:
+        return
+    offset = center_of_mass(pair.moving) - center_of_mass(pair.fixed)
+    moving_mask = pair.moving_mask or pair.moving.with_array(np.ones(pair.moving.shape, np.uint8))
+    centred = AffineTransform(np.eye(pair.fixed.ndim), offset)
+    if not _meet(pair.fixed_mask, moving_mask, pair.fixed.grid, centred):
+        raise ImagesAtFault(
+            f"no overlap: with the centres of mass on each other, the mask of {pair.fixed.label} meets nothing of "
+            f"{pair.moving.label} within its mask; check the masks, or give start="
+        )
+
+
+def center_of_mass(image: Image) -> FloatArray:
+    """Return where the centre of mass lies (d,), LPS mm, of intensities that are 0 in air."""
+    weight = image.array.astype(np.float64)
+    index = [
+        (weight.sum(axis=tuple(a for a in range(weight.ndim) if a != axis)) * np.arange(weight.shape[axis])).sum()
+        for axis in reversed(range(weight.ndim))
+    ]
+    center: FloatArray = image.grid.index_to_world(np.array(index)[None] / weight.sum())[0]
+    return center
+
+
+def _meet(fixed_mask: Image | None, moving_mask: Image, grid: Grid, transform: Transform | None) -> bool:
+    """Tell whether the masks have a voxel of the fixed grid in common."""
+    within = resample(moving_mask, grid, transform=transform, interpolation="nearest", fill=0).array > 0
+    return bool((within if fixed_mask is None else within & (fixed_mask.array > 0)).any())
 
 
 def length_scale(image: Image) -> float:
@@ -279,8 +183,10 @@ def clipping(
     """
     if window == "auto":
         return default if image.ndim == 3 else None
-    if isinstance(window, str) or (window is not None and len(window) != 2):
-        raise InputError(f'window must be two numbers, None or "auto", got {window!r}')
+    if window is None:
+        return None
+    if isinstance(window, str) or len(window) != 2 or not window[0] < window[1]:
+        raise InputError(f'window must be two rising numbers, None or "auto", got {window!r}')
     return window
 
 
@@ -307,21 +213,35 @@ def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> 
 
     Raises
     ------
-    EngineError
+    ImagesAtFault
         When no voxel is left.
     """
     # Without this mask the border of the view, where data end and the fill begins, pulls like a strong edge.
     valid = mask if mask is not None else moving.with_array(np.ones(moving.shape, np.uint8))
     valid = resample(valid, grid, transform=start, interpolation="nearest", fill=0)
     if not valid.array.any():
-        raise EngineError(
-            f"the start leaves no overlap of the images: it carries the fixed view outside {moving.label}"
-        )
+        raise ImagesAtFault(f"no overlap: the start carries the whole fixed image outside {moving.label}")
     warped = resample(moving, grid, transform=start, fill=0.0)
     return warped, None if valid.array.all() else valid
 
 
-def _mask_on(mask: Image, grid: Grid, what: str) -> Image:
+def mask_on(mask: Image, grid: Grid, what: str) -> Image:
+    """Return a mask on the grid of its image, 1 inside.
+
+    Parameters
+    ----------
+    mask
+        Inside where it is finite and not zero, in the same world as the image.
+    grid
+        Of the image.
+    what
+        What to call it in messages, such as "fixed mask".
+
+    Raises
+    ------
+    InputError
+        When it is empty, or marks nothing of the image.
+    """
     label = f"{what} {mask.name}".strip()
     mask = as_mask(mask)
     if not mask.array.any():
@@ -330,6 +250,9 @@ def _mask_on(mask: Image, grid: Grid, what: str) -> Image:
     if not inside.any():
         raise InputError(f"{label} does not overlap its image; are both in the same world frame?")
     return Image(inside.astype(np.uint8), grid, mask.name)
+
+
+_mask_on = mask_on  # as it was called in samreg 0.1
 
 
 def _windowed(image: Image, window: tuple[float, float] | None) -> Image:

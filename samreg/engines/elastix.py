@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from samreg.engines.base import (
-    EngineResult,
-    TransformKind,
-    check_kind,
-    clipping,
-    engine_version,
-    make_options,
-    prepare,
-)
+from samreg.engines.base import check_types, clipping, make_options, prepare, require_masks_meet
 from samreg.engines.child import run_worker
-from samreg.errors import InputError
-from samreg.spatial import Image, Transform, compose
-from samreg.spatial.grid import FloatArray, as_points_array
+from samreg.engines.registry import engine_version
+from samreg.engines.request import Engine, EngineResult, Request
+from samreg.errors import ImagesAtFault, InputError, require_number
+from samreg.spatial import Transform, compose
+from samreg.spatial.grid import FloatArray
 
+_WINDOW_HU = (-1000.0, 1000.0)
 _METRICS = {
     "mattes": "AdvancedMattesMutualInformation",
     "correlation": "AdvancedNormalizedCorrelation",
     "meansquares": "AdvancedMeanSquares",
 }
 _TRANSFORMS = {"rigid": "EulerTransform", "affine": "AffineTransform", "deformable": "BSplineTransform"}
-_RESOLUTIONS_UNSEEDED = {"rigid": 4, "affine": 4, "deformable": 3}
-_RESOLUTIONS_SEEDED = 2
+_RESOLUTIONS = {"rigid": 4, "affine": 4, "deformable": 3}  # without a start
+_RESOLUTIONS_STARTED = 2
 _NEWTON_STEPS = 15
+_MAX_MISS_MM = 1.0  # of a landmark that is carried back through the start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +48,8 @@ class ElastixOptions:
         Distance of the B-spline's control points at the finest level, mm.
     bending_weight
         Weight of the B-spline's bending energy against the metric's 1.
-    corresponding_points
-        Fixed and moving points, both (N, d), LPS mm, that should come to lie on each other: a second metric,
-        their mean distance in mm.
-    points_weight
-        Its weight against the metric's 1.
+    landmark_weight
+        Of the mean distance of the landmarks given, 1/mm, against the metric's 1.
     window
         Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 1000 HU for volumes, and
         keeps 2D images, whose intensities have no unit.
@@ -69,24 +61,20 @@ class ElastixOptions:
     metric: Literal["mattes", "correlation", "meansquares"] = "mattes"
     grid_spacing: float = 16.0
     bending_weight: float = 1.0
-    corresponding_points: tuple[ArrayLike, ArrayLike] | None = None
-    points_weight: float = 0.1
+    landmark_weight: float = 0.1
     window: tuple[float, float] | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
-        if self.metric not in _METRICS:
-            raise InputError(f"unknown metric {self.metric!r}; choose one of {', '.join(_METRICS)}")
-        if self.resolutions is not None and self.resolutions < 1:
-            raise InputError(f"resolutions must be at least 1, got {self.resolutions}")
-        if self.iterations < 0 or self.samples < 1:
-            raise InputError(
-                f"iterations must be at least 0 and samples at least 1, got {self.iterations} and {self.samples}"
-            )
+        check_types(self)
+        if self.resolutions is not None:
+            require_number("resolutions", self.resolutions, minimum=1)
+        for name, minimum in (("iterations", 0), ("samples", 1), ("bending_weight", 0), ("landmark_weight", 0)):
+            require_number(name, getattr(self, name), minimum=minimum)
         if self.grid_spacing <= 0:
             raise InputError(f"grid_spacing must be positive mm, got {self.grid_spacing}")
 
 
-class ElastixEngine:
+class ElastixEngine(Engine):
     """elastix (Klein et al., elastix: a toolbox for intensity-based medical image registration, TMI 2010).
 
     Notes
@@ -96,64 +84,49 @@ class ElastixEngine:
     """
 
     name = "elastix"
-    native = False
 
-    def seed_transform(
-        self, transform: TransformKind, options: Mapping[str, Any] | object | None = None
-    ) -> TransformKind:
-        """The transform itself; see :meth:`samreg.engines.base.Engine`."""
-        return transform
+    def check(self, request: Request) -> None:
+        """Refuse unknown options; see :meth:`samreg.engines.Engine.check`."""
+        if isinstance(request.options, Mapping) and {"corresponding_points", "points_weight"} & request.options.keys():
+            raise InputError(
+                "the options corresponding_points and points_weight are gone: give register(landmarks=(fixed, moving)) "
+                "and their weight as landmark_weight"
+            )
+        settings = make_options(ElastixOptions, request.options)
+        clipping(settings.window, request.fixed, _WINDOW_HU)
 
-    def register(
-        self,
-        fixed: Image,
-        moving: Image,
-        *,
-        start: Transform | None = None,
-        transform: TransformKind = "deformable",
-        fixed_mask: Image | None = None,
-        moving_mask: Image | None = None,
-        seed: int | None = None,
-        threads: int | None = None,
-        verbose: bool = False,
-        options: Mapping[str, Any] | ElastixOptions | None = None,
-    ) -> EngineResult:
-        """Register ``moving`` to ``fixed``; see :meth:`samreg.engines.base.Engine.register`."""
+    def register(self, request: Request) -> EngineResult:
+        """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
         version = engine_version(self.name)
-        settings = make_options(ElastixOptions, options)
-        check_kind(transform)
-        resolutions = settings.resolutions or (
-            _RESOLUTIONS_UNSEEDED[transform] if start is None else _RESOLUTIONS_SEEDED
-        )
-        masks: dict[str, Any] = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
-        run: dict[str, Any] = {"threads": threads, "verbose": verbose}
+        self.check(request)
         log = ""
-        if start is None and transform == "deformable":
-            affine = self.register(fixed, moving, transform="affine", **masks, seed=seed, **run, options=settings)
-            start, log = affine.transform, affine.log
-        pair = prepare(fixed, moving, start=start, **masks, window=clipping(settings.window, fixed, (-1000.0, 1000.0)))
-        points = settings.corresponding_points
-        if points is not None:
-            points = _remaining_points(*points, start, fixed.ndim)
+        if request.start is None and request.transform == "deformable":
+            affine = self.register(replace(request, transform="affine"))
+            request, log = replace(request, start=affine.transform), affine.log
+        settings, start = make_options(ElastixOptions, request.options), request.start
+        pair = prepare(request, clipping(settings.window, request.fixed, _WINDOW_HU))
+        if start is None:
+            require_masks_meet(pair)
+        points = None if request.landmarks is None else _remaining_points(*request.landmarks, start)
         job = {
-            "parameters": _parameters(
-                transform, settings, resolutions, initialise=start is None, points=points is not None, seed=seed
-            ),
-            "linear": transform != "deformable",
+            "parameters": _parameters(request, settings),
+            "linear": request.transform != "deformable",
             "points": None if points is None else [part.tolist() for part in points],
         }
-        result = run_worker("samreg.engines._elastix_worker", pair, job, **run)
-        found = result.transform if start is None else compose(result.transform, start)
-        return EngineResult(found, log + result.log, version)
+        result = run_worker(
+            "samreg.engines._elastix_worker", pair, job, threads=request.threads, verbose=request.verbose
+        )
+        transform = result.transform if start is None else compose(result.transform, start)
+        return EngineResult(transform, log + result.log, version)
 
 
-def _parameters(
-    transform: str, settings: ElastixOptions, resolutions: int, *, initialise: bool, points: bool, seed: int | None
-) -> dict[str, tuple[str, ...]]:
+def _parameters(request: Request, settings: ElastixOptions) -> dict[str, tuple[str, ...]]:
     """Return an elastix parameter map; the names are explained in the elastix manual."""
+    transform, started = request.transform, request.start is not None
+    resolutions = settings.resolutions or (_RESOLUTIONS_STARTED if started else _RESOLUTIONS[transform])
     metrics = [(_METRICS[settings.metric], 1.0)]
-    if points:  # elastix wants it after the image metric
-        metrics.append(("CorrespondingPointsEuclideanDistanceMetric", settings.points_weight))
+    if request.landmarks is not None:  # elastix wants it after the image metric
+        metrics.append(("CorrespondingPointsEuclideanDistanceMetric", settings.landmark_weight))
     if transform == "deformable" and settings.bending_weight > 0:
         metrics.append(("TransformBendingEnergyPenalty", settings.bending_weight))
     registration = "MultiMetricMultiResolutionRegistration" if len(metrics) > 1 else "MultiResolutionRegistration"
@@ -176,7 +149,7 @@ def _parameters(
         "AutomaticParameterEstimation": "true" if settings.iterations else "false",
         "AutomaticScalesEstimation": "true",
         "Transform": _TRANSFORMS[transform],
-        "AutomaticTransformInitialization": "true" if initialise else "false",
+        "AutomaticTransformInitialization": "false" if started else "true",
         "AutomaticTransformInitializationMethod": "CenterOfGravity",
         "FinalGridSpacingInPhysicalUnits": settings.grid_spacing,
     }
@@ -184,29 +157,24 @@ def _parameters(
     parameters["Metric"] = tuple(name for name, _ in metrics)
     for i, (_, weight) in enumerate(metrics):
         parameters[f"Metric{i}Weight"] = (str(weight),)
-    if seed is not None:
-        parameters["RandomSeed"] = (str(seed),)
+    if request.seed is not None:
+        parameters["RandomSeed"] = (str(request.seed),)
     return parameters
 
 
-def _remaining_points(
-    fixed: ArrayLike, moving: ArrayLike, start: Transform | None, ndim: int
-) -> tuple[FloatArray, FloatArray]:
-    """Return corresponding points of the fixed and the pre-warped moving image, LPS mm.
+def _remaining_points(fixed: FloatArray, moving: FloatArray, start: Transform | None) -> tuple[FloatArray, FloatArray]:
+    """Return corresponding points (N, d) of the fixed and the pre-warped moving image, LPS mm.
 
     The moving points m go to the points y with start(y) = m, found by Newton's method from the fixed points;
     pairs for which there is none within 1 mm are left out.
     """
-    fixed, moving = as_points_array(fixed, ndim), as_points_array(moving, ndim)
-    if len(fixed) != len(moving) or len(fixed) == 0:
-        raise InputError(f"corresponding_points must be as many of both, got {len(fixed)} fixed, {len(moving)} moving")
     if start is None:
         return fixed, moving
-    found = fixed
+    prewarped = fixed
     for _ in range(_NEWTON_STEPS):
-        miss = start.transform_points(found) - moving
-        found = found - (np.linalg.pinv(start.jacobian(found, step=1.0)) @ miss[..., None])[..., 0]
-    near = np.linalg.norm(start.transform_points(found) - moving, axis=1) < 1.0
-    if not near.any():
-        raise InputError("the start reaches none of the corresponding moving points; are they in LPS mm?")
-    return fixed[near], found[near]
+        miss = start.transform_points(prewarped) - moving
+        prewarped = prewarped - (np.linalg.pinv(start.jacobian(prewarped, step=1.0)) @ miss[..., None])[..., 0]
+    reached = np.linalg.norm(start.transform_points(prewarped) - moving, axis=1) < _MAX_MISS_MM
+    if not reached.any():
+        raise ImagesAtFault("the start reaches none of the moving landmarks; check the landmarks and the start")
+    return fixed[reached], prewarped[reached]

@@ -12,7 +12,7 @@ from samreg.errors import SamregError
 from samreg.quality.deformation import jacobian_statistics
 from samreg.quality.landmarks import LandmarkErrors, target_registration_error
 from samreg.quality.similarity import ncc
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample, resample_spacing
@@ -22,19 +22,20 @@ from samreg.spatial.transforms import AffineTransform, components, inverse_resid
 if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
 
-_SPACING = 4.0  # mm, at which quality is sampled
-_FEWEST_VOXELS = 32  # along an axis of an image that is small in mm
+_SPACING_MM = 4.0  # at which quality is sampled
+_MIN_VOXELS = 32  # along an axis of an image that is small in mm
 _INVERSE_POINTS = 20_000
-_SHOWS_NOTHING = 0.1  # share of the body in common under which two world frames are unrelated
+_MIN_COMMON_SHARE = 0.1  # of the body, under which two world frames are unrelated
 
 # Beyond these a flag is raised.
-_LOST_BODY_PERCENT = 10.0
-_FOLDING_PERCENT = 0.1
-_INVERSE_P95_MM = 1.0
-_ALIKE_ANYWAY = 0.9  # correlation above which a registration need not improve it
-_AGREEMENT_PERCENT = 30.0
-_FEW_MATCHES = 30
-_VOLUME_FACTOR = 2.0
+_MAX_LOST_BODY_PERCENT = 10.0
+_MAX_FOLDING_PERCENT = 0.1
+_MAX_INVERSE_P95_MM = 1.0
+_GOOD_CORRELATION = 0.9  # that a registration need not improve
+_MIN_INLIER_PERCENT = 30.0
+_MIN_MATCHES = 30
+_MAX_VOLUME_FACTOR = 2.0
+_MAX_LANDMARK_MISS_MM = 10.0
 
 
 def registration_quality(result: RegistrationResult) -> Mapping[str, float]:
@@ -60,11 +61,24 @@ def registration_quality(result: RegistrationResult) -> Mapping[str, float]:
         - ``scale``: change of volume by the affine part.
         - with a seed also ``matches``; ``inlier_percent``, the share of the matches, weighted by reliability,
           that agree with one affine transform; and ``mean_reliability``, in [0, 1].
+        - with guiding landmarks also ``guide_miss_mean_mm`` and ``guide_miss_max_mm``: how far from its counterpart
+          a landmark comes to lie.
 
     Raises
     ------
     SamregError
         When the registration failed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import samreg
+    >>> from samreg.registration import registration_quality
+    >>> from samreg.spatial import AffineTransform, Image
+    >>> image = Image.from_array(np.indices((20, 20, 20)).sum(axis=0), spacing=2.0)
+    >>> result = samreg.RegistrationResult(image, image, AffineTransform(np.eye(3), [4.0, 0.0, 0.0]))
+    >>> registration_quality(result)["mean_displacement_mm"]
+    4.0
     """
     transform = result.transform
     if transform is None:
@@ -103,6 +117,9 @@ def registration_quality(result: RegistrationResult) -> Mapping[str, float]:
         quality["matches"] = float(len(pairs))
         quality["inlier_percent"] = 100 * float(result.seed.affine.inlier_share)
         quality["mean_reliability"] = float(pairs.reliability.mean()) if len(pairs) else 0.0
+    if result.guides is not None:
+        misses = target_registration_error(transform, *result.guides)
+        quality["guide_miss_mean_mm"], quality["guide_miss_max_mm"] = float(misses.mean()), float(misses.max())
     return quality
 
 
@@ -118,29 +135,38 @@ def quality_flags(quality: Mapping[str, float]) -> tuple[str, ...]:
     -------
     tuple of str
         Empty when nothing stands out.
+
+    Examples
+    --------
+    >>> from samreg.registration import quality_flags
+    >>> quality_flags({"overlap_percent": 60.0, "folding_percent": 0.0})
+    ('40 % of the fixed body has no counterpart in the moving image',)
     """
     flags = []
     lost = 100 - quality.get("overlap_percent", 100.0)
-    if lost > _LOST_BODY_PERCENT:
+    if lost > _MAX_LOST_BODY_PERCENT:
         flags.append(f"{lost:.0f} % of the fixed body has no counterpart in the moving image")
     before, after = quality.get("correlation_before", -1.0), quality.get("correlation_after", 1.0)
-    if after <= before and after < _ALIKE_ANYWAY:
+    if after <= before and after < _GOOD_CORRELATION:
         flags.append("the images are no more alike after registration than before")
     folding = quality.get("folding_percent", 0.0)
-    if folding > _FOLDING_PERCENT:
+    if folding > _MAX_FOLDING_PERCENT:
         flags.append(f"{folding:.1f} % of the voxels fold")
     miss = quality.get("inverse_residual_p95_mm", 0.0)
-    if miss > _INVERSE_P95_MM:
+    if miss > _MAX_INVERSE_P95_MM:
         flags.append(f"the inverse misses by {miss:.1f} mm (95th percentile)")
     agreeing = quality.get("inlier_percent", 100.0)
-    if agreeing < _AGREEMENT_PERCENT:
+    if agreeing < _MIN_INLIER_PERCENT:
         flags.append(f"only {agreeing:.0f} % of the matches agree with one affine transform")
-    matches = quality.get("matches", _FEW_MATCHES)
-    if matches < _FEW_MATCHES:
+    matches = quality.get("matches", _MIN_MATCHES)
+    if matches < _MIN_MATCHES:
         flags.append(f"only {matches:.0f} matches carry the seed")
     scale = quality.get("scale", 1.0)
-    if not 1 / _VOLUME_FACTOR <= scale <= _VOLUME_FACTOR:
+    if not 1 / _MAX_VOLUME_FACTOR <= scale <= _MAX_VOLUME_FACTOR:
         flags.append(f"volume changes by a factor of {scale:.2g}")
+    guides = quality.get("guide_miss_max_mm", 0.0)
+    if guides > _MAX_LANDMARK_MISS_MM:
+        flags.append(f"a guiding landmark is missed by {guides:.0f} mm; check the landmarks, or give them more weight")
     return tuple(flags)
 
 
@@ -157,15 +183,25 @@ def landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -
 
 
 def initial_alignment(result: RegistrationResult) -> tuple[AffineTransform, str]:
-    """Return how the images lay before registration, fixed to moving, and that in words.
+    """Return how the images lay before registration; see :func:`alignment_before`."""
+    grid = working_grid(result.fixed)
+    return alignment_before(result.fixed.grid, result.moving.grid, grid.world_points()[body_on(result, grid)])
+
+
+def alignment_before(fixed: Grid, moving: Grid, points: FloatArray) -> tuple[AffineTransform, str]:
+    """Return how two images lie without registration, fixed to moving, and that in words.
 
     As their world frames place them; with their centres on each other where that shows hardly any of the fixed
     body, as in scans of different patients or scanners.
+
+    Parameters
+    ----------
+    fixed, moving
+        Grids of the images.
+    points
+        (N, d) points of the fixed body, LPS mm.
     """
-    fixed, moving = result.fixed.grid, result.moving.grid
-    grid = working_grid(result.fixed)
-    points = grid.world_points()[body_on(result, grid)]
-    if moving.contains(points).mean() >= _SHOWS_NOTHING:
+    if moving.contains(points).mean() >= _MIN_COMMON_SHARE:
         return AffineTransform.identity(fixed.ndim), "as the world places it"
     return AffineTransform(np.eye(fixed.ndim), moving.center - fixed.center), "centred on the fixed image"
 
@@ -173,7 +209,7 @@ def initial_alignment(result: RegistrationResult) -> tuple[AffineTransform, str]
 def working_grid(image: Image) -> Grid:
     """Return a grid over the image of about 4 mm, never finer than its voxels."""
     grid = image.grid
-    spacing = np.maximum(grid.spacing, np.minimum(_SPACING, grid.extent / _FEWEST_VOXELS))
+    spacing = np.maximum(grid.spacing, np.minimum(_SPACING_MM, grid.extent / _MIN_VOXELS))
     return grid if np.allclose(spacing, grid.spacing) else grid.with_spacing(spacing)
 
 
@@ -186,7 +222,7 @@ def body_on(result: RegistrationResult, grid: Grid) -> NDArray[np.bool_]:
     return body if body.any() else everything
 
 
-def _averaged(image: Image, spacing: NDArray[np.float64]) -> Image:
+def _averaged(image: Image, spacing: FloatArray) -> Image:
     """Return the image averaged to this voxel size, NaN and infinity as numbers."""
     image = image.with_array(np.nan_to_num(image.array)) if image.array.dtype.kind == "f" else image
     return image if np.allclose(spacing, image.spacing) else resample_spacing(image, spacing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import logging
 import os
@@ -10,17 +9,25 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samreg.errors import EngineError, InputError
+from samreg.device import cpu_threads, resolve_device
+from samreg.engines.base import mask_on
+from samreg.engines.registry import as_engine, available_engines, get_engine
+from samreg.engines.request import TRANSFORM_KINDS, Engine, EngineResult, Request
+from samreg.errors import EngineError, ImagesAtFault, InputError, require_choice, require_options, require_progress
+from samreg.registration import store
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points
-from samreg.spatial.points import paired_points
-from samreg.spatial.resample import resample_spacing
+from samreg.spatial.io_transforms import read_transform
+from samreg.spatial.points import Points, paired_points, require_inside
+from samreg.spatial.standard import as_mask
 from samreg.spatial.transforms import (
     AffineTransform,
     DisplacementField,
@@ -32,13 +39,14 @@ from samreg.spatial.transforms import (
 )
 
 if TYPE_CHECKING:
-    from samreg.engines import Engine
-    from samreg.engines.base import TransformKind
+    from samreg.embedding import Embedding
+    from samreg.seeding import Seed
 
 METHODS = ("hybrid", "embedding", "registration")
-TRANSFORMS = ("deformable", "affine", "rigid")
-_SPACINGS = {2: 0.6, 3: 2.0}  # mm, at which engines work by number of dimensions
-_FIELD_MARGIN = 30.0  # mm around the fixed image over which a field falls to zero
+TRANSFORMS = TRANSFORM_KINDS
+_SPACING_MM = {2: 0.6, 3: 2.0}  # at which engines work, by number of dimensions
+_FIELD_MARGIN_MM = 30.0  # around the fixed image, over which a field falls to zero
+_MIN_DETERMINANT = 1e-9  # of the affine part; less has collapsed the image
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +62,12 @@ def register(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     landmarks: tuple[Any, Any] | None = None,
-    start: Transform | None = None,
+    start: Transform | str | os.PathLike[str] | None = None,
     device: str = "auto",
-    seed: int = 0,
+    seed: int | None = 0,
     threads: int | None = None,
     spacing: float | None = None,
-    engine_options: Mapping[str, Any] | None = None,
+    engine_options: Mapping[str, Any] | object | None = None,
     verbose: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> RegistrationResult:
@@ -74,8 +82,9 @@ def register(
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.
     engine
-        "ants", "elastix", "torch", or one's own :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid,
-        as it compares the embeddings too, and the first that is installed for a registration.
+        "ants", "elastix", "torch", the name of an engine that an installed package adds, FILE.py:CLASS, or one's own
+        :class:`~samreg.engines.Engine`. Unless given, "torch" for a hybrid, as it compares the embeddings too, and the
+        first that is installed for a registration.
     transform
         "rigid", "affine" or "deformable".
     model
@@ -84,16 +93,19 @@ def register(
         Where to look, non-zero voxels; embeddings are matched and engines compare only there.
     landmarks
         Points of the fixed and of the moving image that correspond: files, :class:`samreg.Points`, paired by name, or
-        arrays (N, d) in LPS mm. A deformable registration by the torch engine draws them together.
+        arrays (N, d) in LPS mm. The torch engine's deformable registration, and all of elastix', draw them together;
+        ``quality`` says how near they come.
     start
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
-        transform, instead of the embeddings' seed or the images' centres of mass.
+        transform, its folder or a file, instead of the embeddings' seed or the images' centres of mass.
     device
         "auto", "cpu", "cuda" or "mps", for the embeddings and the torch engine.
     seed
-        Makes the run repeatable on one machine; see the engines for what that costs.
+        0 to 2**32 - 1. The same seed gives the same result on one machine with the same number of threads; None lets
+        ANTs and elastix draw their samples anew.
     threads
-        CPU threads; all unless given.
+        CPU threads. Unless given all, but with a seed one for ANTs' affine stages, those within "SyN" included, which
+        repeat on one alone.
     spacing
         Voxel size at which engines work, mm; 2 in 3D and 0.6 in 2D unless given, never finer than the fixed image.
     engine_options
@@ -106,7 +118,8 @@ def register(
     Returns
     -------
     RegistrationResult
-        False, with a ``reason``, where the images are at fault: too few matches, no overlap, mirrored.
+        False, with a ``reason``, where the images are at fault: too few matches, no overlap of the images or their
+        masks, mirrored.
 
     Raises
     ------
@@ -116,227 +129,170 @@ def register(
         When the engine is not installed; the message says what to install.
     EngineError
         When the engine fails.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import samreg
+    >>> from samreg.spatial import Image
+    >>> distance = np.linalg.norm(np.mgrid[-10:10, -10:10, -10:10] * [[[[1.0]]], [[[1.3]]], [[[0.8]]]], axis=0)
+    >>> ball = np.where(distance < 7, 40 * np.cos(distance), -1000).astype(np.float32)
+    >>> fixed = Image.from_array(ball, spacing=4.0, name="fixed")
+    >>> moving = Image.from_array(ball, spacing=4.0, origin=(8.0, 0.0, 0.0), name="moving")
+    >>> result = samreg.register(fixed, moving, method="registration", engine="torch", transform="rigid")
+    >>> result.transform_points([[40.0, 40.0, 40.0]], to="moving").round()
+    array([[48., 40., 40.]])
     """
-    _check_choice("method", method, METHODS)
-    _check_choice("transform", transform, TRANSFORMS)
-    kind = cast("TransformKind", transform)
-    backend = None if method == "embedding" else _choose_engine(engine, method)
-    if start is not None and (backend is None or transform != "deformable"):
-        raise InputError("start is what an engine's deformable registration begins from; leave it out otherwise")
-    if landmarks is not None and not (backend is not None and backend.native and transform == "deformable"):
-        raise InputError('landmarks guide deformable registration by the torch engine alone; set engine="torch"')
-    fixed, moving = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
-    if fixed.ndim != moving.ndim:
-        raise InputError(
-            f"{fixed.label} is {fixed.ndim}D and {moving.label} is {moving.ndim}D; give both in one dimension"
-        )
-    guides = None if landmarks is None else paired_points(*(as_points(points, fixed.ndim) for points in landmarks))
-    spacing = _SPACINGS[fixed.ndim] if spacing is None else spacing
-    _check_spacing(spacing)
-    masks = [None if mask is None else as_image(mask, name="mask") for mask in (fixed_mask, moving_mask)]
-    clock = _Clock(progress)
-    options = {
-        "method": method,
-        "engine": None if backend is None else backend.name,
-        "transform": transform,
-        "model": None,
-        "fixed_mask": None if masks[0] is None else masks[0].label,
-        "moving_mask": None if masks[1] is None else masks[1].label,
-        "landmarks": None if guides is None else len(guides[0]),
-        "start": None if start is None else type(start).__name__,
-        "device": device,
-        "seed": seed,
-        "threads": threads,
-        "spacing": spacing,
-        "engine_options": _as_mapping(engine_options),
-    }
-    versions = {"samreg": importlib.metadata.version("samreg"), "python": platform.python_version()}
-    found, embeddings, body, engine_log = None, None, None, ""
-    notes: tuple[str, ...] = ()
-    with _threads(threads):
-        if method != "registration":
-            found, embeddings, notes, versions["model"] = _seed(
-                fixed, moving, masks, start=start, model=model, device=device, seed=seed, clock=clock,
-                transform=kind if backend is None else backend.seed_transform(kind, engine_options),
-            )  # fmt: skip
-            options["model"] = _model_name(model, versions["model"])
-            versions["torch"] = importlib.metadata.version("torch")
-            body = _body(embeddings[0])
-            if start is None and not found:
-                return RegistrationResult(
-                    fixed,
-                    moving,
-                    None,
-                    seed=found,
-                    body=body,
-                    options=options,
-                    timings=clock.timings,
-                    versions=versions,
-                    notes=notes,
-                    reason=found.reason,
-                )
-            start = found.transform if start is None else start
-        if backend is None:
-            assert start is not None
-            result = start
-        else:
-            # a turned image was embedded as it lies; only its seed is in the right pose
-            own = {
-                "embeddings": None if notes else embeddings,
-                "landmarks": None if guides is None else tuple(points.positions for points in guides),
-                "device": device,
-                "progress": progress,
-            }
-            with clock("registration"):
-                outcome = backend.register(
-                    _working(fixed, spacing),
-                    _working(moving, spacing),
-                    start=start,
-                    transform=kind,
-                    fixed_mask=masks[0],
-                    moving_mask=masks[1],
-                    seed=seed,
-                    threads=threads,
-                    verbose=verbose,
-                    options=engine_options,
-                    **(own if backend.native else {}),
-                )
-            result, engine_log = outcome.transform, outcome.log
-            versions[backend.name] = outcome.version
-        with clock("composition"):
-            result = _on_one_grid(result, fixed.grid, _working_spacing(fixed, spacing))
-    if not np.isfinite(result.transform_points(fixed.grid.corners())).all():
-        raise EngineError(f"{options['engine'] or 'the embedding'} returned a transform that is not finite")
+    require_choice("method", method, METHODS)
+    require_progress(progress)
+    backend = None if method == "embedding" else _chosen_engine(engine, method)
+    images = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
+    guides = None if landmarks is None else _guides(landmarks, *images)
+    request = Request(
+        fixed=images[0],
+        moving=images[1],
+        transform=transform,  # type: ignore[arg-type]  # which it checks
+        start=None if start is None else _as_transform(start),
+        fixed_mask=None if fixed_mask is None else as_mask(as_image(fixed_mask, name="mask")),
+        moving_mask=None if moving_mask is None else as_mask(as_image(moving_mask, name="mask")),
+        landmarks=None if guides is None else (guides[0].positions, guides[1].positions),
+        spacing=_SPACING_MM[images[0].ndim] if spacing is None else spacing,
+        options=engine_options,
+        seed=seed,
+        threads=threads,
+        device=device,
+        progress=progress,
+        verbose=verbose,
+    )
+    _check(request, backend)
+    run = _Run(request, method, backend, model, _Clock(progress))
+    with cpu_threads(request.threads):
+        try:
+            found, reason = run.transform(), ""
+        except ImagesAtFault as fault:
+            found, reason = None, fault.reason
     return RegistrationResult(
-        fixed,
-        moving,
-        result,
-        seed=found,
-        body=body,
-        options=options,
-        timings=clock.timings,
-        versions=versions,
-        notes=notes,
-        log=engine_log,
+        *images,
+        found,
+        seed=run.seed,
+        body=run.body,
+        options=_options(run, engine, start),
+        timings=run.clock.timings,
+        versions=run.versions,
+        notes=run.notes,
+        log=run.log,
+        reason=reason,
+        start=request.start,
+        guides=guides,
     )
 
 
-def _seed(
-    fixed: Image,
-    moving: Image,
-    masks: list[Image | None],
-    *,
-    start: Transform | None,
-    model: Any,
-    transform: str,
-    device: str,
-    seed: int,
-    clock: _Clock,
-) -> tuple[Any, tuple[Any, Any], tuple[str, ...], str]:
-    """Embed both images; return the seed unless there is a start, the embeddings, notes, and the model's name."""
-    from samreg.embedding.registry import model_for
-    from samreg.seeding import seed_any_orientation
+@dataclass(eq=False)
+class _Run:
+    """A registration under way: what it was asked, and what it has gathered, whether or not it fails in the end."""
 
-    with clock("model"):
-        network = model_for(model, fixed.ndim)
-    with clock("embedding"):
-        fixed_embedding = network.embed(fixed, mask=masks[0], device=device)
-        moving_embedding = network.embed(moving, mask=masks[1], device=device)
-    if start is not None:
-        return None, (fixed_embedding, moving_embedding), (), fixed_embedding.model
-    with clock("seeding"):
-        found, notes = seed_any_orientation(
-            fixed,
-            moving,
-            fixed_embedding,
-            moving_embedding,
-            embed=lambda image, mask: network.embed(image, mask=mask, device=device),
-            moving_mask=masks[1],
-            transform=transform,
-            seed=seed,
-        )
-    return found, (fixed_embedding, moving_embedding), notes, fixed_embedding.model
+    request: Request
+    method: str
+    engine: Engine | None
+    model: Any
+    clock: _Clock
+    seed: Seed | None = None
+    body: Image | None = None
+    notes: tuple[str, ...] = ()
+    log: str = ""
+    versions: dict[str, str] = field(
+        default_factory=lambda: {
+            "samreg": importlib.metadata.version("samreg"),
+            "python": platform.python_version(),
+        }
+    )
 
+    def transform(self) -> Transform:
+        """Return the transform, fixed to moving, LPS mm: one field at most, followed by an affine.
 
-def _model_name(given: Any, identity: str) -> str:
-    """Return what finds the model again: the name or path that was given, or its own name."""
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else identity.split("@")[0]
-
-
-def _as_mapping(options: Any) -> dict[str, Any]:
-    return dataclasses.asdict(options) if dataclasses.is_dataclass(options) else dict(options or {})  # type: ignore[arg-type]
-
-
-def _body(embedding: Any) -> Image:
-    return Image(embedding.body.astype(np.uint8), embedding.local_grid, "body")
-
-
-def _on_one_grid(transform: Transform, grid: Grid, spacing: float) -> Transform:
-    """Return the transform as one displacement field, zero at its border, followed by one affine."""
-    parts = components(transform)
-    if len(parts) == 1 and isinstance(parts[0], AffineTransform):
+        Raises
+        ------
+        ImagesAtFault
+            When the images cannot be registered.
+        EngineError
+            When the engine fails.
+        """
+        request = self.request
+        if self.method != "registration" and (request.start is None or self._engine_compares_embeddings):
+            request = self._embedded(request)
+        transform = request.start if self.engine is None else self._engine_transform(self.engine, request)
+        assert transform is not None
+        with self.clock("composition"):
+            spacing = max(self._spacing, float(request.fixed.spacing.min()))
+            transform = _on_one_grid(transform, request.fixed.grid, spacing)
+        if not np.isfinite(transform.transform_points(request.fixed.grid.corners())).all():
+            name = "the embedding" if self.engine is None else self.engine.name
+            raise EngineError(f"{name} returned a transform that is not finite")
         return transform
-    affine = parts[-1] if isinstance(parts[-1], AffineTransform) else AffineTransform.identity(transform.ndim)
-    # a quarter of the finest field's voxel: between coarser ones the inverse, sampled too, misses its kinks
-    finest = min(float(part.grid.spacing.min()) for part in parts if isinstance(part, DisplacementField))
-    grid = grid.with_spacing(np.minimum(max(spacing, finest / 4), grid.extent)).padded(_FIELD_MARGIN)
-    residual = sample_displacement(compose(transform, affine.inverse()), grid)
-    return compose(tapered(residual, _FIELD_MARGIN), affine)
 
+    @property
+    def _spacing(self) -> float:
+        assert self.request.spacing is not None
+        return self.request.spacing
 
-def _working(image: Image, spacing: float) -> Image:
-    """Return the image at the voxel size engines work at."""
-    return resample_spacing(image, _working_spacing(image, spacing))
+    @property
+    def _engine_compares_embeddings(self) -> bool:
+        return self.engine is not None and self.engine.uses_embeddings
 
+    def _embedded(self, request: Request) -> Request:
+        """Return the request with both embeddings and, unless it has one, a start made of them."""
+        from samreg.embedding.registry import model_for
 
-def _working_spacing(image: Image, spacing: float) -> float:
-    return max(float(spacing), float(image.spacing.min()))
+        with self.clock("model"):
+            network = model_for(self.model, request.fixed.ndim)
 
+        def embed(image: Image, mask: Image | None) -> Embedding:
+            return network.embed(image, mask=mask, device=request.device)
 
-def _choose_engine(name: str | Engine | None, method: str) -> Engine:
-    """Return the engine of this name, one's own, or the one that suits the method best of those installed."""
-    from samreg.engines import available_engines, get_engine
+        with self.clock("embedding"):
+            fixed = embed(request.fixed, request.fixed_mask)
+            moving = embed(request.moving, request.moving_mask)
+        self.versions |= {"model": fixed.model, "torch": importlib.metadata.version("torch")}
+        self.body = Image(fixed.body.astype(np.uint8), fixed.local_grid, "body")
+        if request.start is not None:
+            return replace(request, embeddings=(fixed, moving))
+        return self._seeded(request, fixed, moving, embed)
 
-    if name is not None and not isinstance(name, str):
-        return name
-    present = available_engines()
-    if name is None and not present:
-        raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')
-    if name is None:
-        # it alone compares embeddings; without them the long-tried ones come first
-        name = "torch" if method == "hybrid" and "torch" in present else present[0]
-    return get_engine(name)
+    def _seeded(
+        self,
+        request: Request,
+        fixed: Embedding,
+        moving: Embedding,
+        embed: Callable[[Image, Image | None], Embedding],
+    ) -> Request:
+        """Return the request with the start that the embeddings make, and the embeddings that fit it."""
+        from samreg.seeding import seed_any_orientation
 
+        kind = request.transform if self.engine is None else self.engine.seed_transform(request)
+        with self.clock("seeding"):
+            self.seed, self.notes = seed_any_orientation(
+                request.fixed,
+                request.moving,
+                fixed,
+                moving,
+                embed=embed,
+                moving_mask=request.moving_mask,
+                transform=kind,
+                seed=0 if request.seed is None else request.seed,
+            )
+        if self.seed.transform is None:
+            raise ImagesAtFault(self.seed.reason)
+        turned = bool(self.notes)  # the moving image was embedded as it lies; only its seed is in the right pose
+        return replace(request, start=self.seed.transform, embeddings=None if turned else (fixed, moving))
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
-
-
-def _check_spacing(spacing: float) -> None:
-    if not (np.isfinite(spacing) and 0.2 <= spacing <= 20):
-        raise InputError(f"spacing must be between 0.2 and 20 mm, got {spacing}")
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    """Let torch and SimpleITK use this many threads within the block."""
-    if threads is None:
-        yield
-        return
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
-    import SimpleITK as sitk
-    import torch
-
-    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    torch.set_num_threads(threads)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])
+    def _engine_transform(self, engine: Engine, request: Request) -> Transform:
+        with self.clock("registration"):
+            outcome = engine.register(request.resampled())
+        if not isinstance(outcome, EngineResult):
+            raise EngineError(f"the engine {engine.name} returned {type(outcome).__name__}, not an EngineResult")
+        self.log = outcome.log
+        self.versions[engine.name] = outcome.version
+        return outcome.transform
 
 
 class _Clock:
@@ -356,3 +312,115 @@ class _Clock:
             yield
         finally:
             self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _chosen_engine(engine: str | Engine | None, method: str) -> Engine:
+    """Return the engine of this name, one's own, or the one that suits the method best of those installed."""
+    if engine is not None:
+        return get_engine(engine) if isinstance(engine, str) else as_engine(engine)
+    present = available_engines()
+    if not present:
+        raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')
+    # torch alone compares embeddings; without them the long-tried ones come first
+    return get_engine("torch" if method == "hybrid" and "torch" in present else present[0])
+
+
+def _check(request: Request, engine: Engine | None) -> None:
+    """Raise :class:`InputError` for what cannot be done, before anything is computed."""
+    resolve_device(request.device)
+    if request.start is not None and (engine is None or request.transform != "deformable"):
+        raise InputError("start is what an engine's deformable registration begins from; leave it out otherwise")
+    if engine is None and request.landmarks is not None:
+        raise InputError('landmarks guide an engine, and method "embedding" has none; set method="hybrid"')
+    for image in (request.fixed, request.moving):
+        if min(image.shape) < 2:
+            raise InputError(
+                f"{image.label} is one voxel thick, {' x '.join(map(str, image.grid.size))}; give a volume of several "
+                "slices, or both slices as 2D images"
+            )
+    for mask, image, what in (
+        (request.fixed_mask, request.fixed, "fixed mask"),
+        (request.moving_mask, request.moving, "moving mask"),
+    ):
+        if mask is not None:
+            mask_on(mask, image.grid, what)
+    if engine is not None:
+        _check_working_size(request)
+        engine.check(request)
+
+
+def _check_working_size(request: Request) -> None:
+    for image in (request.fixed, request.moving):
+        assert request.spacing is not None
+        spacing = max(request.spacing, float(image.spacing.min()))
+        if min(image.grid.with_spacing(spacing).shape) < 2:
+            raise InputError(
+                f"{image.label} is one voxel thick at {spacing:g} mm; give a thicker volume or a smaller spacing"
+            )
+
+
+def _as_transform(start: object) -> Transform:
+    """Return the transform to start from: one in memory, a file, or the folder of a saved result."""
+    if isinstance(start, Transform):
+        return start
+    if isinstance(start, (str, os.PathLike)):
+        return store.load_transform(start, "transform") if Path(start).is_dir() else read_transform(start)
+    raise InputError(
+        f"start must be a transform, such as an earlier result's, or a file of one, got {type(start).__name__}"
+    )
+
+
+def _guides(landmarks: object, fixed: Image, moving: Image) -> tuple[Points, Points]:
+    """Return the landmarks that both images have, in one order; each must lie in its image."""
+    if not isinstance(landmarks, (tuple, list)) or len(landmarks) != 2:
+        raise InputError("landmarks must be two sets of points, those of the fixed and those of the moving image")
+    pair = as_points(landmarks[0], fixed.ndim), as_points(landmarks[1], moving.ndim)
+    for points, image, role in zip(pair, (fixed, moving), ("fixed", "moving"), strict=True):
+        require_inside(points, image.grid, f"the {role} image {image.name}".strip())
+    return paired_points(*pair)
+
+
+def _options(
+    run: _Run, engine: str | Engine | None, start: Transform | str | os.PathLike[str] | None
+) -> dict[str, Any]:
+    """Return how register() was called, so that it can be called so again."""
+    request = run.request
+    return {
+        "method": run.method,
+        "engine": engine if isinstance(engine, str) and run.engine else getattr(run.engine, "name", None),
+        "transform": request.transform,
+        "model": _model_name(run.model, run.versions.get("model")),
+        "fixed_mask": None if request.fixed_mask is None else request.fixed_mask.label,
+        "moving_mask": None if request.moving_mask is None else request.moving_mask.label,
+        "landmarks": None if request.landmarks is None else len(request.landmarks[0]),
+        # a transform in memory is saved beside the result
+        "start": None if start is None else store.START if isinstance(start, Transform) else os.fspath(start),
+        "device": request.device,
+        "seed": request.seed,
+        "threads": request.threads,
+        "spacing": request.spacing,
+        "engine_options": require_options("engine_options", request.options),
+    }
+
+
+def _model_name(given: Any, identity: str | None) -> str | None:
+    """Return what finds the model again: the name or path that was given, or its own name; None where none was used."""
+    if identity is None:
+        return None
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else identity.split("@")[0]
+
+
+def _on_one_grid(transform: Transform, grid: Grid, spacing: float) -> Transform:
+    """Return the transform as one displacement field, zero at its border, followed by one affine."""
+    parts = components(transform)
+    affine = parts[-1] if isinstance(parts[-1], AffineTransform) else AffineTransform.identity(transform.ndim)
+    if not abs(np.linalg.det(affine.matrix)) > _MIN_DETERMINANT:
+        raise ImagesAtFault("the affine part of the transform collapses the image; are these scans of the same region?")
+    if len(parts) == 1 and isinstance(parts[0], AffineTransform):
+        return transform
+    # a quarter of the finest field's voxel: between coarser ones the inverse, sampled too, misses its kinks
+    voxels = [float(part.grid.spacing.min()) for part in parts if isinstance(part, DisplacementField)]
+    finest = min(voxels, default=spacing)
+    grid = grid.with_spacing(np.minimum(max(spacing, finest / 4), grid.extent)).padded(_FIELD_MARGIN_MM)
+    residual = sample_displacement(compose(transform, affine.inverse()), grid)
+    return compose(tapered(residual, _FIELD_MARGIN_MM), affine)

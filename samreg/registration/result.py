@@ -1,44 +1,28 @@
-"""RegistrationResult: what register() returns, and how it is used and saved."""
+"""RegistrationResult: what register() returns, and how it is used."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from samreg.errors import InputError, SamregError
+from samreg.errors import SamregError, require_choice
+from samreg.registration import store
+from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points
 from samreg.spatial.points import Points, require_inside
 from samreg.spatial.resample import resample
-from samreg.spatial.transforms import AffineTransform, Transform, components, invert
+from samreg.spatial.transforms import Transform, invert
 
 if TYPE_CHECKING:
     from samreg.quality import LandmarkErrors
-
-SUMMARY = "result.json"
-
-#: What ``save`` can write the transforms as, and the endings of the files.
-TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
-#: All that ``save`` can be asked for.
-SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
-#: All that ``save`` may write, the summary apart.
-_FILES = (
-    "warped.nii.gz", "affine.tfm", "transformix.txt", "preview.png", "correspondences.csv", "fixed_matches.mrk.json",
-    "moving_matches.mrk.json", "body.nii.gz", "engine.log",
-    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +36,11 @@ class RegistrationResult:
     transform
         Fixed to moving, LPS mm; None when the registration failed.
     seed
-        The :class:`~samreg.seeding.Seed` from the embeddings; None for method "registration".
+        The :class:`~samreg.seeding.Seed` that the embeddings gave; None for method "registration", and where a start
+        was given.
     body
-        (*fixed.shape) True inside the fixed body, where quality is measured; None for the whole image.
+        Non-zero inside the fixed body, where quality is measured, on the grid of the embedding; None for the whole
+        image.
     options
         How register() was called: method, engine, transform, model, seed, ...
     timings
@@ -67,6 +53,22 @@ class RegistrationResult:
         What the engine printed.
     reason
         Why the registration failed; empty when it did not.
+    start
+        Fixed to moving, LPS mm, where it was given to start from.
+    guides
+        Landmarks of the fixed and the moving image that were given to guide the registration.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import samreg
+    >>> from samreg.spatial import AffineTransform
+    >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+    >>> result = samreg.RegistrationResult(image, image, AffineTransform(np.eye(3), [4.0, 0.0, 0.0]))
+    >>> bool(result)
+    True
+    >>> samreg.RegistrationResult(image, image, None, reason="too few matches").flags
+    ('too few matches',)
     """
 
     fixed: Image
@@ -80,6 +82,8 @@ class RegistrationResult:
     notes: tuple[str, ...] = ()
     log: str = field(default="", repr=False)
     reason: str = ""
+    start: Transform | None = field(default=None, repr=False)
+    guides: tuple[Points, Points] | None = field(default=None, repr=False)
 
     def __bool__(self) -> bool:
         return self.transform is not None
@@ -101,6 +105,16 @@ class RegistrationResult:
         ------
         SamregError
             When the registration failed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import samreg
+        >>> from samreg.spatial import AffineTransform
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> result = samreg.RegistrationResult(image, image, AffineTransform(np.eye(3), [4.0, 0.0, 0.0]))
+        >>> result.inverse.transform_points([[10.0, 10.0, 10.0]])
+        array([[ 6., 10., 10.]])
         """
         return invert(self._transform())
 
@@ -112,15 +126,11 @@ class RegistrationResult:
     @cached_property
     def quality(self) -> Mapping[str, float]:
         """Measures of the result that need no ground truth; see :func:`samreg.registration.registration_quality`."""
-        from samreg.registration.quality import registration_quality
-
         return registration_quality(self)
 
     @cached_property
     def flags(self) -> tuple[str, ...]:
-        """What a careful reader should look at, in plain words; empty when nothing stands out."""
-        from samreg.registration.quality import quality_flags
-
+        """What a careful reader should check, in plain words; empty when nothing stands out."""
         return (*self.notes, *(quality_flags(self.quality) if self else (self.reason,)))
 
     @classmethod
@@ -138,17 +148,41 @@ class RegistrationResult:
         Returns
         -------
         RegistrationResult
-            With its transforms, quality and correspondences as saved, and without ``seed``.
+            With its transforms, quality and correspondences as saved, and without ``seed`` and ``guides``.
 
         Raises
         ------
         InputError
             When the folder holds no result, a file of it or an image is missing or damaged, or an image does not
             lie where the registered one did.
-        """
-        from samreg.registration.store import load_result
 
-        return load_result(Path(folder), fixed=fixed, moving=moving)
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import samreg
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> result = samreg.RegistrationResult(image, image, None, reason="too few matches")
+        >>> folder = result.save(tempfile.mkdtemp())
+        >>> again = samreg.RegistrationResult.load(folder, fixed=image, moving=image)
+        >>> again.reason
+        'too few matches'
+        """
+        stored = store.Stored.open(folder)
+        return SavedResult(
+            stored.image("fixed", fixed),
+            stored.image("moving", moving),
+            stored.transform("transform") if stored else None,
+            body=stored.body(),
+            options=stored.options,
+            timings=stored.summary["timings_s"],
+            versions=stored.summary["versions"],
+            notes=tuple(stored.summary["notes"]),
+            log=stored.log(),
+            reason=stored.summary["reason"],
+            start=stored.start(),
+            stored=stored,
+        )
 
     def warp(self, image: Any, *, interpolation: str = "linear", fill: float | None = None) -> Image:
         """Warp an image in the moving frame (labels, a second channel) onto the fixed grid.
@@ -161,6 +195,17 @@ class RegistrationResult:
             "linear", "nearest" (labels) or "bspline".
         fill
             Value outside ``image``; its smallest value, or 0 for "nearest", unless given.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import samreg
+        >>> from samreg.spatial import AffineTransform
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> result = samreg.RegistrationResult(image, image, AffineTransform(np.eye(3), [4.0, 0.0, 0.0]))
+        >>> labels = image.with_array((np.indices(image.shape)[2] >= 10).astype(np.uint8))
+        >>> int(result.warp(labels, interpolation="nearest").array[0, 0].argmax())
+        8
         """
         return resample(
             as_image(image), self.fixed.grid, transform=self._transform(), interpolation=interpolation, fill=fill
@@ -190,11 +235,19 @@ class RegistrationResult:
         ------
         InputError
             For an unknown ``to``, or points outside the image.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import samreg
+        >>> from samreg.spatial import AffineTransform
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> result = samreg.RegistrationResult(image, image, AffineTransform(np.eye(3), [4.0, 0.0, 0.0]))
+        >>> result.transform_points([[10.0, 10.0, 10.0]], to="moving")
+        array([[14., 10., 10.]])
         """
-        if to not in ("moving", "fixed"):
-            raise InputError(f'to must be "moving" or "fixed", got {to!r}')
-        if outside not in ("error", "extrapolate"):
-            raise InputError(f'outside must be "error" or "extrapolate", got {outside!r}')
+        require_choice("to", to, ("moving", "fixed"))
+        require_choice("outside", outside, ("error", "extrapolate"))
         source = self.fixed if to == "moving" else self.moving
         given = as_points(points, source.ndim)
         if outside == "error":
@@ -224,9 +277,18 @@ class RegistrationResult:
             When no name is in both, or a name occurs twice.
         SamregError
             When the registration failed.
-        """
-        from samreg.registration.quality import landmark_errors
 
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import samreg
+        >>> from samreg.spatial import AffineTransform
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> result = samreg.RegistrationResult(image, image, AffineTransform(np.eye(3), [4.0, 0.0, 0.0]))
+        >>> carina = samreg.Points([[10.0, 10.0, 10.0]], ("carina",)), samreg.Points([[14.0, 10.0, 13.0]], ("carina",))
+        >>> result.landmark_errors(*carina).transform
+        array([3.])
+        """
         self._transform()
         return landmark_errors(self, as_points(fixed, self.fixed.ndim), as_points(moving, self.moving.ndim))
 
@@ -234,8 +296,9 @@ class RegistrationResult:
         """Write everything to a folder: all files, or none.
 
         ``warped.nii.gz``, ``transform.*`` (fixed to moving) and ``inverse.*`` (moving to fixed) on the original
-        grids, ``affine.tfm``, ``correspondences.csv``, ``body.nii.gz``, ``engine.log``, ``preview.png`` and
-        ``result.json``. A failed result writes ``result.json``, its body and its log. :meth:`load` reads it again.
+        grids, ``affine.tfm``, ``correspondences.csv``, ``body.nii.gz``, ``start.h5`` where a start was given,
+        ``engine.log``, ``preview.png`` and ``result.json``. A failed result writes ``result.json``, and its body,
+        matches, start and log where there are any. :meth:`load` reads it again.
 
         Parameters
         ----------
@@ -244,9 +307,9 @@ class RegistrationResult:
             the landmark errors that ``samreg register`` writes beside them.
         formats
             Of the transforms: "h5" (ITK, 3D Slicer), "nii" (displacement field, LPS mm, as ANTs, and
-            ``transformix.txt`` with which transformix, run in the folder, applies it), "npz" (Learn2Reg). With "mrk"
-            also the matches, where there are any: ``fixed_matches.mrk.json`` and ``moving_matches.mrk.json``, for 3D
-            Slicer.
+            ``transformix.txt`` with which transformix, run in the folder, applies it), "npz" (Learn2Reg). With "mrk",
+            for volumes, also the matches, where there are any: ``fixed_matches.mrk.json`` and
+            ``moving_matches.mrk.json``, for 3D Slicer.
 
         Returns
         -------
@@ -256,44 +319,36 @@ class RegistrationResult:
         Raises
         ------
         InputError
-            For an unknown format, or when the folder cannot be written.
+            For an unknown format, "mrk" of 2D images, or when the folder cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import samreg
+        >>> from samreg.spatial import AffineTransform
+        >>> image = samreg.Image.from_array(np.zeros((20, 20), np.float32), spacing=2.0, name="scan")
+        >>> result = samreg.RegistrationResult(image, image, AffineTransform(np.eye(2), [4.0, 0.0]))
+        >>> folder = result.save(tempfile.mkdtemp(), formats=("h5", "nii"))
+        >>> (folder / "inverse.nii.gz").exists()
+        True
         """
-        unknown = sorted(set(formats) - set(SAVE_FORMATS))
-        if unknown:
-            raise InputError(f"unknown formats {unknown}; choose from {', '.join(SAVE_FORMATS)}")
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".samreg-", dir=folder))
-        except OSError as error:
-            raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
-        try:
-            self._write_into(staging, formats)
-            files = sorted(staging.iterdir(), key=lambda file: file.name == SUMMARY)
-            _clear(folder, keep={file.name for file in files})
-            for file in files:
-                os.replace(file, folder / file.name)  # the summary last: where it is, everything is
-        except OSError as error:
-            raise InputError(f"cannot write to {folder}: {error.strerror or error}; is the disk full?") from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        return folder
+        from samreg.report import write_preview
+
+        return store.save(self, folder, formats=formats, picture=write_preview)
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``result.json`` holds: options, versions, timings, quality, flags."""
-        return {
-            "ok": bool(self),
-            "reason": self.reason,
-            "fixed": describe(self.fixed),
-            "moving": describe(self.moving),
-            "direction": "transform maps fixed points to moving points, LPS mm; inverse maps back",
-            "options": dict(self.options),
-            "versions": dict(self.versions),
-            "timings_s": {key: round(value, 3) for key, value in self.timings.items()},
-            "quality": {key: round(float(value), 5) for key, value in self.quality.items()} if self else {},
-            "notes": list(self.notes),
-            "flags": list(self.flags),
-        }
+        """Return what ``result.json`` holds: options, versions, timings, quality, flags.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import samreg
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> samreg.RegistrationResult(image, image, None, reason="too few matches").summary()["ok"]
+        False
+        """
+        return store.summary(self)
 
     def report(self, path: str | os.PathLike[str], *, landmarks: LandmarkErrors | None = None) -> Path:
         """Write a self-contained HTML page with pictures, quality and flags.
@@ -309,6 +364,17 @@ class RegistrationResult:
         ------
         InputError
             When the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import samreg
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> failed = samreg.RegistrationResult(image, image, None, reason="too few matches")
+        >>> failed.report(Path(tempfile.mkdtemp()) / "report.html").name
+        'report.html'
         """
         from samreg.report import write_report
 
@@ -336,94 +402,37 @@ class RegistrationResult:
             raise SamregError(f"there is no transform, the registration failed: {self.reason}")
         return self.transform
 
-    def _write_into(self, folder: Path, formats: Sequence[str]) -> None:
-        from samreg.spatial.io_images import write_image
-        from samreg.spatial.io_points import write_points
-        from samreg.spatial.io_transforms import write_transform, write_transformix
 
-        if self:
-            transform, fixed, moving = self._transform(), self.fixed.grid, self.moving.grid
-            write_image(_as_stored(self.warped, self.moving), folder / "warped.nii.gz")
-            for ending in (TRANSFORM_FORMATS[name] for name in formats if name in TRANSFORM_FORMATS):
-                write_transform(transform, folder / f"transform{ending}", grid=fixed, moving_grid=moving)
-                write_transform(self.inverse, folder / f"inverse{ending}", grid=moving, moving_grid=fixed)
-            if "nii" in formats:
-                fill = float(self.moving.array.min())
-                write_transformix(folder / "transformix.txt", "transform.nii.gz", grid=fixed, fill=fill)
-            affine = [part for part in components(transform) if isinstance(part, AffineTransform)]
-            if affine:
-                write_transform(affine[-1], folder / "affine.tfm")
-            if fixed.ndim == 3:
-                from samreg.report import write_preview
+@dataclass(frozen=True, eq=False, repr=False)
+class SavedResult(RegistrationResult):
+    """A result read from a folder: what was saved there is read when it is asked for, not computed again.
 
-                write_preview(self, folder / "preview.png")
-        if self.correspondences is not None:
-            pairs = self.correspondences
-            _write_correspondences(pairs, folder / "correspondences.csv")
-            for role in ("fixed", "moving") if "mrk" in formats else ():
-                matches = Points(getattr(pairs, role), scores=pairs.reliability)
-                write_points(matches, folder / f"{role}_matches.mrk.json")
-        if self.body is not None:
-            write_image(self.body, folder / "body.nii.gz")
-        if self.log:
-            (folder / "engine.log").write_text(self.log, encoding="utf-8")
-        (folder / SUMMARY).write_text(json.dumps(self.summary(), indent=2, default=_plain) + "\n", encoding="utf-8")
+    Parameters
+    ----------
+    stored
+        Its folder.
+    """
 
+    stored: store.Stored | None = None
 
-def describe(image: Image) -> dict[str, Any]:
-    """Return where an image is and lies, for ``result.json``."""
-    return {
-        "name": image.name,
-        "path": os.path.abspath(image.name) if image.name and os.path.exists(image.name) else None,
-        "size": list(image.grid.size),
-        "spacing_mm": np.round(image.spacing, 6).tolist(),
-        "origin_lps_mm": np.round(image.origin, 6).tolist(),
-        "direction": np.round(image.direction, 6).tolist(),
-    }
+    @property
+    def quality(self) -> Mapping[str, float]:
+        """The measures as saved."""
+        self._transform()
+        quality: Mapping[str, float] = self._stored().summary["quality"]
+        return quality
 
+    @cached_property
+    def inverse(self) -> Transform:
+        """Moving to fixed, LPS mm."""
+        self._transform()
+        return self._stored().transform("inverse")
 
-def _clear(folder: Path, *, keep: Set[str]) -> None:
-    """Remove an earlier result but for the files that are about to be replaced; where none was, files are a user's."""
-    if not (folder / SUMMARY).is_file():
-        return
-    for name in {*_FILES, "report.html"} - keep:
-        (folder / name).unlink(missing_ok=True)
-    if _has_errors(folder / "landmarks.csv"):
-        (folder / "landmarks.csv").unlink()
-    (folder / SUMMARY).unlink()  # what is replaced from here on is no longer what it sums up
+    @cached_property
+    def correspondences(self) -> Any:
+        """The matches behind the seed; None without embeddings."""
+        return self._stored().correspondences()
 
-
-def _has_errors(path: Path) -> bool:
-    """Tell landmark errors from a user's own landmarks of this name."""
-    from samreg.quality import LandmarkErrors
-
-    try:
-        LandmarkErrors.read(path)
-    except InputError:
-        return False
-    return True
-
-
-def _plain(value: Any) -> Any:
-    """Return an option's value as JSON can hold it."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _as_stored(warped: Image, moving: Image) -> Image:
-    """Return the warped image in the moving image's own integer type, rounded."""
-    if moving.array.dtype.kind not in "iu":
-        return warped
-    limits = np.iinfo(moving.array.dtype)
-    return warped.with_array(np.clip(np.rint(warped.array), limits.min, limits.max).astype(moving.array.dtype))
-
-
-def _write_correspondences(pairs: Any, path: Path) -> None:
-    axes = "xyz"[: pairs.fixed.shape[1]]
-    header = (
-        [f"fixed_{a}" for a in axes] + [f"moving_{a}" for a in axes] + ["similarity", "reliability", "cycle_error_mm"]
-    )
-    table = np.column_stack([pairs.fixed, pairs.moving, pairs.similarity, pairs.reliability, pairs.cycle_error])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([[f"{value:.4f}" for value in row] for row in table])
+    def _stored(self) -> store.Stored:
+        assert self.stored is not None
+        return self.stored

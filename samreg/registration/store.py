@@ -1,92 +1,289 @@
-"""Results that were saved to a folder, read again."""
+"""The folder of a saved result: what lies in it, how it is written and how it is read again.
+
+============================  ==========================================================================================
+``result.json``               options, versions, timings, quality and flags; where it lies, everything does
+``transform.*, inverse.*``    fixed to moving points and back, in the formats asked for
+``affine.tfm``                the affine part of ``transform``
+``transformix.txt``           with which transformix applies ``transform.nii.gz``
+``warped.nii.gz``             the moving image on the fixed grid
+``body.nii.gz``               the fixed body, on the grid of the embedding
+``correspondences.csv``       the matches; for 3D Slicer also ``fixed_matches.mrk.json``, ``moving_matches.mrk.json``
+``start.h5``                  the transform that was given to start from
+``preview.png, engine.log``   a picture, and what the engine printed
+============================  ==========================================================================================
+
+Beside them ``samreg register`` writes ``report.html`` and, as ``landmarks.csv``, landmark errors.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from samreg.errors import InputError
-from samreg.registration.result import SUMMARY, TRANSFORM_FORMATS, RegistrationResult, describe
+from samreg.quality.landmarks import LandmarkErrors
 from samreg.spatial.files import reading
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
-from samreg.spatial.io_images import PICTURES, read_image
-from samreg.spatial.transforms import Transform
+from samreg.spatial.io_images import PICTURES, read_image, write_image
+from samreg.spatial.io_points import write_points
+from samreg.spatial.io_transforms import read_transform, write_transform, write_transformix
+from samreg.spatial.points import Points
+from samreg.spatial.transforms import (
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    components,
+    compose,
+    sample_displacement,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from samreg.matching import Correspondences
+    from samreg.registration.result import RegistrationResult
+
+SUMMARY = "result.json"
+START = "start.h5"
+REPORT = "report.html"
+LANDMARK_ERRORS = "landmarks.csv"
+_WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW = "warped.nii.gz", "affine.tfm", "transformix.txt", "preview.png"
+_CORRESPONDENCES, _BODY, _LOG = "correspondences.csv", "body.nii.gz", "engine.log"
+_MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
+
+#: What transforms can be written as, and the endings of the files; read in this order.
+TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
+#: All that can be asked for.
+SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
+#: All that :func:`save` may write, the summary apart.
+_FILES = (
+    _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW, _CORRESPONDENCES, *_MATCHES.values(), _BODY, _LOG, START,
+    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()),
+)  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class SavedResult(RegistrationResult):
-    """A result read from a folder: what was saved there is read when it is asked for, not computed again.
+def require_formats(formats: str | Sequence[str], ndim: int) -> tuple[str, ...]:
+    """Return the formats to write; raise :class:`InputError` where one is unknown or cannot hold the result.
+
+    Parameters
+    ----------
+    formats
+        Of :data:`SAVE_FORMATS`.
+    ndim
+        Of the images, 2 or 3.
+
+    Examples
+    --------
+    >>> from samreg.registration.store import require_formats
+    >>> require_formats(["h5", "nii"], ndim=3)
+    ('h5', 'nii')
+    """
+    chosen = (formats,) if isinstance(formats, str) else tuple(formats)
+    unknown = [name for name in chosen if name not in SAVE_FORMATS]
+    if unknown or not chosen:
+        raise InputError(f"unknown formats {unknown}; choose from {', '.join(SAVE_FORMATS)}")
+    if "mrk" in chosen and ndim != 3:
+        raise InputError(
+            f"the format mrk is for volumes, as 3D Slicer's points are 3D, and the images are {ndim}D; leave it out"
+        )
+    return chosen
+
+
+def require_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise :class:`InputError` unless a result can be written to a folder; it is tried, and nothing is left there.
+
+    Parameters
+    ----------
+    folder
+        One that exists, or is to be made.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    with _staging(folder) as staging:
+        (staging / SUMMARY).touch()
+    for path in made:
+        path.rmdir()
+    taken = [name for name in (*_FILES, SUMMARY, REPORT, LANDMARK_ERRORS) if (folder / name).is_dir()]
+    if taken:
+        raise InputError(f"cannot write to {folder}: {taken[0]} is a folder there; choose another folder")
+
+
+def save(
+    result: RegistrationResult,
+    folder: str | os.PathLike[str],
+    *,
+    formats: str | Sequence[str],
+    picture: Callable[[RegistrationResult, Path], object],
+) -> Path:
+    """Write a result to a folder, all files or none; see :meth:`samreg.RegistrationResult.save`.
+
+    Parameters
+    ----------
+    result
+        Whether or not it failed.
+    folder
+        Made when missing; an earlier result in it is removed.
+    formats
+        Of :data:`SAVE_FORMATS`.
+    picture
+        Draws a result of volumes into a PNG file.
+    """
+    formats, folder = require_formats(formats, result.fixed.ndim), Path(folder)
+    with _staging(folder) as staging:
+        _write_into(staging, result, formats, picture)
+        files = sorted(staging.iterdir(), key=lambda file: file.name == SUMMARY)
+        _clear(folder, keep={file.name for file in files})
+        for file in files:
+            os.replace(file, folder / file.name)  # the summary last
+    return folder
+
+
+def summary(result: RegistrationResult) -> dict[str, Any]:
+    """Return what ``result.json`` holds."""
+    return {
+        "ok": bool(result),
+        "reason": result.reason,
+        "fixed": describe(result.fixed),
+        "moving": describe(result.moving),
+        "direction": "transform maps fixed points to moving points, LPS mm; inverse maps back",
+        "options": dict(result.options),
+        "versions": dict(result.versions),
+        "timings_s": {key: round(value, 3) for key, value in result.timings.items()},
+        "quality": {key: round(float(value), 5) for key, value in result.quality.items()} if result else {},
+        "notes": list(result.notes),
+        "flags": list(result.flags),
+    }
+
+
+def describe(image: Image) -> dict[str, Any]:
+    """Return where an image is and lies, for ``result.json``."""
+    return {
+        "name": image.name,
+        "path": os.path.abspath(image.name) if image.name and os.path.exists(image.name) else None,
+        "size": list(image.grid.size),
+        "spacing_mm": np.round(image.spacing, 6).tolist(),
+        "origin_lps_mm": np.round(image.origin, 6).tolist(),
+        "direction": np.round(image.direction, 6).tolist(),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A saved result; its files are read when they are asked for.
 
     Parameters
     ----------
     folder
         Where it was saved.
-    measured
-        The quality that was measured before it was saved.
+    summary
+        The content of ``result.json``.
     """
 
-    folder: Path = Path()
-    measured: Mapping[str, float] | None = None
+    folder: Path
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Stored:
+        """Read the summary of a folder.
+
+        Raises
+        ------
+        InputError
+            When there is none, or it is damaged.
+        """
+        path = Path(folder) / SUMMARY
+        if not path.is_file():
+            raise InputError(f"no {SUMMARY} in {folder}; give a folder that `samreg register` or result.save() wrote")
+        with reading(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            keys = ("ok", "reason", "fixed", "moving", "options", "timings_s", "versions", "notes", "quality")
+            return cls(Path(folder), {**content, **{key: content[key] for key in keys}})
+
+    def __bool__(self) -> bool:
+        return bool(self.summary["ok"])
 
     @property
-    def quality(self) -> Mapping[str, float]:  # type: ignore[override]
-        """The measures as saved."""
-        self._transform()
-        return self.measured or {}
+    def options(self) -> dict[str, Any]:
+        """How register() was called; lists are tuples again."""
+        return {key: _tuples(value) for key, value in self.summary["options"].items()}
 
-    @cached_property
-    def inverse(self) -> Transform:
-        """Moving to fixed, LPS mm."""
-        self._transform()
-        return _transform_in(self.folder, "inverse", self.moving.grid, self.fixed.grid)
+    def image(self, role: str, given: Any = None) -> Image:
+        """Return the "fixed" or the "moving" image: the one given, or that at the path saved.
 
-    @cached_property
-    def correspondences(self) -> Correspondences | None:  # type: ignore[override]
-        """The matches behind the seed; None without embeddings."""
-        path = self.folder / "correspondences.csv"
+        Raises
+        ------
+        InputError
+            When it is no longer there, or does not lie where the registered one did.
+        """
+        saved = self.summary[role]
+        remedy = f"give {role}= (--{role} on the command line), the image that was registered"
+        source = _path(saved, role, remedy) if given is None else given
+        if isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(PICTURES):
+            source = read_image(source, spacing=saved["spacing_mm"])  # a picture's file need not say it
+        image = as_image(source, name=f"{role} image")
+        actual = describe(image)
+        for key in ("size", "spacing_mm", "origin_lps_mm", "direction"):
+            if np.shape(actual[key]) != np.shape(saved[key]) or not np.allclose(actual[key], saved[key], atol=1e-3):
+                raise InputError(
+                    f"{image.label} was not registered: its {key} is {actual[key]}, not {saved[key]}; {remedy}"
+                )
+        return replace(image, name=saved["name"])
+
+    def grid(self, role: str) -> Grid:
+        """Return the grid of the "fixed" or the "moving" image."""
+        saved = self.summary[role]
+        return Grid.make(
+            saved["size"][::-1],
+            origin=saved["origin_lps_mm"],
+            spacing=saved["spacing_mm"],
+            direction=saved["direction"],
+        )
+
+    def transform(self, name: str) -> Transform:
+        """Return the "transform", fixed to moving, or the "inverse", LPS mm.
+
+        Raises
+        ------
+        InputError
+            When the registration failed, or the file is missing or damaged.
+        """
+        if not self:
+            raise InputError(f"{self.folder} holds no transform, the registration failed: {self.summary['reason']}")
+        roles = ("fixed", "moving") if name == "transform" else ("moving", "fixed")
+        return _read_transform(self.folder, name, [self.grid(role) for role in roles])
+
+    def body(self) -> Image | None:
+        """Return the fixed body; None where it was not known."""
+        path = self.folder / _BODY
+        return as_image(path) if path.is_file() else None
+
+    def log(self) -> str:
+        """Return what the engine printed."""
+        path = self.folder / _LOG
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def start(self) -> Transform | None:
+        """Return the transform that was given to start from, fixed to moving; None without."""
+        path = self.folder / START
+        return read_transform(path) if path.is_file() else None
+
+    def correspondences(self) -> Correspondences | None:
+        """Return the matches behind the seed; None without embeddings."""
+        path = self.folder / _CORRESPONDENCES
         return _read_correspondences(path) if path.is_file() else None
 
 
-def load_result(folder: Path, *, fixed: Any = None, moving: Any = None) -> SavedResult:
-    """Read a saved result; see :meth:`samreg.RegistrationResult.load`."""
-    path = folder / SUMMARY
-    if not path.is_file():
-        raise InputError(f"no {SUMMARY} in {folder}; give a folder that `samreg register` or result.save() wrote")
-    with reading(path):
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        fixed, moving = _image(summary["fixed"], "fixed", fixed), _image(summary["moving"], "moving", moving)
-        body, log = folder / "body.nii.gz", folder / "engine.log"
-        return SavedResult(
-            fixed,
-            moving,
-            _transform_in(folder, "transform", fixed.grid, moving.grid) if summary["ok"] else None,
-            body=as_image(body) if body.is_file() else None,
-            options={key: _tuples(value) for key, value in summary["options"].items()},
-            timings=summary["timings_s"],
-            versions=summary["versions"],
-            notes=tuple(summary["notes"]),
-            log=log.read_text(encoding="utf-8") if log.is_file() else "",
-            reason=summary["reason"],
-            folder=folder,
-            measured=summary["quality"],
-        )
-
-
-def load_transform(folder: Path, name: str) -> Transform:
+def load_transform(folder: str | os.PathLike[str], name: str) -> Transform:
     """Read the "transform" or the "inverse" of a saved result, without its images.
 
     Raises
@@ -95,61 +292,154 @@ def load_transform(folder: Path, name: str) -> Transform:
         When the registration failed, or the folder lacks the file or, for .npz, the ``result.json`` that says on
         which grids the images lie.
     """
-    path = folder / SUMMARY
-    grids: list[Grid | None] = [None, None]
-    if path.is_file():
-        with reading(path):
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            if not summary["ok"]:
-                raise InputError(f"{folder} holds no transform, the registration failed: {summary['reason']}")
-            roles = ("fixed", "moving") if name == "transform" else ("moving", "fixed")
-            grids = [_grid(summary[role]) for role in roles]
-    return _transform_in(folder, name, *grids)
+    folder = Path(folder)
+    if (folder / SUMMARY).is_file():
+        return Stored.open(folder).transform(name)
+    return _read_transform(folder, name, [None, None])
 
 
-def _grid(saved: Mapping[str, Any]) -> Grid:
-    return Grid.make(
-        saved["size"][::-1],
-        origin=saved["origin_lps_mm"],
-        spacing=saved["spacing_mm"],
-        direction=saved["direction"],
-    )
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder within one that is made when missing.
+
+    Raises
+    ------
+    InputError
+        When something cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".samreg-", dir=folder))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
+    try:
+        yield staging
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}; is the disk full?") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def _image(saved: Mapping[str, Any], role: str, given: Any) -> Image:
-    """Return the image given, or the one at the path saved, if it lies where the registered one did."""
-    remedy = f"give {role}= (--{role} on the command line), the image that was registered"
-    if given is None:
-        where = saved["path"]
-        if where is None:
-            raise InputError(
-                f"the {role} image {saved['name']} was no file of its own; {remedy} (one DICOM series of several: "
-                f"samreg.read_image(FOLDER, series=...), or --{role} FOLDER --{role}-series SERIES)"
-            )
-        if not Path(where).exists():
-            raise InputError(f"the {role} image is no longer at {where}; {remedy}")
-        given = where
-    if isinstance(given, (str, os.PathLike)) and os.fspath(given).lower().endswith(PICTURES):
-        given = read_image(given, spacing=saved["spacing_mm"])  # a picture's file need not say it
-    image = as_image(given, name=f"{role} image")
-    found = describe(image)
-    for key in ("size", "spacing_mm", "origin_lps_mm", "direction"):
-        if np.shape(found[key]) != np.shape(saved[key]) or not np.allclose(found[key], saved[key], atol=1e-3):
-            raise InputError(f"{image.label} was not registered: its {key} is {found[key]}, not {saved[key]}; {remedy}")
-    return replace(image, name=saved["name"])
+def _write_into(
+    folder: Path,
+    result: RegistrationResult,
+    formats: Sequence[str],
+    picture: Callable[[RegistrationResult, Path], object],
+) -> None:
+    if result.transform is not None:
+        write_image(_as_stored(result.warped, result.moving), folder / _WARPED)
+        _write_transforms(folder, result, formats)
+        if result.fixed.ndim == 3:
+            picture(result, folder / _PREVIEW)
+    pairs = result.correspondences
+    if pairs is not None:
+        _write_correspondences(pairs, folder / _CORRESPONDENCES)
+        for role, name in _MATCHES.items() if "mrk" in formats else ():
+            write_points(Points(getattr(pairs, role), scores=pairs.reliability), folder / name)
+    if result.start is not None:
+        plain = all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(result.start))
+        write_transform(result.start, folder / START, grid=None if plain else result.fixed.grid)
+    if result.body is not None:
+        write_image(result.body, folder / _BODY)
+    if result.log:
+        (folder / _LOG).write_text(result.log, encoding="utf-8")
+    (folder / SUMMARY).write_text(json.dumps(summary(result), indent=2, default=_plain) + "\n", encoding="utf-8")
 
 
-def _transform_in(folder: Path, name: str, fixed: Grid | None, moving: Grid | None) -> Transform:
-    from samreg.spatial.io_transforms import read_transform
+def _write_transforms(folder: Path, result: RegistrationResult, formats: Sequence[str]) -> None:
+    transform, fixed, moving = result.transform, result.fixed.grid, result.moving.grid
+    assert transform is not None
+    for ending in (TRANSFORM_FORMATS[name] for name in formats if name in TRANSFORM_FORMATS):
+        write_transform(transform, folder / f"transform{ending}", grid=fixed, moving_grid=moving)
+        write_transform(result.inverse, folder / f"inverse{ending}", grid=moving, moving_grid=fixed)
+    if "nii" in formats:
+        fill = float(result.moving.array.min())
+        write_transformix(folder / _TRANSFORMIX, "transform.nii.gz", grid=fixed, fill=fill)
+    affine = [part for part in components(transform) if isinstance(part, AffineTransform)]
+    if affine:
+        write_transform(affine[-1], folder / _AFFINE)
 
+
+def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Transform:
+    """Return a transform; beyond the grid of its file it is its affine part."""
     paths = [folder / f"{name}{ending}" for ending in TRANSFORM_FORMATS.values()]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         names = ", ".join(path.name for path in paths)
         raise InputError(f"none of {names} in {folder}; give a folder that `samreg register` or result.save() wrote")
-    if path.suffix == ".npz" and fixed is None:
+    source, target = grids
+    if path.suffix == ".npz" and source is None:
         raise InputError(f"{path} counts voxels, and no {SUMMARY} says on which grids; copy that file too")
-    return read_transform(path, fixed_grid=fixed, moving_grid=moving)
+    transform = read_transform(path, fixed_grid=source, moving_grid=target)
+    if not (isinstance(transform, DisplacementField) and (folder / _AFFINE).is_file()):
+        return transform
+    affine = read_transform(folder / _AFFINE)
+    affine = affine if name == "transform" else affine.inverse()
+    return compose(sample_displacement(compose(transform, affine.inverse()), transform.grid), affine)
+
+
+def _clear(folder: Path, *, keep: Set[str]) -> None:
+    """Remove an earlier result but for the files that are about to be replaced; where none was, files are a user's."""
+    if not (folder / SUMMARY).is_file():
+        return
+    for name in {*_FILES, REPORT} - keep:
+        (folder / name).unlink(missing_ok=True)
+    if _has_errors(folder / LANDMARK_ERRORS):
+        (folder / LANDMARK_ERRORS).unlink()
+    (folder / SUMMARY).unlink()  # what is replaced from here on is no longer what it sums up
+
+
+def _has_errors(path: Path) -> bool:
+    """Tell landmark errors from a user's own landmarks of this name."""
+    try:
+        LandmarkErrors.read(path)
+    except InputError:
+        return False
+    return True
+
+
+def _path(saved: Mapping[str, Any], role: str, remedy: str) -> str:
+    path: str | None = saved["path"]
+    if path is None:
+        raise InputError(
+            f"the {role} image {saved['name']} was no file of its own; {remedy} (one DICOM series of several: "
+            f"samreg.read_image(FOLDER, series=...), or --{role} FOLDER --{role}-series SERIES)"
+        )
+    if not Path(path).exists():
+        raise InputError(f"the {role} image is no longer at {path}; {remedy}")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value as JSON can hold it."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _tuples(value: Any) -> Any:
+    """Turn the lists that JSON makes of tuples back."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _as_stored(warped: Image, moving: Image) -> Image:
+    """Return the warped image in the moving image's own integer type, rounded."""
+    if moving.array.dtype.kind not in "iu":
+        return warped
+    limits = np.iinfo(moving.array.dtype)
+    return warped.with_array(np.clip(np.rint(warped.array), limits.min, limits.max).astype(moving.array.dtype))
+
+
+def _write_correspondences(pairs: Correspondences, path: Path) -> None:
+    axes = "xyz"[: pairs.fixed.shape[1]]
+    header = (
+        [f"fixed_{a}" for a in axes] + [f"moving_{a}" for a in axes] + ["similarity", "reliability", "cycle_error_mm"]
+    )
+    table = np.column_stack([pairs.fixed, pairs.moving, pairs.similarity, pairs.reliability, pairs.cycle_error])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([[f"{value:.4f}" for value in row] for row in table])
 
 
 def _read_correspondences(path: Path) -> Correspondences:
@@ -160,10 +450,3 @@ def _read_correspondences(path: Path) -> Correspondences:
         table = np.array(rows, dtype=np.float64).reshape(-1, len(header))
         d = (len(header) - 3) // 2
         return Correspondences(table[:, :d], table[:, d : 2 * d], *table[:, 2 * d :].T)
-
-
-def _tuples(value: Any) -> Any:
-    """Turn the lists that JSON makes of tuples back."""
-    if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
-from samreg.errors import InputError
+from samreg.errors import ImagesAtFault, InputError
 from samreg.matching.correspondences import Correspondences
 from samreg.matching.features import Features, features
 from samreg.matching.matching import lattice, match_points
@@ -193,11 +193,14 @@ def fit_map(
             field = fit_displacement(
                 returned, affine, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING, scale=scale
             )
-        except InputError:
+        except (InputError, ImagesAtFault):
             return None
         current = compose(field, affine)
     if images is not None:
-        current = _refined(*images, (fixed, moving), current)
+        try:
+            current = _refined(*images, (fixed, moving), current)
+        except ImagesAtFault:
+            return None
         expected = current.transform_points(points)
         seen = moving.image_grid.contains(expected, margin=4.0 * scale)
         if seen.sum() < 50:
@@ -210,13 +213,15 @@ def fit_map(
 
 
 def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
+    from samreg.engines import Request
     from samreg.engines.base import length_scale
     from samreg.engines.torch_engine import TorchEngine
 
     scale = length_scale(fixed)
     fixed, moving = (resample_spacing(image, _ENGINE_SPACING * scale) for image in (fixed, moving))
     options = {**_ENGINE_OPTIONS, "levels": tuple(level * scale for level in _ENGINE_OPTIONS["levels"])}
-    return TorchEngine().register(fixed, moving, start=start, embeddings=embeddings, options=options).transform
+    request = Request(fixed=fixed, moving=moving, start=start, embeddings=embeddings, options=options)
+    return TorchEngine().register(request).transform
 
 
 def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume], *, slack: tuple[float, float]) -> list[Pair]:

@@ -21,7 +21,7 @@ from samreg.benchmark.methods import base as method
 from samreg.benchmark.methods import careful, convexadam
 from samreg.benchmark.methods.registry import _BUILT_IN
 from samreg.benchmark.metrics import common_landmarks
-from samreg.errors import EngineError, InputError, MissingExtraError
+from samreg.errors import EngineError, ImagesAtFault, InputError, MissingExtraError
 from samreg.quality import target_registration_error
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, invert, resample_spacing
 from samreg.spatial.standard import standardised
@@ -68,11 +68,12 @@ class StaysAtItsStart:
     def __init__(self, *, refuses_first=False):
         self.calls, self.refuses_first = [], refuses_first
 
-    def register(self, fixed, moving, *, start, transform, options=None, **common):
-        self.calls.append((transform, float(fixed.spacing[0]), options, sorted(common)))
+    def register(self, request):
+        masks = request.fixed_mask is not None and request.moving_mask is not None
+        self.calls.append((request.transform, float(request.fixed.spacing[0]), request.options, masks))
         if self.refuses_first and len(self.calls) == 1:
-            raise EngineError("the start leaves no overlap")
-        return SimpleNamespace(transform=start)
+            raise ImagesAtFault("the start leaves no overlap")
+        return SimpleNamespace(transform=request.start)
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_careful_keeps_the_most_similar_start(pair, monkeypatch):
     assert np.linalg.norm(outcome.transform.transform_points([[0, 0, 0]])[0] - truth) < 20
     assert [kind for kind, *_ in engine.calls] == ["affine"] * 10 + ["deformable"]
     assert [spacing for _, spacing, *_ in engine.calls] == [6.0] * 9 + [2.0] * 2
-    assert engine.calls[-1][2:] == ({"iterations": 3}, ["fixed_mask", "moving_mask", "seed", "threads"])
+    assert engine.calls[-1][2:] == ({"iterations": 3}, True)
     assert set(outcome.timings) == {"preparation", "starts", "affine", "deformable"}
 
 
@@ -267,7 +268,7 @@ def test_a_seeded_careful_chain_starts_at_the_seed(tiny_pair, registration, monk
     monkeypatch.setattr(careful, "get_engine", lambda name: engine)
     options = {"engine": "any", "threads": 1, "seed": 0, "deformable": {"iterations": 3}, "seeded": True}
     outcome = careful.careful(*tiny_pair, **options)
-    assert engine.calls == [("deformable", 2.0, {"iterations": 3}, ["fixed_mask", "moving_mask", "seed", "threads"])]
+    assert engine.calls == [("deformable", 2.0, {"iterations": 3}, True)]
     np.testing.assert_allclose(outcome.transform.transform_points([[0, 0, 0]]), [[0, 0, SHIFT]])
     assert set(outcome.timings) == {"preparation", "registration", "deformable"}
     monkeypatch.setattr(samreg, "register", lambda *images, **options: Outcome(None, reason="too few matches"))
@@ -276,7 +277,7 @@ def test_a_seeded_careful_chain_starts_at_the_seed(tiny_pair, registration, monk
 
 
 def test_careful_gives_up_when_no_start_leads_anywhere(pair, monkeypatch):
-    def refuse(*images, **options):
+    def refuse(request):
         raise EngineError("the start leaves no overlap")
 
     monkeypatch.setattr(careful, "get_engine", lambda name: SimpleNamespace(register=refuse))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import locale
 import re
@@ -250,7 +251,7 @@ def test_info_describes_the_installation_and_an_image(run, files):
 
 
 def test_info_says_how_to_install_a_missing_engine(run, monkeypatch):
-    monkeypatch.setattr("samreg.engines.base._version", lambda name: None)
+    monkeypatch.setattr("samreg.engines.registry.EngineEntry.version", None)
     assert 'pip install "samreg[elastix]"' in run("info").output.replace("\n", " ")
 
 
@@ -330,7 +331,7 @@ def test_a_failed_engine_exits_3(run, files, tmp_path, monkeypatch, error):
     def fail(*_: object, **__: object) -> None:
         raise error("[bold]the end of its log[/bold]")
 
-    monkeypatch.setattr("samreg.engines.get_engine", fail)
+    monkeypatch.setattr(importlib.import_module("samreg.registration.register"), "get_engine", fail)
     done = run("register", files.fixed, files.moving, "-o", tmp_path / "out", "--method", "registration")
     assert done.exit_code == 3
     assert ("out of memory" if error is MemoryError else "[bold]the end of its log[/bold]") in done.output

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
+from samreg.engines import Request
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Transform, compose, resample
 
 
@@ -16,6 +18,10 @@ class Phantom:
     moving: Image
     truth: AffineTransform  # fixed to moving
     points: np.ndarray  # fixed, well inside
+
+    def request(self, **options: Any) -> Request:
+        """Ask an engine to register the two."""
+        return Request(fixed=self.fixed, moving=self.moving, **options)
 
     def error(self, transform: Transform) -> float:
         """Mean distance to the truth, mm."""

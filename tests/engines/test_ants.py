@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("ants")
 
+from samreg.engines import Request, child, get_engine
 from samreg.engines import ants as ants_module
-from samreg.engines import child, get_engine
 from samreg.errors import EngineError, InputError
 from samreg.spatial import AffineTransform, Image, compose
 from samreg.spatial.adapters import to_ants
@@ -43,7 +43,7 @@ def test_transform_files_are_read_in_the_direction_and_order_of_ants(phantom, tm
 
 @pytest.mark.parametrize(("transform", "limit"), [("rigid", 1.5), ("affine", 0.5), ("deformable", 0.7)])
 def test_unseeded(engine, phantom, transform, limit):
-    result = engine.register(phantom.fixed, phantom.moving, transform=transform, options=SHORT)
+    result = engine.register(phantom.request(transform=transform, options=SHORT))
     assert phantom.error(result.transform) < limit
     assert result.version.startswith("antspyx ")
     assert "antsRegistration" in result.log
@@ -53,15 +53,14 @@ def test_unseeded(engine, phantom, transform, limit):
 def test_zero_iterations_return_the_start(engine, phantom, transform, request):
     start = request.getfixturevalue(f"{transform}_start")
     none = {"iterations": (0, 0), "affine_iterations": (0, 0, 0, 0)}
-    result = engine.register(phantom.fixed, phantom.moving, start=start, transform=transform, options=none)
+    result = engine.register(phantom.request(start=start, transform=transform, options=none))
     wanted = start.transform_points(phantom.points)
     assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
 
 
 def test_seeded_improves_and_repeats_bit_for_bit_on_two_threads(engine, phantom, deformable_start):
     runs = [
-        engine.register(phantom.fixed, phantom.moving, start=deformable_start, seed=3, threads=2, options=SHORT)
-        for _ in range(2)
+        engine.register(phantom.request(start=deformable_start, seed=3, threads=2, options=SHORT)) for _ in range(2)
     ]
     assert phantom.error(runs[0].transform) < 0.5 * phantom.error(deformable_start)
     first, second = (run.transform.transform_points(phantom.points) for run in runs)
@@ -69,14 +68,14 @@ def test_seeded_improves_and_repeats_bit_for_bit_on_two_threads(engine, phantom,
 
 
 def test_affine_repeats_with_a_seed(engine, phantom):
-    runs = [engine.register(phantom.fixed, phantom.moving, transform="affine", seed=0) for _ in range(2)]
+    runs = [engine.register(phantom.request(transform="affine", seed=0)) for _ in range(2)]
     assert np.array_equal(runs[0].transform.matrix, runs[1].transform.matrix)
     assert np.array_equal(runs[0].transform.translation, runs[1].transform.translation)
 
 
 def test_quick_and_cross_correlation(engine, phantom, affine_start):
     for options in ({"variant": "quick"}, {"metric": "cc", "sampling": 2, **SHORT}):
-        result = engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options)
+        result = engine.register(phantom.request(start=affine_start, options=options))
         assert phantom.error(result.transform) < phantom.error(affine_start)
 
 
@@ -88,8 +87,10 @@ def test_masks_are_honoured(engine, phantom, affine_start):
     kept = np.zeros(phantom.moving.shape, bool)
     kept[:, :, :30] = True
     run = {"start": affine_start, "transform": "rigid", "seed": 1}
-    masked = engine.register(phantom.fixed, spoilt, moving_mask=Image(kept, phantom.moving.grid), **run)
-    plain = engine.register(phantom.fixed, spoilt, **run)
+    masked = engine.register(
+        Request(fixed=phantom.fixed, moving=spoilt, moving_mask=Image(kept, phantom.moving.grid), **run)
+    )
+    plain = engine.register(Request(fixed=phantom.fixed, moving=spoilt, **run))
     assert phantom.error(masked.transform) < 1.0 < phantom.error(plain.transform)
 
 
@@ -97,7 +98,7 @@ def test_two_dimensions(engine, phantom):
     fixed = Image.from_array(phantom.fixed.array[24], spacing=(2, 2), origin=(10, -20))
     moving = Image.from_array(phantom.fixed.array[24], spacing=(2, 2), origin=(14, -20))
     start = AffineTransform(np.eye(2), [2.0, 0.0])
-    result = engine.register(fixed, moving, start=start, options=SHORT)
+    result = engine.register(Request(fixed=fixed, moving=moving, start=start, options=SHORT))
     moved = result.transform.transform_points([fixed.grid.center])[0] - fixed.grid.center
     assert np.abs(moved - [4.0, 0.0]).max() < 1.0
 
@@ -105,7 +106,7 @@ def test_two_dimensions(engine, phantom):
 def test_nothing_is_left_behind(engine, phantom, affine_start, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    engine.register(phantom.fixed, phantom.moving, start=affine_start, options={"iterations": (1,)})
+    engine.register(phantom.request(start=affine_start, options={"iterations": (1,)}))
     assert os.listdir(tmp_path) == []
 
     class Interrupted:
@@ -117,14 +118,14 @@ def test_nothing_is_left_behind(engine, phantom, affine_start, monkeypatch, tmp_
     popen = child.subprocess.Popen
     monkeypatch.setattr(child.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
     with pytest.raises(KeyboardInterrupt):
-        engine.register(phantom.fixed, phantom.moving, start=affine_start, options={"iterations": (10_000,)})
+        engine.register(phantom.request(start=affine_start, options={"iterations": (10_000,)}))
     assert started[0].poll() is not None
     assert os.listdir(tmp_path) == []
 
 
 def test_failures_say_why(engine, phantom, monkeypatch):
     with pytest.raises(InputError, match="threads"):
-        engine.register(phantom.fixed, phantom.moving, threads=0)
+        engine.register(phantom.request(threads=0))
     monkeypatch.setattr(ants_module, "_type_of_transform", lambda *_: "Nonsense")
     with pytest.raises(EngineError, match=r"end of its log(.|\n)*Nonsense does not exist"):
-        engine.register(phantom.fixed, phantom.moving)
+        engine.register(phantom.request())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samreg.engines import _elastix_worker, available_engines, get_engine
+from samreg.engines import Request, _elastix_worker, available_engines, get_engine
 from samreg.engines.child import _read_transform
 from samreg.engines.elastix import ElastixOptions, _parameters
-from samreg.spatial import Image
+from samreg.spatial import AffineTransform, Image
 from samreg.spatial.adapters import to_itk
 
 pytestmark = pytest.mark.skipif("elastix" not in available_engines(), reason="itk-elastix is not installed")
@@ -25,7 +25,7 @@ def test_unseeded_affine_honours_masks(engine, phantom):
     noise = np.random.default_rng(1).uniform(-1000, 1000, phantom.moving.shape)
     spoilt = phantom.moving.with_array(np.where(hidden, noise, phantom.moving.array))
     mask = Image((~hidden).astype(np.uint8), phantom.moving.grid)
-    result = engine.register(phantom.fixed, spoilt, transform="affine", moving_mask=mask, seed=1)
+    result = engine.register(Request(fixed=phantom.fixed, moving=spoilt, transform="affine", moving_mask=mask, seed=1))
     assert phantom.error(result.transform) < 0.7
     assert result.version.startswith("itk-elastix ")
     assert "ELASTIX version" in result.log
@@ -35,7 +35,7 @@ def test_unseeded_affine_honours_masks(engine, phantom):
 def test_zero_iterations_return_the_start(engine, phantom, transform, request):
     start = request.getfixturevalue(f"{transform}_start")
     none = {"iterations": 0}
-    result = engine.register(phantom.fixed, phantom.moving, start=start, transform=transform, options=none)
+    result = engine.register(phantom.request(start=start, transform=transform, options=none))
     wanted = start.transform_points(phantom.points)
     assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
 
@@ -43,12 +43,12 @@ def test_zero_iterations_return_the_start(engine, phantom, transform, request):
 def test_seeded_improves_and_repeats_bit_for_bit(engine, phantom, deformable_start):
     runs = [
         engine.register(
-            phantom.fixed,
-            phantom.moving,
-            start=deformable_start,
-            seed=3,
-            threads=2,
-            options={"iterations": 60, "samples": 2000, "grid_spacing": 20.0},
+            phantom.request(
+                start=deformable_start,
+                seed=3,
+                threads=2,
+                options={"iterations": 60, "samples": 2000, "grid_spacing": 20.0},
+            )
         )
         for _ in range(2)
     ]
@@ -57,11 +57,17 @@ def test_seeded_improves_and_repeats_bit_for_bit(engine, phantom, deformable_sta
     assert np.array_equal(first, second)
 
 
-def test_corresponding_points_pull(engine, phantom, affine_start):
+def test_landmarks_pull(engine, phantom, affine_start):
     truth = phantom.truth.transform_points(phantom.points)
-    options = {"iterations": 60, "corresponding_points": (phantom.points, truth), "points_weight": 10.0}
+    options = {"iterations": 60, "landmark_weight": 10.0}
     result = engine.register(
-        phantom.fixed, phantom.moving, start=affine_start, transform="rigid", seed=1, options=options
+        phantom.request(
+            start=affine_start,
+            transform="rigid",
+            seed=1,
+            options=options,
+            landmarks=(phantom.points, truth),
+        )
     )
     assert phantom.error(result.transform) < 0.3
     assert "CorrespondingPointsEuclideanDistanceMetric" in result.log
@@ -71,9 +77,10 @@ def test_fields_map_points_as_transformix_does(phantom, tmp_path):
     import itk
 
     fixed, moving = to_itk(phantom.fixed), to_itk(phantom.moving)
-    options = ElastixOptions(iterations=30, samples=1000, bending_weight=0.0, grid_spacing=30.0)
+    options = ElastixOptions(resolutions=1, iterations=30, samples=1000, bending_weight=0.0, grid_spacing=30.0)
     parameters = itk.ParameterObject.New()
-    parameters.AddParameterMap(_parameters("deformable", options, 1, initialise=False, points=False, seed=1))
+    request = phantom.request(start=AffineTransform.identity(3), seed=1)
+    parameters.AddParameterMap(_parameters(request, options))
     elastix = itk.ElastixRegistrationMethod.New(fixed, moving)
     elastix.SetParameterObject(parameters)
     elastix.UpdateLargestPossibleRegion()

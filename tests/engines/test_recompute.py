@@ -28,7 +28,7 @@ def test_large_velocities_flow_and_bend_as_small_ones(monkeypatch):
     extent = torch.tensor([80.0, 72.0, 64.0])
     results = []
     for large in (10**9, 0):
-        monkeypatch.setattr(velocity, "_LARGE", large)
+        monkeypatch.setattr(velocity, "_CHECKPOINT_ELEMENTS", large)
         leaf = field.clone().requires_grad_(True)
         first, second = roughness(leaf, torch.tensor([8.0, 8.0, 8.0]))
         loss = exponential(leaf, extent).square().mean() + first + second
@@ -43,15 +43,16 @@ def test_a_registration_does_not_load_the_compiler():
     code = """
 import sys
 import numpy as np
-from samreg.engines import get_engine
+from samreg.engines import Request, get_engine
 from samreg.engines.torch_engine import deformable, velocity
 from samreg.spatial import AffineTransform, Image
 
-deformable._WHOLE, velocity._LARGE = 1000, 0
+deformable._MAX_VOXELS_AT_ONCE, velocity._CHECKPOINT_ELEMENTS = 1000, 0
 noise = np.random.default_rng(0).random((2, 24, 24, 24)).astype("float32")
 images = [Image.from_array(array, spacing=8.0) for array in noise]
 options = {"levels": (8.0,), "iterations": (2,), "window": None}
-get_engine("torch").register(*images, start=AffineTransform.identity(3), options=options)
+request = Request(fixed=images[0], moving=images[1], start=AffineTransform.identity(3), options=options)
+get_engine("torch").register(request)
 assert "torch._dynamo" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from samreg.embedding import Embedding
-from samreg.engines import get_engine
+from samreg.engines import Request, get_engine
 from samreg.engines.base import make_options
 from samreg.engines.torch_engine import TorchOptions, deformable
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.similarity import local_correlation, mean
 from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
-from samreg.errors import EngineError, InputError
+from samreg.errors import ImagesAtFault, InputError
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose, jacobian_determinant
 
 QUICK = {"levels": (8.0, 4.0), "iterations": (20, 10), "search_radius": 0.0}
@@ -39,7 +39,7 @@ def test_unseeded_stages_honour_masks(engine, phantom, kind, limit):
     noise = np.random.default_rng(1).uniform(-1000, 600, phantom.moving.shape)
     spoilt = phantom.moving.with_array(np.where(hidden, noise, phantom.moving.array))
     mask = Image((~hidden).astype(np.uint8), phantom.moving.grid)
-    result = engine.register(phantom.fixed, spoilt, transform=kind, moving_mask=mask)
+    result = engine.register(Request(fixed=phantom.fixed, moving=spoilt, transform=kind, moving_mask=mask))
     assert phantom.error(result.transform) < limit
     assert result.version.startswith("torch ")
     if kind == "rigid":
@@ -51,22 +51,25 @@ def test_unseeded_stages_honour_masks(engine, phantom, kind, limit):
 def test_zero_iterations_return_the_start(engine, phantom, transform, request):
     start = request.getfixturevalue(f"{transform}_start")
     none = {"levels": (8.0,), "iterations": (0,), "search_radius": 0.0, "affine_iterations": 0}
-    result = engine.register(phantom.fixed, phantom.moving, start=start, transform=transform, options=none)
+    result = engine.register(phantom.request(start=start, transform=transform, options=none))
     wanted = start.transform_points(phantom.points)
     assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
 
 
 def test_a_start_that_shows_too_little_is_refused(engine, phantom):
     away = AffineTransform(phantom.truth.matrix, phantom.truth.translation + [0.0, 0.0, 120.0])
-    with pytest.raises(EngineError, match="less than 15%"):
-        engine.register(phantom.fixed, phantom.moving, start=away, transform="affine")
+    with pytest.raises(ImagesAtFault, match="less than 15%"):
+        engine.register(phantom.request(start=away, transform="affine"))
 
 
 @pytest.mark.parametrize("similarity", ["lncc", "mind"])
 def test_seeded_improves_without_folds_and_repeats(engine, phantom, deformable_start, similarity):
     runs = [
         engine.register(
-            phantom.fixed, phantom.moving, start=deformable_start, options={**QUICK, "similarity": similarity}
+            phantom.request(
+                start=deformable_start,
+                options={**QUICK, "similarity": similarity},
+            )
         )
         for _ in range(2)
     ]
@@ -96,7 +99,7 @@ def test_embeddings_alone_pull(engine, phantom, affine_start):
         embedding(phantom.moving, phantom.truth.inverse().transform_points),
     )
     options = {**QUICK, "image_weight": 0.0, "search_radius": 16.0}
-    result = engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options, embeddings=pair)
+    result = engine.register(phantom.request(start=affine_start, options=options, embeddings=pair))
     assert phantom.error(result.transform) < 0.5 * phantom.error(affine_start)
 
 
@@ -106,7 +109,7 @@ def test_two_dimensions(engine):
     moving = Image.from_array(texture, origin=(17, 14), spacing=(2, 2), name="moving")
     points = fixed.grid.index_to_world(np.random.default_rng(0).uniform(20, 70, (50, 2)))
     for transform in ("rigid", "deformable"):
-        result = engine.register(fixed, moving, transform=transform, options=QUICK)
+        result = engine.register(Request(fixed=fixed, moving=moving, transform=transform, options=QUICK))
         error = np.linalg.norm(result.transform.transform_points(points) - points - [7, -6], axis=1)
         assert error.mean() < 1
 
@@ -193,7 +196,7 @@ def test_short_memory_means_smaller_tiles(engine, phantom, affine_start, monkeyp
     monkeypatch.setattr(deformable, "_image_term", short)
     said: list[str] = []
     options = {"levels": (8.0,), "iterations": (2,)}
-    result = engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options, progress=said.append)
+    result = engine.register(phantom.request(start=affine_start, options=options, progress=said.append))
     assert seen == [2**21, 2**19, 2**17]
     assert sum("out of memory" in line for line in said) == 2
     assert "tiles of 131072 voxels" in result.log
@@ -203,7 +206,7 @@ def test_short_memory_means_smaller_tiles(engine, phantom, affine_start, monkeyp
 
     monkeypatch.setattr(deformable, "_image_term", never)
     with pytest.raises(RuntimeError, match="out of memory"):
-        engine.register(phantom.fixed, phantom.moving, start=affine_start, options=options)
+        engine.register(phantom.request(start=affine_start, options=options))
 
 
 def test_jacobian_of_a_linear_stretch():
@@ -246,7 +249,7 @@ def test_mass_is_preserved_where_tissue_is_stretched(engine):
             "window": (-1000.0, 55.0),
         }  # fmt: skip
         start = AffineTransform(np.diag([1.0, 1.0, 1.4]), [0.0, 0.0, 0.1 * float(z.mean())])
-        result = engine.register(fixed, moving, start=start, options=options)
+        result = engine.register(Request(fixed=fixed, moving=moving, start=start, options=options))
         miss = result.transform.transform_points(points) - truth.transform_points(points)
         errors[mass] = np.linalg.norm(miss, axis=1).mean()
     assert errors[True] < 0.6 * errors[False]
@@ -256,7 +259,11 @@ def test_landmarks_draw_points_together(engine, phantom, affine_start):
     wanted = phantom.truth.transform_points(phantom.points) + [0.0, 0.0, 6.0]
     options = {**QUICK, "image_weight": 0.0, "landmark_weight": 0.5, "bending_weight": 1.0}
     result = engine.register(
-        phantom.fixed, phantom.moving, start=affine_start, options=options, landmarks=(phantom.points, wanted)
+        phantom.request(
+            start=affine_start,
+            options=options,
+            landmarks=(phantom.points, wanted),
+        )
     )
     before, after = (
         np.linalg.norm(t.transform_points(phantom.points) - wanted, axis=1).mean()
@@ -264,13 +271,24 @@ def test_landmarks_draw_points_together(engine, phantom, affine_start):
     )
     assert after < 0.25 * before
     with pytest.raises(InputError, match="in pairs"):
-        engine.register(phantom.fixed, phantom.moving, landmarks=(phantom.points, wanted[1:]))
+        engine.register(phantom.request(landmarks=(phantom.points, wanted[1:])))
 
 
-def test_fast_preset_wants_an_affine_seed(engine):
-    assert engine.seed_transform("deformable", {"preset": "fast"}) == "affine"
-    assert engine.seed_transform("deformable") == "deformable"
-    assert engine.seed_transform("rigid", {"preset": "fast"}) == "rigid"
+def test_fast_preset_wants_an_affine_seed(engine, phantom):
+    assert engine.seed_transform(phantom.request(options={"preset": "fast"})) == "affine"
+    assert engine.seed_transform(phantom.request()) == "deformable"
+    assert engine.seed_transform(phantom.request(transform="rigid", options={"preset": "fast"})) == "rigid"
+
+
+def test_what_cannot_be_done_is_refused_before_the_work(engine, phantom):
+    flat = Image.from_array(np.eye(20), name="flat")
+    for request, message in (
+        (phantom.request(transform="affine", landmarks=(phantom.points, phantom.points)), 'engine="elastix"'),
+        (Request(fixed=flat, moving=flat, options={"similarity": "mind"}), "for volumes"),
+        (phantom.request(options={"window": (5.0, 5.0)}), "two rising numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            engine.check(request)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +341,9 @@ def test_a_thin_slab_is_registered(engine, transform):
     texture = smooth_noise(10, 60, 60, width=4.0)
     fixed = Image((1500 * texture - 1000).astype(np.float32), grid, "slab")
     moving = Image(fixed.array, Grid.make((10, 60, 60), origin=(6.0, -4.0, 0.0), spacing=2.0), "moved slab")
-    result = engine.register(fixed, moving, start=AffineTransform.identity(3), transform=transform)
+    result = engine.register(
+        Request(fixed=fixed, moving=moving, start=AffineTransform.identity(3), transform=transform)
+    )
     points = grid.index_to_world(np.random.default_rng(0).uniform([12, 12, 2], [48, 48, 8], (40, 3)))
     assert np.abs(result.transform.transform_points(points) - points - [6.0, -4.0, 0.0]).mean() < 1.0
 
@@ -331,7 +351,9 @@ def test_a_thin_slab_is_registered(engine, transform):
 def test_one_voxel_is_too_thin(engine):
     images = [Image.from_array(smooth_noise(1, 40, 40), spacing=(2, 2, 2), name=name) for name in ("a", "b")]
     with pytest.raises(InputError, match="a is one voxel thick"):
-        engine.register(*images, start=AffineTransform.identity(3), transform="affine")
+        engine.register(
+            Request(fixed=images[0], moving=images[1], start=AffineTransform.identity(3), transform="affine")
+        )
 
 
 def test_masks_that_share_nothing_are_refused(engine, phantom, affine_start):
@@ -340,8 +362,8 @@ def test_masks_that_share_nothing_are_refused(engine, phantom, affine_start):
     origins = phantom.truth.inverse().transform_points(phantom.moving.grid.world_points().reshape(-1, 3))
     upper = (phantom.fixed.grid.world_to_index(origins)[:, 2] > 40).reshape(phantom.moving.shape).astype(np.uint8)
     masks = {"fixed_mask": Image(lower, phantom.fixed.grid), "moving_mask": Image(upper, phantom.moving.grid)}
-    with pytest.raises(EngineError, match="nothing of"):
-        engine.register(phantom.fixed, phantom.moving, start=affine_start, options=QUICK, **masks)
+    with pytest.raises(ImagesAtFault, match="nothing of"):
+        engine.register(phantom.request(start=affine_start, options=QUICK, **masks))
 
 
 def test_a_small_moving_image_is_enough(engine, phantom):
@@ -351,7 +373,7 @@ def test_a_small_moving_image_is_enough(engine, phantom):
     origin = phantom.moving.grid.index_to_world([[0, 0, some.start]])[0]
     array = phantom.moving.array[some]
     slab = Image(array, Grid(array.shape, origin, phantom.moving.grid.spacing, phantom.moving.grid.direction), "slab")
-    result = engine.register(phantom.fixed, slab, start=phantom.truth, transform="affine")
+    result = engine.register(Request(fixed=phantom.fixed, moving=slab, start=phantom.truth, transform="affine"))
     assert phantom.error(result.transform) < 5
 
 

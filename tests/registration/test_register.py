@@ -181,7 +181,7 @@ def test_a_full_disk_leaves_nothing_behind(embedded, tmp_path, monkeypatch) -> N
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("samreg.spatial.io_transforms.write_transform", full)
+    monkeypatch.setattr("samreg.registration.store.write_transform", full)
     with pytest.raises(InputError, match="No space left"):
         embedded.save(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -195,7 +195,7 @@ def test_an_interrupted_save_leaves_the_old_files(embedded, tmp_path, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("samreg.spatial.io_transforms.write_transform", interrupted)
+    monkeypatch.setattr("samreg.registration.store.write_transform", interrupted)
     with pytest.raises(KeyboardInterrupt):
         embedded.save(folder)
     assert [path.name for path in folder.iterdir()] == ["transform.h5"]
@@ -282,9 +282,8 @@ def test_points_outside_are_refused_or_extrapolated(embedded, pair) -> None:
         ({"transform": "projective"}, "unknown transform"),
         ({"engine": "spm", "method": "registration"}, "unknown engine 'spm'"),
         ({"model": "nonsense", "method": "embedding"}, "unknown model 'nonsense'"),
-        ({"spacing": 0.0}, "spacing must be between"),
-        ({"threads": 0, "method": "embedding"}, "threads must be at least 1"),
-        ({"engine": "ants", "landmarks": ([[0, 0, 0]], [[0, 0, 0]])}, 'set engine="torch"'),
+        ({"spacing": 0.0}, "spacing must be a number between"),
+        ({"threads": 0, "method": "embedding"}, "threads must be a whole number of at least 1"),
         ({"engine": "ants", "engine_options": {"speed": 1}, "method": "registration"}, "unknown options"),
     ],
 )
@@ -300,7 +299,7 @@ def test_dimensions_must_agree(pair) -> None:
 
 
 def test_a_missing_engine_says_what_to_install(pair, monkeypatch) -> None:
-    monkeypatch.setattr("samreg.engines.base._version", lambda name: None)
+    monkeypatch.setattr("samreg.engines.registry.EngineEntry.version", None)
     with pytest.raises(MissingExtraError, match=r'pip install "samreg\[elastix\]"'):
         samreg.register(pair.fixed.image, pair.moving.image, method="registration", engine="elastix")
     with pytest.raises(InputError, match="no registration engine is installed"):

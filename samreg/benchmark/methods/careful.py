@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,8 @@ import numpy as np
 import samreg
 from samreg.benchmark.methods.base import Outcome
 from samreg.embedding.body import body_mask
-from samreg.engines import get_engine
-from samreg.engines.base import Engine
-from samreg.errors import EngineError
+from samreg.engines import Engine, Request, get_engine
+from samreg.errors import EngineError, ImagesAtFault
 from samreg.quality import ncc
 from samreg.spatial import AffineTransform, Image, Transform, resample, resample_spacing
 from samreg.spatial.standard import standardised
@@ -67,53 +67,52 @@ def careful(
     begin = time.perf_counter()
     fine = standardised(fixed, _FINE_SPACING_MM), standardised(moving, _FINE_SPACING_MM)
     masks = [image.with_array(body_mask(image).astype(np.uint8)) for image in fine]
-    common: dict[str, Any] = {
-        "fixed_mask": masks[0], "moving_mask": masks[1], "seed": seed, "threads": threads
-    }  # fmt: skip
+    request = Request(
+        fixed=fine[0], moving=fine[1], fixed_mask=masks[0], moving_mask=masks[1], seed=seed, threads=threads
+    )
     timings = {"preparation": time.perf_counter() - begin}
     if seeded:
         seed_result = samreg.register(fixed, moving, method="embedding", model=model, threads=threads, seed=seed)
         start = Outcome(seed_result.transform, timings=seed_result.timings, reason=seed_result.reason)
     else:
-        start = best_affine(backend, *fine, common)
+        start = best_affine(backend, request)
     timings.update(start.timings)
     if start.transform is None or deformable is None:
         return Outcome(start.transform, timings=timings, reason=start.reason)
     begin = time.perf_counter()
-    transform = backend.register(
-        *fine, start=start.transform, transform="deformable", options=deformable, **common
-    ).transform
+    transform = backend.register(replace(request, start=start.transform, options=deformable)).transform
     return Outcome(transform, timings={**timings, "deformable": time.perf_counter() - begin})
 
 
-def best_affine(backend: Engine, fixed: Image, moving: Image, common: Mapping[str, Any]) -> Outcome:
+def best_affine(backend: Engine, request: Request) -> Outcome:
     """Return the most similar of the affines from several starts, found on coarse images and refined on these.
 
     Parameters
     ----------
     backend
         The engine.
-    fixed, moving
-        At 2 mm.
-    common
-        Masks and other options of every run of the engine.
+    request
+        Images at 2 mm, and masks.
     """
     clock = [time.perf_counter()]
-    masks = common["fixed_mask"], common["moving_mask"]
-    coarse = resample_spacing(fixed, _COARSE_SPACING_MM), resample_spacing(moving, _COARSE_SPACING_MM)
+    assert request.fixed_mask is not None
+    assert request.moving_mask is not None
+    masks = request.fixed_mask, request.moving_mask
+    fixed, moving = (resample_spacing(image, _COARSE_SPACING_MM) for image in (request.fixed, request.moving))
+    coarse = replace(request, fixed=fixed, moving=moving, transform="affine")
     best_score, best = -1.0, None
     for start in starts(*masks):
         try:
-            candidate = backend.register(*coarse, start=start, transform="affine", **common).transform
-        except EngineError:  # a start that shows too little in common
+            candidate = backend.register(replace(coarse, start=start)).transform
+        except (EngineError, ImagesAtFault):  # a start that shows too little in common
             continue
-        score = similarity(*coarse, *masks, candidate)
+        score = similarity(fixed, moving, *masks, candidate)
         if score > best_score:
             best_score, best = score, candidate
     clock.append(time.perf_counter())
     if best is None:
         return Outcome(None, reason="no start of the affine registration led anywhere")
-    transform = backend.register(fixed, moving, start=best, transform="affine", **common).transform
+    transform = backend.register(replace(request, start=best, transform="affine")).transform
     clock.append(time.perf_counter())
     return Outcome(transform, timings=dict(zip(("starts", "affine"), np.diff(clock).tolist(), strict=True)))
 

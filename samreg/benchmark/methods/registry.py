@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import samreg
 from samreg.benchmark.methods.base import Method, Outcome
 from samreg.benchmark.methods.careful import careful
 from samreg.benchmark.methods.convexadam import convexadam
+from samreg.engines.registry import BUILT_IN, from_file
 from samreg.errors import InputError
-from samreg.registration.quality import initial_alignment
+from samreg.registration.quality import alignment_before, working_grid
 from samreg.registration.result import RegistrationResult
 from samreg.spatial import Image
-from samreg.spatial.files import reading, require_file
+from samreg.spatial.files import reading
 
 ENTRY_POINTS = "samreg.benchmark.methods"
 _EMBEDDING = ("spatial", "registration", "embedding", "matching", "seeding")
-_DISTRIBUTIONS = {"ants": "antspyx", "elastix": "itk-elastix", "torch": "torch"}
 # what every registration goes through
 _SHARED = (
     "spatial",
@@ -29,13 +27,8 @@ _SHARED = (
     "embedding/ct.py",
     "embedding/body.py",
     "quality/similarity.py",
-    "engines/base.py",
 )
-_ENGINE_CODE = {
-    "ants": (*_SHARED, "engines/child.py", "engines/ants.py", "engines/_ants_worker.py"),
-    "elastix": (*_SHARED, "engines/child.py", "engines/elastix.py", "engines/_elastix_worker.py"),
-    "torch": (*_SHARED, "engines/torch_engine"),
-}
+_ENGINES = {entry.name: entry for entry in BUILT_IN}
 # on a phantom pair local correlation was no nearer than mutual information, at four times the cost
 _TUNED_SYN = {"iterations": (100, 70, 50, 0)}
 _TUNED_BSPLINE = {"resolutions": 4, "iterations": 500, "samples": 8192, "grid_spacing": 16.0, "bending_weight": 10.0}
@@ -43,7 +36,7 @@ _TUNED_BSPLINE = {"resolutions": 4, "iterations": 500, "samples": 8192, "grid_sp
 
 def _identity(fixed: Image, moving: Image, *, threads: int, seed: int) -> Outcome:
     """Leave the images as their worlds place them, or centred where those are unrelated."""
-    transform, _ = initial_alignment(RegistrationResult(fixed, moving, None))
+    transform, _ = alignment_before(fixed.grid, moving.grid, working_grid(fixed).world_points().reshape(-1, fixed.ndim))
     return Outcome(transform, transform.inverse())
 
 
@@ -57,15 +50,19 @@ def _registered(name: str, **options: Any) -> Method:
     embeds = options["method"] != "registration"
     packages = {"torch"} if embeds else set()
     if engine:
-        packages.add(_DISTRIBUTIONS[engine])
-    code = (_EMBEDDING if embeds else ()) + _ENGINE_CODE.get(engine, ())
+        packages.add(_ENGINES[engine].distribution)
+    code = (_EMBEDDING if embeds else ()) + (_engine_code(engine) if engine else ())
     return Method(name, _register, options, tuple(sorted(packages)), code, embeds=embeds)
+
+
+def _engine_code(engine: str) -> tuple[str, ...]:
+    return (*_SHARED, *_ENGINES[engine].code)
 
 
 def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None, *, seeded: bool = False) -> Method:
     options = {"engine": engine, "deformable": deformable, "seeded": seeded}
-    packages = (_DISTRIBUTIONS[engine], *(("torch",) if seeded else ()))
-    code = ("benchmark/methods/careful.py", *(_EMBEDDING if seeded else ()), *_ENGINE_CODE[engine])
+    packages = (_ENGINES[engine].distribution, *(("torch",) if seeded else ()))
+    code = ("benchmark/methods/careful.py", *(_EMBEDDING if seeded else ()), *_engine_code(engine))
     return Method(name, careful, options, packages, code, embeds=seeded)
 
 
@@ -97,7 +94,7 @@ _BUILT_IN = {
         _registered("hybrid-torch", method="hybrid", engine="torch"),
         _registered("hybrid-torch-fast", method="hybrid", engine="torch", engine_options={"preset": "fast"}),
         _registered("hybrid-torch-accurate", method="hybrid", engine="torch", engine_options={"preset": "accurate"}),
-        _convexadam("convexadam-ants", "ants-affine", ("antspyx",), _ENGINE_CODE["ants"]),
+        _convexadam("convexadam-ants", "ants-affine", ("antspyx",), _engine_code("ants")),
         _convexadam("convexadam-embedding", "embedding", (), _EMBEDDING),
     )
 }  # fmt: skip
@@ -139,7 +136,7 @@ def get_method(spec: str) -> Method:
     name, _, model = (rest if is_file else spec).partition(":")
     if is_file:
         name = f"{file}.py:{name}"
-        method = _as_method(name, _from_file(Path(f"{file}.py"), name.rpartition(":")[2]))
+        method = _as_method(name, from_file(f"{file}.py", name.rpartition(":")[2]))
     elif name in _BUILT_IN:
         method = _BUILT_IN[name]
     else:
@@ -154,18 +151,6 @@ def get_method(spec: str) -> Method:
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-
-
-def _from_file(path: Path, name: str) -> Any:
-    path = require_file(path, "file of methods")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None and specification.loader is not None  # noqa: PT018
-    module = importlib.util.module_from_spec(specification)
-    with reading(path, "does the file run on its own?"):
-        specification.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise InputError(f"{path} defines no {name!r}")
-    return getattr(module, name)
 
 
 def _as_method(name: str, content: Any) -> Method:

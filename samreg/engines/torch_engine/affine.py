@@ -2,55 +2,47 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from samreg.engines.base import length_scale
+from samreg.engines.base import Pair, center_of_mass, length_scale
 from samreg.engines.torch_engine.descent import Descent
+from samreg.engines.torch_engine.options import TorchOptions
 from samreg.engines.torch_engine.similarity import local_correlation, mean
 from samreg.engines.torch_engine.volumes import pooled, positions, sampled
-from samreg.errors import EngineError, InputError
-from samreg.spatial import AffineTransform, Grid, Image
+from samreg.errors import ImagesAtFault, InputError
+from samreg.spatial import AffineTransform, Image
+from samreg.spatial.grid import FloatArray
 
-_LEVELS = (12.0, 8.0, 4.0)  # mm in 3D
-_SHIFTS = (-120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0)  # mm in 3D along the body, tried around the centres of mass
-_KEPT = 3  # starts that are refined
-_RATE = 0.02  # of Adam; parameters are scaled so that 1 moves the border of the image by its radius
-_LEAST_SEEN = 0.15  # share of the fixed image, or of the moving one if that is smaller, that a start must show
-_CLOSE = 10  # iterations over which a level must improve
+_LEVELS_MM = (12.0, 8.0, 4.0)  # voxel sizes in 3D
+_SHIFTS_MM = (-120.0, -80.0, -40.0, 0.0, 40.0, 80.0, 120.0)  # in 3D, along the body, around the centres of mass
+_REFINED_STARTS = 3  # of the first level
+_LEARNING_RATE = 0.02  # of Adam; parameters are scaled so that 1 moves the border of the image by its radius
+_MIN_OVERLAP = 0.15  # share of the fixed image, or of the moving one if that is smaller, that a start must show
+_PATIENCE = 10  # iterations over which a level must improve
 
 
 def register_affine(
-    fixed: Image,
-    moving: Image,
-    *,
-    fixed_mask: Image | None,
-    moving_mask: Image | None,
-    kind: str,
-    start: AffineTransform | None,
-    iterations: int,
-    tolerance: float,
-    window: int,
-    device: torch.device,
+    pair: Pair, *, kind: str, start: AffineTransform | None, options: TorchOptions, device: torch.device
 ) -> AffineTransform:
     """Register by local correlation.
 
     Parameters
     ----------
-    fixed, moving : Image
-        Intensities from 0 (air).
-    fixed_mask, moving_mask : Image, optional
-        On their grids.
-    kind : str
+    pair
+        Intensities from 0 (air), and masks on their grids.
+    kind
         "rigid" or "affine".
-    start : AffineTransform, optional
+    start
         Fixed to moving, LPS mm. Without one, shifts along the body around the centres of mass are tried.
-    iterations, tolerance, window
-        As in `TorchOptions`.
-    device : torch.device
+    options
+        With the choices of its preset filled in.
+    device
+        Where to compute.
 
     Returns
     -------
@@ -59,47 +51,53 @@ def register_affine(
 
     Raises
     ------
-    EngineError
+    ImagesAtFault
         When no start shows enough of the smaller image.
     InputError
         When an image is one voxel thick.
     """
-    for image in (fixed, moving):
+    for image in (pair.fixed, pair.moving):
         if min(image.shape) < 2:
             raise InputError(
                 f"{image.label} is one voxel thick at {float(image.spacing.min()):g} mm; give a thicker volume or a "
                 "smaller spacing"
             )
-    scale = 1 / max(float(fixed.array.max()), float(moving.array.max()))
-    volumes = [torch.from_numpy(i.array * np.float32(scale))[None, None].to(device) for i in (fixed, moving)]
-    masks = [
-        torch.ones_like(v) if m is None else torch.from_numpy(m.array.astype(np.float32))[None, None].to(device)
-        for v, m in zip(volumes, (fixed_mask, moving_mask), strict=True)
-    ]
-    centre = fixed.grid.center
-    radius = float(np.linalg.norm(fixed.grid.extent)) / 2
-    starts = [start] if start is not None else _starts(fixed, moving)
-    candidates = [_parameters(s, centre, radius, device) for s in starts]
-    for depth, size in enumerate(_LEVELS):
-        spacing = size * length_scale(fixed)
-        level = _Level(fixed.grid, moving.grid, volumes, masks, spacing, window, centre, radius, device)
+    frame = _Frame(pair.fixed.grid.center, float(np.linalg.norm(pair.fixed.grid.extent)) / 2)
+    volumes, masks = _volumes(pair, device)
+    starts = [start] if start is not None else _starts(pair.fixed, pair.moving)
+    candidates = [frame.parameters(transform, device) for transform in starts]
+    for depth, spacing in enumerate(_LEVELS_MM):
+        level = _Level(pair, volumes, masks, frame, spacing * length_scale(pair.fixed), options.window_voxels)
         if depth == 0 and len(candidates) > 1:
-            losses = [float(level.loss(base, torch.zeros_like(base))) for base in candidates]
-            order = np.argsort(losses, kind="stable")[:_KEPT]
-            candidates = [candidates[i] for i in order if np.isfinite(losses[i])]
-            if not candidates:
-                raise EngineError(f"no start lays {moving.label} over {fixed.label}; give a start")
-        refined = [level.refine(base, kind, iterations, tolerance) for base in candidates]
+            candidates = _most_alike(level, candidates, pair)
+        refined = [level.refine(base, kind, options) for base in candidates]
         best = min(range(len(refined)), key=lambda i: refined[i][1])
         if not np.isfinite(refined[best][1]):
-            raise EngineError(
-                f"the start lays less than {_LEAST_SEEN:.0%} of {fixed.label} and {moving.label} on each other; give "
-                "another start"
+            raise ImagesAtFault(
+                f"too little overlap: the start lays less than {_MIN_OVERLAP:.0%} of {pair.fixed.label} and "
+                f"{pair.moving.label} on each other; give another start"
             )
         # the runners-up are followed through the second level
-        candidates = [r[0] for r in refined] if depth == 0 else [refined[best][0]]
-    matrix = candidates[0].cpu().double().numpy()
-    return AffineTransform.about(centre, matrix[:, :-1], matrix[:, -1] * radius)
+        candidates = [parameters for parameters, _ in refined] if depth == 0 else [refined[best][0]]
+    return frame.transform(candidates[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """Where parameters are scaled to: the fixed image's centre (d,), LPS mm, and its radius, mm."""
+
+    center: FloatArray
+    radius: float
+
+    def parameters(self, transform: AffineTransform, device: torch.device) -> Tensor:
+        """Return (d, d + 1): matrix and translation about the centre, in radii."""
+        shift = (transform.transform_points(self.center[None])[0] - self.center) / self.radius
+        return torch.tensor(np.column_stack([transform.matrix, shift]), dtype=torch.float32, device=device)
+
+    def transform(self, parameters: Tensor) -> AffineTransform:
+        """Return the transform of such parameters, fixed to moving, LPS mm."""
+        matrix = parameters.cpu().double().numpy()
+        return AffineTransform.about(self.center, matrix[:, :-1], matrix[:, -1] * self.radius)
 
 
 class _Level:
@@ -107,16 +105,14 @@ class _Level:
 
     def __init__(
         self,
-        fixed_grid: Grid,
-        moving_grid: Grid,
-        volumes: list[Tensor],
-        masks: list[Tensor],
+        pair: Pair,
+        volumes: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        frame: _Frame,
         spacing: float,
         window: int,
-        centre: np.ndarray,
-        radius: float,
-        device: torch.device,
     ) -> None:
+        fixed_grid, moving_grid, device = pair.fixed.grid, pair.moving.grid, volumes[0].device
         ndim = fixed_grid.ndim
         # a window needs two voxels along every axis
         factors = [
@@ -133,29 +129,30 @@ class _Level:
         # pooling drops an incomplete last block: the pooled box is smaller, and its size in voxels says by how much
         index = _box_index(fixed.shape[2:], factors[0], device)
         matrix = torch.tensor(fixed_grid.index_matrix, dtype=torch.float32, device=device)
-        origin = torch.tensor(fixed_grid.origin - centre, dtype=torch.float32, device=device)
-        self.places = (index @ matrix.T + origin) / radius
+        origin = torch.tensor(fixed_grid.origin - frame.center, dtype=torch.float32, device=device)
+        self.places = (index @ matrix.T + origin) / frame.radius
         inverse = np.linalg.inv(moving_grid.index_matrix)
         half = np.array([n * factors[1] / 2 for n in self.moving.shape[:1:-1]])
-        self.to_moving = torch.tensor(radius * inverse / half[:, None], dtype=torch.float32, device=device)
-        first = (inverse @ (centre - moving_grid.origin) + 0.5) / half - 1
+        self.to_moving = torch.tensor(frame.radius * inverse / half[:, None], dtype=torch.float32, device=device)
+        first = (inverse @ (frame.center - moving_grid.origin) + 0.5) / half - 1
         self.first = torch.tensor(first, dtype=torch.float32, device=device)
         self.ndim = ndim
 
     def loss(self, base: Tensor, change: Tensor) -> Tensor:
-        """Loss of the transform `base` (d, d + 1) after the small one `change` describes; infinite unseen."""
+        """Return the loss of the transform ``base`` (d, d + 1) after a small ``change``; infinite without overlap."""
         combined = _applied(base, change)
         places = self.places @ combined[:, :-1].T + combined[:, -1]
         at = places @ self.to_moving.T + self.first
         inside = (at.abs() <= 1).all(dim=-1)[None, None].float()
         seen = sampled(self.seen, at) * inside
         overlap = (self.weight * seen).sum() / self.total
-        if overlap < _LEAST_SEEN:
+        if overlap < _MIN_OVERLAP:
             return overlap.new_full((), torch.inf)
         return mean(self.compare(sampled(self.moving, at), seen))
 
-    def refine(self, base: Tensor, kind: str, iterations: int, tolerance: float) -> tuple[Tensor, float]:
+    def refine(self, base: Tensor, kind: str, options: TorchOptions) -> tuple[Tensor, float]:
         """Return the best transform and its loss."""
+        iterations, tolerance = options.affine_iterations, options.tolerance
         change = torch.zeros_like(base, requires_grad=True)
         descent = Descent(change, betas=(0.9, 0.95))
         best, lowest, history = base, torch.inf, []
@@ -170,16 +167,16 @@ class _Level:
             if number == iterations or _converged(history, tolerance):
                 break
             loss.backward()
-            descent.step(_RATE * 0.5 * (1 + np.cos(np.pi * number / (iterations + 1))))
+            descent.step(_LEARNING_RATE * 0.5 * (1 + np.cos(np.pi * number / (iterations + 1))))
         return best, lowest
 
 
 def _converged(history: list[float], tolerance: float) -> bool:
-    return len(history) > _CLOSE and history[-_CLOSE - 1] - history[-1] < tolerance * abs(history[-_CLOSE - 1])
+    return len(history) > _PATIENCE and history[-_PATIENCE - 1] - history[-1] < tolerance * abs(history[-_PATIENCE - 1])
 
 
 def _projected(change: Tensor, kind: str) -> Tensor:
-    """What of a change (d, d + 1) a transform of this kind allows: a rigid one only turns."""
+    """Return what of a change (d, d + 1) a transform of this kind allows: a rigid one only rotates."""
     if kind != "rigid":
         return change
     turn = change[:, :-1]
@@ -187,36 +184,43 @@ def _projected(change: Tensor, kind: str) -> Tensor:
 
 
 def _applied(base: Tensor, change: Tensor) -> Tensor:
-    """The transform x -> exp(A) (base x) + b for a change (A, b)."""
+    """Return the transform x -> exp(A) (base x) + b for a change (A, b)."""
     matrix = torch.linalg.matrix_exp(change[:, :-1])
     return torch.cat([matrix @ base[:, :-1], matrix @ base[:, -1:] + change[:, -1:]], dim=1)
 
 
-def _parameters(transform: AffineTransform, centre: np.ndarray, radius: float, device: torch.device) -> Tensor:
-    """(d, d + 1): matrix and translation about the centre, in radii."""
-    shift = (transform.transform_points(centre[None])[0] - centre) / radius
-    return torch.tensor(np.column_stack([transform.matrix, shift]), dtype=torch.float32, device=device)
+def _volumes(pair: Pair, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the intensities, at most 1, and the masks of both images, (1, 1, *shape)."""
+    scale = np.float32(1 / max(float(pair.fixed.array.max()), float(pair.moving.array.max())))
+    volumes = [torch.from_numpy(i.array * scale)[None, None].to(device) for i in (pair.fixed, pair.moving)]
+    masks = [
+        torch.ones_like(v) if m is None else torch.from_numpy(m.array.astype(np.float32))[None, None].to(device)
+        for v, m in zip(volumes, (pair.fixed_mask, pair.moving_mask), strict=True)
+    ]
+    return volumes, masks
+
+
+def _most_alike(level: _Level, candidates: Sequence[Tensor], pair: Pair) -> list[Tensor]:
+    """Return the few candidates of least loss; those that show too little are none."""
+    losses = [float(level.loss(base, torch.zeros_like(base))) for base in candidates]
+    order = np.argsort(losses, kind="stable")[:_REFINED_STARTS]
+    chosen = [candidates[i] for i in order if np.isfinite(losses[i])]
+    if not chosen:
+        raise ImagesAtFault(
+            f"no overlap: no initial position lays enough of {pair.moving.label} on {pair.fixed.label}, "
+            "masks considered; check the masks, or give start="
+        )
+    return chosen
 
 
 def _starts(fixed: Image, moving: Image) -> list[AffineTransform]:
-    """Centres of mass laid on each other, and shifts along the last axis of the world, the body's in 3D."""
-    middles = [_centre_of_mass(image) for image in (fixed, moving)]
-    ndim = fixed.ndim
-    along = [shift * length_scale(fixed) for shift in _SHIFTS]
-    shifts = itertools.product(*([(0.0,)] * (ndim - 1)), along)
-    return [AffineTransform(np.eye(ndim), middles[1] - middles[0] + np.array(s)) for s in shifts]
-
-
-def _centre_of_mass(image: Image) -> np.ndarray:
-    weight = image.array.astype(np.float64)
-    index = [
-        (weight.sum(axis=tuple(a for a in range(weight.ndim) if a != axis)) * np.arange(weight.shape[axis])).sum()
-        for axis in reversed(range(weight.ndim))
-    ]
-    return image.grid.index_to_world(np.array(index)[None] / weight.sum())[0]
+    """Return the centres of mass laid on each other, and shifts along the last axis of the world, the body's in 3D."""
+    offset = center_of_mass(moving) - center_of_mass(fixed)
+    along = np.eye(fixed.ndim)[-1] * length_scale(fixed)
+    return [AffineTransform(np.eye(fixed.ndim), offset + shift * along) for shift in _SHIFTS_MM]
 
 
 def _box_index(shape: torch.Size, factor: int, device: torch.device) -> Tensor:
-    """Indices (*shape, d), order (x, y(, z)), in the unpooled grid, of the centres of pooled voxels."""
+    """Return the indices (*shape, d), order (x, y(, z)), in the unpooled grid, of the centres of pooled voxels."""
     half = torch.tensor([n * factor / 2 for n in reversed(shape)], device=device)
     return (positions(shape, device) + 1) * half - 0.5

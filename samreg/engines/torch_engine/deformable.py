@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from samreg.engines.base import MARGIN_MM, Pair
@@ -29,7 +28,7 @@ from samreg.engines.torch_engine.volumes import (
     resized,
     sampled,
 )
-from samreg.errors import EngineError, InputError
+from samreg.errors import EngineError, ImagesAtFault, InputError
 from samreg.spatial import (
     DisplacementField,
     Grid,
@@ -39,21 +38,22 @@ from samreg.spatial import (
     resample,
     sample_displacement,
 )
+from samreg.spatial.grid import FloatArray
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
 
 Report = Callable[[str], None]
 Term = Callable[[Tensor], Tensor]
-Landmarks = tuple[NDArray[np.float64], NDArray[np.float64]]
+Landmarks = tuple[FloatArray, FloatArray]
 
-_CHANNELS = 24  # principal components of the embeddings that are compared
-_CHUNK = 100_000  # points embedded at a time
-_CLOSE = 10  # iterations over which a level must improve
-_WHOLE = 2**21  # voxels compared at once; more are compared tile by tile, and computed again for the gradient
-_TILE = 2**20
-_SMALLEST_TILE = 50_000
-_LEAST_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
+_COMPONENTS = 24  # principal components of the embeddings that are compared
+_POINTS_AT_ONCE = 100_000  # that are embedded
+_PATIENCE = 10  # iterations over which a level must improve
+_MAX_VOXELS_AT_ONCE = 2**21  # more are compared tile by tile, and computed again for the gradient
+_TILE_VOXELS = 2**20
+_MIN_TILE_VOXELS = 50_000
+_MIN_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
 
 
 def register_velocity(
@@ -62,7 +62,7 @@ def register_velocity(
     embeddings: tuple[Embedding, Embedding] | None,
     landmarks: Landmarks | None,
     start: Transform,
-    coarse: float,
+    embedding_spacing: float,
     options: TorchOptions,
     device: torch.device,
     report: Report,
@@ -71,26 +71,38 @@ def register_velocity(
 
     Parameters
     ----------
-    pair : Pair
+    pair
         The moving image warped by the start; isotropic voxels.
-    embeddings : tuple of Embedding, optional
+    embeddings
         Of the fixed and the moving image.
-    landmarks : tuple of ndarray, optional
+    landmarks
         Corresponding points (N, d) of the fixed and the moving image, LPS mm.
-    start : Transform
+    start
         Fixed to moving, LPS mm.
-    coarse : float
-        Voxel size of the embeddings compared, mm.
-    options : TorchOptions
-        Resolved.
+    embedding_spacing
+        Voxel size at which the embeddings are compared, mm.
+    options
+        With the choices of its preset filled in.
+    device
+        Where to compute.
+    report
+        Told what is being done.
 
     Returns
     -------
     DisplacementField
         In the fixed frame, LPS mm; to be applied before the start.
+
+    Raises
+    ------
+    ImagesAtFault
+        When nothing of the fixed image lies on anything of the moving one, masks and embeddings considered.
+    InputError
+        When the fixed image is constant where it is to be compared by "ssd".
     """
     assert options.levels is not None
-    box = _Box.around(pair.fixed.grid, coarse, options.levels)
+    assert options.iterations is not None
+    box = _Box.around(pair.fixed.grid, embedding_spacing, options.levels)
     extent = extent_of(box.grid, device)
     grid = _coarser(box.grid, box.factor)
     volumes = _volumes(pair, box.grid, device)
@@ -106,30 +118,36 @@ def register_velocity(
         vectors, present = _embedded(embeddings, start, grid, device)
         present[0] = present[0] * pooled(volumes[1], box.factor)
         if options.search_radius:
-            assert options.search_step is not None
-            velocity = convex_search(
-                vectors, present[0], extent=extent, radius=options.search_radius, step=options.search_step
-            )
-            report(f"search: displacement of {float(velocity.norm(dim=1).mean()):.1f} mm on average")
+            velocity = _searched(vectors, present[0], extent, options, report)
         if options.embedding_weight > 0:
             terms.append((options.embedding_weight, _embedding_term(vectors, present, extent)))
     if landmarks is not None and options.landmark_weight > 0:
         terms.append((options.landmark_weight, _landmark_term(landmarks, start, grid, extent)))
-    assert options.iterations is not None
-    for size, most in zip(options.levels, options.iterations, strict=True):
+    for size, iterations in zip(options.levels, options.iterations, strict=True):
         factor = _factor(box.grid, size)
         velocity = resized(velocity, tuple(n // min(2 * factor, box.block) for n in box.grid.shape))
         reduced = [pooled(volume, factor) for volume in volumes]
         compared = partial(_image_term, labels, reduced, box.inner(factor), extent, options)
         level = partial(
             _optimised, velocity, terms,
-            extent=extent, iterations=most, options=options, report=report, name=f"{size:g} mm",
+            extent=extent, iterations=iterations, options=options, report=report, name=f"{size:g} mm",
         )  # fmt: skip
         velocity = _with_smaller_tiles(level, compared, report)
     displacement = exponential(unfolded(velocity, extent), extent)[0].movedim(0, -1)
     # from the grid's axes to the world's
     world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
+    if not torch.isfinite(world).all():
+        raise EngineError("the velocity field diverged; lower learning_rate, or raise bending_weight")
     return DisplacementField(world.cpu().numpy(), _coarser(box.grid, box.grid.shape[0] // velocity.shape[2]))
+
+
+def _searched(vectors: list[Tensor], present: Tensor, extent: Tensor, options: TorchOptions, report: Report) -> Tensor:
+    """Return the displacement (1, d, *shape), mm, at which the embeddings match best."""
+    assert options.search_radius is not None
+    assert options.search_step is not None
+    found = convex_search(vectors, present, extent=extent, radius=options.search_radius, step=options.search_step)
+    report(f"search: displacement of {float(found.norm(dim=1).mean()):.1f} mm on average")
+    return found
 
 
 def _optimised(
@@ -162,7 +180,9 @@ def _optimised(
         history.append(lowest)
         if number % 10 == 0:
             report(f"{name}, iteration {number} of {iterations}: loss {value:.4f}")
-        stalled = len(history) > _CLOSE and history[-_CLOSE - 1] - lowest < options.tolerance * history[-_CLOSE - 1]
+        stalled = (
+            len(history) > _PATIENCE and history[-_PATIENCE - 1] - lowest < options.tolerance * history[-_PATIENCE - 1]
+        )
         if number == iterations or stalled:
             break
         loss.backward()
@@ -173,12 +193,12 @@ def _optimised(
 
 def _with_smaller_tiles(level: Callable[[Term], Tensor], compared: Callable[[int], Term], report: Report) -> Tensor:
     """Run a level, its images compared in tiles of so many voxels that memory suffices."""
-    tile = _WHOLE
+    tile = _MAX_VOXELS_AT_ONCE
     while True:
         try:
             return level(compared(tile))
         except RuntimeError as error:  # what torch raises on all devices when memory is short
-            if "memory" not in str(error).lower() or tile // 4 < _SMALLEST_TILE:
+            if "memory" not in str(error).lower() or tile // 4 < _MIN_TILE_VOXELS:
                 raise
         tile //= 4
         if torch.cuda.is_available():
@@ -194,74 +214,117 @@ def _image_term(
     options: TorchOptions,
     tile: int,
 ) -> Term:
-    """The image loss of a displacement; compared where the fixed image lies, `inner` of the box."""
+    """Return the image loss of a displacement (1, d, *shape), compared within ``inner``, where the fixed image lies.
+
+    Parameters
+    ----------
+    labels
+        Names of the two images, for messages.
+    volumes
+        Fixed intensities and their mask, (1, 1, *shape); moving ones with theirs, (1, 2, *shape).
+    inner
+        Slices of the fixed image within the box.
+    extent
+        (d,) of the box, mm.
+    options
+        Resolved.
+    tile
+        Voxels compared at once.
+    """
     fixed, weight, moving = volumes
-    shape, ndim = fixed.shape[2:], fixed.ndim - 2
-    half = max(1, min(options.window_voxels, *(s.stop - s.start for s in inner)) // 2)
-    overlap = half if options.similarity == "lncc" else 0
     if options.similarity == "mind":
-        from samreg.embedding.mind import mind_ssc
-
-        if ndim != 3:
-            raise InputError('similarity "mind" is 3D only; use "lncc"')
-        fixed, features = (F.normalize(mind_ssc(v[0, 0])[None], dim=1) for v in (fixed, moving))
-        moving = torch.cat([features, moving[:, 1:]], dim=1)
-    scale = 1.0
-    if options.similarity == "ssd":
-        share = weight / weight.sum()
-        variance = float((share * (fixed - (share * fixed).sum()) ** 2).sum())
-        if variance < _LEAST_VARIANCE:
-            raise InputError(
-                f"{labels[0]} is constant within the window {options.window} and the mask: similarity "
-                '"ssd" has nothing to compare there; widen the window or the mask'
-            )
-        scale = 1 / variance
-    plane = int(np.prod([s.stop - s.start for s in inner[1:]]))
-    if plane * (inner[0].stop - inner[0].start) > tile:
-        tile = min(tile, _TILE)
-    thick = max(2 * half, tile // plane // half * half)
-    parts: list[tuple[Any, Loss]] = []
-    for first in range(inner[0].start, inner[0].stop, thick):
-        last = min(first + thick + overlap, inner[0].stop)
-        if overlap and last - first < 2 * half and parts:
-            continue  # less than a window: the tile before has seen it
-        here: Any = (..., slice(first, last), *inner[1:])
+        fixed, moving = _mind_features(fixed, moving)
+    scale = _scale(fixed, weight, options, labels[0])
+    losses: list[tuple[Any, Loss]] = []
+    for part in _tiles(inner, options, tile):
         loss = (
-            local_correlation(fixed[here], weight[here], half=half)
+            local_correlation(fixed[part], weight[part], half=_half_window(inner, options))
             if options.similarity == "lncc"
-            else squared_distance(fixed[here], weight[here], scale=scale)
+            else squared_distance(fixed[part], weight[part], scale=scale)
         )
-        parts.append((here, loss))
-
-    def compared(here: Any, loss: Loss, displacement: Tensor) -> Tensor:
-        at = positions(shape, displacement.device, here[1:])
-        # the same values; of a tile alone, as the whole takes memory
-        dense = resized(displacement, shape)[here] if len(parts) == 1 else sampled(displacement, at)
-        there = moved(dense[:, :ndim], extent, at)
-        inside = (there.abs() <= 1).all(dim=-1)[None, None]
-        values = sampled(moving, there)
-        other = values[:, :-1] * dense[:, ndim:] if options.mass_preserving else values[:, :-1]
-        return loss(other, values[:, -1:] * inside)
+        losses.append((part, loss))
+    single = len(losses) == 1
+    compared = partial(_compared, moving, extent, whole=single, mass_preserving=options.mass_preserving)
 
     def term(displacement: Tensor) -> Tensor:
         if options.mass_preserving:
             displacement = torch.cat([displacement, jacobian(displacement, extent)], dim=1)
-        if len(parts) == 1:
-            total = compared(*parts[0], displacement)
+        if single:
+            total = compared(*losses[0], displacement)
         else:
-            total = reduce(torch.add, (recomputed(partial(compared, *part), displacement) for part in parts))
+            total = reduce(torch.add, (recomputed(partial(compared, *part), displacement) for part in losses))
         if options.image_weight > 0 and not float(total[1].detach()) > 0:
-            raise EngineError(
-                f"nothing of {labels[0]} lies on anything of {labels[1]}, masks considered; "
-                "check the masks and the start, or set image_weight to 0"
+            raise ImagesAtFault(
+                f"no overlap: nothing of {labels[0]} lies on anything of {labels[1]}, masks considered; check the "
+                "masks and the start"
             )
         return mean(total)
 
     return term
 
 
+def _mind_features(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """Return unit MIND-SSC vectors instead of the intensities; the moving image keeps its mask as the last channel."""
+    from samreg.embedding.mind import mind_ssc
+
+    fixed, features = (F.normalize(mind_ssc(volume[0, 0])[None], dim=1) for volume in (fixed, moving))
+    return fixed, torch.cat([features, moving[:, 1:]], dim=1)
+
+
+def _scale(fixed: Tensor, weight: Tensor, options: TorchOptions, label: str) -> float:
+    """Return what squared distances are multiplied by: for "ssd" the inverse of the fixed image's variance."""
+    if options.similarity != "ssd":
+        return 1.0
+    share = weight / weight.sum()
+    variance = float((share * (fixed - (share * fixed).sum()) ** 2).sum())
+    if variance < _MIN_VARIANCE:
+        raise InputError(
+            f"{label} is constant within the window {options.window} and the mask: similarity "
+            '"ssd" has nothing to compare there; widen the window or the mask'
+        )
+    return 1 / variance
+
+
+def _half_window(inner: tuple[slice, ...], options: TorchOptions) -> int:
+    """Return half the width of the correlation windows, voxels: no wider than the fixed image."""
+    narrowest: int = min(s.stop - s.start for s in inner)
+    return max(1, min(options.window_voxels, narrowest) // 2)
+
+
+def _tiles(inner: tuple[slice, ...], options: TorchOptions, tile: int) -> list[Any]:
+    """Return slabs of about ``tile`` voxels that cover the fixed image; windows reach over their borders."""
+    half = _half_window(inner, options)
+    overlap = half if options.similarity == "lncc" else 0
+    plane = int(np.prod([s.stop - s.start for s in inner[1:]]))
+    if plane * (inner[0].stop - inner[0].start) > tile:
+        tile = min(tile, _TILE_VOXELS)
+    thickness = max(2 * half, tile // plane // half * half)
+    parts: list[Any] = []
+    for first in range(inner[0].start, inner[0].stop, thickness):
+        last = min(first + thickness + overlap, inner[0].stop)
+        if overlap and last - first < 2 * half and parts:
+            continue  # less than a window: the tile before has seen it
+        parts.append((..., slice(first, last), *inner[1:]))
+    return parts
+
+
+def _compared(
+    moving: Tensor, extent: Tensor, part: Any, loss: Loss, displacement: Tensor, *, whole: bool, mass_preserving: bool
+) -> Tensor:
+    """Return the sums of a loss over one tile: of the moving image at the displaced positions."""
+    shape, ndim = moving.shape[2:], moving.ndim - 2
+    at = positions(shape, displacement.device, part[1:])
+    # the same values; of a tile alone, as the whole takes memory
+    dense = resized(displacement, shape)[part] if whole else sampled(displacement, at)
+    displaced = moved(dense[:, :ndim], extent, at)
+    inside = (displaced.abs() <= 1).all(dim=-1)[None, None]
+    values = sampled(moving, displaced)
+    intensities = values[:, :-1] * dense[:, ndim:] if mass_preserving else values[:, :-1]
+    return loss(intensities, values[:, -1:] * inside)
+
+
 def _embedding_term(vectors: list[Tensor], present: list[Tensor], extent: Tensor) -> Term:
-    """One minus the mean dot product of the embeddings, at every second voxel of the fixed image's."""
+    """Return one minus the mean dot product of the embeddings, at every second voxel of the fixed image's."""
     shape = vectors[0].shape[2:]
     odd = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")).sum(dim=0) % 2
     index = ((present[0][0, 0] > 0) & (odd == 0).to(extent.device)).nonzero(as_tuple=True)
@@ -271,8 +334,8 @@ def _embedding_term(vectors: list[Tensor], present: list[Tensor], extent: Tensor
     moving = torch.cat([vectors[1], present[1]], dim=1)
 
     def term(displacement: Tensor) -> Tensor:
-        here = interpolated(displacement, at)
-        values = interpolated(moving, at + here.T * (2 / extent))
+        shift = interpolated(displacement, at)
+        values = interpolated(moving, at + shift.T * (2 / extent))
         weight = counts * values[-1]
         distance = (fixed - values[:-1]).square().sum(dim=0)
         return mean(torch.stack([0.5 * (weight * distance).sum(), weight.sum()]))
@@ -281,7 +344,7 @@ def _embedding_term(vectors: list[Tensor], present: list[Tensor], extent: Tensor
 
 
 def _landmark_term(landmarks: Landmarks, start: Transform, grid: Grid, extent: Tensor) -> Term:
-    """Mean distance of landmarks, mm."""
+    """Return the mean distance of landmarks, mm, as a function of the displacement."""
     fixed, moving = (
         torch.tensor((points - grid.origin) @ grid.direction, dtype=torch.float32, device=extent.device)
         for points in landmarks
@@ -292,9 +355,9 @@ def _landmark_term(landmarks: Landmarks, start: Transform, grid: Grid, extent: T
     first = torch.tensor(grid.spacing / 2, dtype=torch.float32, device=extent.device)
 
     def term(displacement: Tensor) -> Tensor:
-        there = fixed + interpolated(displacement, _normalised(fixed)).T
-        there = there + interpolated(shift, _normalised(there)).T
-        return ((there - moving).square().sum(dim=1) + 1e-6).sqrt().mean()
+        mapped = fixed + interpolated(displacement, _normalised(fixed)).T
+        mapped = mapped + interpolated(shift, _normalised(mapped)).T
+        return ((mapped - moving).square().sum(dim=1) + 1e-6).sqrt().mean()
 
     def _normalised(points: Tensor) -> Tensor:
         return (points + first) * (2 / extent) - 1
@@ -305,24 +368,29 @@ def _landmark_term(landmarks: Landmarks, start: Transform, grid: Grid, extent: T
 def _embedded(
     embeddings: tuple[Embedding, Embedding], start: Transform, grid: Grid, device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Unit vectors (1, C, *shape) of both images on a grid in the fixed frame, and where there are any."""
+    """Return unit vectors (1, C, *shape) of both images on a grid in the fixed frame, and where there are any."""
     points = grid.world_points().reshape(-1, grid.ndim)
-    vectors, present = zip(
-        *(_vectors(e, p, device) for e, p in zip(embeddings, (points, start.transform_points(points)), strict=True)),
-        strict=True,
-    )
+    sides = [
+        _vectors(embedding, positions_, device)
+        for embedding, positions_ in zip(embeddings, (points, start.transform_points(points)), strict=True)
+    ]
+    vectors, present = zip(*sides, strict=True)
+    if not present[0].any():
+        raise InputError("the fixed image's embedding does not overlap it; give that of this image")
+    if not present[1].any():
+        raise ImagesAtFault("no overlap: the start carries the whole fixed image outside the moving embedding's body")
     # principal directions of both: dot products hardly change, and cost a fraction
     both = torch.cat([v[p] for v, p in zip(vectors, present, strict=True)])
     _, directions = torch.linalg.eigh(both.T @ both)
-    basis = directions[:, -_CHANNELS:]
+    basis = directions[:, -_COMPONENTS:]
     return (
         [F.normalize(v @ basis, dim=1).T.reshape(1, -1, *grid.shape) for v in vectors],
         [p.float().reshape(1, 1, *grid.shape) for p in present],
     )
 
 
-def _vectors(embedding: Embedding, points: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Vectors (N, C) of an embedding at world points, zero outside its body, and which are inside."""
+def _vectors(embedding: Embedding, points: FloatArray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the vectors (N, C) of an embedding at world points, zero outside its body, and which are inside."""
     from samreg.matching import features, interpolate
     from samreg.matching.features import rows_at
 
@@ -331,8 +399,8 @@ def _vectors(embedding: Embedding, points: np.ndarray, device: torch.device) -> 
     inside = rows_at(source, index) >= 0
     where = inside.nonzero()[:, 0].cpu().numpy()
     if len(where) == 0:
-        raise InputError("the embeddings do not overlap the images; are they of these images?")
-    parts = [interpolate(source, points[where[i : i + _CHUNK]]) for i in range(0, len(where), _CHUNK)]
+        return torch.zeros(len(points), 1, device=device), inside
+    parts = [interpolate(source, points[where[i : i + _POINTS_AT_ONCE]]) for i in range(0, len(where), _POINTS_AT_ONCE)]
     vectors = torch.zeros(len(points), parts[0].shape[1], device=device)
     vectors[inside] = torch.cat(parts)
     return vectors, inside
@@ -358,8 +426,9 @@ class _Box:
     size: tuple[int, ...]
 
     @classmethod
-    def around(cls, grid: Grid, coarse: float, levels: Sequence[float]) -> _Box:
-        factor = _factor(grid, coarse)
+    def around(cls, grid: Grid, embedding_spacing: float, levels: Sequence[float]) -> _Box:
+        """Return the box around an image of this grid, for embeddings and levels of these voxel sizes, mm."""
+        factor = _factor(grid, embedding_spacing)
         block = max(2 * factor, *(_factor(grid, size) for size in levels))
         before = block * max(1, round(MARGIN_MM / (block * float(grid.spacing.min()))))
         size = tuple(-(-(n + 2 * before) // block) * block for n in grid.shape)
@@ -372,13 +441,13 @@ class _Box:
         return 2 * self.factor
 
     def inner(self, factor: int) -> tuple[slice, ...]:
-        """Where the fixed image lies among blocks of `factor` voxels; two at least, which a window needs."""
+        """Where the fixed image lies among blocks of ``factor`` voxels; two at least, which a window needs."""
         first = self.before // factor
         return tuple(slice(first, max(first + 2, -(-(self.before + n) // factor))) for n in self.size)
 
 
 def _volumes(pair: Pair, grid: Grid, device: torch.device) -> list[Tensor]:
-    """Fixed intensities, at most 1, and their mask, (1, 1, *shape); moving ones with theirs, (1, 2, *shape)."""
+    """Return fixed intensities, at most 1, and their mask, (1, 1, *shape); moving ones with theirs, (1, 2, *shape)."""
     images = [_on(grid, image, "linear", device) for image in (pair.fixed, pair.moving)]
     scale = 1 / max(float(image.max()) for image in images)
     fixed, moving = (image * scale for image in images)
@@ -391,13 +460,13 @@ def _volumes(pair: Pair, grid: Grid, device: torch.device) -> list[Tensor]:
 
 
 def _coarser(grid: Grid, factor: int) -> Grid:
-    """The grid of blocks of `factor` voxels."""
+    """Return the grid of blocks of ``factor`` voxels."""
     first = grid.index_to_world(np.full((1, grid.ndim), (factor - 1) / 2))[0]
     return Grid(tuple(n // factor for n in grid.shape), first, grid.spacing * factor, grid.direction)
 
 
 def _factor(grid: Grid, size: float) -> int:
-    """How many voxels make one of `size` mm: 1, 2, 4, ..., so that blocks of every level fit into each other."""
+    """Return how many voxels make one of ``size`` mm: 1, 2, 4, ..., so that blocks of all levels fit together."""
     return int(2 ** max(0, round(np.log2(size / float(grid.spacing.min())))))
 
 

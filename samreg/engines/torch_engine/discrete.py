@@ -26,19 +26,19 @@ def convex_search(vectors: Sequence[Tensor], present: Tensor, *, extent: Tensor,
 
     Parameters
     ----------
-    vectors : two of Tensor, shape (1, C, *shape)
-        Unit vectors of the fixed and the moving image; even sizes.
-    present : Tensor, shape (1, 1, *shape)
-        Where the fixed image counts.
-    extent : Tensor, shape (d,)
-        Of the box, mm, in order x, y(, z).
-    radius, step : float
+    vectors
+        Unit vectors (1, C, *shape) of the fixed and the moving image; even sizes.
+    present
+        (1, 1, *shape), where the fixed image counts.
+    extent
+        (d,) of the box, mm, in order x, y(, z).
+    radius, step
         Of the displacements tried, mm.
 
     Returns
     -------
-    Tensor, shape (1, d, *shape)
-        Displacement along the grid's axes, mm.
+    Tensor
+        (1, d, *shape), displacement along the grid's axes, mm.
     """
     fixed, moving = (F.normalize(pooled(v, 2), dim=1) for v in vectors)
     first = _search(fixed, moving, pooled(present, 2), extent=extent, radius=radius, step=2 * step, cell=1)
@@ -52,7 +52,7 @@ def convex_search(vectors: Sequence[Tensor], present: Tensor, *, extent: Tensor,
 def _search(
     fixed: Tensor, moving: Tensor, weight: Tensor, *, extent: Tensor, radius: float, step: float, cell: int
 ) -> Tensor:
-    """One search; similarities are pooled over cells of `cell` voxels."""
+    """One search; similarities are pooled over cells of ``cell`` voxels."""
     ndim = fixed.ndim - 2
     shape = fixed.shape[2:]
     spacing = extent / torch.tensor(shape[::-1], device=extent.device)
@@ -66,14 +66,14 @@ def _search(
     if not inside.any():
         return torch.zeros(1, ndim, *shape, device=fixed.device)
     around = _bounds(inside)
-    here = tuple(slice(s.start * cell, s.stop * cell) for s in around)
-    fixed, weight = (volume[(slice(None), slice(None), *here)] for volume in (fixed, weight))
+    box = tuple(slice(s.start * cell, s.stop * cell) for s in around)
+    fixed, weight = (volume[(slice(None), slice(None), *box)] for volume in (fixed, weight))
     within = inside[around]
     scale = 1 / cell_weight[0, 0][inside].clamp(min=1e-3)
     costs = []
     for offset in steps:
         view = padded
-        for axis, part in enumerate(reversed(here)):  # axis 0 is x, the last of the array
+        for axis, part in enumerate(reversed(box)):  # axis 0 is x, the last of the array
             first = part.start + reach[axis] + offset[axis]
             view = view.narrow(2 + ndim - 1 - axis, first, part.stop - part.start)
         cost = (1 - (fixed * view).sum(dim=1, keepdim=True)) * weight
@@ -90,6 +90,6 @@ def _search(
 
 
 def _bounds(inside: Tensor) -> tuple[slice, ...]:
-    """The smallest box that holds what is true."""
+    """Return the smallest box that holds what is true."""
     index = inside.nonzero()
     return tuple(slice(low, high + 1) for low, high in zip(index.amin(0).tolist(), index.amax(0).tolist(), strict=True))

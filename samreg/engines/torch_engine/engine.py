@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
-from samreg.engines.base import (
-    EngineResult,
-    TransformKind,
-    check_kind,
-    clipping,
-    engine_version,
-    length_scale,
-    make_options,
-    prepare,
-)
+from samreg.device import cpu_threads, resolve_device
+from samreg.engines.base import clipping, length_scale, make_options, prepare
+from samreg.engines.registry import engine_version
+from samreg.engines.request import Engine, EngineResult, Request, TransformKind, at_spacing
 from samreg.engines.torch_engine.affine import register_affine
-from samreg.engines.torch_engine.deformable import Landmarks, register_velocity
+from samreg.engines.torch_engine.deformable import register_velocity
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.errors import InputError
-from samreg.spatial import AffineTransform, Image, Transform, compose, resample_spacing
-from samreg.spatial.grid import as_points_array
-
-if TYPE_CHECKING:
-    from samreg.embedding import Embedding
+from samreg.spatial import AffineTransform, Transform, compose
 
 logger = logging.getLogger(__name__)
 
-_COARSE = 8.0  # mm in 3D, voxels of the embeddings compared
+_EMBEDDING_SPACING_MM = 8.0  # in 3D, voxels of the embeddings compared
+_WINDOW_HU = (-1000.0, 600.0)
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Deformable registration in torch, on image and, where given, embedding similarity.
 
     A discrete search (SAMConvex, Li et al., MICCAI 2023; Heinrich et al., MICCAI 2014) starts a stationary velocity
     field (Arsigny et al., MICCAI 2006), which Adam optimises on local correlation or MIND-SSC and the embeddings.
+    Landmarks guide a deformable registration, as strongly as ``landmark_weight`` says.
 
     Notes
     -----
@@ -48,105 +38,73 @@ class TorchEngine:
     """
 
     name = "torch"
-    native = True
+    uses_embeddings = True
 
-    def seed_transform(
-        self, transform: TransformKind, options: Mapping[str, Any] | TorchOptions | None = None
-    ) -> TransformKind:
-        """An affine for the "fast" preset, whose search is wide; see :meth:`samreg.engines.base.Engine`."""
-        fast = make_options(TorchOptions, options).preset == "fast"
-        return "affine" if fast and transform == "deformable" else transform
+    def check(self, request: Request) -> None:
+        """Refuse what cannot be registered so; see :meth:`samreg.engines.Engine.check`."""
+        settings = make_options(TorchOptions, request.options)
+        clipping(settings.window, request.fixed, _WINDOW_HU)
+        if settings.similarity == "mind" and request.fixed.ndim != 3:
+            raise InputError('similarity "mind" is for volumes; use "lncc" for 2D images')
+        if request.landmarks is not None and request.transform != "deformable":
+            raise InputError(
+                f"landmarks guide the torch engine's deformable registration alone; {request.transform} transforms can "
+                'be guided with engine="elastix"'
+            )
 
-    def register(
-        self,
-        fixed: Image,
-        moving: Image,
-        *,
-        start: Transform | None = None,
-        transform: TransformKind = "deformable",
-        fixed_mask: Image | None = None,
-        moving_mask: Image | None = None,
-        seed: int | None = None,
-        threads: int | None = None,
-        verbose: bool = False,
-        options: Mapping[str, Any] | TorchOptions | None = None,
-        embeddings: tuple[Embedding, Embedding] | None = None,
-        landmarks: tuple[ArrayLike, ArrayLike] | None = None,
-        device: str = "auto",
-        progress: Callable[[str], None] | None = None,
-    ) -> EngineResult:
-        """Register ``moving`` to ``fixed``; see :meth:`samreg.engines.base.Engine.register`.
+    def seed_transform(self, request: Request) -> TransformKind:
+        """An affine for the "fast" preset, whose search is wide; see :meth:`samreg.engines.Engine.seed_transform`."""
+        fast = make_options(TorchOptions, request.options).preset == "fast"
+        return "affine" if fast and request.transform == "deformable" else request.transform
 
-        Parameters
-        ----------
-        embeddings
-            Of the fixed and the moving image, by one model: compared beside the intensities.
-        landmarks
-            Points (N, d) of the fixed and of the moving image that correspond, LPS mm: a deformable registration
-            draws them together, as strongly as ``landmark_weight`` says.
-        device
-            "auto", "cpu", "cuda" or "mps".
-        progress
-            Called with what runs.
-        """
-        from samreg.device import resolve_device
+    def register(self, request: Request) -> EngineResult:
+        """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
+        self.check(request)
+        report = _Log(logging.INFO if request.verbose else logging.DEBUG, request.progress)
+        with cpu_threads(request.threads):
+            transform = request.start
+            if transform is None or request.transform != "deformable":
+                transform = self._affine(request, report)
+            if request.transform == "deformable":
+                transform = self._deformable(replace(request, start=transform), report)
+        return EngineResult(transform, report.text, engine_version(self.name))
 
-        version = engine_version(self.name)
-        scale = length_scale(fixed)
-        settings = make_options(TorchOptions, options).resolved(scale)
-        check_kind(transform)
-        points = None if landmarks is None else _checked(landmarks, fixed.ndim)
-        report = _Log(logging.INFO if verbose else logging.DEBUG, progress)
-        where = resolve_device(device)
-        shared: dict[str, Any] = {
-            "fixed_mask": fixed_mask,
-            "moving_mask": moving_mask,
-            "window": clipping(settings.window, fixed, (-1000.0, 600.0)),
-        }
-        with _threads(threads):
-            if start is None or transform != "deformable":
-                pair = prepare(fixed, moving, start=start, **shared)
-                affine = register_affine(
-                    pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, moving_mask=pair.moving_mask,
-                    kind="rigid" if transform == "rigid" else "affine",
-                    start=None if start is None else AffineTransform.identity(fixed.ndim),
-                    iterations=settings.affine_iterations, tolerance=settings.tolerance,
-                    window=settings.window_voxels, device=where,
-                )  # fmt: skip
-                report(f"affine: {np.round(affine.matrix, 4).tolist()}, {np.round(affine.translation, 2).tolist()} mm")
-                start = affine if start is None else compose(affine, start)
-            if transform != "deformable":
-                return EngineResult(start, report.text, version)
-            assert settings.levels is not None
-            fixed, moving = (_no_finer(image, settings.levels[-1]) for image in (fixed, moving))
-            field = register_velocity(
-                prepare(fixed, moving, start=start, **shared), embeddings=embeddings, landmarks=points, start=start,
-                coarse=_COARSE * scale, options=settings, device=where, report=report,
-            )  # fmt: skip
-        return EngineResult(compose(field, start), report.text, version)
+    def _affine(self, request: Request, report: _Log) -> Transform:
+        """Return the rigid or affine transform, the start included."""
+        settings, window, device = self._settings(request)
+        start = request.start
+        affine = register_affine(
+            prepare(request, window),
+            kind="rigid" if request.transform == "rigid" else "affine",
+            start=None if start is None else AffineTransform.identity(request.fixed.ndim),
+            options=settings,
+            device=device,
+        )
+        report(f"affine: {np.round(affine.matrix, 4).tolist()}, {np.round(affine.translation, 2).tolist()} mm")
+        return affine if start is None else compose(affine, start)
 
+    def _deformable(self, request: Request, report: _Log) -> Transform:
+        """Return the velocity's flow after the start."""
+        settings, window, device = self._settings(request)
+        assert request.start is not None
+        assert settings.levels is not None
+        fixed, moving = (at_spacing(image, settings.levels[-1]) for image in (request.fixed, request.moving))
+        field = register_velocity(
+            prepare(replace(request, fixed=fixed, moving=moving), window),
+            embeddings=request.embeddings,
+            landmarks=request.landmarks,
+            start=request.start,
+            embedding_spacing=_EMBEDDING_SPACING_MM * length_scale(fixed),
+            options=settings,
+            device=device,
+            report=report,
+        )
+        return compose(field, request.start)
 
-def _no_finer(image: Image, size: float) -> Image:
-    """The image at voxels of `size` mm, or at its own where they are larger."""
-    return resample_spacing(image, max(size, float(image.spacing.min())))
-
-
-def _checked(landmarks: tuple[ArrayLike, ArrayLike], ndim: int) -> Landmarks:
-    fixed, moving = (as_points_array(points, ndim) for points in landmarks)
-    if len(fixed) != len(moving) or len(fixed) == 0:
-        raise InputError(f"landmarks must come in pairs, got {len(fixed)} fixed and {len(moving)} moving points")
-    return fixed, moving
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    @staticmethod
+    def _settings(request: Request) -> tuple[TorchOptions, tuple[float, float] | None, torch.device]:
+        settings = make_options(TorchOptions, request.options).resolved(length_scale(request.fixed))
+        return settings, clipping(settings.window, request.fixed, _WINDOW_HU), resolve_device(request.device)
 
 
 class _Log:
@@ -165,4 +123,5 @@ class _Log:
 
     @property
     def text(self) -> str:
+        """All that was said, one line each."""
         return "\n".join(self.lines)

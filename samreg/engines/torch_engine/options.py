@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from samreg.errors import InputError
+from samreg.engines.base import check_types
+from samreg.errors import InputError, require_number
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"levels": (8.0,), "iterations": (25,), "search_radius": 48.0},
@@ -14,7 +15,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 _COMMON: dict[str, Any] = {"search_step": 8.0, "learning_rate": 0.8, "bending_weight": 20.0}
 _POWERS = {"levels": 1, "search_radius": 1, "search_step": 1, "learning_rate": 1, "bending_weight": 2}  # of mm
-_SIMILARITIES = ("lncc", "mind", "ssd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class TorchOptions:
     search_step
         Distance of the places it tries, mm.
     similarity
-        "lncc", local cross-correlation in windows of `window_voxels`; "mind", MIND-SSC; or "ssd", half the mean squared
-        difference over the fixed image's variance, for scans of one protocol.
+        "lncc", local cross-correlation in windows of ``window_voxels``; "mind", MIND-SSC; or "ssd", half the mean
+        squared difference over the fixed image's variance, for scans of one protocol.
     mass_preserving
         Multiply the moving intensities by the Jacobian determinant, as a lung grows thinner where it expands. With
-        "ssd" and a `window` from -1000 to 55 HU this is the tissue volume difference of Yin et al. (Med. Phys. 2009);
+        "ssd" and a ``window`` from -1000 to 55 HU this is the tissue volume difference of Yin et al. (Med. Phys. 2009);
         "lncc" hardly sees it, and "mind" compares no intensities.
     window_voxels
         Width of the correlation windows, voxels of the level.
@@ -85,10 +85,7 @@ class TorchOptions:
     window: tuple[float, float] | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
-        if self.preset not in _PRESETS:
-            raise InputError(f"unknown preset {self.preset!r}; choose one of {', '.join(_PRESETS)}")
-        if self.similarity not in _SIMILARITIES:
-            raise InputError(f"unknown similarity {self.similarity!r}; choose one of {', '.join(_SIMILARITIES)}")
+        check_types(self)
         if self.mass_preserving and self.similarity == "mind":
             raise InputError('mass_preserving changes intensities, which "mind" does not compare; use similarity="ssd"')
         levels, iterations = self.levels, self.iterations
@@ -96,22 +93,21 @@ class TorchOptions:
             raise InputError(f"give levels and iterations together, one of each a level; got {levels}, {iterations}")
         if levels is not None and (not levels or min(levels) <= 0 or list(levels) != sorted(levels, reverse=True)):
             raise InputError(f"levels must be voxel sizes in mm, coarsest first, got {levels}")
-        if iterations is not None and min(iterations) < 0:
-            raise InputError(f"iterations must be at least 0, got {iterations}")
-        if self.window_voxels < 2:
-            raise InputError(f"window_voxels must be at least 2, got {self.window_voxels}")
+        for number in iterations or ():
+            require_number("iterations", number, minimum=0)
+        for name, minimum in (("window_voxels", 2), ("affine_iterations", 0), ("tolerance", 0)):
+            require_number(name, getattr(self, name), minimum=minimum)
         weights = [f"{kind}_weight" for kind in ("image", "embedding", "landmark", "bending", "diffusion")]
         for name in ("search_radius", *weights):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise InputError(f"{name} must be at least 0, got {value}")
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), minimum=0)
         for name in ("search_step", "learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} must be positive, got {value}")
 
     def resolved(self, scale: float = 1.0) -> TorchOptions:
-        """Return the options with the preset's choices filled in, their lengths times `scale`."""
+        """Return the options with the preset's choices filled in, their lengths times ``scale``."""
         chosen = {**_COMMON, **_PRESETS[self.preset]}
         for name, power in _POWERS.items():
             value, factor = chosen[name], scale**power

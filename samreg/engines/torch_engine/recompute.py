@@ -12,11 +12,12 @@ Step = Callable[[Tensor], Tensor]
 
 
 def recomputed(step: Step, volume: Tensor) -> Tensor:
-    """Return step(volume), differentiable with respect to `volume` alone.
+    """Return step(volume), differentiable with respect to ``volume`` alone.
 
     torch.utils.checkpoint does the same for any arguments, but loads torch's compiler, which takes a second.
     """
-    return _Recomputed.apply(step, volume)
+    result: Tensor = _Recomputed.apply(step, volume)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Recomputed(torch.autograd.Function):

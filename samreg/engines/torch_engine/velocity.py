@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,9 @@ from samreg.engines.torch_engine.recompute import Step, recomputed
 from samreg.engines.torch_engine.volumes import moved, pooled, positions, sampled
 
 _SQUARINGS = 5
-_LEAST = 0.1  # Jacobian determinant
-_SMOOTHINGS = 20  # at most
-_LARGE = 1_000_000  # elements of a volume whose memory is worth computing a step twice
+_MIN_JACOBIAN = 0.1  # determinant, below which a velocity is smoothed
+_MAX_SMOOTHINGS = 20
+_CHECKPOINT_ELEMENTS = 1_000_000  # of a volume whose memory is worth computing a step twice
 
 
 def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
@@ -28,9 +28,9 @@ def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
     def twice(displacement: Tensor) -> Tensor:
         return displacement + sampled(displacement, moved(displacement, extent, at))
 
-    displacement = velocity / 2**_SQUARINGS
+    displacement: Tensor = velocity / 2**_SQUARINGS
     for _ in range(_SQUARINGS):
-        displacement = _thrifty(twice, displacement)
+        displacement = _checkpointed(twice, displacement)
     return displacement
 
 
@@ -46,7 +46,7 @@ def roughness(velocity: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
             second = second + (1 if other == axis else 2) * bend.square().mean()
         return torch.stack([slope.square().mean(), second])
 
-    first, second = torch.stack([_thrifty(partial(along, axis), velocity) for axis in range(ndim)]).sum(dim=0)
+    first, second = torch.stack([_checkpointed(partial(along, axis), velocity) for axis in range(ndim)]).sum(dim=0)
     return first, second
 
 
@@ -59,33 +59,33 @@ def jacobian(displacement: Tensor, extent: Tensor) -> Tensor:
 def unfolded(velocity: Tensor, extent: Tensor) -> Tensor:
     """Smooth a velocity (1, d, *shape) where its flow comes near a fold, between voxels too, until it does not."""
     ndim = velocity.ndim - 2
-    for _ in range(_SMOOTHINGS):
+    for _ in range(_MAX_SMOOTHINGS):
         behind, ahead = _slopes(exponential(velocity, extent), extent)
         lowest = torch.full_like(velocity[:, :1], torch.inf)
         for side in itertools.product((behind, ahead), repeat=ndim):  # of every cell that a voxel is a corner of
             lowest = torch.minimum(lowest, _determinant([[s[i][j] for j, s in enumerate(side)] for i in range(ndim)]))
-        if lowest.min() >= _LEAST:
+        if lowest.min() >= _MIN_JACOBIAN:
             break
-        share = (20 * smoothed((lowest < _LEAST).float())).clamp(max=1)  # a few voxels around as well
+        share = (20 * smoothed((lowest < _MIN_JACOBIAN).float())).clamp(max=1)  # a few voxels around as well
         velocity = torch.lerp(velocity, smoothed(velocity), share)
     return velocity
 
 
 def smoothed(volume: Tensor) -> Tensor:
-    """Two passes of a 3-voxel mean along every axis, the border repeated."""
+    """Return the volume after two passes of a 3-voxel mean along every axis, the border repeated."""
     ndim = volume.ndim - 2
     for _ in range(2):
         volume = pooled(F.pad(volume, (1, 1) * ndim, mode="replicate"), 3, stride=1)
     return volume
 
 
-def _thrifty(step: Step, volume: Tensor) -> Tensor:
-    """step(volume); of a large one, computed again for its gradient."""
-    return recomputed(step, volume) if volume.numel() > _LARGE else step(volume)
+def _checkpointed(step: Step, volume: Tensor) -> Tensor:
+    """Return step(volume); of a large one, computed again for its gradient."""
+    return recomputed(step, volume) if volume.numel() > _CHECKPOINT_ELEMENTS else step(volume)
 
 
 def _slopes(displacement: Tensor, extent: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """d(x + u)_i / dx_j from differences to the voxel behind and to the one ahead, each (1, 1, *shape)."""
+    """Return d(x + u)_i / dx_j from differences to the voxel behind and to the one ahead, each (1, 1, *shape)."""
     ndim = displacement.ndim - 2
     sides: tuple[list[list[Tensor]], list[list[Tensor]]] = ([], [])
     for i in range(ndim):
@@ -106,4 +106,6 @@ def _determinant(rows: list[list[Tensor]]) -> Tensor:
     if len(rows) == 1:
         return rows[0][0]
     minors = [_determinant([row[:j] + row[j + 1 :] for row in rows[1:]]) for j in range(len(rows))]
-    return sum((first * minor * (-1) ** j for j, (first, minor) in enumerate(zip(rows[0], minors, strict=True))))
+    signed = [first * minor * (-1) ** j for j, (first, minor) in enumerate(zip(rows[0], minors, strict=True))]
+    total: Tensor = reduce(torch.add, signed)
+    return total
