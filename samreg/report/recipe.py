@@ -125,7 +125,7 @@ def _objects(options: Mapping[str, Any]) -> dict[str, _Code]:
 
 
 def _is_engine(name: str) -> bool:
-    from samreg.engines.base import get_engine
+    from samreg.engines import get_engine
 
     if ".py:" in name:
         return True
