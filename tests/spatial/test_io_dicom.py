@@ -390,7 +390,7 @@ def test_values_of_two_kinds_are_refused(tmp_path):
     folder = write_series(tmp_path / "types", RescaleType=lambda k: "HU" if k else "ED")
     refused(folder, "different kinds", "ED (s", "HU (s")
     folder = write_series(tmp_path / "silent", RescaleSlope=lambda k: 1.0 if k else None)
-    refused(folder, "says no rescale", "RescaleSlope")
+    refused(folder, "states no rescale", "RescaleSlope")
     refused(write_series(tmp_path / "zero", slope=1, RescaleSlope=1, RescaleType="HU", order=[0]).parent / "x")
 
 
@@ -575,7 +575,7 @@ def test_what_cannot_be_a_place_is_refused(tmp_path):
         ("axes", {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "perpendicular"),
         ("position", {"ImagePositionPatient": ["0", "0", "nan"]}, "finite"),
         ("size", {"PixelSpacing": [2.0, 0.0]}, "true pixel size"),
-        ("no size", {"PixelSpacing": None}, "says no pixel size"),
+        ("no size", {"PixelSpacing": None}, "states no pixel size"),
         ("no axes", {"ImageOrientationPatient": None}, "no ImageOrientationPatient"),
         ("mosaic", {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
     ):
@@ -697,15 +697,15 @@ def test_files_of_frames_are_one_series(tmp_path):
 def test_a_frame_without_a_place_is_named(tmp_path):
     frames = ct_frames(HEIGHTS)
     del frames[2]["ImagePositionPatient"]
-    refused(enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames), "frame 3 of e.dcm says no position")
+    refused(enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames), "frame 3 of e.dcm states no ImagePositionPatient")
 
 
 def test_frames_that_are_not_described_or_not_there(tmp_path):
-    refused(enhanced(tmp_path / "d.dcm", stored_ct(hu()), ct_frames(HEIGHTS[:5])), "says 6 frames and describes 5")
+    refused(enhanced(tmp_path / "d.dcm", stored_ct(hu()), ct_frames(HEIGHTS[:5])), "states 6 frames and describes 5")
     for count in (5, 7):
         path = enhanced(tmp_path / "n.dcm", stored_ct(hu()), ct_frames(3.0 * np.arange(count)), NumberOfFrames=count)
-        refused(path, f"says {count} frames of 4 x 5 pixels", "holds 240")
-    refused(save(dataset(stored_ct(hu()), NumberOfFrames=0), tmp_path / "z.dcm"), "says 0 frames")
+        refused(path, f"states {count} frames of 4 x 5 pixels", "holds 240")
+    refused(save(dataset(stored_ct(hu()), NumberOfFrames=0), tmp_path / "z.dcm"), "states 0 frames")
     path = enhanced(tmp_path / "cut.dcm", stored_ct(hu()), ct_frames(HEIGHTS))
     path.write_bytes(path.read_bytes()[:-50])
     refused(path, "is it complete?")
@@ -749,7 +749,7 @@ def test_frames_that_lie_nowhere(tmp_path, caplog):
     picture = read_image(path, series=2, spacing=0.3)
     assert np.array_equal(picture.array, hu()[1])
     assert picture.spacing.tolist() == [0.3, 0.3]
-    refused(path, "says no pixel size", series=2)
+    refused(path, "states no pixel size", series=2)
 
 
 @pytest.mark.parametrize("sop", [UltrasoundMultiFrameImageStorage, XRayAngiographicImageStorage])
@@ -971,10 +971,10 @@ def test_colours_are_refused(tmp_path, frames):
 
 def test_what_a_ct_does_not_say_of_its_values_is_mentioned(tmp_path, caplog):
     read_image(write_series(tmp_path / "silent", slope=None, intercept=0))
-    assert "says no rescale" in caplog.text
+    assert "states no rescale" in caplog.text
     caplog.clear()
     read_image(write_series(tmp_path / "us", RescaleType="US"))
-    assert "said to be US, not HU" in caplog.text
+    assert "stated to be US, not HU" in caplog.text
 
 
 # pictures
@@ -994,13 +994,15 @@ def test_pixel_sizes_of_projections(tmp_path, keywords, expected, caplog):
     image = read_image(save(item, tmp_path / "x.dcm"))
     assert image.ndim == 2
     assert image.spacing.tolist() == expected
-    assert ("says no pixel size" in caplog.text) == (not keywords)
+    assert ("states no pixel size" in caplog.text) == (not keywords)
 
 
 def test_a_slice_has_no_pixel_size_of_a_detector(tmp_path):
     place = {**axial(0), "ImagerPixelSpacing": [0.3, 0.3]}
     del place["PixelSpacing"]
-    refused(save(dataset(hu()[0].astype(np.int16), **place), tmp_path / "x.dcm"), "says no pixel size", "give spacing=")
+    refused(
+        save(dataset(hu()[0].astype(np.int16), **place), tmp_path / "x.dcm"), "states no pixel size", "give spacing="
+    )
 
 
 def test_a_slice_without_a_thickness(tmp_path, caplog):

@@ -1,19 +1,19 @@
-"""Where the slices of a DICOM image lie: which of them form one stack, and whether that is a regular volume.
+"""Which slices form a stack, and whether that is a regular volume.
 
-One check serves files of a series and frames of a file. Places come from the positions of the slices alone; the
-distance that a header states (``SpacingBetweenSlices``, often wrong) never takes their place.
+One check serves the files of a series and the frames of a file. Where slices lie follows from their positions alone;
+the distance that a header states (``SpacingBetweenSlices``, often wrong) never takes their place.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from samreg.errors import InputError
-from samreg.spatial.dicom_planes import Plane
+from samreg.spatial.dicom.planes import Plane
 from samreg.spatial.grid import FloatArray
 
 _SAME_PLACE_MM = 1e-3  # slices nearer than this along the normal lie at the same place
@@ -23,32 +23,40 @@ _MAX_STEP_DEVIATION = 0.25  # relative, of a slice distance from the mean; more 
 _MAX_DISPLACEMENT = 0.25  # of a slice from its place in an even stack, in slice distances
 _MAX_SIDEWAYS_MM = 0.75  # of a slice from the line through the others; positions rounded to 1 mm stay below
 _REMARKABLE_DEVIATION = 0.01  # relative deviation of a slice distance that is worth a warning
+_REMARKABLE_SIDEWAYS_MM = 0.01
 _MAX_TILT_DEGREES = 45.0  # gantries tilt by 30 at most
 _MIN_PART_STEPS = 3  # equal distances in a row that make a part of a series, not a missing slice
 _SAME_STEP = 0.1  # relative difference of distances within such a part
-_MAX_FRACTION = 4  # of the finest slice distance to which a stack of several is brought
+_MAX_FRACTION = 4  # of the finest slice distance, to which a stack of several distances is brought
 _POSITION_UNITS_MM = (1.0, 0.1)  # to which exporters round positions
+
+_Key = Callable[[Plane], tuple[Hashable, str]]  # a value, and how to call the slices that have it
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices of one image.
+    """Slices that belong together, in the order of their series.
 
     Parameters
     ----------
     planes
-        The slices, in any order.
+        The slices.
     detail
-        What tells them from other stacks of their series; empty where there are none.
+        What tells them from the other stacks of the series; empty where there are none.
     """
 
     planes: tuple[Plane, ...]
     detail: str = ""
 
+    @property
+    def placed(self) -> bool:
+        """Whether they lie in space."""
+        return self.planes[0].place is not None
+
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """A checked stack.
+    """A stack that was checked.
 
     Parameters
     ----------
@@ -56,19 +64,16 @@ class Arrangement:
         The slices, sorted along their normal.
     to_world
         (4, 4), from the indices (x, y, z) of the volume to LPS mm.
-    places
-        Of the slices on the volume's third axis, in voxels, where these are not 0, 1, 2, ... because the distances
-        differ; else None.
-    sparse
-        Whether slices between those places are empty, rather than interpolated.
+    slots
+        Of the slices on the volume's z axis, in voxels, where these are not 0, 1, 2, ... because the distances differ;
+        else None.
     remarks
         What a user should know.
     """
 
     planes: tuple[Plane, ...]
     to_world: FloatArray
-    places: FloatArray | None = None
-    sparse: bool = False
+    slots: FloatArray | None = None
     remarks: tuple[str, ...] = ()
 
 
@@ -78,19 +83,17 @@ class Arrangement:
 def split_stacks(planes: Sequence[Plane]) -> list[Stack]:
     """Return the stacks that the slices of a series form, in the order in which the series shows them.
 
-    Slices of another size, pixel size, orientation or frame of reference never share a stack. Those that differ in
-    phase, echo, segment or the like do so only where they lie one after the other; those that only may differ (in
-    acquisition, in time) are split where they do not form a regular stack together and do so apart.
+    Slices of another size, pixel size, orientation, frame of reference or segment never share a stack. Those of another
+    phase, echo or the like do so only where they lie one after the other. Those of another acquisition, time and so on
+    are split where they form no regular stack together and do so apart. Slices of which each place has as many, though
+    nothing tells them apart, are split by their order.
     """
     stacks = [Stack(tuple(sorted(planes, key=lambda plane: plane.order)))]
     orientations, pixel_sizes = _clusters(planes, _orientation, _SAME_AXES), _clusters(planes, _pixel, _SAME_PIXEL_SIZE)
     for key in (_placed, _frame_of_reference(planes), _size, _segment, orientations, pixel_sizes):
         stacks = [part for stack in stacks for part in _split(stack, key)]
-    stacks = [part for stack in stacks for part in _split_traits(stack)]
+    stacks = [part for stack in stacks for part in (_split_traits(stack) if stack.placed else _split_pictures(stack))]
     return sorted(stacks, key=lambda stack: stack.planes[0].order)
-
-
-_Key = Callable[[Plane], tuple[Hashable, str]]  # a value, and how to call slices that have it
 
 
 def _split(stack: Stack, key: _Key) -> list[Stack]:
@@ -102,22 +105,21 @@ def _split(stack: Stack, key: _Key) -> list[Stack]:
         names.setdefault(value, name)
     if len(parts) == 1:
         return [stack]
-    return [Stack(tuple(part), ", ".join(filter(None, (stack.detail, names[v])))) for v, part in parts.items()]
-
-
-def _placed(plane: Plane) -> tuple[Hashable, str]:
-    return plane.position is not None, "" if plane.position is not None else "without a place in space"
-
-
-def _frame_of_reference(planes: Sequence[Plane]) -> _Key:
-    uids = {plane.frame_of_reference for plane in planes}
-    # careless anonymisation gives every slice a frame of reference of its own
-    careless = len(uids) == len(planes) > 2
-    return lambda plane: ("", "") if careless else _named("frame of reference", plane.frame_of_reference)
+    return [Stack(tuple(parts[value]), ", ".join(filter(None, (stack.detail, names[value])))) for value in parts]
 
 
 def _named(name: str, value: str) -> tuple[Hashable, str]:
     return value, f"{name} {value or 'not stated'}"
+
+
+def _placed(plane: Plane) -> tuple[Hashable, str]:
+    return plane.place is None, "" if plane.place is not None else "without a place in space"
+
+
+def _frame_of_reference(planes: Sequence[Plane]) -> _Key:
+    uids = {plane.frame_of_reference for plane in planes}
+    careless = len(uids) == len(planes) > 2  # anonymised so that every slice has a frame of reference of its own
+    return lambda plane: ("", "") if careless else _named("frame of reference", plane.frame_of_reference)
 
 
 def _size(plane: Plane) -> tuple[Hashable, str]:
@@ -130,9 +132,10 @@ def _segment(plane: Plane) -> tuple[Hashable, str]:
 
 
 def _orientation(plane: Plane) -> tuple[FloatArray, str]:
-    if plane.axes is None:
+    if plane.place is None:
         return np.zeros(6), ""
-    return plane.axes.ravel(), f"rows along {_vector(plane.axes[0])}, columns along {_vector(plane.axes[1])}"
+    along_rows, along_columns = plane.place.axes
+    return plane.place.axes.ravel(), f"rows along {_vector(along_rows)}, columns along {_vector(along_columns)}"
 
 
 def _pixel(plane: Plane) -> tuple[FloatArray, str]:
@@ -142,7 +145,7 @@ def _pixel(plane: Plane) -> tuple[FloatArray, str]:
 
 
 def _vector(values: FloatArray) -> str:
-    return "(" + ", ".join(f"{round(v, 3) + 0.0:g}" for v in values) + ")"
+    return "(" + ", ".join(f"{round(value, 3) + 0.0:g}" for value in values) + ")"
 
 
 def _clusters(planes: Sequence[Plane], describe: Callable[[Plane], tuple[FloatArray, str]], tolerance: float) -> _Key:
@@ -159,17 +162,19 @@ def _clusters(planes: Sequence[Plane], describe: Callable[[Plane], tuple[FloatAr
     return lambda plane: (numbers[id(plane)], firsts[numbers[id(plane)]][1])
 
 
+def _split_pictures(stack: Stack) -> list[Stack]:
+    return _split(stack, lambda plane: (plane.order, plane.label))
+
+
 def _split_traits(stack: Stack) -> list[Stack]:
-    if stack.planes[0].position is None:
-        return _split(stack, lambda plane: (plane.order, plane.label))
     stacks = [stack]
-    for name in _trait_names(plane.distinct_traits for plane in stack.planes):
-        stacks = [part for one in stacks for part in _split_interleaved(one, name)]
+    for trait in _trait_names(plane.distinct_traits for plane in stack.planes):
+        stacks = [part for one in stacks for part in _split_interleaved(one, trait)]
     return [part for one in stacks for part in _split_irregular(one)]
 
 
-def _trait_names(traits: Iterable[dict[str, str]]) -> list[str]:
-    return list(dict.fromkeys(name for one in traits for name in one))
+def _trait_names(traits: Iterable[Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(name for several in traits for name in several))
 
 
 def _trait_key(name: str) -> _Key:
@@ -202,17 +207,17 @@ def _split_irregular(stack: Stack) -> list[Stack]:
 
 
 def _split_repetitions(stack: Stack, doubles: int) -> list[Stack]:
-    """Split slices of which each place has as many, though nothing tells them apart, by their order in the series."""
-    if doubles < 2 or len(stack.planes) != doubles * len(set(_place_numbers(stack.planes))):
+    """Split slices that nothing tells apart by their order, where each place has as many."""
+    places = _place_numbers(stack.planes)
+    if doubles < 2 or len(places) != doubles * len(set(places)):
         return [stack]
     seen: Counter[int] = Counter()
-    numbers = {}
-    for plane, place in zip(stack.planes, _place_numbers(stack.planes), strict=True):
+    repetitions = {}
+    for plane, place in zip(stack.planes, places, strict=True):
         seen[place] += 1
-        numbers[id(plane)] = seen[place]
-    return _split(
-        stack, lambda plane: (numbers[id(plane)], f"repetition {numbers[id(plane)]} (in the order of the series)")
-    )
+        repetitions[id(plane)] = seen[place]
+    name = "repetition {} (in the order of the series)"
+    return _split(stack, lambda plane: (repetitions[id(plane)], name.format(repetitions[id(plane)])))
 
 
 def _is_regular(stack: Stack) -> bool:
@@ -229,11 +234,11 @@ def _doubles(planes: Sequence[Plane]) -> int:
 
 
 def _place_numbers(planes: Sequence[Plane]) -> list[int]:
+    """Number the places of slices along the normal."""
     heights = _heights(planes)
     order = np.argsort(heights, kind="stable")
-    ranks = np.concatenate([[0], np.cumsum(np.diff(heights[order]) >= _SAME_PLACE_MM)])
     numbers = np.empty(len(planes), int)
-    numbers[order] = ranks
+    numbers[order] = np.cumsum(np.diff(heights[order], prepend=heights[order[0]]) >= _SAME_PLACE_MM)
     return numbers.tolist()
 
 
@@ -243,61 +248,73 @@ def _place_numbers(planes: Sequence[Plane]) -> list[int]:
 def arrange(planes: Sequence[Plane], *, name: str) -> Arrangement:
     """Return slices of one size, orientation and pixel size as a volume, if they are a regular stack.
 
-    The stack must be straight, upright or sheared by a constant tilt, and even. Positions that are off by no more
-    than rounding makes them are accepted with a remark. A stack of a few even parts of different slice distances
-    (a head scanned finely at its base) is brought to the finest of these.
+    The slices must lie on a straight line, upright or sheared by a constant tilt, at even distances. Places that are
+    off by no more than rounding makes them are accepted. A stack of a few even parts (a head scanned finely at its
+    base) is brought to one distance. Both are said in ``remarks``.
+
+    Parameters
+    ----------
+    planes
+        The slices, all with a place.
+    name
+        What to call their image in messages.
 
     Raises
     ------
     InputError
         When slices are missing, double, uneven or displaced, or their values are of different kinds.
     """
-    axes, spacing = planes[0].axes, planes[0].spacing
-    assert axes is not None
-    if spacing is None:
-        raise InputError(f"{name}: {planes[0].label} says no pixel size; give spacing= x, y, z in mm (--pixel-size)")
+    first = planes[0]
+    axes, _ = _geometry(first)
+    if first.spacing is None:
+        raise InputError(f"{name}: {first.label} states no pixel size; give spacing= x, y, z in mm (--pixel-size)")
     _check_units(planes, name)
+    remarks = [place.remark for place in (plane.place for plane in planes) if place is not None]
+    if len({plane.frame_of_reference for plane in planes}) > 1:
+        remarks.append("each slice has a frame of reference of its own (anonymised?); they are taken as one")
     heights = _heights(planes)
     order = np.argsort(heights, kind="stable")
     planes, heights = [planes[k] for k in order], heights[order]
-    remarks = list(dict.fromkeys(plane.remark for plane in planes if plane.remark))
-    if len({plane.frame_of_reference for plane in planes}) > 1:
-        remarks.append("each slice states a frame of reference of its own (anonymised?); they are taken as one")
     to_world = np.eye(4)
-    to_world[:3, :2] = axes.T * spacing
-    positions = np.array([plane.position for plane in planes])
+    to_world[:3, :2] = axes.T * first.spacing
     if len(planes) == 1:
-        to_world[:3, 2] = np.cross(axes[0], axes[1]) * (planes[0].thickness or 1.0)
-        to_world[:3, 3] = positions[0]
-        return Arrangement(tuple(planes), to_world, remarks=tuple(remarks))
+        to_world[:3, 2] = np.cross(axes[0], axes[1]) * (first.thickness or 1.0)
+        to_world[:3, 3] = _geometry(first)[1]
+        return Arrangement(tuple(planes), to_world, remarks=_distinct(remarks))
     _check_doubles(planes, heights, name)
     spread = _spread(planes, heights, name)
-    foot, direction, remark = _line(planes, positions, heights, name)
-    to_world[:3, 2] = direction * spread.step
-    to_world[:3, 3] = foot + direction * (spread.start - heights[0])
-    remarks += [text for text in (spread.remark, remark) if text]
-    return Arrangement(tuple(planes), to_world, spread.places, bool(planes[0].segment), tuple(remarks))
+    line = _line(planes, heights, name)
+    to_world[:3, 2] = line.direction * spread.step
+    to_world[:3, 3] = line.start + line.direction * (spread.start - heights[0])
+    return Arrangement(tuple(planes), to_world, spread.slots, _distinct([*remarks, spread.remark, line.remark]))
+
+
+def _distinct(remarks: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(remark for remark in remarks if remark))
+
+
+def _geometry(plane: Plane) -> tuple[FloatArray, FloatArray]:
+    """Return axes and position of a plane that has a place."""
+    assert plane.place is not None
+    return plane.place.axes, plane.place.position
 
 
 def _heights(planes: Sequence[Plane]) -> FloatArray:
     """Return the places of slices along the normal of the first, mm."""
-    axes = planes[0].axes
-    assert axes is not None
-    return np.array([plane.position for plane in planes]) @ np.cross(axes[0], axes[1])
+    axes, _ = _geometry(planes[0])
+    positions = np.array([_geometry(plane)[1] for plane in planes])
+    return np.asarray(positions @ np.cross(axes[0], axes[1]), dtype=np.float64)
 
 
 def _check_units(planes: Sequence[Plane], name: str) -> None:
-    first = planes[0]
     units = {plane.rescale.units: plane for plane in planes if plane.rescale.units}
     if len(units) > 1:
-        said = ", ".join(f"{unit} ({plane.label})" for unit, plane in sorted(units.items()))
-        raise InputError(f"{name}: the values of its slices are of different kinds: {said}; give slices of one kind")
-    rescaled = any(not plane.rescale.is_identity for plane in planes)
-    odd = next((plane for plane in planes if plane.rescale.stated != first.rescale.stated), None)
-    if rescaled and odd is not None:
-        silent = first if odd.rescale.stated else odd
+        listing = ", ".join(f"{unit} ({plane.label})" for unit, plane in sorted(units.items()))
+        raise InputError(f"{name}: the values of the slices are of different kinds: {listing}; give slices of one kind")
+    silent = next((plane for plane in planes if not plane.rescale.stated), None)
+    if silent is not None and any(not plane.rescale.is_identity for plane in planes):
         raise InputError(
-            f"{name}: {silent.label} says no rescale, other slices do, so that its values are unknown; write its "
+            f"{name}: {silent.label} states no rescale, other slices do, so that its values are unknown; write its "
             "RescaleSlope and RescaleIntercept into its header"
         )
 
@@ -314,12 +331,12 @@ def _check_doubles(planes: Sequence[Plane], heights: FloatArray, name: str) -> N
 
 @dataclass(frozen=True, eq=False)
 class _Spread:
-    """How the heights of slices lie on an even axis: its first height and step, mm; ``places`` as in a volume."""
+    """How slices lie along the normal: start and step of an even axis, mm, and the slices' slots on it if uneven."""
 
     start: float
     step: float
     remark: str = ""
-    places: FloatArray | None = None
+    slots: FloatArray | None = None
 
 
 def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
@@ -338,24 +355,33 @@ def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
     if _is_rounded(planes, step, displacement):
         remark = f"positions are rounded by up to {displacement:.2g} mm; slices {step:.4g} mm apart are assumed"
         return _Spread(start, step, remark)
-    unit = float(steps.min())
-    if planes[0].segment and np.abs(steps / unit - np.rint(steps / unit)).max() < _REMARKABLE_DEVIATION:
+    resampled = _resampled_spread(planes, heights, where)
+    if resampled is None:
+        missing = int(sum(round(one / usual) - 1 for one in steps if one > usual))
+        raise InputError(
+            f"{name}: {missing or 'no'} slices missing, or uneven: {where}; fetch the whole series, or resample it to "
+            "an even distance with a program that heeds every slice's position (dcm2niix)"
+        )
+    return resampled
+
+
+def _resampled_spread(planes: Sequence[Plane], heights: FloatArray, where: str) -> _Spread | None:
+    """Return the even axis to which uneven slices can be resampled; None where slices seem to be missing."""
+    steps, start = np.diff(heights), float(heights[0])
+    finest, mean = float(steps.min()), float(steps.mean())
+    if planes[0].segment and np.abs(steps / finest - np.rint(steps / finest)).max() < _REMARKABLE_DEVIATION:
         remark = "slices that the segmentation leaves out are taken as empty"
-        return _Spread(float(heights[0]), unit, remark, np.rint((heights - heights[0]) / unit))
+        return _Spread(start, finest, remark, np.rint((heights - start) / finest))
     parts = _even_parts(steps)
     if parts:
         step = _common_step(heights, min(parts))
-        said = " and ".join(f"{part:.4g}" for part in parts)
-        remark = f"the slice distance changes ({said} mm); slices are interpolated every {step:.4g} mm"
-        return _Spread(float(heights[0]), step, remark, (heights - heights[0]) / step)
-    if deviation <= _MAX_STEP_DEVIATION:
-        remark = f"uneven slices: {where}; slices are interpolated every {step:.4g} mm"
-        return _Spread(float(heights[0]), step, remark, (heights - heights[0]) / step)
-    missing = int(sum(round(one / usual) - 1 for one in steps if one > usual))
-    raise InputError(
-        f"{name}: {missing or 'no'} slices missing, or uneven: {where}; fetch the whole series, or resample it to an "
-        "even distance with a program that heeds every slice's position (dcm2niix)"
-    )
+        distances = " and ".join(f"{part:.4g}" for part in parts)
+        remark = f"the slice distance changes ({distances} mm); slices are interpolated every {step:.4g} mm"
+        return _Spread(start, step, remark, (heights - start) / step)
+    if np.abs(steps - mean).max() <= _MAX_STEP_DEVIATION * mean:
+        remark = f"uneven slices: {where}; slices are interpolated every {mean:.4g} mm"
+        return _Spread(start, mean, remark, (heights - start) / mean)
+    return None
 
 
 def _even_axis(heights: FloatArray) -> tuple[float, float, float]:
@@ -371,14 +397,14 @@ def _even_axis(heights: FloatArray) -> tuple[float, float, float]:
 
 def _is_rounded(planes: Sequence[Plane], step: float, displacement: float) -> bool:
     """Tell whether places are those of an even stack with the stated slice distance, rounded to a whole unit."""
-    stated = planes[0].stated_step
-    if stated is None or abs(step / stated - 1) > 0.02:
+    distance = planes[0].stated_step
+    if distance is None or abs(step / distance - 1) > 0.02:
         return False
-    coordinates = np.array([plane.position for plane in planes])
+    coordinates = np.array([_geometry(plane)[1] for plane in planes])
     coordinates = coordinates[:, np.ptp(coordinates, axis=0) > _SAME_PLACE_MM]
-    off = displacement / np.sqrt(max(1, coordinates.shape[1]))  # along the normal, where several are rounded
+    error = displacement / np.sqrt(max(1, coordinates.shape[1]))  # of one coordinate, where several are rounded
     return any(
-        off <= 0.51 * unit and bool(np.abs(coordinates / unit - np.rint(coordinates / unit)).max() < 1e-3)
+        error <= 0.51 * unit and bool(np.abs(coordinates / unit - np.rint(coordinates / unit)).max() < 1e-3)
         for unit in _POSITION_UNITS_MM
     )
 
@@ -399,8 +425,8 @@ def _even_parts(steps: FloatArray) -> list[float]:
     for k, run in enumerate(runs):
         if k in parts:
             continue
-        between = k - 1 in parts and k + 1 in parts and len(run) == 1
-        if not between or run[0] > 1.1 * max(np.mean(runs[k - 1]), np.mean(runs[k + 1])):
+        between = len(run) == 1 and k - 1 in parts and k + 1 in parts
+        if not between or run[0] > (1 + _SAME_STEP) * max(np.mean(runs[k - 1]), np.mean(runs[k + 1])):
             return []
     return [float(np.mean(runs[k])) for k in parts] if len(parts) > 1 else []
 
@@ -408,31 +434,35 @@ def _even_parts(steps: FloatArray) -> list[float]:
 def _common_step(heights: FloatArray, finest: float) -> float:
     """Return the finest distance, or a fraction of it, not too small, of which every distance is a multiple."""
     for fraction in range(1, _MAX_FRACTION + 1):
-        places = (heights - heights[0]) * fraction / finest
-        if np.abs(places - np.rint(places)).max() < 0.02:
+        slots = (heights - heights[0]) * fraction / finest
+        if np.abs(slots - np.rint(slots)).max() < 0.02:
             return finest / fraction
     return finest
 
 
-def _line(
-    planes: Sequence[Plane], positions: FloatArray, heights: FloatArray, name: str
-) -> tuple[FloatArray, FloatArray, str]:
-    """Return where the line through the slices passes the first, its direction (LPS mm a mm of height), a remark."""
-    axes = planes[0].axes
-    assert axes is not None
-    sideways, rise = (positions - positions[0]) @ axes.T, heights - heights[0]
-    drift, start = sideways[-1] / rise[-1], np.zeros(2)
-    off = float(np.linalg.norm(sideways - rise[:, None] * drift, axis=1).max())
-    if off >= _SAME_PLACE_MM:  # not just the last digit
-        drift, start = np.polyfit(rise, sideways, 1)
-        off = float(np.linalg.norm(sideways - rise[:, None] * drift - start, axis=1).max())
-    if off > min(_MAX_SIDEWAYS_MM, _MAX_DISPLACEMENT * float(np.median(np.diff(heights)))):
-        jumps = np.diff(sideways, axis=0) / np.diff(heights)[:, None]
-        jumps = np.linalg.norm((jumps - np.median(jumps, axis=0)) * np.diff(heights)[:, None], axis=1)
-        worst = int(np.argmax(jumps))
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """The line through the slices: where it passes the first, LPS mm, and its direction a mm along the normal."""
+
+    start: FloatArray
+    direction: FloatArray
+    remark: str = ""
+
+
+def _line(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Line:
+    axes, origin = _geometry(planes[0])
+    sideways = np.array([_geometry(plane)[1] - origin for plane in planes]) @ axes.T
+    rise = heights - heights[0]
+    drift, shift = sideways[-1] / rise[-1], np.zeros(2)
+    distance = float(np.linalg.norm(sideways - rise[:, None] * drift, axis=1).max())
+    if distance >= _SAME_PLACE_MM:  # not just the last digit
+        drift, shift = np.polyfit(rise, sideways, 1)
+        distance = float(np.linalg.norm(sideways - rise[:, None] * drift - shift, axis=1).max())
+    if distance > min(_MAX_SIDEWAYS_MM, _MAX_DISPLACEMENT * float(np.median(np.diff(heights)))):
+        worst, jump = _largest_jump(sideways, heights)
         raise InputError(
             f"{name}: the slices lie on no straight line: from {planes[worst].label} to {planes[worst + 1].label} they "
-            f"jump sideways by {jumps[worst]:.2f} mm; put one stack in the folder, or export it again"
+            f"jump sideways by {jump:.2f} mm; put one stack in the folder, or export it again"
         )
     tilt = float(np.degrees(np.arctan(np.linalg.norm(drift))))
     if tilt > _MAX_TILT_DEGREES:
@@ -440,11 +470,20 @@ def _line(
             f"{name}: the slices drift sideways, {tilt:.0f} degrees off their normal, which no gantry does; export it "
             "again with the true positions"
         )
-    remark = f"slices lie off the straight line by up to {off:.2g} mm" if off > _REMARKABLE_DEVIATION else ""
-    stated = planes[0].stated_tilt
-    if abs(stated) > 1 and tilt < 0.1 and np.abs(axes[:, 2]).max() < 1e-3:
+    remark = f"slices lie off their line by up to {distance:.2g} mm" if distance > _REMARKABLE_SIDEWAYS_MM else ""
+    stated_tilt = planes[0].stated_tilt
+    if abs(stated_tilt) > 1 and tilt < 0.1 and np.abs(axes[:, 2]).max() < _SAME_AXES:
         remark = (
-            f"the header states a gantry tilt of {stated:g} degrees, the positions none; unless the slices were "
+            f"the header states a gantry tilt of {stated_tilt:g} degrees, the positions none; unless the slices were "
             "corrected for it, their volume is sheared"
         )
-    return positions[0] + start @ axes, np.cross(axes[0], axes[1]) + drift @ axes, remark
+    return _Line(origin + shift @ axes, np.cross(axes[0], axes[1]) + drift @ axes, remark)
+
+
+def _largest_jump(sideways: FloatArray, heights: FloatArray) -> tuple[int, float]:
+    """Return after which slice the sideways places jump most, beside the usual drift, and by how many mm."""
+    rises = np.diff(heights)[:, None]
+    drifts = np.diff(sideways, axis=0) / rises
+    jumps = np.linalg.norm((drifts - np.median(drifts, axis=0)) * rises, axis=1)
+    worst = int(np.argmax(jumps))
+    return worst, float(jumps[worst])

@@ -1,7 +1,7 @@
 """The pixels of DICOM files: decoded frame by frame, as they are stored, then rescaled to what they mean.
 
 Uncompressed pixels are decoded by pydicom, compressed ones by GDCM (through SimpleITK), which knows every JPEG. GDCM
-is given each frame in a file of its own whose header says no rescale and no geometry, so that it returns the stored
+is given each frame in a file of its own whose header states no rescale and no geometry, so that it returns the stored
 values; the rescale is applied here, once, and each frame's own.
 """
 
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -58,7 +60,6 @@ _INTEGER_TYPES: tuple[type[np.integer[Any]], ...] = (
     np.int16,
     np.uint32,
     np.int32,
-    np.int64,
 )
 
 
@@ -71,9 +72,9 @@ class Rescale:
     slope, intercept
         ``value = slope * stored + intercept``.
     units
-        What the values are, such as ``HU``; empty where the file does not say.
+        What the values are, such as ``HU``; empty where the file does not state it.
     stated
-        Whether the file says a rescale at all.
+        Whether the file states a rescale.
     table
         A dataset that holds a ``ModalityLUTSequence``, which takes the place of slope and intercept.
     """
@@ -172,14 +173,15 @@ class PixelFormat:
             )
 
     def require_complete(self) -> None:
-        """Raise :class:`InputError` when the file holds fewer or more frames than it says."""
+        """Raise :class:`InputError` when the file holds fewer or more frames than it states."""
         if self.stored_bytes is None:
             return
         frame = self.rows * self.columns * self.samples * self.bits_allocated / 8
         if not 0 <= self.stored_bytes - frame * self.frames < max(frame, 2):
             raise InputError(
-                f"cannot read {self.path}: it says {self.frames} frames of {self.rows} x {self.columns} pixels, "
-                f"{frame * self.frames:.0f} bytes, and holds {self.stored_bytes}; is it complete? Export it again"
+                f"cannot read {self.path}: it states {self.frames} frames of {self.rows} x {self.columns} pixels, "
+                f"{frame * self.frames:.0f} bytes, and holds {self.stored_bytes}; is it complete? Copy or export it "
+                "again"
             )
 
 
@@ -204,7 +206,7 @@ def stored_frames(pixels: PixelFormat, wanted: Collection[int]) -> Iterator[tupl
     Raises
     ------
     InputError
-        When the pixels are colours, damaged, fewer than the header says, or compressed in an unknown way.
+        When the pixels are colours, damaged, fewer than the header states, or compressed in an unknown way.
     """
     pixels.require_grey()
     pixels.require_complete()
@@ -215,7 +217,7 @@ def stored_frames(pixels: PixelFormat, wanted: Collection[int]) -> Iterator[tupl
         for number, frame in zip(numbers, decoded, strict=True):
             if frame.shape != (pixels.rows, pixels.columns):
                 raise InputError(
-                    f"{pixels.path}: frame {number + 1} has {frame.shape} pixels, the header says "
+                    f"{pixels.path}: frame {number + 1} has {frame.shape} pixels, the header states "
                     f"{(pixels.rows, pixels.columns)}; export it again"
                 )
             if pixels.floating or pixels.bits_allocated == 1:
@@ -269,7 +271,7 @@ def _compressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any
     frames = generate_frames(
         dataset.PixelData,
         number_of_frames=pixels.frames,
-        extended_offsets=None if None in tables else tables,  # type: ignore[arg-type]
+        extended_offsets=None if None in tables else tables,
     )
     wanted = set(numbers)
     with tempfile.TemporaryDirectory(prefix="samreg-") as folder:
@@ -279,7 +281,7 @@ def _compressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any
 
 
 def _by_gdcm(content: bytes, pixels: PixelFormat, path: Path) -> NDArray[Any]:
-    """Decode one compressed frame through a file that says neither rescale nor geometry."""
+    """Decode one compressed frame through a file that states neither rescale nor geometry."""
     import SimpleITK as sitk
 
     single = Dataset()

@@ -1,0 +1,222 @@
+"""The header of a DICOM file, asked for what it states of one of its frames.
+
+A multi-frame file states of a frame what differs in its item of the per-frame functional groups, what its frames share
+in the shared functional groups; older kinds, and files of one frame, state everything at the top level.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from samreg.errors import InputError
+from samreg.spatial.dicom.pixels import PixelFormat
+from samreg.spatial.files import reading
+from samreg.spatial.grid import FloatArray
+
+_MACROS = {  # the functional group macros that hold an attribute
+    "ImagePositionPatient": ("PlanePositionSequence",),
+    "ImageOrientationPatient": ("PlaneOrientationSequence",),
+    "PixelSpacing": ("PixelMeasuresSequence",),
+    "SliceThickness": ("PixelMeasuresSequence",),
+    "SpacingBetweenSlices": ("PixelMeasuresSequence",),
+    "RescaleSlope": ("PixelValueTransformationSequence",),
+    "RescaleIntercept": ("PixelValueTransformationSequence",),
+    "RescaleType": ("PixelValueTransformationSequence",),
+    "RealWorldValueSlope": ("RealWorldValueMappingSequence",),
+    "RealWorldValueIntercept": ("RealWorldValueMappingSequence",),
+    "StackID": ("FrameContentSequence",),
+    "TemporalPositionIndex": ("FrameContentSequence",),
+    "DimensionIndexValues": ("FrameContentSequence",),
+    "FrameAcquisitionNumber": ("FrameContentSequence",),
+    "FrameAcquisitionDateTime": ("FrameContentSequence",),
+    "TemporalPositionTimeOffset": ("TemporalPositionSequence",),
+    "EffectiveEchoTime": ("MREchoSequence",),
+    "DiffusionBValue": ("MRDiffusionSequence",),
+    "ComplexImageComponent": ("MRImageFrameTypeSequence",),
+    "FrameType": (
+        "CTImageFrameTypeSequence",
+        "MRImageFrameTypeSequence",
+        "PETFrameTypeSequence",
+        "XRay3DFrameTypeSequence",
+        "XAXRFFrameCharacteristicsSequence",
+    ),
+    "ConvolutionKernel": ("CTReconstructionSequence",),
+    "NominalPercentageOfCardiacPhase": ("CardiacSynchronizationSequence",),
+    "NominalCardiacTriggerDelayTime": ("CardiacSynchronizationSequence",),
+    "NominalPercentageOfRespiratoryPhase": ("RespiratorySynchronizationSequence",),
+    "ReferencedSegmentNumber": ("SegmentIdentificationSequence",),
+}
+_FIRST_ELEMENTS = (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0")  # of files without a preamble
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Tell whether a file begins as DICOM files do, with the preamble or, as old ones, with the first element."""
+    with reading(path), path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or start[:4] in _FIRST_ELEMENTS
+
+
+def read_elements(path: Path, keywords: Sequence[str]) -> Dataset:
+    """Return some elements of a DICOM file.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or no DICOM.
+    """
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of values that break a rule of writing and do no harm
+        tags: Any = list(keywords)
+        return dcmread(path, stop_before_pixels=True, force=may_be_dicom(path), specific_tags=tags)
+
+
+def stated(value: Any) -> Any:
+    """Return the value of an element, or None where it is empty."""
+    return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
+
+
+class Header:
+    """The header of a file.
+
+    Parameters
+    ----------
+    path
+        The file. It is read here; pydicom may raise anything on a damaged one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self.dataset = dcmread(file, stop_before_pixels=True, force=may_be_dicom(path))
+            self._pixel_element = file.read(12)  # the reader stops at its first byte, unless the file is deflated
+            self._bytes_behind = path.stat().st_size - file.tell()
+
+    def top(self, keyword: str) -> Any:
+        """Return what the top level states; None where it states nothing."""
+        return stated(self.dataset.get(keyword))
+
+    def grouped(self, keyword: str, frame: int) -> Any:
+        """Return what the functional groups state of a frame; None where they state nothing."""
+        for sequence, number in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+            items = self.dataset.get(sequence)
+            for macro in _MACROS.get(keyword, ()) if items else ():
+                contents = items[number].get(macro)
+                if contents and (value := stated(contents[0].get(keyword))) is not None:
+                    return value
+        return None
+
+    def value(self, keyword: str, frame: int) -> Any:
+        """Return what the file states of a frame, in the functional groups or else at the top level."""
+        value = self.grouped(keyword, frame)
+        return self.top(keyword) if value is None else value
+
+    def label(self, frame: int) -> str:
+        """Return what to call a frame in messages."""
+        return self.path.name if self.frames == 1 else f"frame {frame + 1} of {self.path.name}"
+
+    def numbers(self, keyword: str, value: Any, count: int, frame: int = 0) -> FloatArray | None:
+        """Return a value as ``count`` numbers, or None where there is none.
+
+        Raises
+        ------
+        InputError
+            When these are other than that many finite numbers.
+        """
+        if value is None:
+            return None
+        try:
+            array = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        except (TypeError, ValueError):
+            array = np.empty(0)
+        if array.shape != (count,) or not np.isfinite(array).all():
+            raise InputError(
+                f"{self.path}: {keyword} of {self.label(frame)} is {value}, not {count} finite numbers; correct the "
+                "header, or export it again"
+            )
+        return array
+
+    @cached_property
+    def frames(self) -> int:
+        """Number of frames."""
+        number = self.top("NumberOfFrames")
+        count = 1 if number is None else int(number)
+        described = len(self.dataset.get("PerFrameFunctionalGroupsSequence") or ())
+        if count < 1 or described not in (0, count):
+            also = f" and describes {described}" if described else ""
+            raise InputError(f"{self.path}: states {count} frames{also}; export it again")
+        return count
+
+    @cached_property
+    def pixels(self) -> PixelFormat:
+        """How the pixels are stored.
+
+        Raises
+        ------
+        InputError
+            When the file holds no image.
+        """
+        rows, columns = self.top("Rows"), self.top("Columns")
+        if not rows or not columns:
+            kind = UID(str(self.top("SOPClassUID") or "")).name or "a file of an unknown kind"
+            raise InputError(f"cannot read {self.path}: it holds no image ({kind}); give the files of the scan itself")
+        bits, high = self.top("BitsStored"), self.top("HighBit")
+        allocated = int(self.top("BitsAllocated") or 16)
+        signed = bool(self.top("PixelRepresentation"))
+        return PixelFormat(
+            path=self.path,
+            syntax=self._syntax,
+            frames=self.frames,
+            rows=int(rows),
+            columns=int(columns),
+            bits_allocated=allocated,
+            bits_stored=int(bits or allocated),
+            high_bit=int(bits or allocated) - 1 if high is None else int(high),
+            signed=signed,
+            floating=bits is None,
+            samples=int(self.top("SamplesPerPixel") or 1),
+            photometric=str(self.top("PhotometricInterpretation") or "MONOCHROME2").strip().upper(),
+            padding=None if bits is None else self._padding(allocated, signed),
+            streamed="TransferSyntaxUID" in self.dataset.file_meta and not self._deflated,
+            stored_bytes=self._stored_bytes(),
+        )
+
+    @property
+    def _syntax(self) -> UID:
+        implicit, little = self.dataset.original_encoding
+        guess = ImplicitVRLittleEndian if implicit or not little else ExplicitVRLittleEndian
+        return UID(self.dataset.file_meta.get("TransferSyntaxUID") or guess)
+
+    @property
+    def _deflated(self) -> bool:
+        return self._syntax == DeflatedExplicitVRLittleEndian
+
+    def _stored_bytes(self) -> int | None:
+        """Return the length of uncompressed pixels, at most what the file holds."""
+        if self._syntax.is_encapsulated or self._deflated:
+            return None
+        implicit, little = self.dataset.original_encoding
+        order: Literal["little", "big"] = "little" if little else "big"
+        length = int.from_bytes(self._pixel_element[4:8] if implicit else self._pixel_element[8:12], order)
+        return min(length, self._bytes_behind + (4 if implicit else 0))
+
+    def _padding(self, bits: int, signed: bool) -> tuple[int, int] | None:
+        """Return the lowest and highest stored value of padding; writers confuse signed and unsigned ones."""
+        value, limit = self.top("PixelPaddingValue"), self.top("PixelPaddingRangeLimit")
+        if not isinstance(value, int):
+            return None
+        lowest = -(2 ** (bits - 1)) if signed else 0
+        ends = [(end - lowest) % 2**bits + lowest for end in (value, limit) if isinstance(end, int)]
+        return min(ends), max(ends)

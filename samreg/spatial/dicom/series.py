@@ -1,0 +1,159 @@
+"""The series of a folder and their stacks, and the one of them that the user means."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydicom import Dataset
+
+from samreg.errors import InputError
+from samreg.spatial.dicom.header import may_be_dicom, read_elements
+from samreg.spatial.dicom.planes import Plane, read_planes
+from samreg.spatial.dicom.stacks import Stack, split_stacks
+from samreg.spatial.dicom.volume import stack_image
+from samreg.spatial.files import reading
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
+
+log = logging.getLogger(__name__)
+
+_MAX_LISTED = 30  # lines of a list in a message
+
+
+@dataclass(frozen=True)
+class _Series:
+    uid: str
+    description: str
+    files: tuple[Path, ...]
+
+    def is_named(self, wanted: str) -> bool:
+        """Tell whether a text is the UID or a part of the description."""
+        return wanted == self.uid or (wanted != "" and wanted.lower() in self.description.lower())
+
+
+def read_chosen(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Image:
+    """Read a file or a folder; parameters and errors as ``samreg.spatial.io_dicom.read_dicom``."""
+    given = None if spacing is None else _checked_spacing(spacing)
+    wanted = "" if series is None else str(series).strip()
+    folder_series = _find_series(path) if path.is_dir() else [_series(read_elements(path, _SERIES_KEYWORDS), [path])]
+    if len(folder_series) == 1:
+        (chosen,), number = folder_series, ""
+        wanted = "" if chosen.is_named(wanted) else wanted
+    else:
+        chosen, number, wanted = _choose_series(folder_series, wanted, path)
+    planes = [plane for file in chosen.files for plane in _read_file(file, given, wanted)]
+    stack = _choose_stack(split_stacks(planes), wanted, number, path)
+    description = ", ".join(filter(None, (number and (chosen.description or chosen.uid), stack.detail)))
+    name = f"{path} ({description})" if description else str(path)
+    return stack_image(stack, name=name, thickness=_distance(given))
+
+
+_SERIES_KEYWORDS = ("SeriesInstanceUID", "SeriesDescription", "Rows")
+
+
+def _checked_spacing(spacing: ArrayLike) -> FloatArray:
+    given = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
+    if given.shape not in ((1,), (2,), (3,)) or not (np.isfinite(given) & (given > 0)).all():
+        raise InputError(f"spacing must be positive mm, one number or x, y(, z), got {spacing!r}")
+    return given
+
+
+def _distance(given: FloatArray | None) -> float | None:
+    """Return the distance of slices that a spacing gives, mm: none, if it is that of a picture."""
+    return None if given is None or given.size == 2 else float(given[-1])
+
+
+def _read_file(file: Path, given: FloatArray | None, wanted: str) -> list[Plane]:
+    if given is None:
+        return read_planes(file)
+    # one number is the pixel size of a picture that is chosen, else the voxel size along every axis
+    distance = None if given.size == 1 and wanted else _distance(given)
+    return read_planes(file, spacing=np.broadcast_to(given[:2], 2), distance=distance)
+
+
+def _series(elements: Dataset, files: Sequence[Path]) -> _Series:
+    uid, description = (str(elements.get(keyword) or "").strip() for keyword in _SERIES_KEYWORDS[:2])
+    return _Series(uid, description, tuple(files))
+
+
+def _find_series(folder: Path) -> list[_Series]:
+    """Return the series of the images in a folder, sorted by UID."""
+    with reading(folder):
+        contents = sorted(folder.iterdir())
+    by_uid: dict[str, _Series] = {}
+    for path in (path for path in contents if path.is_file()):
+        if path.stat().st_size == 0 or not may_be_dicom(path):
+            if path.suffix.lower() == ".dcm":
+                log.warning("%s: is no DICOM file and is left out", path)
+            continue
+        elements = read_elements(path, _SERIES_KEYWORDS)
+        if elements.get("Rows"):  # others hold no image: reports, contours, directories
+            one = _series(elements, [path])
+            earlier = by_uid.get(one.uid, replace(one, files=()))
+            by_uid[one.uid] = replace(earlier, files=(*earlier.files, path))
+    if not by_uid:
+        names = [path.name for path in contents[:5]]
+        raise InputError(
+            f"no DICOM images in the folder {folder} (it holds {names or 'nothing'}); give the folder that holds the "
+            "slices themselves"
+        )
+    return [by_uid[uid] for uid in sorted(by_uid)]
+
+
+def _choose_series(several: list[_Series], wanted: str, folder: Path) -> tuple[_Series, str, str]:
+    """Return a series of several, its number, and what is wanted within it: "2.1" is the first stack of the second."""
+    number, _, rest = wanted.partition(".")
+    matches = [(series, "") for series in several if series.uid == wanted]
+    if not matches and number.isdigit() and (rest.isdigit() or not rest) and 1 <= int(number) <= len(several):
+        matches = [(several[int(number) - 1], rest)]
+    matches = matches or [(series, "") for series in several if series.is_named(wanted)]
+    if len(matches) == 1:
+        chosen, rest = matches[0]
+        return chosen, str(several.index(chosen) + 1), rest
+    problem = f"{len(matches) or 'no'} series match {wanted!r}" if wanted else f"{len(several)} DICOM series"
+    listing = [
+        f"{number}: {series.uid}  '{series.description}', {len(series.files)} slices"
+        for number, series in enumerate(several, start=1)
+    ]
+    raise _choice(f"{problem} in {folder}", "its number, its UID or a part of its description", listing)
+
+
+def _choose_stack(stacks: list[Stack], wanted: str, series_number: str, path: Path) -> Stack:
+    """Return the stack that is meant by its number within the series, or by a part of its detail."""
+    if len(stacks) == 1 and wanted in ("", "1"):
+        return stacks[0]
+    matches = [stack for number, stack in enumerate(stacks, start=1) if wanted == str(number)]
+    matches = matches or [stack for stack in stacks if wanted and wanted.lower() in stack.detail.lower()]
+    if len(matches) == 1:
+        return matches[0]
+    numbers = [f"{series_number}.{k}" if series_number else str(k) for k in range(1, len(stacks) + 1)]
+    mismatch = f"{len(matches) or 'no'} stacks match {wanted!r} of " if wanted else ""
+    firsts = [stack.planes[0] for stack in stacks]
+    if not any(stack.placed for stack in stacks) and len({plane.pixels.path for plane in firsts}) == 1:
+        raise InputError(f"{mismatch}{_pictures_message(firsts, numbers, path)}")
+    kind = "stacks of slices" if any(stack.placed for stack in stacks) else "pictures without a place in space"
+    listing = [
+        f"{number}: " + ", ".join(filter(None, (stack.detail, f"{len(stack.planes)} slices" if stack.placed else "")))
+        for number, stack in zip(numbers, stacks, strict=True)
+    ]
+    raise _choice(f"{mismatch}{len(stacks)} {kind} in {path}", "its number or a part of its description", listing)
+
+
+def _pictures_message(planes: Sequence[Plane], numbers: Sequence[str], path: Path) -> str:
+    """Return what to do with the frames of a file that lie nowhere in space: a film, or slices without geometry."""
+    problem = f"{len(planes)} pictures without a place in space in {path}"
+    picture = f"take one as a 2D image with series= (--series), its number from {numbers[0]} to {numbers[-1]}"
+    if planes[0].is_moment:
+        return f"{problem} (they follow each other in time or angle); {picture}"
+    return f"{problem}; give spacing= x, y, z in mm if they are slices of one volume (--pixel-size), or {picture}"
+
+
+def _choice(problem: str, how: str, listing: list[str]) -> InputError:
+    shown = listing if len(listing) <= _MAX_LISTED else [*listing[:_MAX_LISTED], f"... {len(listing)} in all"]
+    lines = "\n".join(f"  {line}" for line in shown)
+    return InputError(f"{problem}; choose one with series= (--series on the command line): {how}\n{lines}")
