@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
@@ -1049,3 +1049,59 @@ def test_damaged_headers_are_refused_whatever_is_cut(tmp_path):
     for length in (140, 300, 700, len(data) - 260, len(data) - 1):
         path.write_bytes(data[:length])
         refused(path)
+
+
+@pytest.fixture(scope="module")
+def valid_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("valid")
+    item = dataset(stored_ct(hu()), sop=MULTI, SpacingBetweenSlices=3.0, **PLACE, **RESCALED)
+    item.compress(RLELossless)
+    slice_ = dataset(hu()[0].astype(np.int16), PixelPaddingValue=-2000, **axial(0), **RESCALED)
+    frames = enhanced(folder / "e.dcm", stored_ct(hu()), ct_frames(HEIGHTS))
+    return [frames.read_bytes(), save(item, folder / "r.dcm").read_bytes(), save(slice_, folder / "s.dcm").read_bytes()]
+
+
+@given(
+    number=st.integers(0, 2),
+    seed=st.integers(0, 2**32 - 1),
+    options=st.sampled_from([{}, {"spacing": 1.0}, {"series": 1}]),
+)
+@settings(max_examples=60)
+def test_damaged_bytes_are_read_or_refused_never_a_traceback(valid_files, scratch, number, seed, options):
+    rng = np.random.default_rng(seed)
+    data = bytearray(valid_files[number])
+    for _ in range(rng.integers(1, 5)):
+        data[rng.integers(132, len(data))] = rng.integers(256)
+    if rng.random() < 0.2:
+        del data[rng.integers(132, len(data)) :]
+    path = scratch / "damaged.dcm"
+    path.write_bytes(data)
+    try:
+        image = read_image(path, **options)
+    except InputError as error:
+        assert str(path) in str(error)
+        return
+    assert np.isfinite(image.array).all()
+    assert np.isfinite(image.grid.corners()).all()
+
+
+def test_elements_that_do_not_fit_are_refused(tmp_path):
+    for name, elements in (
+        ("bits", {"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}),
+        ("high", {"HighBit": 20}),
+        ("stored", {"BitsStored": 17}),
+        ("rows", {"Rows": 60000, "Columns": 60000}),
+        ("samples", {"SamplesPerPixel": 2}),
+    ):
+        refused(save(dataset(hu()[0].astype(np.int16), **axial(0), **elements), tmp_path / f"{name}.dcm"))
+
+
+def test_large_lists_are_cut(tmp_path):
+    item = dataset(np.zeros((40, 2, 2), np.uint16), **RESCALED)
+    item.SharedFunctionalGroupsSequence = [groups(SHARED)]
+    places = [{"ImagePositionPatient": [0, 0, 0], "TemporalPositionIndex": k} for k in range(40)]
+    item.PerFrameFunctionalGroupsSequence = [groups(place) for place in places]
+    with pytest.raises(InputError) as caught:
+        read_image(save(item, tmp_path / "e.dcm"))
+    assert str(caught.value).endswith("... 40 in all")
+    assert read_image(tmp_path / "e.dcm", series="position 7").shape == (1, 2, 2)

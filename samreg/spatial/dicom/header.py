@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -61,6 +61,8 @@ _MACROS = {  # the functional group macros that hold an attribute
 }
 _FIRST_ELEMENTS = (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0")  # of files without a preamble
 
+_BITS_ALLOCATED = (1, 8, 16, 32, 64)
+
 
 def may_be_dicom(path: Path) -> bool:
     """Tell whether a file begins as DICOM files do, with the preamble or, as old ones, with the first element."""
@@ -69,8 +71,8 @@ def may_be_dicom(path: Path) -> bool:
     return start[128:] == b"DICM" or start[:4] in _FIRST_ELEMENTS
 
 
-def read_elements(path: Path, keywords: Sequence[str]) -> Dataset:
-    """Return some elements of a DICOM file.
+def read_elements(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
+    """Return some elements at the top level of a DICOM file by keyword; None for those it does not state.
 
     Raises
     ------
@@ -80,7 +82,8 @@ def read_elements(path: Path, keywords: Sequence[str]) -> Dataset:
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of values that break a rule of writing and do no harm
         tags: Any = list(keywords)
-        return dcmread(path, stop_before_pixels=True, force=may_be_dicom(path), specific_tags=tags)
+        dataset = dcmread(path, stop_before_pixels=True, force=may_be_dicom(path), specific_tags=tags)
+        return {keyword: stated(dataset.get(keyword)) for keyword in keywords}
 
 
 def stated(value: Any) -> Any:
@@ -172,8 +175,16 @@ class Header:
         if not rows or not columns:
             kind = UID(str(self.top("SOPClassUID") or "")).name or "a file of an unknown kind"
             raise InputError(f"cannot read {self.path}: it holds no image ({kind}); give the files of the scan itself")
-        bits, high = self.top("BitsStored"), self.top("HighBit")
+        stored = self.top("BitsStored")
         allocated = int(self.top("BitsAllocated") or 16)
+        bits = allocated if stored is None else int(stored)
+        high = self.top("HighBit")
+        high = bits - 1 if high is None else int(high)
+        if allocated not in _BITS_ALLOCATED or not 1 <= bits <= high + 1 <= allocated:
+            raise InputError(
+                f"cannot read {self.path}: BitsAllocated {allocated}, BitsStored {bits} and HighBit {high} do not fit; "
+                "correct the header"
+            )
         signed = bool(self.top("PixelRepresentation"))
         return PixelFormat(
             path=self.path,
@@ -182,13 +193,13 @@ class Header:
             rows=int(rows),
             columns=int(columns),
             bits_allocated=allocated,
-            bits_stored=int(bits or allocated),
-            high_bit=int(bits or allocated) - 1 if high is None else int(high),
+            bits_stored=bits,
+            high_bit=high,
             signed=signed,
-            floating=bits is None,
+            floating=stored is None,
             samples=int(self.top("SamplesPerPixel") or 1),
             photometric=str(self.top("PhotometricInterpretation") or "MONOCHROME2").strip().upper(),
-            padding=None if bits is None else self._padding(allocated, signed),
+            padding=None if stored is None else self._padding(allocated, signed),
             streamed="TransferSyntaxUID" in self.dataset.file_meta and not self._deflated,
             stored_bytes=self._stored_bytes(),
         )

@@ -20,7 +20,6 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     JPEG2000,
@@ -76,19 +75,23 @@ class Rescale:
     stated
         Whether the file states a rescale.
     table
-        A dataset that holds a ``ModalityLUTSequence``, which takes the place of slope and intercept.
+        Values of the stored ones from ``table_start`` on, integers, which take the place of slope and intercept; those
+        beyond its ends have the value there.
+    table_start
+        The stored value of the first.
     """
 
     slope: float = 1.0
     intercept: float = 0.0
     units: str = ""
     stated: bool = False
-    table: Dataset | None = None
+    table: NDArray[np.int64] | None = None
+    table_start: int = 0
 
     def __call__(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return the values in float64 or, where these are whole numbers, int64."""
         if self.table is not None:
-            return np.asarray(apply_modality_lut(stored, self.table)).astype(np.int64)
+            return self.table[np.clip(stored.astype(np.int64) - self.table_start, 0, len(self.table) - 1)]
         if self.keeps_integers and stored.dtype.kind in "biu":
             return stored.astype(np.int64) * int(self.slope) + int(self.intercept)
         return stored.astype(np.float64) * self.slope + self.intercept
@@ -106,7 +109,7 @@ class Rescale:
     def limits(self, low: int, high: int) -> tuple[float, float]:
         """Return the lowest and highest value that stored ones from ``low`` to ``high`` can stand for."""
         if self.table is not None:
-            return 0, 2 ** int(self.table.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+            return float(self.table.min()), float(self.table.max())
         ends = sorted((self.slope * low + self.intercept, self.slope * high + self.intercept))
         return ends[0], ends[1]
 
@@ -206,10 +209,8 @@ def stored_frames(pixels: PixelFormat, wanted: Collection[int]) -> Iterator[tupl
     Raises
     ------
     InputError
-        When the pixels are colours, damaged, fewer than the header states, or compressed in an unknown way.
+        When the pixels are damaged, or compressed in an unknown way.
     """
-    pixels.require_grey()
-    pixels.require_complete()
     numbers = sorted(wanted)
     with reading(pixels.path):
         decoded = _compressed(pixels, numbers) if pixels.syntax.is_encapsulated else _uncompressed(pixels, numbers)

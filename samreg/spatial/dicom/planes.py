@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset
+import numpy as np
 from pydicom.datadict import keyword_for_tag
 from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from samreg.errors import InputError
@@ -185,10 +186,9 @@ def _pixel_spacing(header: Header, frame: int, projection: bool, given: FloatArr
 def _rescale(header: Header, frame: int) -> Rescale:
     """Return the rescale of a frame; in a dose grid and a parametric map it goes by other names."""
     if header.top("ModalityLUTSequence"):
-        table = Dataset()
-        table.ModalityLUTSequence = header.dataset.ModalityLUTSequence
-        table.PixelRepresentation = header.top("PixelRepresentation") or 0
-        return Rescale(table=table, stated=True)
+        count, start, _ = (int(value) for value in header.dataset.ModalityLUTSequence[0].LUTDescriptor)
+        table = apply_modality_lut(np.arange(start, start + (count or 2**16)), header.dataset)
+        return Rescale(table=np.asarray(table, dtype=np.int64), table_start=start, stated=True)
     units = str(header.value("RescaleType", frame) or "")
     slope, intercept = header.value("RescaleSlope", frame), header.value("RescaleIntercept", frame)
     if slope is None and intercept is None:

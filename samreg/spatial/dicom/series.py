@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydicom import Dataset
 
 from samreg.errors import InputError
 from samreg.spatial.dicom.header import may_be_dicom, read_elements
@@ -76,8 +76,8 @@ def _read_file(file: Path, given: FloatArray | None, wanted: str) -> list[Plane]
     return read_planes(file, spacing=np.broadcast_to(given[:2], 2), distance=distance)
 
 
-def _series(elements: Dataset, files: Sequence[Path]) -> _Series:
-    uid, description = (str(elements.get(keyword) or "").strip() for keyword in _SERIES_KEYWORDS[:2])
+def _series(elements: Mapping[str, Any], files: Sequence[Path]) -> _Series:
+    uid, description = (str(elements[keyword] or "").strip() for keyword in _SERIES_KEYWORDS[:2])
     return _Series(uid, description, tuple(files))
 
 
@@ -92,7 +92,7 @@ def _find_series(folder: Path) -> list[_Series]:
                 log.warning("%s: is no DICOM file and is left out", path)
             continue
         elements = read_elements(path, _SERIES_KEYWORDS)
-        if elements.get("Rows"):  # others hold no image: reports, contours, directories
+        if elements["Rows"]:  # others hold no image: reports, contours, directories
             one = _series(elements, [path])
             earlier = by_uid.get(one.uid, replace(one, files=()))
             by_uid[one.uid] = replace(earlier, files=(*earlier.files, path))

@@ -15,6 +15,7 @@ from samreg.spatial.adapters import place
 from samreg.spatial.dicom.pixels import PixelFormat, common_type, stored_frames
 from samreg.spatial.dicom.planes import Plane
 from samreg.spatial.dicom.stacks import Arrangement, Stack, arrange
+from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 
@@ -39,7 +40,9 @@ def stack_image(stack: Stack, *, name: str, thickness: float | None = None) -> I
         When the slices are no regular volume of known voxel size, or their pixels cannot be read.
     """
     first = stack.planes[0]
-    first.pixels.require_grey()
+    for pixels in {plane.pixels for plane in stack.planes}:
+        pixels.require_grey()
+        pixels.require_complete()
     _warn_of_values(first, name)
     if not stack.placed:
         spacing = _picture_spacing(first, name)
@@ -72,8 +75,10 @@ def _warn_of_values(plane: Plane, name: str) -> None:
 
 def _values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
     """Return the rescaled pixels, (slices, rows, columns)."""
-    pixels = planes[0].pixels
-    values = np.empty((len(planes), pixels.rows, pixels.columns), common_type([(p.pixels, p.rescale) for p in planes]))
+    shape = (len(planes), planes[0].pixels.rows, planes[0].pixels.columns)
+    kind = common_type([(plane.pixels, plane.rescale) for plane in planes])
+    with reading(name, "is it that large? Free memory, or correct the header"):
+        values = np.empty(shape, kind)
     padded = np.zeros(values.shape, bool) if any(plane.pixels.padding for plane in planes) else None
     numbers_of: dict[PixelFormat, dict[int, int]] = {}  # of the slices of a file, by frame
     for number, plane in enumerate(planes):
