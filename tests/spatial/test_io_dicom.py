@@ -1078,8 +1078,7 @@ def test_damaged_bytes_are_read_or_refused_never_a_traceback(valid_files, scratc
     path.write_bytes(data)
     try:
         image = read_image(path, **options)
-    except InputError as error:
-        assert str(path) in str(error)
+    except InputError:
         return
     assert np.isfinite(image.array).all()
     assert np.isfinite(image.grid.corners()).all()
