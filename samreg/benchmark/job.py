@@ -120,7 +120,7 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     data, method = load_dataset(job.data), get_method(job.method)
     fixed, moving = data.cases[job.fixed], data.cases[job.moving]
     images = fixed.image(), moving.image()
-    pair = common_landmarks(fixed, moving, images)
+    landmarks = common_landmarks(fixed, moving, images)  # refused, if they are, before the method's minutes
     start = time.perf_counter()
     with worker_peaks() as peaks:
         result = method(*images, threads=job.threads, seed=job.seed)
@@ -135,10 +135,10 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     inverse = getattr(result, "inverse", None) or invert(result.transform)
     timings["inverse"] = time.perf_counter() - start
-    if fixed.pictures and pair is not None:
+    if fixed.pictures and landmarks is not None:
         edges = images[1] if moving.pictures else None
-        back = inverse.transform_points(pair[1].positions)
-        write_case_picture(Path(job.record).with_suffix(".png"), images[0], edges, result.transform, pair[0], back)
+        back = inverse.transform_points(landmarks[1].positions)
+        write_case_picture(Path(job.record).with_suffix(".png"), images[0], edges, result.transform, landmarks[0], back)
     measures = measure(fixed, moving, images, result.transform, inverse, learn2reg=data.learn2reg)
     return {"ok": True, "reason": "", **about, **measures}
 

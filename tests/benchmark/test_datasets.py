@@ -11,7 +11,7 @@ import pytest
 import samreg
 from samreg.benchmark.datasets import base, dirlab, load_dataset
 from samreg.errors import InputError
-from samreg.phantoms.phantom import phantom_pair
+from samreg.phantoms import phantom_pair
 from samreg.spatial import Image
 
 
@@ -25,25 +25,6 @@ def test_a_folder_in_samregs_form(folder):
     np.testing.assert_allclose(case.landmarks().positions[0], (28, 16, 34))
     assert case.reader_mm["point_2"] == 3
     assert not case.pictures  # nobody has said that it may be shown
-
-
-def test_landmarks_are_read_as_everywhere(folder):
-    table = folder / "landmarks.csv"
-    before = load_dataset(folder).cases["B"]
-    table.write_text(
-        table.read_text().replace("subject,landmark", "Patient,Label").replace(",", ";").replace(".0", ",0"),
-        encoding="utf-8-sig",
-    )
-    case = load_dataset(folder).cases["B"]
-    assert case.landmarks().names == before.landmarks().names
-    np.testing.assert_array_equal(case.landmarks().positions, before.landmarks().positions)
-    assert case.reader_mm == before.reader_mm
-    table.write_text("name,x,y,z\na,1,2,3\n")
-    with pytest.raises(InputError, match="no column subject"):
-        load_dataset(folder)
-    table.write_text("subject,name,x,y,z\nA,a,1,5,2,3\n")
-    with pytest.raises(InputError, match="6 cells where the header has 5 columns"):
-        load_dataset(folder)
 
 
 def test_the_hash_follows_the_content_of_the_case_alone(folder):
@@ -88,6 +69,74 @@ def test_a_manifest_names_pairs_and_what_may_be_shown_and_fetches_what_is_missin
     (folder / "images" / "A.nii.gz").unlink()
     with pytest.raises(InputError, match=r"A\.nii\.gz not found"):
         load_dataset(folder)
+
+
+LANDMARK_TABLES = {
+    "other words": "patient,label,x,y,z,reader_mm\nA,top,20,20,30,1.5\nB,top,28,16,34,\n",
+    "semicolons and decimal commas": "subject;landmark;x;y;z;reader_mm\nA;top;20,0;20;30;1,5\nB;top;28,0;16;34;\n",
+    "tabs": "subject\tname\tx\ty\tz\treader_mm\nA\ttop\t20\t20\t30\t1.5\nB\ttop\t28\t16\t34\t\n",
+    "ras": "subject,landmark,r,a,s,reader_mm\nA,top,-20,-20,30,1.5\nB,top,-28,-16,34,\n",
+}
+
+
+@pytest.mark.parametrize("table", LANDMARK_TABLES)
+def test_landmarks_are_read_as_every_points_table_is(folder, table):
+    (folder / "landmarks.csv").write_text(LANDMARK_TABLES[table])
+    cases = load_dataset(folder).cases
+    assert [cases[name].landmarks().positions.tolist() for name in "AB"] == [[[20, 20, 30]], [[28, 16, 34]]]
+    assert (cases["A"].landmarks().names, cases["A"].reader_mm) == (("top",), {"top": 1.5})
+    assert (cases["C"].landmarks, cases["B"].reader_mm) == (None, {})
+
+
+def test_landmarks_may_lie_in_a_file_for_each_image(folder):
+    for name, position in (("A", (20.0, 20.0, 30.0)), ("B", (28.0, 16.0, 34.0))):
+        samreg.write_points(samreg.Points([position], ("top",)), folder / "landmarks" / f"{name}.mrk.json")
+    with pytest.raises(InputError, match=r"landmarks\.csv and .*landmarks both hold landmarks; keep one"):
+        load_dataset(folder)
+    (folder / "landmarks.csv").unlink()
+    case = load_dataset(folder).cases["A"]
+    np.testing.assert_allclose(case.landmarks().positions, [[20, 20, 30]])
+    before = case.fingerprint
+    samreg.write_points(samreg.Points([[21.0, 20.0, 30.0]], ("top",)), folder / "landmarks" / "A.mrk.json")
+    assert load_dataset(folder).cases["A"].fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("landmarks.csv", "landmark,x,y,z\ntop,1,2,3\n", r"landmarks\.csv: no column subject"),
+        ("landmarks.csv", "subject,name,x,y,z\nA,a,1,5,2,3\n", "6 cells where the header has 5 columns"),
+        ("landmarks.csv", "subject,landmark,x,y,z\nD,top,1,2,3\n", r"none of the images; .* A, B, C"),
+        ("landmarks.csv", "subject,landmark,x,y,z,reader_mm\nA,top,1,2,3,?\n", "line 2: '.' is not a number"),
+        ("manifest.json", '{"pairs": ["A", "B"]}', r"manifest\.json: pairs must be a list of \[fixed, moving\]"),
+        ("manifest.json", '{"pairs": [["A", "D"]]}', r"pairs name unknown cases \['D'\]"),
+        ("manifest.json", '{"files": ["images/A.nii.gz"]}', "files must map each path to what is known of it"),
+        ("manifest.json", '{"files": {"images/D.nii.gz": {"url": "https://example.org"}}}', "must say its sha256"),
+    ],
+)
+def test_what_is_wrong_in_a_folder_is_said(folder, file, text, message):
+    (folder / file).write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("turn", "remedy"),
+    [
+        (lambda x, y, z: (-x, -y, z), "They would lie inside if they were in RAS"),
+        (lambda x, y, z: (x + 500, y, z), "Were the points given in RAS, or as voxel indices?"),
+    ],
+)
+def test_landmarks_outside_their_image_are_refused_with_file_names_and_remedy(folder, turn, remedy):
+    case = load_dataset(folder).cases["B"]
+    rows = [(name, *turn(*position)) for name, position in zip("pqr", case.landmarks().positions, strict=True)]
+    lines = [f"B,{name},{x},{y},{z}" for name, x, y, z in rows]
+    (folder / "landmarks.csv").write_text("\n".join(["subject,landmark,x,y,z", *lines]))
+    case = load_dataset(folder).cases["B"]
+    with pytest.raises(InputError) as refused:
+        case.landmarks_in(case.image())
+    for part in ("landmarks.csv: 3 of 3 points lie outside the image of B: p [", "q [", "r [", remedy):
+        assert part in str(refused.value)
 
 
 def test_phantoms_have_exact_landmarks_and_share_no_subject():
@@ -210,12 +259,19 @@ def test_learn2reg_keypoints_are_voxels_of_the_file(task):
     affine = nib.load(task / "imagesTr" / "LungCT_0001_0000.nii.gz").affine  # RAS
     expected = nib.affines.apply_affine(affine, [[1, 2, 3], [4.5, 5, 2]]) * (-1, -1, 1)
     np.testing.assert_allclose(case.landmarks().positions, expected, atol=1e-4)
+    assert len(case.landmarks_in(case.image())) == 2
     assert case.labels().shape == case.mask().shape == (6, 7, 8)
 
 
 def test_learn2reg_says_what_is_wrong(task):
     (task / "LungCT_dataset.json").write_text('{"name": "LungCT"}')
     with pytest.raises(InputError, match="lists no pairs"):
+        load_dataset(task)
+    (task / "LungCT_dataset.json").write_text('{"registration_val": [["a", "b"]]}')
+    with pytest.raises(InputError, match="each pair must be an object with the images fixed and moving"):
+        load_dataset(task)
+    (task / "LungCT_dataset.json").write_text('{"registration_val": [{"fixed": "a"}]}')
+    with pytest.raises(InputError, match=r"pairs must be a list of \[fixed, moving\]"):
         load_dataset(task)
     (task / "LungCT_dataset.json").write_text("{")
     with pytest.raises(InputError, match="must be JSON"):
@@ -243,7 +299,9 @@ def test_the_elastix_lung_pair(tmp_path):
         ("learn2reg:nowhere", "no such folder: .*nowhere.*learn2reg.grand-challenge.org"),
         ("nowhere", "no such folder.*phantom .nothing to download"),
         ("phantom:none", "phantom:PAIRS"),
-        ("phantom:0", "at least one pair"),
+        ("phantom:0", "pairs of phantoms must be a whole number of at least 1, got 0"),
+        ("phantom:2:0.1", "spacing of phantoms must be a number between 0.5 and 20 mm, got 0.1"),
+        ("phantom:2:nan", "spacing of phantoms must be a number"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(spec, message):

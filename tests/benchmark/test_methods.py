@@ -37,7 +37,8 @@ def pair():
 
 
 def mean_error(pair, transform):
-    return target_registration_error(transform, *common_landmarks(*pair)).mean()
+    images = tuple(case.image() for case in pair)
+    return target_registration_error(transform, *common_landmarks(*pair, images)).mean()
 
 
 def test_every_method_of_the_comparison_is_there():

@@ -74,14 +74,14 @@ def _case(name, image, landmarks=None, labels=None, mask=None, reader=None):
 def test_a_known_error_is_measured():
     image = Image.from_array(np.zeros((20, 20, 20)), spacing=(2, 2, 2))
     x = np.array([[10.0, 10, 10], [20, 20, 20], [30, 10, 20], [10, 30, 25]])
-    errors = np.array([[3.0, 0, 0], [0, 8, 0], [0, 0, 12], [0, 20, 0]])
-    here, there = samreg.Points(x, tuple("abcd")), samreg.Points(x[::-1] + errors[::-1], tuple("dcba"))
+    errors = np.array([[3.0, 0, 0], [0, 8, 0], [0, 0, 12], [0, -20, 0]])
+    fixed_points, moving_points = samreg.Points(x, tuple("abcd")), samreg.Points(x[::-1] + errors[::-1], tuple("dcba"))
     labels = np.zeros(image.shape, np.uint8)
     labels[5:15, 5:15, 5:15] = 1
     labels[0, 0, 0] = 4  # not in the moving image
     moved = np.roll(np.where(labels == 4, 0, labels), 1, axis=2)
-    fixed = _case("f", image, here, image.with_array(labels), reader={"a": 1, "b": 2})
-    moving = _case("m", image, there, image.with_array(moved), reader={"a": 2, "c": 1})
+    fixed = _case("f", image, fixed_points, image.with_array(labels), reader={"a": 1, "b": 2})
+    moving = _case("m", image, moving_points, image.with_array(moved), reader={"a": 2, "c": 1})
     identity = AffineTransform.identity(3)
     record = measure(fixed, moving, (image, image), identity, identity, learn2reg=True)
     assert record["landmarks"]["names"] == ["a", "b", "c", "d"]
@@ -119,8 +119,22 @@ def test_a_lost_label_is_counted_and_leaves_no_mean_distance():
 def test_numbered_landmarks_of_different_number_are_refused():
     image = Image.from_array(np.zeros((20, 20, 20)))
     cases = [_case(f"c{n}", image, samreg.Points(np.ones((n, 3)))) for n in (5, 4)]
-    with pytest.raises(InputError, match="5 fixed and 4 moving"):
-        common_landmarks(*cases)
+    with pytest.raises(InputError, match=r"landmarks of c5 \(fixed\) and c4 \(moving\): .*5 fixed and 4 moving"):
+        common_landmarks(*cases, (image, image))
+
+
+def test_landmarks_with_no_name_in_common_are_refused():
+    image = Image.from_array(np.zeros((20, 20, 20)))
+    cases = [_case(name, image, samreg.Points([[1.0, 2.0, 3.0]], (name,))) for name in ("carina", "Carina")]
+    with pytest.raises(InputError, match="no name in common"):
+        measure(*cases, (image, image), AffineTransform.identity(3), AffineTransform.identity(3), learn2reg=False)
+
+
+def test_an_empty_mask_is_refused():
+    image = Image.from_array(np.zeros((20, 20, 20)))
+    case = _case("f", image, mask=image.with_array(np.zeros(image.shape, np.uint8)))
+    with pytest.raises(InputError, match="the mask of f is empty"):
+        measure(case, case, (image, image), AffineTransform.identity(3), AffineTransform.identity(3), learn2reg=False)
 
 
 def test_landmarks_of_another_frame_are_refused():

@@ -95,14 +95,14 @@ def test_missing_images_and_damaged_ones_are_failures_of_their_pairs(folder, met
     assert "C.nii.gz" in records[1]["reason"]
 
 
-def test_landmarks_of_another_frame_fail_their_pair_before_it_is_registered(folder, methods, tmp_path):
+def test_landmarks_of_another_frame_are_refused_before_the_method_runs(folder, methods, tmp_path):
     table = folder / "landmarks.csv"
-    table.write_text(table.read_text().replace("B,point_0,28.0", "B,point_0,-28.0"))
+    table.write_text(table.read_text().replace("B,point_0,28.0,16.0", "B,point_0,-28.0,-16.0"))
     (job,) = jobs(folder, methods, tmp_path, "right", pairs=1)
     record = run(job)
-    assert record["ok"] is False
-    assert "1 of 3 points lie outside the image of B" in record["reason"]
-    assert calls(methods).total() == 0
+    assert not record["ok"]
+    assert record["reason"].startswith(f"{table}: 1 of 3 points lie outside the image of B: point_0 [-28.0")
+    assert not calls(methods)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")

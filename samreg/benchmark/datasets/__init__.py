@@ -8,15 +8,16 @@ from pathlib import Path
 
 from samreg.benchmark.datasets.base import Case, DataSet, manifest
 from samreg.benchmark.datasets.dirlab import dirlab_4dct, dirlab_copd
-from samreg.benchmark.datasets.folders import MANIFEST, elastix_lung, learn2reg, samreg_folder
+from samreg.benchmark.datasets.folders import LANDMARKS, MANIFEST, samreg_folder
 from samreg.benchmark.datasets.phantoms import phantoms
+from samreg.benchmark.datasets.public import elastix_lung, learn2reg
 from samreg.errors import InputError
 
 __all__ = ["Case", "DataSet", "load_dataset"]
 
 # kind: (reader, what its folder holds)
 _KINDS: dict[str, tuple[Callable[[Path], DataSet], tuple[str, ...]]] = {
-    "samreg": (samreg_folder, (MANIFEST, "landmarks.csv")),
+    "samreg": (samreg_folder, (MANIFEST, *LANDMARKS)),
     "learn2reg": (learn2reg, ("*_dataset.json",)),
     "elastix-lung": (elastix_lung, ("3DCT_lung_baseline.*",)),
     "dirlab-4dct": (dirlab_4dct, ("Case*Pack", "Case*Deploy")),
@@ -37,6 +38,12 @@ def load_dataset(spec: str | os.PathLike[str] = "phantom") -> DataSet:
     ------
     InputError
         When there is no such data set; the message says where to get it and where to put it.
+
+    Examples
+    --------
+    >>> from samreg.benchmark import load_dataset
+    >>> load_dataset("phantom:2:8").pairs
+    (('phantom-000', 'phantom-001'), ('phantom-002', 'phantom-003'))
     """
     kind, _, rest = os.fspath(spec).partition(":")
     if kind == "phantom":
@@ -65,6 +72,6 @@ def _phantoms(text: str) -> DataSet:
 
 def _obtain(kind: str) -> str:
     if kind:
-        return manifest("chest-ct" if kind == "samreg" else kind)["obtain"]
+        return str(manifest("chest-ct" if kind == "samreg" else kind)["obtain"])
     known = ", ".join(_KINDS)
     return f"Kinds of data sets are phantom (nothing to download), {known}; docs/benchmark says where to get each"

@@ -12,6 +12,7 @@ from typing import Any
 
 from samreg.errors import InputError
 from samreg.spatial import Image, Points
+from samreg.spatial.inputs import points_in
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Case:
         Returns the image.
     landmarks
         Returns the landmarks, LPS mm; the same name is the same place in the cases of a pair. None without.
+    landmark_file
+        Where they are from, for messages.
     labels
         Returns the label map, 0 for background, on any grid in the image's world. None without.
     mask
@@ -42,6 +45,7 @@ class Case:
     source: Mapping[str, Any]
     image: Callable[[], Image]
     landmarks: Callable[[], Points] | None = None
+    landmark_file: Path | None = None
     labels: Callable[[], Image] | None = None
     mask: Callable[[], Image] | None = None
     reader_mm: Mapping[str, float] = field(default_factory=dict)
@@ -50,8 +54,28 @@ class Case:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content of all files, or of the arguments."""
-        content = {role: sha256(what) if isinstance(what, Path) else what for role, what in self.source.items()}
-        return digest(content)
+        return digest({role: sha256(item) if isinstance(item, Path) else item for role, item in self.source.items()})
+
+    def landmarks_in(self, image: Image) -> Points | None:
+        """Return the landmarks, all of them within the image; None when there are none.
+
+        Parameters
+        ----------
+        image
+            Of the case.
+
+        Raises
+        ------
+        InputError
+            When a landmark lies outside, as those of another frame (RAS, voxels) or of another image do.
+        """
+        if self.landmarks is None:
+            return None
+        points = self.landmarks()
+        try:
+            return points_in(points, image.grid, f"the image of {self.name}")
+        except InputError as error:
+            raise InputError(f"{self.landmark_file or f'landmarks of {self.name}'}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -102,15 +126,14 @@ def sha256(path: Path) -> str:
 
 @cache
 def _sha256(path: Path, size: int, modified: int) -> str:
-    value = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            value.update(block)
-    return value.hexdigest()
+    import pooch
+
+    return str(pooch.file_hash(str(path), alg="sha256"))
 
 
 def manifest(name: str) -> dict[str, Any]:
     """Return a manifest that samreg ships, a file of ``data/datasets``."""
-    own = Path(__file__).parent
-    folder = next(path for path in (own / "manifests", own.parents[2] / "data" / "datasets") if path.is_dir())
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    package = Path(__file__).parent
+    folder = next(path for path in (package / "manifests", package.parents[2] / "data" / "datasets") if path.is_dir())
+    content: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return content

@@ -17,8 +17,8 @@ from samreg.benchmark.datasets.base import Case, DataSet, manifest
 from samreg.errors import InputError
 from samreg.spatial import Grid, Image, read_points
 
-_OFFSET = 1024  # stored value of water
-_LOWEST = -1024.0  # HU; COPDgene pads with -2000
+_STORED_WATER = 1024
+_MIN_HU = -1024.0  # COPDgene pads with -2000
 
 
 def dirlab_4dct(folder: Path) -> DataSet:
@@ -94,6 +94,7 @@ def _data_set(
                 source={"image": image, "landmarks": points, "grid": [size, spacing]},
                 image=partial(_read_raw, image, stored),
                 landmarks=partial(read_points, points, format="dirlab", grid=stored),
+                landmark_file=points,
             )
     pairs = tuple((f"{name}-{phases[0]}", f"{name}-{phases[1]}") for name in present)
     return DataSet(kind, f"{kind}:{folder}", cases, pairs, about["licence"])
@@ -106,5 +107,5 @@ def _read_raw(path: Path, stored: Grid) -> Image:
         raise InputError(
             f"{path} holds {values.size} voxels, {stored.size} need {np.prod(stored.shape)}; unpack the archive again"
         )
-    hu = np.clip(values.reshape(stored.shape)[::-1] - np.int16(_OFFSET), _LOWEST, None).astype(np.int16)
+    hu = np.clip(values.reshape(stored.shape)[::-1] - np.int16(_STORED_WATER), _MIN_HU, None).astype(np.int16)
     return Image(hu, Grid.make(stored.shape, spacing=stored.spacing), str(path))

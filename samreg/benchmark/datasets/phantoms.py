@@ -6,10 +6,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from samreg.benchmark.datasets.base import Case, DataSet, sha256
-from samreg.errors import InputError
+from samreg.errors import require_number
 from samreg.phantoms import Phantom, anatomy, followup, make_phantom
 
 _PAIRS = 20
+_MIN_SPACING_MM, _MAX_SPACING_MM = 0.5, 20.0
 _CODE = sorted(set(Path(anatomy.__file__).parent.glob("*.py")) - {Path(followup.__file__)})  # what the images depend on
 
 
@@ -26,10 +27,17 @@ def phantoms(pairs: int = _PAIRS, *, spacing: float | None = None) -> DataSet:
     Raises
     ------
     InputError
-        For fewer than one pair.
+        For fewer than one pair, or a voxel size that no phantom has.
+
+    Examples
+    --------
+    >>> from samreg.benchmark.datasets.phantoms import phantoms
+    >>> phantoms(2, spacing=8).pairs
+    (('phantom-000', 'phantom-001'), ('phantom-002', 'phantom-003'))
     """
-    if pairs < 1:
-        raise InputError(f"a population needs at least one pair, got {pairs}")
+    require_number("pairs of phantoms", pairs, minimum=1, integer=True)
+    if spacing is not None:
+        require_number("spacing of phantoms", spacing, minimum=_MIN_SPACING_MM, maximum=_MAX_SPACING_MM, unit="mm")
     cases = [_case(subject, spacing) for subject in range(2 * pairs)]
     return DataSet(
         name="phantom",
