@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import Any
 from samreg.benchmark.datasets import DataSet
 from samreg.benchmark.datasets.base import digest
 from samreg.benchmark.job import Job, execute, read_record
-from samreg.benchmark.methods.registry import get_method
-from samreg.errors import InputError, MissingExtraError
+from samreg.benchmark.methods import Method, get_method
+from samreg.errors import InputError, MissingExtraError, require_choice, require_number, require_seed
 
 BACKENDS = ("local", "dask")
-_FORMAT = 1  # of the records; raise it when a measure changes
+_RECORD_VERSION = 1  # to be raised when a measure changes
+_SCHEDULER_TIMEOUT_S, _WORKERS_TIMEOUT_S = 10, 60
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Progress:
 def plan(
     data: DataSet,
     methods: Sequence[str],
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     pairs: int | None = None,
     threads: int = 1,
@@ -67,26 +69,43 @@ def plan(
     Raises
     ------
     InputError
-        For an unknown method, no method or no pairs.
+        For an unknown method or model, no method or no pairs.
     MissingExtraError
         When a method needs a package that is not installed.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from samreg.benchmark import load_dataset, plan
+    >>> jobs = plan(load_dataset("phantom:2:8"), ["identity", "embedding-affine"], Path("out"), pairs=1)
+    >>> [(job.method, job.fixed, job.moving) for job in jobs]
+    [('identity', 'phantom-000', 'phantom-001'), ('embedding-affine', 'phantom-000', 'phantom-001')]
     """
-    if pairs is not None and pairs < 1:
-        raise InputError(f"pairs must be at least 1, got {pairs}")
-    if not methods:
-        raise InputError("name at least one method; `samreg benchmark --methods list` shows them")
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
-    prints = {name: get_method(name).fingerprint for name in methods}
+    if pairs is not None:
+        require_number("pairs", pairs, minimum=1, integer=True)
+    if not methods or isinstance(methods, str):
+        raise InputError(f"methods must be a list of at least one name, such as ['identity'], got {methods!r}")
+    threads = require_number("threads", threads, minimum=1, integer=True)
+    seed = require_seed(seed)
+    fingerprints = {name: _checked(get_method(name)).fingerprint for name in methods}
     jobs = []
     for fixed, moving in data.pairs[:pairs]:
-        for name, fingerprint in prints.items():
+        for name, fingerprint in fingerprints.items():
             cases = [data.cases[case].fingerprint for case in (fixed, moving)]
-            key = digest([_FORMAT, cases, fingerprint, threads, seed])
-            file = f"{_plain(fixed)}--{_plain(moving)}--{key[:12]}.json"
-            record = out.absolute() / "records" / _plain(data.name) / _plain(name) / file
+            key = digest([_RECORD_VERSION, cases, fingerprint, threads, seed])
+            file = f"{_file_name(fixed)}--{_file_name(moving)}--{key[:12]}.json"
+            record = Path(out).absolute() / "records" / _file_name(data.name) / _file_name(name) / file
             jobs.append(Job(data.spec, name, fixed, moving, threads, seed, key, str(record)))
     return jobs
+
+
+def _checked(method: Method) -> Method:
+    """Return the method if its model, where it has one, can be loaded: said before hours of work, not after."""
+    if "model" in method.options:
+        from samreg.embedding import load_model
+
+        load_model(method.options["model"])
+    return method
 
 
 def run_jobs(
@@ -126,14 +145,13 @@ def run_jobs(
     """
     import joblib
 
-    if backend not in BACKENDS:
-        raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    require_choice("backend", backend, BACKENDS)
     records = {job.record: read_record(job.record) for job in jobs}
     for path, record in records.items():
         if record:
             record["record"] = path  # the folder may have moved
-    again = [path for path, record in records.items() if retry_failed and record and not record["ok"]]
-    for path in again:
+    failed = [path for path, record in records.items() if record and not record["ok"]]
+    for path in failed if retry_failed else []:
         Path(path).unlink()
         records[path] = None
     todo = [job for job in jobs if records[job.record] is None]
@@ -149,12 +167,11 @@ def run_jobs(
 
 @contextlib.contextmanager
 def _backend(name: str, scheduler: str | None, parallel: int) -> Iterator[int]:
-    """Make joblib run jobs there, and yield how many at a time."""
+    """Make joblib run jobs on this machine or a cluster, and yield how many at a time."""
     import joblib
 
     if name == "local":
-        if parallel < 1:
-            raise InputError(f"jobs must be at least 1, got {parallel}")
+        require_number("jobs", parallel, minimum=1, integer=True)
         with joblib.parallel_config(backend="threading"):  # each thread waits for a process of its own
             yield parallel
         return
@@ -165,22 +182,23 @@ def _backend(name: str, scheduler: str | None, parallel: int) -> Iterator[int]:
     except ImportError as error:
         raise MissingExtraError('the dask backend needs distributed: pip install "samreg[cluster]"') from error
     try:
-        client = Client(scheduler, timeout=10)
+        client = Client(scheduler, timeout=_SCHEDULER_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from error
     with client, joblib.parallel_config(backend="dask"):
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=_WORKERS_TIMEOUT_S)
         yield sum(client.ncores().values())
 
 
 def _estimate(records: dict[str, dict[str, Any] | None], jobs: Sequence[Job], workers: int) -> tuple[int, int, float]:
-    took: dict[str, list[float]] = {}
+    """Return how many jobs are done, of how many, and the seconds that the others will take."""
+    seconds: dict[str, list[float]] = {}
     for record in filter(None, records.values()):
-        took.setdefault(record["method"], []).append(record["job_seconds"])
-    typical = {name: median(times) for name, times in took.items()}
-    rest = [typical.get(job.method, mean(typical.values())) for job in jobs if records[job.record] is None]
-    return len(records) - len(rest), len(records), sum(rest) / workers
+        seconds.setdefault(record["method"], []).append(record["job_seconds"])
+    typical = {name: median(times) for name, times in seconds.items()}
+    expected = [typical.get(job.method, mean(typical.values())) for job in jobs if records[job.record] is None]
+    return len(records) - len(expected), len(records), sum(expected) / workers
 
 
-def _plain(name: str) -> str:
+def _file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-import samreg
 from samreg.benchmark import Outcome
 from samreg.errors import InputError
 from samreg.spatial import AffineTransform
@@ -37,15 +36,9 @@ def right(fixed, moving, *, threads, seed):
     return Outcome(AffineTransform(np.eye(3), offset), timings={"shift": 0.25})
 
 
-def ants(fixed, moving, *, threads, seed):
-    options = {"affine_iterations": (30, 10, 0, 0)}
-    return samreg.register(fixed, moving, method="registration", engine="ants", transform="affine",
-                           engine_options=options, threads=threads, seed=seed)
-
-
 def slow(fixed, moving, *, threads, seed):
     Path(__file__).with_name(f"started-{os.getpid()}").touch()
-    time.sleep(3)
+    time.sleep(float(os.environ.get("SLOW_S", 3)))
     return right(fixed, moving, threads=threads, seed=seed)
 
 

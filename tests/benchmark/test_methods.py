@@ -112,7 +112,7 @@ def test_every_method_registers_with_the_default_model(name, tiny_pair, registra
 @pytest.mark.parametrize("name", available_methods())
 def test_every_method_that_embeds_takes_a_model_and_no_other_does(name, tiny_pair, registration):
     if not any(part in name for part in ("embedding", "hybrid")):
-        with pytest.raises(InputError, match=f"{name} does not embed, and takes no model; leave :mind out"):
+        with pytest.raises(InputError, match=f"{name} takes no model: it does not embed; leave :mind out"):
             get_method(f"{name}:mind")
         return
     method = get_method(f"{name}:mind")
@@ -163,7 +163,7 @@ def test_the_hash_of_every_method_built_in_follows_the_code_it_runs_through(monk
 def test_what_is_wrong_with_a_name_is_said(methods, tmp_path):
     with pytest.raises(InputError, match="unknown method 'demons'; choose from identity"):
         get_method("demons")
-    with pytest.raises(InputError, match="right does not embed, and takes no model; leave :mind out"):
+    with pytest.raises(InputError, match="right takes no model: it does not embed; leave :mind out"):
         get_method(f"{methods}:right:mind")
     with pytest.raises(InputError, match="defines no 'nothing'"):
         get_method(f"{methods}:nothing")

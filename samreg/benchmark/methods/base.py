@@ -109,7 +109,7 @@ class Method:
             When the method does not embed.
         """
         if not self.embeds:
-            raise InputError(f"the method {self.name} does not embed, and takes no model; leave :{model} out")
+            raise InputError(f"{self.name} takes no model: it does not embed; leave :{model} out")
         return replace(self, name=f"{self.name}:{model}", options={**self.options, "model": model})
 
     def __call__(self, fixed: Image, moving: Image, *, threads: int, seed: int) -> Any:
