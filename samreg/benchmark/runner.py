@@ -84,7 +84,7 @@ def plan(
     if pairs is not None:
         require_number("pairs", pairs, minimum=1, integer=True)
     if not methods or isinstance(methods, str):
-        raise InputError(f"methods must be a list of at least one name, such as ['identity'], got {methods!r}")
+        raise InputError(f"name at least one method in a list, such as ['identity'], got {methods!r}")
     threads = require_number("threads", threads, minimum=1, integer=True)
     seed = require_seed(seed)
     fingerprints = {name: _checked(get_method(name)).fingerprint for name in methods}

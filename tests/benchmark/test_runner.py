@@ -155,7 +155,7 @@ def test_arguments_are_checked(folder, methods, tmp_path):
         with pytest.raises(InputError, match=message):
             jobs(folder, methods, tmp_path, "right", **options)
     for names in ([], "identity"):
-        with pytest.raises(InputError, match="methods must be a list of at least one name"):
+        with pytest.raises(InputError, match="name at least one method in a list"):
             plan(load_dataset(folder), names, tmp_path)
     with pytest.raises(InputError, match="unknown model 'no-such-model'"):
         plan(load_dataset(folder), ["identity", "embedding-affine:no-such-model"], tmp_path)
