@@ -6,9 +6,11 @@ nibabel arrays are (x, y, z), all others (z, y, x).
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from samreg.errors import InputError, MissingExtraError
 from samreg.spatial.grid import FloatArray, Grid
@@ -21,47 +23,57 @@ from samreg.spatial.transforms import (
     compose,
 )
 
+log = logging.getLogger(__name__)
+
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_UNITS_MM = {"meter": 1000.0, "micron": 0.001}  # what NIfTI knows beside mm
+_MAX_DISAGREEMENT = 0.1  # voxels, between the geometries that one NIfTI header holds
 
 
 def to_sitk(image: Image) -> Any:
-    """Return a SimpleITK image with the same voxels and geometry."""
+    """Return a SimpleITK image with the same voxels and geometry; booleans become uint8.
+
+    Examples
+    --------
+    >>> from samreg import Image
+    >>> from samreg.spatial.adapters import to_sitk
+    >>> to_sitk(Image.from_array([[0, 1, 2]], spacing=(0.5, 2))).GetSpacing()
+    (0.5, 2.0)
+    """
     import SimpleITK as sitk
 
-    array = image.array
-    if array.dtype == bool:
-        array = array.astype(np.uint8)
-    elif array.dtype == np.float16:
-        array = array.astype(np.float32)
+    array = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
     result = sitk.GetImageFromArray(np.ascontiguousarray(array))
     _place_sitk(result, image.grid)
     return result
 
 
 def from_sitk(image: Any, *, name: str = "") -> Image:
-    """Return an Image from a scalar SimpleITK image.
+    """Return an Image from a scalar SimpleITK image; a fourth dimension of one frame is dropped.
 
     Raises
     ------
     InputError
-        When the image has several components, or more or fewer dimensions than 2 or 3.
+        When the image has several components or frames, or is neither 2D nor 3D.
+
+    Examples
+    --------
+    >>> import SimpleITK
+    >>> from samreg.spatial.adapters import from_sitk
+    >>> from_sitk(SimpleITK.Image([4, 5, 6, 1], SimpleITK.sitkInt16)).shape
+    (6, 5, 4)
     """
     import SimpleITK as sitk
 
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{name or 'image'}: has {image.GetNumberOfComponentsPerPixel()} components; give one")
-    return Image(sitk.GetArrayFromImage(image), _sitk_grid(image, name), name)
+    _require_scalar(image.GetNumberOfComponentsPerPixel(), name)
+    return placed(sitk.GetArrayFromImage(image), *sitk_geometry(image), name=name)
 
 
 def to_ants(image: Image) -> Any:
-    """Return an ANTs image with the same voxels and geometry (float32 unless ANTs has the type)."""
+    """Return an ANTs image with the same voxels and geometry, of the smallest of ANTs' types that holds them."""
     import ants
 
-    array = image.array
-    if array.dtype == bool:
-        array = array.astype(np.uint8)
-    elif array.dtype not in (np.uint8, np.uint32, np.float32, np.float64):
-        array = array.astype(np.float32)
+    array = _as_one_of(image.array, (np.uint8, np.uint32, np.float32, np.float64))
     return ants.from_numpy(
         np.ascontiguousarray(array.T),
         origin=tuple(image.origin),
@@ -71,23 +83,21 @@ def to_ants(image: Image) -> Any:
 
 
 def from_ants(image: Any, *, name: str = "") -> Image:
-    """Return an Image from a scalar ANTs image.
+    """Return an Image from a scalar ANTs image; a fourth dimension of one frame is dropped.
 
     Raises
     ------
     InputError
-        When the image has several components.
+        When the image has several components or frames.
     """
-    if getattr(image, "has_components", False):
-        raise InputError(f"{name or 'image'}: has {image.components} components; give a scalar image")
-    array = np.ascontiguousarray(image.numpy().T)
-    return Image.from_array(
-        array, origin=image.origin, spacing=image.spacing, direction=np.asarray(image.direction), name=name
+    _require_scalar(image.components if getattr(image, "has_components", False) else 1, name)
+    return placed(
+        np.ascontiguousarray(image.numpy().T), image.origin, image.spacing, np.asarray(image.direction), name=name
     )
 
 
 def to_itk(image: Image) -> Any:
-    """Return an ITK image (Python package ``itk``) that owns a copy of the voxels.
+    """Return an ITK image (Python package ``itk``), of the smallest of its types that holds the voxels, a copy.
 
     Raises
     ------
@@ -95,11 +105,7 @@ def to_itk(image: Image) -> Any:
         When the package itk is not installed.
     """
     itk = _import_itk()
-    array = image.array
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8)
-    elif array.dtype not in (np.uint8, np.int16, np.uint16, np.float32):
-        array = array.astype(np.float32)
+    array = _as_one_of(image.array, (np.uint8, np.int16, np.uint16, np.float32, np.float64))
     result = itk.image_from_array(np.ascontiguousarray(array))
     result.SetOrigin(image.origin.tolist())
     result.SetSpacing(image.spacing.tolist())
@@ -108,13 +114,20 @@ def to_itk(image: Image) -> Any:
 
 
 def from_itk(image: Any, *, name: str = "") -> Image:
-    """Return an Image from a scalar ITK image (Python package ``itk``)."""
+    """Return an Image from a scalar ITK image (Python package ``itk``); a fourth dimension of one frame is dropped.
+
+    Raises
+    ------
+    InputError
+        When the image has several components or frames.
+    """
     itk = _import_itk()
-    return Image.from_array(
+    _require_scalar(image.GetNumberOfComponentsPerPixel(), name)
+    return placed(
         itk.array_from_image(image),
-        origin=np.asarray(image.GetOrigin()),
-        spacing=np.asarray(image.GetSpacing()),
-        direction=itk.array_from_matrix(image.GetDirection()),
+        np.asarray(image.GetOrigin()),
+        np.asarray(image.GetSpacing()),
+        itk.array_from_matrix(image.GetDirection()),
         name=name,
     )
 
@@ -123,11 +136,7 @@ def to_nibabel(image: Image) -> Any:
     """Return a ``nibabel.Nifti1Image``: array (x, y, z) or (x, y), affine to RAS mm."""
     import nibabel as nib
 
-    array = image.array
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8)
-    elif array.dtype == np.float16:
-        array = array.astype(np.float32)
+    array = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
     result = nib.Nifti1Image(np.ascontiguousarray(array.T), to_nifti_affine(image.grid), dtype=array.dtype)
     result.header.set_xyzt_units("mm")
     result.set_sform(result.affine, code=1)
@@ -139,12 +148,22 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
     """Return an Image from a nibabel image (RAS turned to LPS); a 3D volume of one slice stays 3D.
 
     Stored integers keep their type unless the file scales them; scaled ones become float32. A sheared affine is
-    resampled onto an orthogonal grid of the same spacing.
+    resampled onto an orthogonal grid of the same spacing. Where the header holds several geometries that disagree, a
+    warning says how far, and which is used: ``image.affine``, which is the sform where there is one.
 
     Raises
     ------
     InputError
-        When the image is not 2D or 3D, or its affine is not finite or singular.
+        When the image is not 2D or 3D, holds no real numbers, or its affine is not finite or singular.
+
+    Examples
+    --------
+    >>> import nibabel
+    >>> import numpy as np
+    >>> from samreg.spatial.adapters import from_nibabel
+    >>> scan = nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.diag([2, 2, 4, 1]))
+    >>> from_nibabel(scan).direction.diagonal().tolist()  # RAS to LPS
+    [-1.0, -1.0, 1.0]
     """
     import nibabel as nib
 
@@ -160,12 +179,15 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
     if min(shape) < 1:
         raise InputError(f"{name or 'image'}: is empty, shape {image.shape}; give an image that has voxels")
     data = image.dataobj
+    if data.dtype.kind not in "biuf":
+        raise InputError(f"{name or 'image'}: {data.dtype} holds no real numbers; convert colours to grey")
+    to_world = nifti_to_lps(image, name)
     if nib.is_proxy(data) and (getattr(data, "slope", 1), getattr(data, "inter", 0)) != (1, 0):
         data = np.asarray(data, dtype=np.float32)
     data = np.asanyarray(data)
     # a copy in native byte order: no memory map of a file that may change, and torch takes no other order
     array = np.array(data.reshape(shape).T, dtype=data.dtype.newbyteorder("="), order="C")
-    return place(array, nifti_to_lps(image, name), name=name)
+    return place(array, to_world, name=name)
 
 
 def to_nifti_affine(grid: Grid) -> FloatArray:
@@ -173,11 +195,14 @@ def to_nifti_affine(grid: Grid) -> FloatArray:
     affine = np.eye(4)
     affine[: grid.ndim, : grid.ndim] = grid.index_matrix
     affine[: grid.ndim, 3] = grid.origin
-    return _RAS_LPS @ affine
+    matrix: FloatArray = _RAS_LPS @ affine
+    return matrix
 
 
 def nifti_to_lps(image: Any, name: str = "") -> FloatArray:
     """Return the (4, 4) matrix from voxel indices (x, y, z) of a nibabel image to LPS mm.
+
+    Where the header holds other geometries than the one used, a warning is logged.
 
     Raises
     ------
@@ -185,13 +210,57 @@ def nifti_to_lps(image: Any, name: str = "") -> FloatArray:
         When the affine is not finite or singular.
     """
     affine = np.array(image.affine, dtype=float)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * np.prod(lengths):
         raise InputError(
-            f"{name or 'image'}: the affine {affine[:3].round(6).tolist()} is singular or not finite; mend its header"
+            f"{name or 'image'}: the affine {affine[:3].round(6).tolist()} is singular or not finite; correct its "
+            "header"
         )
-    units = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
-    affine[:3] *= {"meter": 1000.0, "micron": 0.001}.get(units, 1.0)
-    return _RAS_LPS @ affine
+    if hasattr(image.header, "get_qform"):  # NIfTI
+        _warn_of_other_geometries(image, name or "image")
+    affine[:3] *= _unit_mm(image.header)
+    matrix: FloatArray = _RAS_LPS @ affine
+    return matrix
+
+
+def _unit_mm(header: Any) -> float:
+    units = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
+    return _UNITS_MM.get(units, 1.0)
+
+
+def _warn_of_other_geometries(image: Any, name: str) -> None:
+    """Warn where a NIfTI header's sform, qform and voxel sizes place the image differently."""
+    header = image.header
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if sform <= 0 and qform <= 0:
+        log.warning("%s: neither qform nor sform is set; the orientation is a guess", name)
+        return
+    used = f"sform (code {sform})" if sform > 0 else f"qform (code {qform})"
+    sizes = np.array(header.get_zooms()[:3], dtype=float)
+    lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
+    by_sizes = np.array(image.affine, dtype=float)
+    by_sizes[:3, : len(sizes)] *= sizes / lengths[: len(sizes)]
+    others = {f"voxel sizes (pixdim {sizes.round(4).tolist()})": by_sizes}
+    if sform > 0 and qform > 0:
+        try:
+            others[f"qform (code {qform})"] = header.get_qform()
+        except ValueError as error:  # no rotation
+            log.warning(
+                "%s: its qform is invalid (%s); the %s is used, other programs may misplace it", name, error, used
+            )
+    # the outermost voxel centres, whose indices are 0 or n - 1
+    shape = np.array([*image.shape[:3], 1, 1][:3])
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    for what, affine in others.items():
+        difference = (corners @ (affine - image.affine)[:3, :3].T + (affine - image.affine)[:3, 3]) * _unit_mm(header)
+        apart = np.linalg.norm(difference, axis=1).max()
+        if not apart <= _MAX_DISAGREEMENT * lengths.min() * _unit_mm(header):
+            log.warning(
+                "%s: its %s and its %s place voxels up to %.4g mm apart; the %s is used, as nibabel does, but ITK, "
+                "ANTs, elastix and 3D Slicer may take the other. Write it anew with samreg.write_image before opening "
+                "it there",
+                name, used, what, apart, used,
+            )  # fmt: skip
 
 
 def place(array: np.ndarray[Any, Any], to_world: FloatArray, *, name: str = "") -> Image:
@@ -278,7 +347,9 @@ def field_from_sitk(image: Any, *, name: str = "displacement field") -> Displace
             f"{name}: {image.GetNumberOfComponentsPerPixel()} components in {image.GetDimension()}D; a displacement "
             "field has one for each dimension"
         )
-    return DisplacementField(sitk.GetArrayFromImage(image).astype(np.float32), _sitk_grid(image, name))
+    origin, spacing, direction = sitk_geometry(image)
+    grid = Grid.make(image.GetSize()[::-1], origin=origin, spacing=spacing, direction=direction)
+    return DisplacementField(sitk.GetArrayFromImage(image).astype(np.float32), grid)
 
 
 def _part_to_sitk(part: Transform) -> Any:
@@ -300,23 +371,54 @@ def _place_sitk(image: Any, grid: Grid) -> None:
     image.SetDirection(grid.direction.ravel().tolist())
 
 
-def _sitk_grid(image: Any, name: str) -> Grid:
-    ndim = image.GetDimension()
-    try:
-        return Grid.make(
-            image.GetSize()[::-1],
-            origin=image.GetOrigin(),
-            spacing=image.GetSpacing(),
-            direction=np.asarray(image.GetDirection()).reshape(ndim, ndim),
+def sitk_geometry(image: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return origin (d,), spacing (d,) and direction (d, d) of a SimpleITK image, or of a reader of one."""
+    origin = np.asarray(image.GetOrigin(), dtype=np.float64)
+    direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(len(origin), len(origin))
+    return origin, np.asarray(image.GetSpacing(), dtype=np.float64), direction
+
+
+def placed(
+    array: np.ndarray[Any, Any], origin: ArrayLike, spacing: ArrayLike, direction: ArrayLike, *, name: str = ""
+) -> Image:
+    """Return an Image from an array and ITK's geometry of it, LPS mm; a last dimension of one frame is dropped.
+
+    Raises
+    ------
+    InputError
+        When the image is neither 2D nor 3D, or its geometry is impossible.
+    """
+    d = array.ndim
+    while d > 3 and array.shape[0] == 1:
+        array, d = array[0], d - 1
+    if d not in (2, 3):
+        raise InputError(f"{name or 'image'}: is {d}D, shape {array.shape}; it must be 2D or 3D: select one volume")
+    return Image.from_array(
+        array,
+        origin=np.asarray(origin)[:d],
+        spacing=np.asarray(spacing)[:d],
+        direction=np.asarray(direction)[:d, :d],
+        name=name,
+    )
+
+
+def _require_scalar(components: int, name: str) -> None:
+    if components != 1:
+        raise InputError(
+            f"{name or 'image'}: has {components} components (colour, vectors); convert it to one, greyscale"
         )
-    except InputError as error:
-        raise InputError(f"{name or 'image'}: {error}") from None
+
+
+def _as_one_of(array: np.ndarray[Any, Any], types: tuple[type[np.generic], ...]) -> np.ndarray[Any, Any]:
+    """Return an array as its own type, or the first of others that holds all of its values."""
+    if array.dtype in types:
+        return array
+    kind = next((t for t in types if np.can_cast(array.dtype, t, "safe")), types[-1])
+    return array.astype(kind)
 
 
 def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: Any, name: str) -> Image:
     """Resample a sheared volume onto the orthogonal grid that is nearest to it and covers it."""
-    import logging
-
     from scipy.ndimage import affine_transform
 
     u, _, vt = np.linalg.svd(lps[:3, :3] / spacing)
@@ -334,7 +436,7 @@ def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: 
     resampled = affine_transform(
         array, matrix[::-1, ::-1], offset[::-1], tuple(new_size[::-1]), order=order, cval=float(array.min())
     )
-    logging.getLogger(__name__).warning("%s: sheared affine resampled onto an orthogonal grid", name or "image")
+    log.warning("%s: sheared affine resampled onto an orthogonal grid", name or "image")
     return Image.from_array(resampled, origin=origin, spacing=spacing, direction=direction, name=name)
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half-written."""
+"""Files: writing so that nothing is ever half-written, and what every reader shares."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from samreg.errors import InputError, SamregError
+
+_MAX_DEFLATE_RATIO = 1032
 
 
 @contextlib.contextmanager
@@ -140,6 +142,62 @@ def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
     if not os.access(path, os.R_OK):
         raise InputError(f"no permission to read {what}: {path}; change its permissions")
     return path
+
+
+def itk_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as ITK takes it, in UTF-8 whatever the locale is.
+
+    Under a locale that is not UTF-8, Python holds the letters it cannot decode as surrogates, and SimpleITK ends the
+    process at those.
+
+    Raises
+    ------
+    InputError
+        When the name on disk is not UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{os.fspath(path)!a}: the name is not UTF-8, which ITK needs; rename the file") from None
+
+
+def require_plausible_size(path: Path, size: int, *, compressed: bool = False) -> None:
+    """Refuse a file whose header claims more data than it can hold, or than this machine's memory.
+
+    Parameters
+    ----------
+    path
+        The file with the data.
+    size
+        What its header claims, bytes.
+    compressed
+        Whether the data are compressed by deflate (gzip, zlib), which shrinks at most by a factor of 1032.
+
+    Raises
+    ------
+    InputError
+        When the claim cannot be true or cannot be met.
+    """
+    stored = path.stat().st_size
+    if size > stored * (_MAX_DEFLATE_RATIO if compressed else 1):
+        raise InputError(
+            f"cannot read {path}: its header claims {size / 1e6:.4g} MB of data, more than a file of "
+            f"{stored / 1e6:.4g} MB holds; is it complete? Copy or export it again"
+        )
+    memory = _physical_memory()
+    if memory is not None and size > memory:
+        raise InputError(
+            f"cannot read {path}: its data need {size / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB of memory; "
+            "crop or resample the image elsewhere"
+        )
+
+
+def _physical_memory() -> int | None:
+    """Return this machine's memory in bytes, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:

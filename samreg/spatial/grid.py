@@ -91,13 +91,32 @@ class Grid:
         spacing: ArrayLike | None = None,
         direction: ArrayLike | None = None,
     ) -> Grid:
-        """Return a grid with origin 0, spacing 1 mm and identity direction where these are not given."""
+        """Return a grid with origin 0, spacing 1 mm and identity direction where these are not given.
+
+        Parameters
+        ----------
+        shape
+            Number of voxels in array order, (z, y, x) or (y, x).
+        origin
+            (d,) position (x, y, z) of the first voxel's centre, LPS mm.
+        spacing
+            Voxel size, mm: one number, or (d,) along x, y(, z).
+        direction
+            (d, d), or its d * d numbers row by row; columns are the grid axes x, y, z in LPS.
+
+        Examples
+        --------
+        >>> from samreg.spatial import Grid
+        >>> grid = Grid.make((40, 512, 512), spacing=(0.8, 0.8, 5), origin=(-200, -200, -100))
+        >>> grid.extent.tolist()
+        [409.6, 409.6, 200.0]
+        """
         ndim = len(shape)
-        spacing = np.asarray(1.0 if spacing is None else spacing, dtype=float)
-        direction = np.asarray(np.eye(ndim) if direction is None else direction, dtype=float)
+        spacing = _numbers(1.0 if spacing is None else spacing, "spacing")
+        direction = _numbers(np.eye(ndim) if direction is None else direction, "direction")
         return cls(
             tuple(shape),
-            np.zeros(ndim) if origin is None else np.asarray(origin, dtype=float),
+            np.zeros(ndim) if origin is None else _numbers(origin, "origin"),
             np.full(ndim, spacing) if spacing.ndim == 0 else spacing,
             direction.reshape(ndim, ndim) if direction.size == ndim**2 else direction,
         )
@@ -139,17 +158,20 @@ class Grid:
 
     def index_to_world(self, index: ArrayLike) -> FloatArray:
         """Map continuous voxel indices (N, d), order (x, y, z), to world points (N, d), LPS mm."""
-        return as_points_array(index, self.ndim) @ self.index_matrix.T + self.origin
+        world: FloatArray = as_points_array(index, self.ndim) @ self.index_matrix.T + self.origin
+        return world
 
     def world_to_index(self, points: ArrayLike) -> FloatArray:
         """Map world points (N, d), LPS mm, to continuous voxel indices (N, d), order (x, y, z)."""
-        return (as_points_array(points, self.ndim) - self.origin) @ self._world_matrix.T
+        index: FloatArray = (as_points_array(points, self.ndim) - self.origin) @ self._world_matrix.T
+        return index
 
     def depth(self, points: ArrayLike) -> FloatArray:
         """Return how deep world points (N, d), LPS mm, lie inside the voxel borders, (N,) mm; negative outside."""
         index = self.world_to_index(points)
         nearest = np.minimum(index + 0.5, np.asarray(self.size) - 0.5 - index) * self.spacing
-        return nearest.min(axis=1)
+        depth: FloatArray = nearest.min(axis=1)
+        return depth
 
     def contains(self, points: ArrayLike, *, margin: float = 0.0) -> NDArray[np.bool_]:
         """Tell which world points (N, d), LPS mm, lie inside the voxel borders grown by ``margin`` mm."""
@@ -189,11 +211,18 @@ class Grid:
         return self.shape == other.shape and bool(np.abs(self.corners() - other.corners()).max() <= tolerance)
 
 
+def _numbers(value: ArrayLike, name: str) -> FloatArray:
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be numbers, got {value!r}") from None
+
+
 def _frozen(value: ArrayLike, shape: tuple[int, ...], name: str) -> FloatArray:
-    array = np.array(value, dtype=np.float64)
+    array = _numbers(value, name)
     if array.shape != shape:
         raise InputError(f"{name} must have shape {shape}, got {array.shape}; the image is {shape[0]}D")
     if not np.isfinite(array).all():
-        raise InputError(f"{name} must be finite, got {array.tolist()}; mend the header")
+        raise InputError(f"{name} must be finite, got {array.tolist()}; correct the header")
     array.flags.writeable = False
     return array

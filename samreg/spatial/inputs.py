@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,11 @@ from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points, require_inside, require_some
 
+log = logging.getLogger(__name__)
+
+_KEYS = ("array", "spacing", "origin", "direction", "name")
+_FROM = {"SimpleITK": from_sitk, "ants": from_ants, "itk": from_itk}
+
 
 def as_image(source: Any, *, name: str = "") -> Image:
     """Return an :class:`Image` from whatever the user has.
@@ -21,17 +27,34 @@ def as_image(source: Any, *, name: str = "") -> Image:
     Parameters
     ----------
     source
-        An Image, a path, a SimpleITK, ITK, ANTs or nibabel image, a dictionary
-        ``{"array", "spacing", "origin", "direction"}``, or an array or tensor (z, y, x) that carries no
-        geometry, which is refused unless wrapped in the dictionary.
+        An Image, a path, a SimpleITK, ITK, ANTs or nibabel image, or a dictionary with the keys ``array``, (z, y, x),
+        and ``spacing``, mm, and maybe ``origin``, ``direction`` and ``name``, as :meth:`Image.from_array` takes them.
+        An array or tensor alone carries no geometry and is refused.
     name
         What to call it in messages when it has no name of its own.
 
     Raises
     ------
     InputError
-        When the type is unknown, or an array comes without its spacing.
+        When the type is unknown, a file cannot be read, a dictionary has another key, or nothing says the voxel size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import samreg
+    >>> samreg.as_image({"array": np.zeros((3, 4, 5)), "spacing": (0.8, 0.8, 2.5)}).spacing.tolist()
+    [0.8, 0.8, 2.5]
     """
+    image = _converted(source, name)
+    if not image.spacing_known:
+        raise InputError(
+            f"{image.label}: says no voxel size; give it in mm: samreg.read_image(path, spacing=...), "
+            "samreg.Image.from_array(array, spacing=(x, y, z)), or --pixel-size on the command line"
+        )
+    return image
+
+
+def _converted(source: Any, name: str) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, (str, os.PathLike)):
@@ -39,27 +62,50 @@ def as_image(source: Any, *, name: str = "") -> Image:
 
         return read_image(source)
     module = type(source).__module__.split(".")[0]
-    if module == "SimpleITK":
-        return from_sitk(source, name=name)
-    if module == "ants":
-        return from_ants(source, name=name)
-    if module == "itk":
-        return from_itk(source, name=name)
+    if module in _FROM:
+        image = _FROM[module](source, name=name)
+        if _is_default(image):
+            log.warning(
+                "%s: spacing 1 mm, origin 0: what %s gives an image made from an array; set its true geometry",
+                image.label, module,
+            )  # fmt: skip
+        return image
     if module == "nibabel":
         return from_nibabel(source, name=name)
     if isinstance(source, Mapping) and "array" in source:
-        array = np.asarray(source["array"])
-        geometry = {key: source.get(key) for key in ("origin", "spacing", "direction")}
-        return Image.from_array(array, **geometry, name=name)
-    if isinstance(source, np.ndarray) or module == "torch":
+        return _from_mapping(source, name)
+    if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
         raise InputError(
             f"{name or 'image'}: an array does not say where its voxels lie; give "
             "samreg.Image.from_array(array, spacing=(x, y, z), origin=..., direction=...), array order (z, y, x)"
         )
     raise InputError(
         f"{name or 'image'}: cannot read a {type(source).__module__}.{type(source).__name__}; give a path, or a "
-        "samreg, SimpleITK, ITK, ANTs or nibabel image"
+        "samreg, SimpleITK, ITK, ANTs or nibabel image, or a dictionary with array and spacing"
     )
+
+
+def _is_default(image: Image) -> bool:
+    grid = image.grid
+    return bool(
+        (grid.spacing == 1).all() and not grid.origin.any() and np.array_equal(grid.direction, np.eye(grid.ndim))
+    )
+
+
+def _from_mapping(source: Mapping[Any, Any], name: str) -> Image:
+    label = name or "image"
+    unknown = [key for key in source if key not in _KEYS]
+    if unknown:
+        raise InputError(
+            f"{label}: unknown keys {', '.join(map(repr, unknown))} of a dictionary; an image has {', '.join(_KEYS)}, "
+            "in LPS mm, the array (z, y, x)"
+        )
+    if source.get("spacing") is None:
+        raise InputError(f"{label}: a dictionary without spacing; give the voxel size (x, y, z) in mm")
+    array = source["array"]
+    array = array.detach().cpu() if hasattr(array, "detach") else array  # a tensor, maybe on a GPU
+    geometry = {key: source.get(key) for key in ("origin", "spacing", "direction")}
+    return Image.from_array(array, **geometry, name=str(source.get("name") or name))
 
 
 def as_points(points: object, ndim: int, *, grid: Grid | None = None) -> Points:

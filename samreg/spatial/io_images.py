@@ -1,35 +1,30 @@
-"""Reading and writing images: NIfTI, NRRD, MetaImage and 2D pictures; DICOM has its own module, ``io_dicom``.
+"""Reading and writing images: the door to one module for each family of formats.
 
-NIfTI goes through nibabel, which notices a truncated file (ITK's reader fills it with zeros and says nothing);
-everything else goes through SimpleITK.
+``io_nifti`` reads NIfTI, Analyze and MGH, ``io_nrrd`` NRRD and MetaImage, ``io_pictures`` 2D pictures, ``io_dicom``
+DICOM.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from samreg.errors import InputError
-from samreg.spatial.adapters import from_nibabel, from_sitk, to_nibabel, to_sitk
-from samreg.spatial.files import atomic_path, reading, reason, require_file
+from samreg.spatial.adapters import to_nibabel, to_sitk
+from samreg.spatial.files import atomic_path, itk_path, reason, require_file
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, read_nifti
+from samreg.spatial.io_nrrd import METAIMAGE, NRRD, read_nrrd
+from samreg.spatial.io_pictures import PICTURES, read_picture, warn_of_pixel_size
 
-log = logging.getLogger(__name__)
-
-NIFTI = (".nii.gz", ".nii")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_PRINTED = (".jpg", ".jpeg", ".tif", ".tiff")  # pictures that say how large to print a pixel
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
-READABLE = (*WRITABLE, ".nhdr", ".mhd", *PICTURES, ".dcm")
-
-_VOLUMES = (*WRITABLE, ".nhdr", ".mhd")  # what of a folder is taken as its images
+_NIBABEL = (*NIFTI, *PAIRS, *MGH)
+_VOLUMES = (*NIFTI, ".hdr", ".hdr.gz", *MGH, *NRRD, *METAIMAGE)  # what of a folder is taken as its images
+READABLE = (*_VOLUMES, *PICTURES, ".dcm")  # .img of a pair is read as well
 
 
 def read_image(
@@ -40,7 +35,7 @@ def read_image(
     Parameters
     ----------
     path
-        A NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF or DICOM file, or a folder that holds a DICOM series.
+        A NIfTI, Analyze, MGH, NRRD, MetaImage, PNG, JPEG, TIFF or DICOM file, or a folder that holds a DICOM series.
     series
         Which series of a DICOM folder to take: its UID, its number in the list that the error message shows, or
         a part of its description that no other series has. Needed only where the folder holds several.
@@ -52,45 +47,49 @@ def read_image(
     -------
     Image
         In LPS mm. Stored integers keep their type unless the file scales them (then float32). DICOM images stored
-        with the lowest value white (MONOCHROME1) are inverted, so that bone is bright.
+        with the lowest value white (MONOCHROME1) are inverted, so that bone is bright. Where a file says no voxel
+        size, it is 1 mm and ``spacing_known`` is False.
 
     Raises
     ------
     InputError
         When the file is missing, empty, damaged or of another kind, is not a scalar 2D or 3D image, has an
-        impossible voxel size, or the folder holds no DICOM series, several, or one with missing slices.
+        impossible voxel size, or the folder holds no DICOM series, several, or one with missing slices. Checksums of
+        compressed files are verified.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import samreg
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "scan.nii.gz")
+    >>> samreg.write_image(samreg.Image.from_array([[[0, 1, 2]]], spacing=(0.8, 0.8, 5)), path)
+    >>> samreg.read_image(path).spacing.round(3).tolist()
+    [0.8, 0.8, 5.0]
     """
     path = require_file(path, "image")
     image = _read(path, series, spacing)
     if spacing is None:
-        name = path.name.lower()
-        if name.endswith(PICTURES) and set(image.spacing.tolist()) == {1.0}:
-            log.warning("%s: says no pixel size; 1 mm is assumed", path)
-        elif name.endswith(_PRINTED):
-            log.warning(
-                "%s: pixel size %s mm is its print resolution; give spacing= (--pixel-size) if that is not the X-ray's",
-                path, image.spacing.round(4).tolist(),
-            )  # fmt: skip
+        if path.name.lower().endswith(PICTURES):
+            warn_of_pixel_size(image, path)
         return image
     try:
         grid = Grid.make(image.shape, origin=image.origin, spacing=spacing, direction=image.direction)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return replace(image, grid=grid)
+    return replace(image, grid=grid, spacing_known=True)
 
 
 def _read(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Image:
     from samreg.spatial.io_dicom import is_dicom, read_dicom  # loads pydicom
 
     name = path.name.lower()
-    if path.is_dir() or (not name.endswith(NIFTI) and (name.endswith(".dcm") or is_dicom(path))):
+    if path.is_dir() or name.endswith(".dcm") or (not name.endswith(_NIBABEL) and is_dicom(path)):
         return read_dicom(path, series=series, spacing=spacing)
     if series is not None:
         raise InputError(f"series= chooses within DICOM, but {path} is none; leave it out")
-    if name.endswith(NIFTI):
-        return _read_nifti(path)
-    if name.endswith(READABLE):
-        return _read_itk(path)
+    for suffixes, read in ((_NIBABEL, read_nifti), ((*NRRD, *METAIMAGE), read_nrrd), (PICTURES, read_picture)):
+        if name.endswith(suffixes):
+            return read(path)
     raise InputError(f"unknown image format: {path}; give {', '.join(READABLE)} or a DICOM folder")
 
 
@@ -99,10 +98,26 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
 
     Boolean masks are stored as uint8. A file of that name is replaced only when the new one is complete.
 
+    Parameters
+    ----------
+    image
+        2D or 3D.
+    path
+        The file to write; its folder is made when missing.
+
     Raises
     ------
     InputError
         When the suffix is none of these, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import samreg
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "mask.nrrd")
+    >>> samreg.write_image(samreg.Image.from_array([[True, False]], spacing=0.5), path)
+    >>> samreg.read_image(path).array
+    array([[1, 0]], dtype=uint8)
     """
     path = Path(path)
     name = path.name.lower()
@@ -120,7 +135,7 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
 
         source = to_sitk(image)
         try:
-            sitk.WriteImage(source, str(temporary), useCompression=True)
+            sitk.WriteImage(source, itk_path(temporary), useCompression=True)
         except RuntimeError as error:
             raise InputError(
                 f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
@@ -135,10 +150,25 @@ def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
     *paths
         Image files, DICOM folders, and folders of these: volumes, and sub-folders that each hold a DICOM series.
 
+    Returns
+    -------
+    dict
+        Name to path, in the order of the paths and, within a folder, of the names.
+
     Raises
     ------
     InputError
         When a path is missing, a folder is empty, or two images share a name.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from samreg.spatial import find_images
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("b.nii.gz", "a.nrrd", "notes.txt"):
+    ...     _ = (folder / name).write_bytes(b"")
+    >>> list(find_images(folder))
+    ['a', 'b']
     """
     images: dict[str, Path] = {}
     for path in map(Path, paths):
@@ -149,59 +179,10 @@ def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
             raise InputError(f"no images in {path}: it is empty")
         volumes = [p for p in inside if p.name.lower().endswith(_VOLUMES) or p.is_dir()]
         for image in [p for p in volumes if not p.name.startswith(".")] or [path]:
-            ending = next((s for s in READABLE if image.name.lower().endswith(s) and not image.is_dir()), "")
+            ending = next((s for s in (*READABLE, *PAIRS) if image.name.lower().endswith(s) and not image.is_dir()), "")
             name = image.absolute().name
             name = name[: len(name) - len(ending)]
             if name in images:
                 raise InputError(f"{images[name]} and {image} share the name {name!r}; rename one")
             images[name] = image
     return images
-
-
-def load_nifti(path: Path) -> Any:
-    """Return the nibabel image of a NIfTI file whose header is sane; its voxels are not read yet.
-
-    Raises
-    ------
-    InputError
-        When the file is damaged or foreign, or a voxel size is 0, NaN or infinite.
-    """
-    import nibabel as nib
-
-    with reading(path):
-        # nibabel silently mends voxel sizes of 0 to 1 mm: look at the header before it does
-        with nib.openers.Opener(str(path)) as file:
-            raw = file.read(nib.Nifti2Header.sizeof_hdr)
-        two = len(raw) >= 540 and 540 in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
-        kind = nib.Nifti2Header if two else nib.Nifti1Header
-        header = kind(binaryblock=raw[: kind.sizeof_hdr], check=False)
-        image: Any = nib.load(str(path))
-    sizes = np.array(header["pixdim"][1 : 1 + min(3, len(image.shape))], dtype=np.float64)
-    if not np.isfinite(sizes).all() or (sizes == 0).any():
-        raise InputError(f"{path}: voxel size {sizes.tolist()} mm; write the true voxel size into its header")
-    if int(header["qform_code"]) == 0 and int(header["sform_code"]) == 0:
-        log.warning("%s: neither qform nor sform is set; the orientation is a guess", path)
-    return image
-
-
-def _read_nifti(path: Path) -> Image:
-    image = load_nifti(path)
-    with reading(path):
-        return from_nibabel(image, name=str(path))
-
-
-def _read_itk(path: Path) -> Image:
-    import SimpleITK as sitk
-
-    with reading(path):
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        if (components := reader.GetNumberOfComponents()) != 1:
-            raise InputError(f"{path}: {components} values a voxel (colour or vectors); convert it to one, greyscale")
-        if reader.GetDimension() > 3:
-            raise InputError(f"{path}: is {reader.GetDimension()}D, size {reader.GetSize()}; save one 3D volume of it")
-        spacing = np.asarray(reader.GetSpacing())
-        if not (np.isfinite(spacing) & (spacing > 0)).all():
-            raise InputError(f"{path}: voxel size {spacing.tolist()} mm; write the true voxel size into its header")
-        return from_sitk(reader.Execute(), name=str(path))

@@ -112,4 +112,5 @@ def _triangle_weights(source: Grid, target: Grid, axis: int) -> NDArray[np.float
     where = np.clip(start + step * np.arange(target.size[axis]), 0, source.size[axis] - 1)
     distance = np.abs(where[:, None] - np.arange(source.size[axis])[None])
     weights = np.maximum(0.0, 1.0 - distance / max(step, 1.0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    normalised: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalised

@@ -194,6 +194,9 @@ class DisplacementField(Transform):
             raise InputError("the displacement field contains NaN or infinity")
         object.__setattr__(self, "displacement", displacement)
 
+    def __repr__(self) -> str:
+        return f"DisplacementField({self.grid})"
+
     @property
     def ndim(self) -> int:
         """Number of dimensions, 2 or 3."""

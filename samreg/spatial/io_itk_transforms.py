@@ -1,0 +1,183 @@
+"""ITK's transform files: HDF5 (.h5), text (.tfm, .txt) and MATLAB (.mat).
+
+They are written without ITK: its HDF5 writer ends the process when the disk is full.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.errors import InputError
+from samreg.spatial.adapters import transform_from_sitk
+from samreg.spatial.files import itk_path
+from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
+from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, components, compose
+
+HDF5 = (".h5", ".hdf5")
+TEXT = (".tfm", ".txt")
+MATLAB = (".mat",)
+ITK_TRANSFORMS = (*HDF5, *TEXT, *MATLAB)
+
+_FIRST_LINE = "#Insight Transform File"
+
+
+def read_itk_transform(path: Path) -> Transform:
+    """Read an ITK transform file: affine kinds, displacement fields, composites of them.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, or holds something else.
+    """
+    import SimpleITK as sitk
+
+    if path.name.lower().endswith(HDF5):
+        return _read_hdf5(path)
+    _require_complete(path)
+    return transform_from_sitk(sitk.ReadTransform(itk_path(path)))
+
+
+def write_itk_transform(transform: Transform, path: Path) -> None:
+    """Write a transform in the format of the suffix.
+
+    Parameters
+    ----------
+    transform
+        Affine for text and MATLAB; for HDF5 also displacement fields, and composites of both.
+    path
+        The file.
+
+    Raises
+    ------
+    InputError
+        When a part is neither affine nor a displacement field.
+    OSError
+        When the file cannot be written.
+    """
+    if path.name.lower().endswith(HDF5):
+        _write_hdf5(transform, path)
+        return
+    assert isinstance(transform, AffineTransform)
+    if path.name.lower().endswith(TEXT):
+        path.write_text(_as_text(*_affine_parameters(transform)), encoding="ascii")
+    else:
+        from scipy.io import savemat
+
+        kind, parameters, fixed = _affine_parameters(transform)
+        savemat(path, {kind: parameters[:, None], "fixed": fixed[:, None]}, format="4", appendmat=False)
+
+
+def _require_complete(path: Path) -> None:
+    """Refuse what ITK would read without a word although its end is missing."""
+    if path.name.lower().endswith(MATLAB):
+        from scipy.io import loadmat
+
+        if "fixed" not in loadmat(path):
+            raise InputError(f"{path}: holds no ITK transform, or is cut; export it again")
+        return
+    text = path.read_text(encoding="utf-8")
+    if not text.startswith(_FIRST_LINE):
+        raise InputError(f"{path}: no ITK transform file (its first line is '{_FIRST_LINE} V1.0')")
+    keys = [line.partition(":")[0].strip() for line in text.splitlines()]
+    if keys.count("Parameters") != keys.count("FixedParameters") or not text.endswith("\n"):
+        raise InputError(f"{path}: its end is missing; copy or export it again")
+
+
+def _affine_parameters(transform: AffineTransform) -> tuple[str, FloatArray, FloatArray]:
+    """Return ITK's name, parameters and fixed parameters of an affine transform."""
+    d = transform.ndim
+    parameters = np.concatenate([transform.matrix.ravel(), transform.translation])
+    return f"AffineTransform_double_{d}_{d}", parameters, np.zeros(d)
+
+
+def _as_text(kind: str, parameters: FloatArray, fixed: FloatArray) -> str:
+    return (
+        f"{_FIRST_LINE} V1.0\n#Transform 0\nTransform: {kind}\n"
+        f"Parameters: {' '.join(map(repr, parameters.tolist()))}\n"
+        f"FixedParameters: {' '.join(map(repr, fixed.tolist()))}\n"
+    )
+
+
+# HDF5
+
+
+def _write_hdf5(transform: Transform, path: Path) -> None:
+    """Write an ITK transform file; fields are stored as compressed float32, which ITK reads as well."""
+    import h5py
+
+    d = transform.ndim
+    parts = components(transform)[::-1]  # ITK applies the last one first
+    text = h5py.string_dtype("ascii")
+    with create_hdf5(path) as file:
+        file.create_dataset("ITKVersion", data=["5.4"], dtype=text)
+        if len(parts) > 1:
+            file.create_dataset(
+                "TransformGroup/0/TransformType", data=[f"CompositeTransform_double_{d}_{d}"], dtype=text
+            )
+        for number, part in enumerate(parts, start=int(len(parts) > 1)):
+            group = file.create_group(f"TransformGroup/{number}")
+            if isinstance(part, AffineTransform):
+                kind, parameters, fixed = _affine_parameters(part)
+                write_array(group, "TransformParameters", parameters)
+            elif isinstance(part, DisplacementField):
+                kind, grid = f"DisplacementFieldTransform_double_{d}_{d}", part.grid
+                fixed = np.concatenate([grid.size, grid.origin, grid.spacing, grid.direction.ravel()])
+                write_array(
+                    group, "TransformParameters", part.displacement.ravel(), compression="gzip", compression_opts=1
+                )
+            else:
+                raise InputError(f"a {type(part).__name__} cannot be stored as it is; give grid= to sample it")
+            write_array(group, "TransformFixedParameters", fixed)
+            group.create_dataset("TransformType", data=[kind], dtype=text)
+
+
+def _read_hdf5(path: Path) -> Transform:
+    import h5py
+
+    parts: list[Transform] = []
+    kind = ""
+    with h5py.File(path, "r") as file:
+        if "TransformGroup" not in file:
+            raise InputError(f"{path}: an HDF5 file, but it holds no ITK transform; give one that does")
+        groups = file["TransformGroup"]
+        for number in sorted(groups, key=int):
+            kind = _text(groups[number]["TransformType"])
+            if kind.startswith("CompositeTransform"):
+                continue
+            parts.append(_from_parameters(kind, *(_parameters(groups[number], name) for name in ("", "Fixed"))))
+    if not parts:  # a composite of nothing
+        return AffineTransform.identity(int(kind.rpartition("_")[2]))
+    return compose(*parts[::-1])  # ITK applies the last one first
+
+
+def _text(dataset: Any) -> str:
+    value = np.asarray(dataset[()]).ravel()[0]
+    return value.decode("ascii") if isinstance(value, bytes) else str(value)
+
+
+def _parameters(group: Any, which: str) -> NDArray[Any]:
+    name = f"Transform{which}Parameters"
+    return read_array(group[name if name in group else name.replace("Transform", "Tranform")])  # as ITK 4 spelt it
+
+
+def _from_parameters(kind: str, parameters: NDArray[Any], fixed: NDArray[Any]) -> Transform:
+    """Return the transform that ITK describes by a name and numbers."""
+    import SimpleITK as sitk
+
+    if "DisplacementFieldTransform" in kind:
+        d = int(kind.rpartition("_")[2])
+        size, origin, spacing, direction = np.split(np.asarray(fixed, dtype=float), [d, 2 * d, 3 * d])
+        grid = Grid.make(size.astype(int)[::-1].tolist(), origin=origin, spacing=spacing, direction=direction)
+        return DisplacementField(parameters.reshape(*grid.shape, d), grid)
+    # ITK knows many other kinds, and reads them from a file only
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "part.tfm")
+        Path(path).write_text(_as_text(kind.replace("_float_", "_double_"), parameters, fixed), encoding="ascii")
+        return transform_from_sitk(sitk.ReadTransform(itk_path(path)))

@@ -1,0 +1,175 @@
+"""Reading what nibabel knows: NIfTI, in one file or two, Analyze and MGH, compressed by gzip or not.
+
+nibabel notices a file that ends early, which ITK's reader fills with zeros. It stops before gzip's checksum, which is
+verified here; whether a file is compressed is told from its content, not its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samreg.errors import InputError
+from samreg.spatial.adapters import from_nibabel
+from samreg.spatial.files import reading, require_file, require_plausible_size
+from samreg.spatial.image import Image
+
+log = logging.getLogger(__name__)
+
+NIFTI = (".nii.gz", ".nii")
+PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")  # NIfTI or Analyze, the header and the voxels apart
+MGH = (".mgz", ".mgh", ".mgh.gz")
+
+_GZIP = b"\x1f\x8b"
+_HEADER_BYTES = 540  # NIfTI-2's, the longest
+_READ_BYTES = 1 << 20
+
+
+def read_nifti(path: Path) -> Image:
+    """Read a NIfTI, Analyze or MGH file; ``read_image`` documents the result.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, foreign or not scalar, or a voxel size is 0, NaN or infinite.
+    """
+    with open_nibabel(path) as image:
+        return from_nibabel(image, name=str(path))
+
+
+@contextlib.contextmanager
+def open_nibabel(path: Path) -> Iterator[Any]:
+    """Yield the nibabel image of a file whose header is sane; read its voxels within the ``with`` block.
+
+    The end of the block verifies the checksum of a compressed file.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or foreign, a voxel size is 0, NaN or infinite, or the other file of a pair is missing.
+    """
+    with reading(path), contextlib.ExitStack() as stack:
+        parts = _parts(path)
+        files = {key: _open(part, stack) for key, part in parts.items()}
+        image = _image_of(files, parts, path)
+        size = math.prod(image.shape) * image.dataobj.dtype.itemsize
+        require_plausible_size(parts["image"], size, compressed=_is_compressed(files["image"]))
+        _warn_of_missing_orientation(image, path)
+        yield image
+        for file in files.values():
+            _read_to_end(file, path)
+
+
+def _image_of(files: dict[str, Any], parts: dict[str, Path], path: Path) -> Any:
+    """Return the nibabel image of open files, whose voxels are not read yet."""
+    from nibabel.fileholders import FileHolder
+
+    first = files.get("header", files["image"])
+    raw = first.read(_HEADER_BYTES)
+    first.seek(0)
+    kind = _kind_of(raw, path)
+    _check_sizes(kind, raw, path)
+    if any(key == "header" for key, _ in kind.files_types) and "header" not in files:
+        raise InputError(f"{path}: its header says that the voxels lie in an .img file; give its .hdr file")
+    holders = {key: FileHolder(str(parts[key]), fileobj=file) for key, file in files.items()}
+    # SPM's orientation of an Analyze file lies beside it, perhaps
+    holders["mat"] = FileHolder(str(parts["image"].with_name(_stem(path) + ".mat")))
+    return kind.from_file_map(holders)
+
+
+def _parts(path: Path) -> dict[str, Path]:
+    """Return the files that an image consists of, by nibabel's names for them."""
+    name = path.name.lower()
+    if not name.endswith(PAIRS):
+        return {"image": path}
+    siblings = {p.name.lower(): p for p in path.parent.iterdir()}
+    stem = _stem(path).lower()
+    is_header = name.endswith((".hdr", ".hdr.gz"))
+    wanted = [stem + ending for ending in ((".img", ".img.gz") if is_header else (".hdr", ".hdr.gz"))]
+    other = next((siblings[other] for other in wanted if other in siblings), None)
+    if other is None:
+        what = "voxels" if is_header else "header"
+        raise InputError(f"{path}: its {what}, {wanted[0]}, are not beside it; copy both files into one folder")
+    require_file(other, "image")
+    return {"header": path, "image": other} if is_header else {"header": other, "image": path}
+
+
+def _stem(path: Path) -> str:
+    ending = next((e for e in (*NIFTI, *MGH[::-1], *PAIRS[::-1]) if path.name.lower().endswith(e)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def _open(path: Path, stack: contextlib.ExitStack) -> Any:
+    """Open a file through gzip where its content says so; of voxels without a header only the name can say it."""
+    file = stack.enter_context(path.open("rb"))
+    name = path.name.lower()
+    is_compressed = name.endswith(".gz") if name.endswith((".img", ".img.gz")) else file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    return stack.enter_context(gzip.GzipFile(fileobj=file)) if is_compressed else file
+
+
+def _is_compressed(file: Any) -> bool:
+    return isinstance(file, gzip.GzipFile)
+
+
+def _kind_of(raw: bytes, path: Path) -> Any:
+    """Return nibabel's class for a file that begins so."""
+    import nibabel as nib
+
+    if path.name.lower().endswith(MGH):
+        return nib.MGHImage
+    sizes = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")}
+    if nib.Nifti2Header.sizeof_hdr in sizes:
+        return nib.Nifti2Pair if raw[4:7] == b"ni2" else nib.Nifti2Image
+    if raw[344:347] == b"ni1":
+        return nib.Nifti1Pair
+    if nib.AnalyzeHeader.sizeof_hdr in sizes and path.name.lower().endswith(PAIRS):
+        return nib.Spm2AnalyzeImage
+    return nib.Nifti1Image
+
+
+def _check_sizes(kind: Any, raw: bytes, path: Path) -> None:
+    """Check the voxel sizes of a header before nibabel takes 0 for 1 mm."""
+    if path.name.lower().endswith(MGH):
+        return
+    header = kind.header_class(binaryblock=raw[: kind.header_class.sizeof_hdr], check=False)
+    sizes = np.array(header["pixdim"][1 : 1 + min(3, len(header.get_data_shape()))], dtype=np.float64)
+    if not np.isfinite(sizes).all() or (sizes == 0).any():
+        raise InputError(f"{path}: voxel size {sizes.tolist()} mm; write the true voxel size into its header")
+    if (sizes < 0).any():
+        log.warning("%s: negative voxel size %s mm; its absolute value is used", path, sizes.tolist())
+
+
+def _warn_of_missing_orientation(image: Any, path: Path) -> None:
+    import nibabel as nib
+
+    if isinstance(image, nib.MGHImage) and not image.header["goodRASFlag"]:
+        log.warning("%s: says no orientation (goodRASFlag is 0); FreeSurfer's default is taken, a guess", path)
+    elif isinstance(image, nib.Spm2AnalyzeImage) and not path.with_name(_stem(path) + ".mat").exists():
+        log.warning(
+            "%s: an Analyze file, which says no orientation; x is taken to run to the left, y to the front, z to the "
+            "head, a guess. Convert it to NIfTI with its true orientation",
+            path,
+        )
+
+
+def _read_to_end(file: Any, path: Path) -> None:
+    """Read what is left of a compressed file, at whose end gzip compares the checksum."""
+    if not _is_compressed(file):
+        return
+    try:
+        while file.read(_READ_BYTES):
+            pass
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith(
+            "Not a gzipped file"
+        ):  # bytes behind the last whole member, which gzip ignores too
+            raise
+        log.warning("%s: bytes that are no part of the image follow it; they are ignored", path)

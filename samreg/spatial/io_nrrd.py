@@ -1,0 +1,275 @@
+"""Reading NRRD and MetaImage: ITK reads the headers and plain data; compressed data are read and verified here.
+
+ITK does not compare the checksum of a compressed MetaImage, and of a compressed NRRD not always: a single damaged bit
+becomes wrong voxels without a word.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.errors import InputError
+from samreg.spatial.adapters import placed, sitk_geometry
+from samreg.spatial.files import itk_path, reading, require_file, require_plausible_size
+from samreg.spatial.grid import Grid
+from samreg.spatial.image import Image
+from samreg.spatial.transforms import DisplacementField
+
+NRRD = (".nrrd", ".nhdr")
+METAIMAGE = (".mha", ".mhd")
+
+_GZIP = b"\x1f\x8b"
+_ANY_DEFLATE = 47  # zlib's code for a stream with a header of gzip or of zlib
+_READ_BYTES, _INFLATED_BYTES = 1 << 20, 1 << 24  # at a time
+_LINE_BYTES = 1 << 20  # the longest line of a header
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What this module looks up in a header; ITK reads the rest.
+
+    Parameters
+    ----------
+    files
+        Where the data lie, one after another.
+    offset
+        How many bytes of each file come before its data.
+    is_compressed
+        By gzip or zlib.
+    is_raw
+        Numbers as the machine holds them, neither compressed nor as text.
+    is_big_endian
+        Of numbers that have several bytes.
+    has_spacing
+        Whether it says the voxel size.
+    vectors
+        Of a NRRD whose vectors have components along axes that the header leaves open, which axes these are; else "".
+    components_first
+        Whether the components of a voxel's vector lie side by side.
+    skipped_bytes
+        How many of the data come before the voxels, once decompressed.
+    """
+
+    files: tuple[Path, ...]
+    offset: int
+    is_compressed: bool
+    is_raw: bool
+    is_big_endian: bool
+    has_spacing: bool
+    vectors: str = ""
+    components_first: bool = True
+    skipped_bytes: int = 0
+
+
+def read_nrrd(path: Path) -> Image:
+    """Read a scalar NRRD or MetaImage file; ``read_image`` documents the result.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, foreign or not scalar, has more than one frame, or an impossible voxel size.
+    """
+    with reading(path):
+        header, reader = _read_header(path)
+        if (components := reader.GetNumberOfComponents()) != 1:
+            raise InputError(f"{path}: {components} values a voxel (colour or vectors); convert it to one, greyscale")
+        size = reader.GetSize()
+        if math.prod(size[3:]) > 1:
+            raise InputError(f"{path}: is {len(size)}D, size {size}; save one 3D volume of it")
+        image = placed(_voxels(path, header, reader), *sitk_geometry(reader), name=str(path))
+    return image if header.has_spacing else Image(image.array, image.grid, image.name, spacing_known=False)
+
+
+def read_nrrd_field(path: Path) -> DisplacementField:
+    """Read a displacement field, vectors in LPS mm, from a NRRD or MetaImage file.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or foreign, or does not hold one vector in LPS a voxel.
+    """
+    with reading(path):
+        header, reader = _read_header(path)
+        size, components = reader.GetSize(), reader.GetNumberOfComponents()
+        if components != len(size) or len(size) not in (2, 3):
+            raise InputError(
+                f"{path}: {components} components in {len(size)}D; a displacement field has one for each dimension"
+            )
+        if header.vectors:
+            raise InputError(
+                f"{path}: {header.vectors}, so the axes of its vectors are not known; convert it to a field in "
+                "left-posterior-superior, mm"
+            )
+        array = _voxels(path, header, reader).astype(np.float32, copy=False)
+        origin, spacing, direction = sitk_geometry(reader)
+        return DisplacementField(array, Grid.make(size[::-1], origin=origin, spacing=spacing, direction=direction))
+
+
+def _read_header(path: Path) -> tuple[_Header, Any]:
+    """Return a file's header, and SimpleITK's reader that has read it too."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(itk_path(path))
+    reader.ReadImageInformation()
+    spacing = np.asarray(reader.GetSpacing())
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise InputError(f"{path}: voxel size {spacing.tolist()} mm; write the true voxel size into its header")
+    header = _nrrd_header(path) if path.name.lower().endswith(NRRD) else _metaimage_header(path)
+    return header, reader
+
+
+def _voxels(path: Path, header: _Header, reader: Any) -> NDArray[Any]:
+    """Return the numbers of a file, (*array shape) or (*array shape, components), in this machine's byte order."""
+    import SimpleITK as sitk
+
+    kind, components = _component_type(path, reader), reader.GetNumberOfComponents()
+    size = math.prod(reader.GetSize()) * components * kind.itemsize
+    array: NDArray[Any]
+    for file in header.files:
+        require_file(file, "data file of the image")
+    if (header.is_raw or header.is_compressed) and len(header.files) == 1:
+        require_plausible_size(header.files[0], size, compressed=header.is_compressed)
+    if not header.is_compressed:
+        array = sitk.GetArrayFromImage(reader.Execute())
+        return array
+    array = np.empty(size // kind.itemsize, dtype=kind.newbyteorder(">" if header.is_big_endian else "<"))
+    held = _inflate(header, array.view(np.uint8).data)  # verifies the checksum
+    if held != size or header.skipped_bytes or (components > 1 and not header.components_first):
+        array = sitk.GetArrayFromImage(reader.Execute())  # another layout, which ITK may know
+        return array
+    shape = reader.GetSize()[::-1] + ((components,) if components > 1 else ())
+    return array.astype(kind, copy=False).reshape(shape)
+
+
+def _inflate(header: _Header, target: memoryview) -> int:
+    """Fill a buffer with the decompressed data of a file, and return how many bytes there are of them."""
+    count = 0
+    for path in header.files:
+        with path.open("rb") as file:
+            file.seek(header.offset)
+            for data in _inflated(file):
+                part = data[: max(0, len(target) - count)]
+                target[count : count + len(part)] = part
+                count += len(data)
+    return count
+
+
+def _inflated(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the data of a gzip or zlib stream, whose checksum zlib verifies at its end."""
+    pending = file.read(_READ_BYTES)
+    while True:
+        stream = zlib.decompressobj(wbits=_ANY_DEFLATE)
+        while not stream.eof:
+            if not pending:
+                yield stream.flush()
+                if not stream.eof:
+                    raise EOFError("the compressed data end early")
+                break
+            yield stream.decompress(pending, _INFLATED_BYTES)
+            pending = stream.unconsumed_tail or (b"" if stream.eof else file.read(_READ_BYTES))
+        pending = stream.unused_data or file.read(_READ_BYTES)
+        if not pending.startswith(_GZIP):  # gzip files may consist of several streams
+            return
+
+
+def _component_type(path: Path, reader: Any) -> np.dtype[Any]:
+    import SimpleITK as sitk
+
+    names = {
+        "UInt8": "u1", "Int8": "i1", "UInt16": "u2", "Int16": "i2", "UInt32": "u4", "Int32": "i4", "UInt64": "u8",
+        "Int64": "i8", "Float32": "f4", "Float64": "f8",
+    }  # fmt: skip
+    kinds = {getattr(sitk, f"sitk{vector}{name}"): kind for name, kind in names.items() for vector in ("", "Vector")}
+    if reader.GetPixelID() not in kinds:
+        raise InputError(f"{path}: its voxels are {reader.GetPixelIDTypeAsString()}; convert them to real numbers")
+    return np.dtype(kinds[reader.GetPixelID()])
+
+
+# headers
+
+
+def _nrrd_header(path: Path) -> _Header:
+    fields, names = {}, []
+    with path.open("rb") as file:
+        while line := file.readline(_LINE_BYTES).decode("utf-8", "replace").strip():
+            key, separator, value = line.partition(": ")
+            key = key.strip().lower().replace(" ", "")
+            if key == "datafile" and value.strip().lower().startswith("list"):
+                names = [entry.decode("utf-8").strip() for entry in file if entry.strip()]
+                break
+            if separator and not line.startswith("#"):
+                fields[key] = value.strip()
+        offset = file.tell()
+    detached = names or _numbered(fields.get("datafile", ""))
+    encoding = fields.get("encoding", "").lower()
+    axes = fields.get("spacedirections", fields.get("kinds", ""))
+    return _Header(
+        files=tuple(path.parent / name for name in detached) or (path,),
+        offset=0 if detached else offset,
+        is_compressed=encoding in ("gzip", "gz") and fields.get("lineskip", "0") == "0",
+        is_raw=encoding == "raw",
+        is_big_endian=fields.get("endian", "little").lower() == "big",
+        has_spacing="spacedirections" in fields or "spacings" in fields,
+        vectors=_open_vectors(fields),
+        components_first=not axes.lower().startswith(("(", "domain", "space")),
+        skipped_bytes=int(fields.get("byteskip", 0)),
+    )
+
+
+def _open_vectors(fields: dict[str, str]) -> str:
+    """Return what of a NRRD header leaves open, or turns, the axes along which vectors have their components."""
+    space = fields.get("space", "left-posterior-superior").lower()
+    if space not in ("left-posterior-superior", "lps"):
+        return f"its space is {space}"
+    frame = fields.get("measurementframe", "")
+    axes = [[float(value) for value in axis.strip("() ").split(",")] for axis in frame.split(") ") if axis.strip()]
+    is_turned = bool(axes) and not np.allclose(axes, np.eye(len(axes)), atol=1e-6)
+    return f"its measurement frame is {frame}" if is_turned else ""
+
+
+def _metaimage_header(path: Path) -> _Header:
+    fields, names = {}, []
+    with path.open("rb") as file:
+        while line := file.readline(_LINE_BYTES):
+            key, _, value = line.decode("utf-8", "replace").partition("=")
+            fields[key.strip().lower()] = value.strip()
+            if key.strip().lower() == "elementdatafile":
+                break
+        offset = file.tell()
+        data = fields.get("elementdatafile", "")
+        if data.lower().startswith("list"):
+            names = [entry.decode("utf-8").strip() for entry in file if entry.strip()]
+    is_local = data.lower() == "local"
+    detached = [] if is_local else names or _numbered(data)
+    is_compressed = _is_true(fields.get("compresseddata", ""))
+    skip = int(fields.get("headersize", 0))
+    return _Header(
+        files=tuple(path.parent / name for name in detached) or (path,),
+        offset=offset if is_local else max(0, skip),
+        is_compressed=is_compressed,
+        is_raw=_is_true(fields.get("binarydata", "")) and not is_compressed,
+        is_big_endian=_is_true(fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", ""))),
+        has_spacing="elementspacing" in fields or "elementsize" in fields,
+    )
+
+
+def _is_true(value: str) -> bool:
+    return value[:1].lower() in ("t", "1", "y")
+
+
+def _numbered(names: str) -> list[str]:
+    """Return the file names that one entry stands for: one, or "NAME%03d.raw FIRST LAST STEP"."""
+    parts = names.split()
+    if "%" in names and len(parts) >= 3:
+        first, last, step = (int(value) for value in [*parts[1:4], "1"][:3])
+        return [parts[0] % number for number in range(first, last + 1, step)]
+    return [names] if names else []
