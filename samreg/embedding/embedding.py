@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from samreg.errors import InputError
+from samreg.errors import InputError, SamregError
 from samreg.spatial.files import atomic_path, require_file
 from samreg.spatial.grid import Grid
+from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
 
 _FORMAT = "samreg-embedding"
 _VERSION = 1
@@ -106,15 +107,13 @@ class Embedding:
         InputError
             When the file cannot be written.
         """
-        import h5py
-
-        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        with atomic_path(path) as temporary, create_hdf5(temporary) as file:
             file.attrs.update(format=_FORMAT, version=_VERSION, model=self.model, source=self.source)
             file.attrs["calibration"] = json.dumps(None if self.calibration is None else dict(self.calibration))
             _write_vectors(file, "local", self.local, self.local_grid)
             if self.global_ is not None and self.global_grid is not None:
                 _write_vectors(file, "global", self.global_, self.global_grid)
-            file.create_dataset("body", data=self.body, compression="gzip", compression_opts=1)
+            write_array(file, "body", self.body, compression="gzip", compression_opts=1)
             _write_grid(file.create_group("image"), self.image_grid)
 
     @classmethod
@@ -142,13 +141,15 @@ class Embedding:
                     local_grid=local_grid,
                     global_=global_,
                     global_grid=global_grid,
-                    body=file["body"][()],
+                    body=read_array(file["body"]),
                     image_grid=_read_grid(file["image"]),
                     model=str(file.attrs["model"]),
                     calibration=json.loads(file.attrs["calibration"]),
                     source=str(file.attrs["source"]),
                 )
-        except (OSError, KeyError, RuntimeError) as error:  # how h5py reports damage
+        except SamregError:
+            raise
+        except Exception as error:  # h5py raises anything on damaged bytes
             raise InputError(f"{path} is not a whole embedding file ({error}); delete it and embed again") from error
 
 
@@ -170,12 +171,12 @@ def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:
 
 def _write_vectors(file: Any, name: str, vectors: Tensor, grid: Grid) -> None:
     group = file.create_group(name)
-    group.create_dataset("vectors", data=vectors.to(torch.float16).movedim(0, -1).contiguous().numpy())
+    write_array(group, "vectors", vectors.to(torch.float16).movedim(0, -1).contiguous().numpy())
     _write_grid(group, grid)
 
 
 def _read_vectors(group: Any) -> tuple[Tensor, Grid]:
-    return torch.from_numpy(group["vectors"][()]).movedim(-1, 0), _read_grid(group)
+    return torch.from_numpy(read_array(group["vectors"])).movedim(-1, 0), _read_grid(group)
 
 
 def _write_grid(group: Any, grid: Grid) -> None:

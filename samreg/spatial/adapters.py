@@ -70,10 +70,10 @@ def from_sitk(image: Any, *, name: str = "") -> Image:
 
 
 def to_ants(image: Image) -> Any:
-    """Return an ANTs image with the same voxels and geometry, of the smallest of ANTs' types that holds them."""
+    """Return an ANTs image with the same voxels and geometry, float32 unless ANTs has the type."""
     import ants
 
-    array = _as_one_of(image.array, (np.uint8, np.uint32, np.float32, np.float64))
+    array = _as_one_of(image.array, (np.uint8, np.uint32, np.float32))
     return ants.from_numpy(
         np.ascontiguousarray(array.T),
         origin=tuple(image.origin),

@@ -56,10 +56,13 @@ def read_array(dataset: Any) -> NDArray[Any]:
     if dataset.chunks is not None:  # a chunk that is not there reads as zeros
         expected = math.prod(-(-n // chunk) for n, chunk in zip(dataset.shape, dataset.chunks, strict=True))
         if dataset.id.get_num_chunks() < expected:
-            raise InputError(f"{dataset.name} is not complete; copy or export the file again")
+            raise InputError(f"{dataset.file.filename}: {dataset.name} is not complete; copy or export the file again")
     array: NDArray[Any] = np.asarray(dataset[()])
     if _CHECKSUM in dataset.attrs and int(dataset.attrs[_CHECKSUM]) != _checksum(array):
-        raise InputError(f"{dataset.name} is damaged: it does not fit its checksum; copy or export the file again")
+        raise InputError(
+            f"{dataset.file.filename}: {dataset.name} is damaged, it does not fit its checksum; copy or export the "
+            "file again"
+        )
     return array
 
 

@@ -12,8 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samreg.errors import InputError, MissingExtraError
-from samreg.spatial import Grid, Image, as_image, write_image
-from samreg.spatial.adapters import to_ants, to_itk, to_nibabel, to_sitk, to_torch
+from samreg.spatial import Grid, Image, as_image, read_image, resample, resample_spacing, write_image
+from samreg.spatial.adapters import (
+    from_ants,
+    from_itk,
+    from_nibabel,
+    from_sitk,
+    to_ants,
+    to_itk,
+    to_nibabel,
+    to_sitk,
+    to_torch,
+)
 
 DTYPES = pytest.mark.parametrize("dtype", [np.int16, np.uint8, bool, np.float32, np.float64])
 DIMENSIONS = pytest.mark.parametrize("ndim", [2, 3])
@@ -99,8 +109,118 @@ def test_our_images_pass_and_paths_are_read(tmp_path):
 def test_a_dictionary_needs_an_array():
     image = as_image({"array": [[1, 2, 3], [4, 5, 6]], "spacing": 2}, name="d")
     assert image.grid.same_as(Grid.make((2, 3), spacing=2))
+    assert (image.name, as_image({"array": [[1]], "spacing": 2, "name": "own"}, name="d").name) == ("d", "own")
     with pytest.raises(InputError, match=r"d: cannot read a builtins\.dict"):
         as_image({"voxels": 1}, name="d")
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({}, "without spacing"),
+        ({"spacing": None}, "without spacing"),
+        ({"affine": np.eye(4)}, "unknown keys 'affine'"),
+        ({"spacing": 2, "Direction": np.eye(3)}, "unknown keys 'Direction'"),
+        ({"spacing": 0}, "positive"),
+        ({"spacing": (1, -1, 1)}, "positive"),
+        ({"spacing": (1, np.nan, 1)}, "finite"),
+        ({"spacing": (1, 1)}, "shape"),
+        ({"spacing": "2 mm"}, "must be numbers"),
+        ({"spacing": 2, "origin": (1, 2)}, "shape"),
+        ({"spacing": 2, "direction": np.ones((3, 3))}, "orthonormal"),
+    ],
+)
+def test_a_dictionary_says_where_its_voxels_lie(more, match):
+    with pytest.raises(InputError, match=match):
+        as_image({"array": np.zeros((4, 5, 6)), **more})
+
+
+def test_nothing_without_a_voxel_size(tmp_path):
+    import torch
+    from PIL import Image as Picture
+
+    Picture.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10)).save(tmp_path / "x.png")
+    unknown = (
+        Image.from_array(np.zeros((4, 5, 6)), name="scan"),
+        Image.from_array(np.zeros((4, 5, 6)), name="scan").with_array(np.ones((4, 5, 6))),
+        tmp_path / "x.png",
+        read_image(tmp_path / "x.png"),
+    )
+    for source in unknown:
+        with pytest.raises(InputError, match=r"(scan|x\.png): says no voxel size.*spacing="):
+            as_image(source)
+    for source in (np.zeros((4, 5, 6)), torch.zeros(4, 5, 6)):
+        with pytest.raises(InputError, match="does not say where its voxels lie"):
+            as_image(source)
+    assert as_image(read_image(tmp_path / "x.png", spacing=0.2)).spacing.tolist() == [0.2, 0.2]
+
+
+def test_tensors_in_a_dictionary():
+    import torch
+
+    tensor = torch.arange(60.0, requires_grad=True).reshape(3, 4, 5)
+    assert np.array_equal(as_image({"array": tensor, "spacing": 2}).array.ravel(), np.arange(60))
+    with pytest.raises(InputError, match="cannot be made a numpy array"):
+        as_image({"array": tensor.to(torch.bfloat16), "spacing": 2})
+
+
+def test_default_geometry_is_warned_of(caplog):
+    as_image(sitk.GetImageFromArray(np.zeros((3, 4, 5), np.int16)), name="made")
+    assert "made: spacing 1 mm, origin 0" in caplog.text
+    caplog.clear()
+    image = sitk.Image([3, 4, 5], sitk.sitkInt16)
+    image.SetOrigin((0, 0, 1))
+    as_image(image)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("kind", ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_type_and_byte_order_goes_everywhere(tmp_path, kind, order):
+    """The same numbers come back from every package, file and interpolation."""
+    import torch
+
+    numbers = np.arange(60).reshape(3, 4, 5)
+    array = (numbers % 2 if kind == "?" else numbers + (2**31 if kind in ("i8", "u8") else 0)).astype(order + kind)
+    image = Image.from_array(array, spacing=2)
+    expected = array.astype(np.float64)
+    assert image.array.dtype.isnative
+    assert np.array_equal(image.array.astype(np.float64), expected)
+    torch.from_numpy(image.array)
+    assert np.array_equal(resample(image, image.grid, interpolation="nearest").array, image.array)
+    assert np.array_equal(resample(image, image.grid).array, expected.astype(np.float32))
+    resample(image, image.grid, interpolation="bspline")
+    assert np.array_equal(resample_spacing(image, 2).array, expected.astype(np.float32))
+    for suffix in (".nii.gz", ".nrrd", ".mha"):
+        write_image(image, tmp_path / f"i{suffix}")
+        assert np.array_equal(read_image(tmp_path / f"i{suffix}").array.astype(np.float64), expected)
+    for there, back in ((to_sitk, from_sitk), (to_nibabel, from_nibabel), (to_itk, from_itk)):
+        assert np.array_equal(back(there(image)).array.astype(np.float64), expected)
+    assert np.array_equal(from_ants(to_ants(image)).array, expected.astype(np.float32))  # ANTsPy has no doubles
+    assert np.array_equal(to_torch(image).numpy().astype(np.float64), expected)
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (np.zeros((2, 2), complex), "real numbers"),
+        (np.zeros((2, 2), [("r", "u1"), ("g", "u1")]), "real numbers"),
+        (np.zeros((2, 2), object), "real numbers"),
+        (np.zeros((2, 2), "M8[s]"), "real numbers"),
+        (np.full((2, 2), "a"), "real numbers"),
+        ([[1, 2], [3]], "numpy array"),
+        (np.full((2, 2), 2**53 + 1), r"2\*\*53"),
+        (np.full((2, 2), 2**63, "u8"), r"2\*\*53"),
+        (np.full((2, 2), "1e400", "g"), "range of float64"),
+        (np.ma.masked_array(np.zeros((2, 2)), [[True, False], [False, False]]), "masked array"),
+    ],
+)
+def test_what_cannot_be_held_exactly_is_refused(array, match):
+    if np.dtype("g").itemsize == 8 and match.startswith("range"):
+        return  # a machine whose long double is a double
+    for make in (lambda: Image.from_array(array, spacing=1), lambda: as_image({"array": array, "spacing": 1})):
+        with pytest.raises(InputError, match=match):
+            make()
 
 
 @pytest.mark.parametrize("source", [None, 3, [1, 2], object()])
@@ -119,6 +239,21 @@ def test_vectors_and_4d_are_refused():
         as_image(nib.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)))
     with pytest.raises(InputError, match="empty"):
         as_image(nib.Nifti1Image(np.zeros((3, 0, 5), np.float32), np.eye(4)))
+
+
+def test_a_fourth_dimension_of_one_frame_is_dropped():
+    ants, itk = pytest.importorskip("ants"), pytest.importorskip("itk")
+    array = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
+    sources = (
+        sitk.GetImageFromArray(array, isVector=False),
+        nib.Nifti1Image(array.T, np.diag([-1, -1, 1, 1])),
+        ants.from_numpy(array.T),
+        itk.image_from_array(array),
+    )
+    for source in sources:
+        image = as_image(source)
+        assert np.array_equal(image.array, array[0])
+        assert image.grid.same_as(Grid.make((3, 4, 5)))
 
 
 def test_ants_vectors_are_refused():

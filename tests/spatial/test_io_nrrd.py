@@ -1,0 +1,224 @@
+"""NRRD and MetaImage: every layout is read as ITK reads it, though compressed data are read here."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from samreg.errors import InputError
+from samreg.spatial import as_image, read_image, read_transform
+
+VOXELS = np.arange(3 * 4 * 5).reshape(3, 4, 5) - 20
+KINDS = ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
+
+
+def placed(array, is_vector=False):
+    image = sitk.GetImageFromArray(array, isVector=is_vector)
+    image.SetSpacing((1, 2, 3))
+    image.SetOrigin((4, 5, 6))
+    image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
+    return image
+
+
+def same_as_itk(path, expected=VOXELS):
+    ours, theirs = read_image(path), sitk.ReadImage(str(path))
+    assert np.array_equal(ours.array, sitk.GetArrayFromImage(theirs))
+    assert ours.array.dtype == sitk.GetArrayFromImage(theirs).dtype
+    assert ours.grid.same_as(as_image(theirs).grid)
+    assert np.array_equal(ours.array, expected)
+    return ours
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_types_and_suffixes(tmp_path, kind, suffix, compressed):
+    voxels = (VOXELS if kind[0] in "if" else VOXELS + 20).astype(kind)
+    sitk.WriteImage(placed(voxels), str(tmp_path / f"a{suffix}"), useCompression=compressed)
+    assert same_as_itk(tmp_path / f"a{suffix}", voxels).array.dtype == np.dtype(kind)
+
+
+NRRD = """NRRD0004
+# made by hand
+type: short
+dimension: 3
+space: left-posterior-superior
+sizes: 5 4 3
+space directions: (0,1,0) (-2,0,0) (0,0,3)
+kinds: domain domain domain
+endian: {endian}
+encoding: {encoding}
+space origin: (4,5,6)
+note:=a value with a colon: in it
+{more}
+"""
+METAIMAGE = """ObjectType = Image
+NDims = 3
+BinaryData = True
+BinaryDataByteOrderMSB = {big}
+CompressedData = True
+CompressedDataSize = {size}
+TransformMatrix = 0 -1 0 1 0 0 0 0 1
+Offset = 4 5 6
+ElementSpacing = 1 2 3
+DimSize = 5 4 3
+ElementType = MET_SHORT
+ElementDataFile = {data}
+"""
+
+
+@pytest.mark.parametrize("big", [True, False])
+@pytest.mark.parametrize("encoding", ["gzip", "gz", "raw"])
+def test_byte_orders_of_nrrd(tmp_path, big, encoding):
+    data = VOXELS.astype(">i2" if big else "<i2").tobytes()
+    header = NRRD.format(endian="big" if big else "little", encoding=encoding, more="").encode()
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(header + (data if encoding == "raw" else gzip.compress(data)))
+    same_as_itk(path)
+
+
+@pytest.mark.parametrize("big", [True, False])
+def test_byte_orders_of_metaimage(tmp_path, big):
+    data = zlib.compress(VOXELS.astype(">i2" if big else "<i2").tobytes())
+    path = tmp_path / "a.mha"
+    path.write_bytes(METAIMAGE.format(big=big, size=len(data), data="LOCAL").encode() + data)
+    same_as_itk(path)
+
+
+@pytest.mark.parametrize("naming", ["one", "list", "numbers"])
+def test_nrrd_whose_data_lie_in_other_files(tmp_path, naming):
+    files = {"one": "data file: a b.raw.gz", "list": "data file: LIST", "numbers": "data file: s%d.raw.gz 1 3 1"}
+    header = NRRD.format(endian="little", encoding="gzip", more=files[naming]).rstrip("\n") + "\n"
+    data = VOXELS.astype("<i2")
+    if naming == "one":
+        (tmp_path / "a b.raw.gz").write_bytes(gzip.compress(data.tobytes()))
+    else:
+        for number, part in enumerate(data, start=1):
+            (tmp_path / f"s{number}.raw.gz").write_bytes(gzip.compress(part.tobytes()))
+    header += "s1.raw.gz\ns2.raw.gz\ns3.raw.gz\n" if naming == "list" else ""
+    (tmp_path / "a.nhdr").write_text(header)
+    same_as_itk(tmp_path / "a.nhdr")
+    next(iter(sorted(tmp_path.glob("*.raw.gz")))).unlink()
+    with pytest.raises(InputError, match=r"cannot read .*a\.nhdr|not found"):
+        read_image(tmp_path / "a.nhdr")
+
+
+def test_metaimage_whose_data_lie_in_another_file(tmp_path):
+    data = zlib.compress(VOXELS.astype("<i2").tobytes())
+    (tmp_path / "b.zraw").write_bytes(data)
+    (tmp_path / "a.mhd").write_text(METAIMAGE.format(big=False, size=len(data), data="b.zraw"))
+    same_as_itk(tmp_path / "a.mhd")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_one_frame_of_four_dimensions(tmp_path, suffix, compressed):
+    four = sitk.GetImageFromArray(VOXELS[None].astype("i2"), isVector=False)
+    sitk.WriteImage(four, str(tmp_path / f"a{suffix}"), useCompression=compressed)
+    assert np.array_equal(read_image(tmp_path / f"a{suffix}").array, VOXELS)
+    two = sitk.GetImageFromArray(np.stack([VOXELS, VOXELS]).astype("i2"), isVector=False)
+    sitk.WriteImage(two, str(tmp_path / f"a{suffix}"), useCompression=compressed)
+    with pytest.raises(InputError, match="4D"):
+        read_image(tmp_path / f"a{suffix}")
+
+
+def test_a_file_that_says_no_voxel_size(tmp_path):
+    data = zlib.compress(VOXELS.astype("<i2").tobytes())
+    header = METAIMAGE.format(big=False, size=len(data), data="LOCAL").replace("ElementSpacing = 1 2 3\n", "")
+    (tmp_path / "a.mha").write_bytes(header.encode() + data)
+    (tmp_path / "a.nrrd").write_bytes(
+        b"NRRD0001\ntype: short\ndimension: 3\nsizes: 5 4 3\nendian: little\nencoding: gzip\n\n"
+        + gzip.compress(VOXELS.astype("<i2").tobytes())
+    )
+    for name in ("a.mha", "a.nrrd"):
+        assert not read_image(tmp_path / name).spacing_known
+        assert read_image(tmp_path / name, spacing=2).spacing_known
+        with pytest.raises(InputError, match="no voxel size"):
+            as_image(tmp_path / name)
+
+
+# displacement fields
+
+VECTORS = np.random.default_rng(0).normal(size=(3, 4, 5, 3))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_fields(tmp_path, suffix, kind, compressed):
+    image = placed(VECTORS.astype(kind), is_vector=True)
+    sitk.WriteImage(image, str(tmp_path / f"f{suffix}"), useCompression=compressed)
+    field = read_transform(tmp_path / f"f{suffix}")
+    theirs = sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+    points = field.grid.index_to_world(np.random.default_rng(1).uniform(0, 2, (20, 3)))
+    expected = [theirs.TransformPoint(p) for p in points.tolist()]
+    assert np.allclose(field.transform_points(points), expected, atol=1e-4)
+
+
+def test_flat_fields(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(VECTORS[0, ..., :2], isVector=True), str(tmp_path / "f.mha"))
+    assert read_transform(tmp_path / "f.mha").ndim == 2
+
+
+FIELD = """NRRD0004
+type: float
+dimension: 4
+space: {space}
+sizes: {sizes}
+space directions: {directions}
+kinds: {kinds}
+endian: little
+encoding: gzip
+space origin: (4,5,6)
+{more}
+"""
+
+
+def test_components_may_come_last(tmp_path):
+    directions = "(1,0,0) (0,2,0) (0,0,3)"
+    header = FIELD.format(
+        space="left-posterior-superior", sizes="5 4 3 3", directions=f"{directions} none",
+        kinds="domain domain domain vector", more="",
+    )  # fmt: skip
+    data = np.moveaxis(VECTORS, -1, 0).astype("<f4")
+    (tmp_path / "f.nrrd").write_bytes(header.encode() + gzip.compress(data.tobytes()))
+    assert np.allclose(read_transform(tmp_path / "f.nrrd").displacement, VECTORS, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("space", "more"),
+    [
+        ("right-anterior-superior", ""),
+        ("left-posterior-superior", "measurement frame: (0,1,0) (1,0,0) (0,0,1)"),
+    ],
+)
+def test_fields_whose_vectors_have_unknown_axes_are_refused(tmp_path, space, more):
+    def write(space, more):
+        header = FIELD.format(
+            space=space, sizes="3 5 4 3", directions="none (1,0,0) (0,2,0) (0,0,3)",
+            kinds="vector domain domain domain", more=more,
+        ).replace("\n\n", "\n") + "\n"  # fmt: skip
+        (tmp_path / "f.nrrd").write_bytes(header.encode() + gzip.compress(VECTORS.astype("<f4").tobytes()))
+
+    write("left-posterior-superior", "measurement frame: (1,0,0) (0,1,0) (0,0,1)")
+    assert np.allclose(read_transform(tmp_path / "f.nrrd").displacement, VECTORS, atol=1e-6)
+    write(space, more)
+    with pytest.raises(InputError, match=r"f\.nrrd.*axes of its vectors"):
+        read_transform(tmp_path / "f.nrrd")
+
+
+def test_a_scan_is_no_field_and_a_field_no_scan(tmp_path):
+    sitk.WriteImage(placed(VOXELS.astype("i2")), str(tmp_path / "a.mha"))
+    with pytest.raises(InputError, match="1 components in 3D"):
+        read_transform(tmp_path / "a.mha")
+    sitk.WriteImage(placed(VECTORS, is_vector=True), str(tmp_path / "f.nrrd"))
+    with pytest.raises(InputError, match="3 values a voxel"):
+        read_image(tmp_path / "f.nrrd")
+    nan = np.where(VECTORS > 1, np.nan, VECTORS)
+    sitk.WriteImage(placed(nan, is_vector=True), str(tmp_path / "f.mha"))
+    with pytest.raises(InputError, match="NaN"):
+        read_transform(tmp_path / "f.mha")
