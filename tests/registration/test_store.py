@@ -79,7 +79,7 @@ def test_a_failed_result_comes_back(tmp_path, pair) -> None:
 
 
 def shifted(by: float) -> samreg.RegistrationResult:
-    image = Image.from_array(np.zeros((8, 8), np.float32))
+    image = Image.from_array(np.zeros((8, 8), np.float32), spacing=1)
     return samreg.RegistrationResult(image, image, AffineTransform(np.eye(2), np.array([by, 0.0])), body=image)
 
 
@@ -103,7 +103,7 @@ def test_nothing_of_an_earlier_result_is_left(tmp_path) -> None:
 
 
 def test_options_come_back_as_python_had_them(tmp_path) -> None:
-    image = Image.from_array(np.zeros((4, 4), np.float32))
+    image = Image.from_array(np.zeros((4, 4), np.float32), spacing=1)
     options = {"engine_options": {"iterations": (20, 10), "points": (np.zeros((1, 2)),)}, "threads": None}
     result = samreg.RegistrationResult(image, image, AffineTransform.identity(2), options=options)
     again = samreg.RegistrationResult.load(result.save(tmp_path), fixed=image, moving=image)
