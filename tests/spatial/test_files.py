@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -84,3 +86,38 @@ def test_reasons_are_one_line():
     assert reason(itk) == "File cannot be read"
     assert reason(EOFError()) == "EOFError"
     assert reason(ValueError("two\nlines")) == "two lines"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has one encoding of file names")
+def test_names_with_accents_where_the_locale_is_not_utf8(tmp_path):
+    """SimpleITK ends the process at a name that Python could not decode."""
+    code = f"""
+import os, numpy as np
+from samreg.errors import InputError
+from samreg.spatial import *
+os.chdir({str(tmp_path)!r})
+name = os.fsdecode(b"art\\xc3\\xa8re")
+image = Image.from_array(np.arange(60, dtype=np.int16).reshape(3, 4, 5), spacing=2)
+for suffix in (".nii.gz", ".nrrd", ".mha"):
+    write_image(image, name + suffix)
+    assert np.array_equal(read_image(name + suffix).array, image.array)
+    os.remove(name + suffix)
+write_image(image, name + ".nrrd")
+assert list(find_images(".")) == [name]
+shift = AffineTransform(np.eye(3), np.ones(3))
+for suffix in (".tfm", ".mat", ".h5", ".nii.gz", ".npz"):
+    write_transform(shift, name + suffix, grid=image.grid)
+    again = read_transform(name + suffix, fixed_grid=image.grid)
+    assert np.allclose(again.transform_points([[2, 2, 2]]), 3)
+latin = os.fsdecode(b"art\\xe8re.nrrd")
+os.rename(name + ".nrrd", latin)
+try:
+    read_image(latin)
+except InputError as error:
+    assert "not UTF-8" in str(error), error
+else:
+    raise SystemExit("read")
+"""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **locale}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
