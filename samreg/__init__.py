@@ -11,9 +11,10 @@ from importlib.metadata import version
 
 import lazy_loader
 
-from samreg import _moved
+from samreg import _forked, _moved
 
 __version__ = version("samreg")
 _moved.install()
+_forked.install()
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

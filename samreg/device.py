@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from samreg._forked import cuda_is_lost, usable_threads
 from samreg.errors import InputError
 
 
@@ -18,6 +19,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     InputError
         When the device is unknown or not present.
     """
+    if cuda_is_lost() and not str(device).startswith("cpu"):
+        raise InputError(
+            f"device {str(device)[:40]!r}: this process was forked from one that had used CUDA, which cannot be used "
+            'here; start processes with "spawn", or give device="cpu"'
+        )
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if isinstance(device, str) and device == "auto":
         return torch.device(next(name for name, there in present.items() if there))
@@ -60,7 +66,7 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
     import SimpleITK as sitk
 
     before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(usable_threads(threads))
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     try:
         yield

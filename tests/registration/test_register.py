@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import samreg
+from samreg.engines import Engine, EngineResult
 from samreg.errors import InputError, MissingExtraError, SamregError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.seeding.orientation import reoriented
@@ -122,6 +124,58 @@ def test_linear_transforms_stay_linear(pair, transform) -> None:
     if transform == "rigid":
         np.testing.assert_allclose(part.matrix @ part.matrix.T, np.eye(3), atol=1e-6)
     assert landmark_errors(result, pair).mean() < 25  # the world frames lie 500 mm apart
+
+
+def test_a_start_for_an_engine_without_embeddings_needs_none(body, monkeypatch) -> None:
+    class Centred(Engine):
+        name = "centred"
+
+        def register(self, request):
+            assert request.embeddings is None
+            return EngineResult(request.start, "", "1")
+
+    def load(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("samreg.embedding.registry.model_for", load)
+    start = AffineTransform(np.eye(3), [4.0, 0.0, 0.0])
+    result = samreg.register(body, body, engine=Centred(), start=start)
+    assert result.transform_points([[80.0, 80, 80]], to="moving").round(3).tolist() == [[84, 80, 80]]
+    assert result.options["model"] is None
+    assert "embedding" not in result.timings
+
+
+@pytest.mark.parametrize(
+    ("seed", "threads", "transform", "expected"),
+    [(0, None, "affine", 1), (0, 3, "affine", 3), (None, None, "affine", None), (2**32 - 1, None, "rigid", 1)],
+)
+def test_seed_and_threads_as_ants_is_given_them(body, monkeypatch, seed, threads, transform, expected) -> None:
+    """A seed never becomes 0, which is ANTs' clock."""
+    given = {}
+
+    def worker(module, pair, job, *, threads, environment, verbose):
+        given.update(environment, threads=threads)
+        return SimpleNamespace(transform=AffineTransform.identity(3), log="")
+
+    monkeypatch.setattr("samreg.engines.ants.run_worker", worker)
+    call = {"method": "registration", "engine": "ants", "transform": transform}
+    samreg.register(body, body, **call, seed=seed, threads=threads)
+    assert given["threads"] == expected
+    if seed is None:
+        assert "ANTS_RANDOM_SEED" not in given
+    else:
+        assert 0 < int(given["ANTS_RANDOM_SEED"]) < 2**31
+
+
+def test_guides_that_are_missed_are_flagged(body) -> None:
+    options = {"levels": (16,), "iterations": (1,), "landmark_weight": 0.0}
+    guides = samreg.Points([[80.0, 80, 80], [60, 80, 80]]), samreg.Points([[80.0, 80, 80], [90, 80, 80]])
+    call = {"method": "registration", "engine": "torch", "engine_options": options}
+    result = samreg.register(body, body, landmarks=guides, **call)
+    assert result.quality["guide_miss_max_mm"] == pytest.approx(30, abs=3)
+    assert result.quality["guide_miss_mean_mm"] == pytest.approx(15, abs=3)
+    assert any("guiding landmark is missed by" in flag for flag in result.flags)
+    assert "guide_miss_max_mm" not in samreg.register(body, body, **call).quality
 
 
 def test_zero_iterations_return_the_seed(pair, embedded) -> None:

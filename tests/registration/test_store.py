@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import samreg
+from samreg.cli import app
 from samreg.errors import InputError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
-from samreg.spatial import AffineTransform, Image
+from samreg.registration import store
+from samreg.spatial import AffineTransform, DisplacementField, Image
 
 Saved = tuple[samreg.RegistrationResult, Path]
 
@@ -66,6 +71,85 @@ def test_any_one_format_is_enough(saved, pair, tmp_path, ending) -> None:
     )
     assert again.correspondences is None
     assert again.body is None
+
+
+@pytest.mark.parametrize("formats", [("h5",), ("nii",), ("npz",)])
+def test_beyond_the_image_every_format_is_the_affine_part(saved, tmp_path, formats) -> None:
+    result, _ = saved
+    folder = result.save(tmp_path / "out", formats=formats)
+    again = samreg.RegistrationResult.load(folder)
+    for to, grid in (("moving", result.fixed.grid), ("fixed", result.moving.grid)):
+        far = grid.center + [[5000.0, 0, 0], [0, -5000.0, 300.0]]
+        expected = result.transform_points(far, to=to, outside="extrapolate")
+        np.testing.assert_allclose(again.transform_points(far, to=to, outside="extrapolate"), expected, atol=1e-2)
+        assert np.linalg.norm(expected - far, axis=1).min() > 1, "no identity"
+        name = "transform" if to == "moving" else "inverse"
+        np.testing.assert_allclose(store.load_transform(folder, name).transform_points(far), expected, atol=1e-2)
+
+
+def test_the_start_is_saved_and_starts_again(body, tmp_path) -> None:
+    field = DisplacementField(np.full((*body.shape, 3), 2.0, np.float32), body.grid)
+    start = samreg.spatial.compose(field, AffineTransform(np.eye(3), [3.0, 0.0, 0.0]))
+    call = {"method": "registration", "engine": "torch", "engine_options": {"levels": (16,), "iterations": (1,)}}
+    first = samreg.register(body, body, start=start, **call)
+    assert first.options["start"] == "start.h5"
+    folder = first.save(tmp_path / "first")
+    loaded = samreg.RegistrationResult.load(folder, fixed=body, moving=body)
+    points = body.grid.center + [[0.0, 0, 0], [20, 10, 5]]
+    np.testing.assert_allclose(loaded.start.transform_points(points), start.transform_points(points), atol=1e-5)
+    again = samreg.register(body, body, start=folder / "start.h5", **call)
+    np.testing.assert_allclose(again.transform.transform_points(points), first.transform.transform_points(points))
+    assert again.options["start"] == str(folder / "start.h5")
+    assert samreg.register(body, body, start=folder, **call).options["start"] == str(folder)
+
+
+def test_what_cannot_be_saved_is_known_before(tmp_path) -> None:
+    for formats, ndim, says in (
+        (("h5", "mrk"), 2, "mrk is for volumes"),
+        (("h5", "tiff"), 3, r"unknown formats \['tiff'\]"),
+        ((), 3, "choose from"),
+    ):
+        with pytest.raises(InputError, match=says):
+            store.require_formats(formats, ndim)
+    assert store.require_formats("nii", 2) == ("nii",)
+    with pytest.raises(InputError, match="mrk is for volumes"):
+        shifted(1).save(tmp_path / "out", formats=("h5", "mrk"))
+    assert not (tmp_path / "out").exists()
+    store.require_folder(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists(), "tried, and nothing is left"
+    (tmp_path / "transform.h5").mkdir()
+    with pytest.raises(InputError, match=r"transform\.h5 is a folder"):
+        store.require_folder(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write to"):
+        store.require_folder(tmp_path / "file" / "out")
+
+
+def test_the_command_line_refuses_formats_before_the_work(tmp_path, monkeypatch) -> None:
+    image = Image.from_array(np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32), spacing=1.0)
+    samreg.write_image(image, tmp_path / "a.nii.gz")
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("it was registered")
+
+    monkeypatch.setattr(samreg, "register", work)
+    path = str(tmp_path / "a.nii.gz")
+    done = CliRunner().invoke(app, ["register", path, path, "-o", str(tmp_path / "out"), "--formats", "h5,mrk"])
+    assert (done.exit_code, "mrk is for volumes" in done.output) == (2, True), done.output
+
+
+def test_a_result_needs_no_folder_to_be_made() -> None:
+    code = """
+import sys
+import numpy as np
+from samreg.registration.result import RegistrationResult
+from samreg.spatial import AffineTransform, Image
+image = Image.from_array(np.eye(4))
+RegistrationResult(image, image, AffineTransform.identity(2)).transform_points([[1, 1]], to="moving")
+assert "samreg.report" not in sys.modules and "matplotlib" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_failed_result_comes_back(tmp_path, pair) -> None:
