@@ -408,6 +408,14 @@ def test_a_jump_sideways_is_refused(tmp_path):
     refused(write_series(tmp_path / "one", ImagePositionPatient=one), "no straight line", "4.00 mm")
 
 
+def test_positions_off_their_line_by_rounding_make_no_tilt(tmp_path, caplog):
+    position = lambda k: [ORIGIN[0] + [0, 0.3, -0.3, 0.2, -0.2, 0.3][k], ORIGIN[1], HEIGHTS[k]]  # noqa: E731
+    image = read_image(write_series(tmp_path / "s", ImagePositionPatient=position))
+    assert np.array_equal(image.array, hu())
+    np.testing.assert_allclose(image.origin, (ORIGIN[0] + 0.05, *ORIGIN[1:]))
+    assert "off their line by up to 0.35 mm" in caplog.text
+
+
 def test_a_drift_steeper_than_any_gantry_is_refused(tmp_path):
     position = lambda k: [ORIGIN[0] + 4 * k, ORIGIN[1], HEIGHTS[k]]  # noqa: E731
     refused(write_series(tmp_path / "s", ImagePositionPatient=position), "53 degrees off their normal")

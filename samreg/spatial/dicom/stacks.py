@@ -453,12 +453,15 @@ def _line(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Line:
     axes, origin = _geometry(planes[0])
     sideways = np.array([_geometry(plane)[1] - origin for plane in planes]) @ axes.T
     rise = heights - heights[0]
+    tolerance = min(_MAX_SIDEWAYS_MM, _MAX_DISPLACEMENT * float(np.median(np.diff(heights))))
     drift, shift = sideways[-1] / rise[-1], np.zeros(2)
-    distance = float(np.linalg.norm(sideways - rise[:, None] * drift, axis=1).max())
-    if distance >= _SAME_PLACE_MM:  # not just the last digit
-        drift, shift = np.polyfit(rise, sideways, 1)
-        distance = float(np.linalg.norm(sideways - rise[:, None] * drift - shift, axis=1).max())
-    if distance > min(_MAX_SIDEWAYS_MM, _MAX_DISPLACEMENT * float(np.median(np.diff(heights)))):
+    distance = _distance_from_line(sideways, rise, drift, shift)
+    if distance >= _SAME_PLACE_MM:  # not just the last digit: the nearest line, upright if that will do
+        drift, shift = np.zeros(2), sideways.mean(axis=0)
+        if _distance_from_line(sideways, rise, drift, shift) > tolerance:
+            drift, shift = np.polyfit(rise, sideways, 1)
+        distance = _distance_from_line(sideways, rise, drift, shift)
+    if distance > tolerance:
         worst, jump = _largest_jump(sideways, heights)
         raise InputError(
             f"{name}: the slices lie on no straight line: from {planes[worst].label} to {planes[worst + 1].label} they "
@@ -478,6 +481,10 @@ def _line(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Line:
             "corrected for it, their volume is sheared"
         )
     return _Line(origin + shift @ axes, np.cross(axes[0], axes[1]) + drift @ axes, remark)
+
+
+def _distance_from_line(sideways: FloatArray, rise: FloatArray, drift: FloatArray, shift: FloatArray) -> float:
+    return float(np.linalg.norm(sideways - rise[:, None] * drift - shift, axis=1).max())
 
 
 def _largest_jump(sideways: FloatArray, heights: FloatArray) -> tuple[int, float]:
