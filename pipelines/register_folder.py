@@ -23,6 +23,7 @@ import joblib
 
 import samreg
 from samreg.embedding import default_model
+from samreg.engines.registry import engine_packages
 from samreg.steps import find_inputs, run_step, write_table
 
 
@@ -43,7 +44,8 @@ def register_one(
     def work(folder: Path) -> None:
         samreg.register(fixed, moving, **options).save(folder)
 
-    step = run_step(out, work, files=[fixed, moving], inputs=inputs)
+    packages = engine_packages(options.get("engine"))
+    step = run_step(out, work, files=[fixed, moving], inputs=inputs, packages=packages)
     if not step:
         return Outcome(moving.name, "error", step.seconds, step.reason)
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
@@ -61,7 +63,7 @@ def register_folder(
         When the folder holds no images, the fixed image or an option is at fault, or the disk is full.
     """
     images = find_inputs(out, folder)
-    inputs = {"samreg": samreg.__version__, **options, "model": _identity(fixed, options)}
+    inputs = {**options, "model": _identity(fixed, options)}
     options = {**options, "device": device, "threads": max(1, (os.cpu_count() or 1) // jobs)}
     tasks = (joblib.delayed(register_one)(fixed, path, out / name, options, inputs) for name, path in images.items())
     outcomes: list[Outcome] = []

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from samreg.atlas.average import Average, average, landmark_spread, probability, sharpened
 from samreg.atlas.frame import common_frame, common_grid, shape_update
 from samreg.atlas.picture import write_template_picture
+from samreg.engines.registry import engine_packages
 from samreg.errors import InputError, SamregError, require_options
 from samreg.quality import dice, ncc
 from samreg.spatial.grid import Grid
@@ -298,6 +299,7 @@ class _Run:
             partial(_average, number, names, setting, self.folder(number), before),
             files=[*(self.images[name] for name in names), *found, *([before / "mean.nii.gz"] if before else [])],
             inputs={"names": list(names), "frame": frame, "grid": repr(setting.grid)},
+            packages=engine_packages(),
         )
         if not outcome:
             raise InputError(f"iteration {number}: {outcome.reason}")
@@ -334,7 +336,7 @@ def _read(images: Mapping[str, Path], out: Path, options: Mapping[str, Any], nam
             network.embed(image, device=options["device"]).save(folder / "embedding.h5")
 
     inputs = {"model": None if network is None else network.identity}
-    return run_step(out / name, work, files=[images[name]], inputs=inputs)
+    return run_step(out / name, work, files=[images[name]], inputs=inputs, packages=("torch", "scipy"))
 
 
 def _medoid(names: Sequence[str], folder: Path) -> str:
@@ -361,7 +363,8 @@ def _start(images: Mapping[str, Path], out: Path, first: str, options: Mapping[s
             found = _succeeded(register(images[first], images[name], transform="affine", **options))
         write_transform(found, folder / "affine.tfm")
 
-    return run_step(out / "start" / name, work, files=files, inputs=_inputs(options))
+    packages = engine_packages(options["engine"])
+    return run_step(out / "start" / name, work, files=files, inputs=_inputs(options), packages=packages)
 
 
 def _seeded(reference: Path, subject: Path, seed: int) -> Transform:
@@ -388,7 +391,8 @@ def _register(images: Mapping[str, Path], out: Path, before: Path, options: Mapp
         write_transform(_succeeded(found), folder / "transform.h5")
 
     step = _transform_file(out, name).parent
-    return run_step(step, work, files=[template, images[name], *parts], inputs=_inputs(options))
+    files, packages = [template, images[name], *parts], engine_packages(options["engine"])
+    return run_step(step, work, files=files, inputs=_inputs(options), packages=packages)
 
 
 def _transform_file(iteration: Path, name: str) -> Path:
@@ -485,7 +489,8 @@ def _finish(
             write_points(found, folder / "landmarks.csv")
 
     affine = str(setting.frame[name].matrix.tolist())
-    return run_step(out / name, work, files=[path, template, *own, *given], inputs={"frame": affine})
+    files = [path, template, *own, *given]
+    return run_step(out / name, work, files=files, inputs={"frame": affine}, packages=("torch", "SimpleITK", "scipy"))
 
 
 def _read_labels(path: Path) -> Image:

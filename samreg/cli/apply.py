@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -165,20 +164,9 @@ def _in_folder(folder: Path, backward: bool) -> Transform:
 
 def _saved_grid(folder: Path, role: str) -> Grid | None:
     """Return the grid of the "fixed" or the "moving" image of a saved result; None where it is not known."""
-    from samreg.spatial.files import reading
-    from samreg.spatial.grid import Grid
+    from samreg.registration.store import SUMMARY, Stored
 
-    path = folder / "result.json"
-    if not path.is_file():
-        return None
-    with reading(path):
-        saved = json.loads(path.read_text(encoding="utf-8"))[role]
-        return Grid.make(
-            saved["size"][::-1],
-            origin=saved["origin_lps_mm"],
-            spacing=saved["spacing_mm"],
-            direction=saved["direction"],
-        )
+    return Stored.open(folder).grid(role) if (folder / SUMMARY).is_file() else None
 
 
 def _in_file(path: Path, backward: bool, grids: tuple[Grid | None, Grid | None] = (None, None)) -> Transform:

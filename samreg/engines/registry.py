@@ -81,6 +81,19 @@ def engine_entries() -> dict[str, EngineEntry]:
     return entries
 
 
+def engine_packages(name: str | None = None) -> tuple[str, ...]:
+    """Return the packages on PyPI that may do a registration: those of one engine, or of all where none is named.
+
+    Examples
+    --------
+    >>> engine_packages("ants")
+    ('torch', 'SimpleITK', 'scipy', 'antspyx')
+    """
+    entries = engine_entries()
+    chosen = [entries[name]] if name in entries else list(entries.values())
+    return tuple(dict.fromkeys(("torch", "SimpleITK", "scipy", *(entry.distribution for entry in chosen))))
+
+
 def available_engines() -> tuple[str, ...]:
     """Return the names of the engines whose packages are installed.
 

@@ -24,9 +24,9 @@ from samreg.registration import store
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.inputs import as_image, as_points
+from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.io_transforms import read_transform
-from samreg.spatial.points import Points, paired_points, require_inside
+from samreg.spatial.points import Points, paired_points
 from samreg.spatial.standard import as_mask
 from samreg.spatial.transforms import (
     AffineTransform,
@@ -374,10 +374,10 @@ def _guides(landmarks: object, fixed: Image, moving: Image) -> tuple[Points, Poi
     """Return the landmarks that both images have, in one order; each must lie in its image."""
     if not isinstance(landmarks, (tuple, list)) or len(landmarks) != 2:
         raise InputError("landmarks must be two sets of points, those of the fixed and those of the moving image")
-    pair = as_points(landmarks[0], fixed.ndim), as_points(landmarks[1], moving.ndim)
-    for points, image, role in zip(pair, (fixed, moving), ("fixed", "moving"), strict=True):
-        require_inside(points, image.grid, f"the {role} image {image.name}".strip())
-    return paired_points(*pair)
+    return paired_points(
+        points_in(landmarks[0], fixed.grid, f"the fixed image {fixed.name}".strip()),
+        points_in(landmarks[1], moving.grid, f"the moving image {moving.name}".strip()),
+    )
 
 
 def _options(

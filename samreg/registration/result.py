@@ -16,7 +16,7 @@ from samreg.registration import store
 from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
-from samreg.spatial.inputs import as_image, as_points
+from samreg.spatial.inputs import as_image, as_points, points_in
 from samreg.spatial.points import Points, require_inside
 from samreg.spatial.resample import resample
 from samreg.spatial.transforms import Transform, invert
@@ -249,7 +249,7 @@ class RegistrationResult:
         require_choice("to", to, ("moving", "fixed"))
         require_choice("outside", outside, ("error", "extrapolate"))
         source = self.fixed if to == "moving" else self.moving
-        given = as_points(points, source.ndim)
+        given = as_points(points, source.ndim, grid=source.grid)
         if outside == "error":
             require_inside(given, source.grid, f"the {'fixed' if to == 'moving' else 'moving'} image {source.name}")
         through = self._transform() if to == "moving" else self.inverse
@@ -274,7 +274,7 @@ class RegistrationResult:
         Raises
         ------
         InputError
-            When no name is in both, or a name occurs twice.
+            When a landmark lies outside its image, no name is in both, or a name occurs twice.
         SamregError
             When the registration failed.
 
@@ -290,7 +290,11 @@ class RegistrationResult:
         array([3.])
         """
         self._transform()
-        return landmark_errors(self, as_points(fixed, self.fixed.ndim), as_points(moving, self.moving.ndim))
+        return landmark_errors(
+            self,
+            points_in(fixed, self.fixed.grid, f"the fixed image {self.fixed.name}".strip()),
+            points_in(moving, self.moving.grid, f"the moving image {self.moving.name}".strip()),
+        )
 
     def save(self, folder: str | os.PathLike[str], *, formats: Sequence[str] = ("h5",)) -> Path:
         """Write everything to a folder: all files, or none.
