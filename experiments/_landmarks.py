@@ -1,24 +1,22 @@
-"""What the landmark benchmarks share: the landmarks of a folder, and errors in a line."""
+"""What the landmark experiments share: how errors are summed up."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
+GROSS_MM = 15.0  # beyond which a landmark is not where it should be
 
 
-def read_landmarks(path: Path) -> dict[str, dict[str, list[float]]]:
-    """Return positions, LPS mm, by subject and landmark, of a csv with columns subject, landmark, x, y, z."""
-    subjects: dict[str, dict[str, list[float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            subjects.setdefault(row["subject"], {})[row["landmark"]] = [float(row[axis]) for axis in "xyz"]
-    return subjects
-
-
-def describe(errors: Sequence[float] | np.ndarray) -> str:
+def describe(errors: Sequence[float] | NDArray[np.floating]) -> str:
     """Return mean / median / 95th percentile."""
     e = np.asarray(errors)
     return f"{e.mean():.1f} / {np.median(e):.1f} / {np.percentile(e, 95):.1f}"
+
+
+def auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Return the probability that a positive scores above a negative; ties count half."""
+    a, b = score[positive][:, None], score[~positive][None]
+    return float(((a > b) + 0.5 * (a == b)).mean())

@@ -15,7 +15,7 @@ import logging
 import time
 from pathlib import Path
 
-import cephalometric as ceph
+import _cephalometric as ceph
 import numpy as np
 
 import samreg

@@ -13,7 +13,7 @@ import statistics
 import time
 from pathlib import Path
 
-import cephalometric as ceph
+import _cephalometric as ceph
 import numpy as np
 
 import samreg

@@ -17,15 +17,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from _landmarks import describe, read_landmarks
+from _landmarks import GROSS_MM, auc, describe
 
 import samreg
 from samreg.matching import Calibration, Prediction, features, match_points, stable_matches
 from samreg.seeding import fit_affine, global_affine, make_seed, predict_locally
 from samreg.spatial import Grid, Image
+from samreg.spatial.io_points import find_points
 
 WINDOW = (45.0, 0.3)
-GROSS = 15.0  # mm
 
 
 def variants(fixed, moving, points):
@@ -33,8 +33,8 @@ def variants(fixed, moving, points):
     calibration = Calibration.from_mapping(fixed.calibration)
     for parts in (("local",), ("global",), ("local", "global")) if fixed.global_ is not None else (("local",),):
         f, m = (features(e, parts=parts) for e in (fixed, moving))
-        found = match_points(f, points, m, calibration=calibration)
-        yield " + ".join(parts) + ", nearest neighbour in the body", found.moving, found.reliability
+        matches = match_points(f, points, m, calibration=calibration)
+        yield " + ".join(parts) + ", nearest neighbour in the body", matches.moving, matches.reliability
     lattices = {
         "lattice matches": global_affine(f, m, spacing=32.0, calibration=calibration)[1],
         "fixed points (stable matches)": stable_matches(f, m, spacing=24.0, calibration=calibration),
@@ -46,10 +46,10 @@ def variants(fixed, moving, points):
             continue
         left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
         expected = predict_locally(pairs.take(left < WINDOW[0]), fit.transform, points)
-        found = match_points(f, points, m, prediction=Prediction(expected, *WINDOW), calibration=calibration)
-        yield f"within {WINDOW[0]:g} mm of the {name} around it", found.moving, found.reliability
-    found = samreg.match(fixed, points, moving)
-    yield "the same with votes of neighbours (samreg.match)", found.points, found.reliability
+        matches = match_points(f, points, m, prediction=Prediction(expected, *WINDOW), calibration=calibration)
+        yield f"within {WINDOW[0]:g} mm of the {name} around it", matches.moving, matches.reliability
+    voted = samreg.match(fixed, points, moving)
+    yield "the same with votes of neighbours (samreg.match)", voted.points, voted.reliability
     for name, transform in (("robust affine", "affine"), ("smooth field", "deformable")):
         seed = make_seed(fixed, moving, transform=transform)
         if seed:
@@ -64,15 +64,9 @@ def nothing(points):
 
 def gross_share(error, reliability):
     """Share of the gross errors held by the quarter of least reliability."""
-    gross = error > GROSS
+    gross = error > GROSS_MM
     lowest = np.argsort(reliability, kind="stable")[: round(len(error) / 4)]
     return gross[lowest].sum() / max(1, gross.sum())
-
-
-def auc(score, positive):
-    """Probability that a positive scores above a negative; ties count half."""
-    a, b = score[positive][:, None], score[~positive][None]
-    return float(((a > b) + 0.5 * (a == b)).mean())
 
 
 def halves(image: Image, points):
@@ -92,28 +86,30 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["mind", "ct-small"])
     parser.add_argument("--per-landmark", action="store_true")
     arguments = parser.parse_args()
-    landmarks = read_landmarks(arguments.folder / "landmarks.csv")
+    table = arguments.folder / "landmarks.csv"
+    landmarks = {name: samreg.read_points(table, subject=name) for name in find_points(table, ())}
+    names = next(iter(landmarks.values())).names
     images = {name: samreg.read_image(arguments.folder / "images" / f"{name}.nii.gz") for name in landmarks}
-    positions = {name: np.array(list(points.values())) for name, points in landmarks.items()}
+    positions = {subject: points.named(names).positions for subject, points in landmarks.items()}
     for model in arguments.models:
         loaded = samreg.load_model(model)
         embeddings = {name: loaded.embed(image) for name, image in images.items()}
         errors, reliabilities = defaultdict(list), defaultdict(list)
         for fixed, moving in itertools.permutations(landmarks, 2):
-            for name, found, reliability in variants(embeddings[fixed], embeddings[moving], positions[fixed]):
-                errors[name].append(np.linalg.norm(found - positions[moving], axis=1))
+            for name, matched, reliability in variants(embeddings[fixed], embeddings[moving], positions[fixed]):
+                errors[name].append(np.linalg.norm(matched - positions[moving], axis=1))
                 reliabilities[name].append(reliability)
         print(f"\n| {model} | mean / median / p95 mm | within 10 mm | gross errors in the least reliable quarter |")
         print("|---|---|---|---|")
-        for name, some in errors.items():
-            error, reliability = np.concatenate(some), np.concatenate(reliabilities[name])
+        for name, by_pair in errors.items():
+            error, reliability = np.concatenate(by_pair), np.concatenate(reliabilities[name])
             known = np.isfinite(error)
             lost = f" ({(~known).sum()} without an answer)" if not known.all() else ""
             share = f"{gross_share(error, reliability):.0%}" if np.ptp(reliability) > 0 else ""
             print(f"| {name}{lost} | {describe(error[known])} | {(error <= 10).mean():.0%} | {share} |")
         if arguments.per_landmark:
-            table = np.array(errors["the same with votes of neighbours (samreg.match)"])
-            for name, column in sorted(zip(landmarks[fixed], table.T, strict=True), key=lambda item: item[1].mean()):
+            columns = np.array(errors["the same with votes of neighbours (samreg.match)"])
+            for name, column in sorted(zip(names, columns.T, strict=True), key=lambda item: item[1].mean()):
                 print(f"{name:40s} {describe(column)}")
         outside, score = [], []
         for moving, image in images.items():

@@ -5,7 +5,7 @@ python experiments/lung_pair.py FOLDER     # with 3DCT_lung_{baseline,followup}{
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import samreg
@@ -14,7 +14,9 @@ from samreg.spatial import as_mask, resample
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
     fixed, moving, fixed_mask, moving_mask = (
         samreg.read_image(folder / f"3DCT_lung_{name}.nii.gz")
         for name in ("baseline", "followup", "baseline_mask", "followup_mask")
@@ -22,9 +24,9 @@ def main() -> None:
     reference = as_mask(fixed_mask).array
 
     def show(name: str, mask: samreg.Image) -> None:
-        found = as_mask(mask).array
-        distance = mean_surface_distance(found, reference, spacing=fixed_mask.spacing)
-        print(f"| {name} | {dice(found, reference)[1]:.3f} | {distance:.2f} |", flush=True)
+        warped = as_mask(mask).array
+        distance = mean_surface_distance(warped, reference, spacing=fixed_mask.spacing)
+        print(f"| {name} | {dice(warped, reference)[1]:.3f} | {distance:.2f} |", flush=True)
 
     print("| method | Dice of the lung masks | mean surface distance, mm |\n|---|---|---|")
     show("before", resample(moving_mask, fixed_mask.grid, interpolation="nearest"))

@@ -15,8 +15,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from _landmarks import describe
-from landmark_ablation import GROSS, auc
+from _landmarks import GROSS_MM, auc, describe
 
 import samreg
 
@@ -34,15 +33,15 @@ def main() -> None:
         errors, reliability, runs = [], [], 0
         for target in templates:
             others = [template for template in templates if template is not target]
-            for some in itertools.combinations(others, size):
-                found = samreg.match_set(some, target.embedding)
-                shared = [name for name in found.names if name in target.points.names]
-                points = found.to_points().named(shared)
+            for chosen in itertools.combinations(others, size):
+                matches = samreg.match_set(chosen, target.embedding)
+                shared = [name for name in matches.names if name in target.points.names]
+                points = matches.to_points().named(shared)
                 errors.append(np.linalg.norm(points.positions - target.points.named(shared).positions, axis=1))
                 reliability.append(points.scores)
                 runs += 1
         error, score = np.concatenate(errors), np.concatenate(reliability)
-        right = error <= GROSS
+        right = error <= GROSS_MM
         print(
             f"| {size} | {runs} | {describe(error)} | {(error <= 10).mean():.0%} | {score.mean():.2f} | "
             f"{right.mean():.2f} | {auc(score, right):.2f} |",
