@@ -20,8 +20,13 @@ from samreg.engines.child import die_with_parent, own_peak, spawn, worker_peaks
 from samreg.errors import SamregError
 from samreg.spatial.files import atomic_path
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-_LOG_SHOWN = 2000  # characters of a crashed job's output
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+_LOG_CHARACTERS = 2000  # of a crashed job's output that are shown
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ def execute(job: Job) -> dict[str, Any]:
     KeyboardInterrupt
         When the child was interrupted; it leaves no record.
     """
-    if done := read_record(job.record):
-        return done
+    if record := read_record(job.record):
+        return record
     start = time.perf_counter()
     environment = dict.fromkeys(_THREADS, str(job.threads))
     with tempfile.TemporaryFile() as output:
@@ -85,12 +90,12 @@ def execute(job: Job) -> dict[str, Any]:
         except BaseException:
             child.kill()
             raise
-        if done := read_record(job.record):
-            return done
+        if record := read_record(job.record):
+            return record
         if status == -signal.SIGINT:
             raise KeyboardInterrupt
         output.seek(0)
-        log = output.read().decode(errors="replace")[-_LOG_SHOWN:].strip()
+        log = output.read().decode(errors="replace")[-_LOG_CHARACTERS:].strip()
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     hint = " (out of memory?)" if status == -9 else ""
     return _write(job, {"ok": False, "reason": f"the process {how}{hint}\n{log}".strip()}, start)
@@ -104,7 +109,7 @@ def run(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         content = _register_and_measure(job)
-    except (Exception, SystemExit) as error:  # a method is anybody's code
+    except (Exception, SystemExit) as error:  # users' methods raise anything
         reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
         content = {"ok": False, "reason": reason.strip() or type(error).__name__}
     return _write(job, content, start)
@@ -120,7 +125,7 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     data, method = load_dataset(job.data), get_method(job.method)
     fixed, moving = data.cases[job.fixed], data.cases[job.moving]
     images = fixed.image(), moving.image()
-    landmarks = common_landmarks(fixed, moving, images)  # refused, if they are, before the method's minutes
+    landmarks = common_landmarks(fixed, moving, images)  # which raises for those of another frame: before the method
     start = time.perf_counter()
     with worker_peaks() as peaks:
         result = method(*images, threads=job.threads, seed=job.seed)
@@ -163,8 +168,8 @@ def _peak_memory(worker: int) -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-    here = own_peak()
-    return (here + (children if children > here else worker)) / 1e9
+    process = own_peak()
+    return (process + (children if children > process else worker)) / 1e9
 
 
 def _main() -> None:

@@ -160,6 +160,13 @@ def test_the_hash_of_every_method_built_in_follows_the_code_it_runs_through(monk
         assert same == spared
 
 
+def test_all_code_that_a_hash_follows_is_there():
+    """A file that has moved would be left out without a word."""
+    package = Path(samreg.__file__).parent
+    paths = {path for built_in in _BUILT_IN.values() for path in built_in.code}
+    assert [path for path in sorted(paths) if not (package / path).exists()] == []
+
+
 def test_what_is_wrong_with_a_name_is_said(methods, tmp_path):
     with pytest.raises(InputError, match="unknown method 'demons'; choose from identity"):
         get_method("demons")

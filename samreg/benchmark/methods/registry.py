@@ -66,10 +66,11 @@ def _careful(name: str, engine: str, deformable: Mapping[str, Any] | None = None
     return Method(name, careful, options, packages, code, embeds=seeded)
 
 
-def _convexadam(name: str, start: str, packages: tuple[str, ...], code: tuple[str, ...]) -> Method:
-    packages = ("convexAdam", "torch", *packages)
-    code = ("benchmark/methods/convexadam.py", *code)
-    return Method(name, convexadam, {"start": start}, packages, code, embeds=start == "embedding")
+def _convexadam(name: str, start: str) -> Method:
+    embeds = start == "embedding"
+    packages = ("convexAdam", "torch", *(() if embeds else (_ENGINES["ants"].distribution,)))
+    code = ("benchmark/methods/convexadam.py", *(_EMBEDDING if embeds else _engine_code("ants")))
+    return Method(name, convexadam, {"start": start}, packages, code, embeds=embeds)
 
 
 _ALONE: dict[str, Any] = {"method": "registration"}
@@ -94,8 +95,8 @@ _BUILT_IN = {
         _registered("hybrid-torch", method="hybrid", engine="torch"),
         _registered("hybrid-torch-fast", method="hybrid", engine="torch", engine_options={"preset": "fast"}),
         _registered("hybrid-torch-accurate", method="hybrid", engine="torch", engine_options={"preset": "accurate"}),
-        _convexadam("convexadam-ants", "ants-affine", ("antspyx",), _engine_code("ants")),
-        _convexadam("convexadam-embedding", "embedding", (), _EMBEDDING),
+        _convexadam("convexadam-ants", "ants-affine"),
+        _convexadam("convexadam-embedding", "embedding"),
     )
 }  # fmt: skip
 
