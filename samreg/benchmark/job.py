@@ -20,7 +20,7 @@ from samreg.engines.child import die_with_parent, own_peak, spawn, worker_peaks
 from samreg.errors import SamregError
 from samreg.spatial.files import atomic_path
 
-_THREAD_VARIABLES = (
+_THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
