@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import samreg
 from samreg.cli import app
+from samreg.engines import Engine, EngineResult, Request
 from samreg.errors import SamregError
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, compose
 
@@ -219,6 +220,42 @@ def test_match(embedding, points, given_options, target):
     found = attempt(samreg.match, embedding, points, embedding if target is True else target, **given_options)
     if found is not None:
         assert np.isfinite(found.points).all()
+
+
+class Still(Engine):
+    """An engine that leaves everything where it is."""
+
+    name = "still"
+
+    def check(self, request: Request) -> None:
+        """Take landmarks."""
+
+    def register(self, request: Request) -> EngineResult:
+        return EngineResult(AffineTransform.identity(request.fixed.ndim), "", "still 1")
+
+
+@fuzz
+@given(
+    given_options=options(
+        transform=st.sampled_from(["rigid", "affine", "deformable"]),
+        engine=st.just(Still()),
+        method=st.just("registration"),
+        seed=st.integers(0, 5),
+        threads=st.just(1),
+        spacing=st.just(8.0),
+        device=st.just("cpu"),
+        verbose=st.booleans(),
+        engine_options=st.just({}),
+        landmarks=st.tuples(POINTS, POINTS),
+        start=st.just(AffineTransform.identity(3)),
+        progress=st.none(),
+        fixed_mask=st.none(),
+    )
+)
+def test_register(noise, given_options):
+    chosen = {"engine": Still(), "method": "registration", **given_options}
+    chosen["engine"] = Still() if chosen["engine"] is None else chosen["engine"]  # no engine is one, and a heavy one
+    attempt(samreg.register, noise, noise, **chosen)
 
 
 @fuzz
