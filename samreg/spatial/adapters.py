@@ -293,7 +293,20 @@ def to_torch(image: Image) -> Any:
 
 
 def transform_to_sitk(transform: Transform) -> Any:
-    """Return a SimpleITK transform (fixed to moving, like ours)."""
+    """Return a SimpleITK transform, fixed to moving like ours.
+
+    Raises
+    ------
+    InputError
+        When a part is neither affine nor a displacement field.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform
+    >>> from samreg.spatial.adapters import transform_to_sitk
+    >>> transform_to_sitk(AffineTransform([[1, 0], [0, 1]], [10, 0])).TransformPoint((1, 2))
+    (11.0, 2.0)
+    """
     import SimpleITK as sitk
 
     parts = [_part_to_sitk(part) for part in components(transform)]
@@ -303,12 +316,19 @@ def transform_to_sitk(transform: Transform) -> Any:
 
 
 def transform_from_sitk(transform: Any) -> Transform:
-    """Return our transform from a SimpleITK one (affine kinds, displacement field, composites of them).
+    """Return our transform from a SimpleITK one: affine kinds, displacement fields, composites of them.
 
     Raises
     ------
     InputError
         For a kind that has no counterpart, such as B-splines: sample it as a displacement field.
+
+    Examples
+    --------
+    >>> import SimpleITK
+    >>> from samreg.spatial.adapters import transform_from_sitk
+    >>> transform_from_sitk(SimpleITK.TranslationTransform(2, (10, 0))).transform_points([[1, 2]])
+    array([[11.,  2.]])
     """
     import SimpleITK as sitk
 

@@ -134,8 +134,12 @@ def reason(error: Exception) -> str:
 
 def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
     """Return ``path`` as a ``Path``; raise :class:`InputError` when it is missing, unreadable or empty."""
-    path = Path(path)
-    if not path.exists():
+    try:
+        path = Path(path)
+        exists = path.exists()
+    except (TypeError, ValueError, OSError) as error:  # no path at all, or one that no system allows
+        raise InputError(f"{what}: give a path, got {str(path)[:200]!r} ({error})") from None
+    if not exists:
         raise InputError(f"{what} not found: {path}; check the path (working folder: {Path.cwd()})")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{what} is empty (0 bytes): {path}; copy or export it again")

@@ -140,12 +140,14 @@ class Grid:
     @property
     def extent(self) -> FloatArray:
         """(d,) physical length of the grid along its axes x, y, z from voxel border to voxel border, mm."""
-        return np.asarray(self.size) * self.spacing
+        extent: FloatArray = np.asarray(self.size) * self.spacing
+        return extent
 
     @property
     def center(self) -> FloatArray:
         """(d,) world position of the middle of the grid, mm."""
-        return self.index_to_world((np.asarray(self.size) - 1) / 2)[0]
+        center: FloatArray = self.index_to_world((np.asarray(self.size) - 1) / 2)[0]
+        return center
 
     @cached_property
     def index_matrix(self) -> FloatArray:
@@ -195,14 +197,16 @@ class Grid:
 
     def with_spacing(self, spacing: ArrayLike) -> Grid:
         """Return a grid of about the same physical extent and the same direction with another spacing (mm)."""
-        spacing = np.broadcast_to(np.asarray(spacing, dtype=float), (self.ndim,))
+        spacing = np.broadcast_to(_numbers(spacing, "spacing"), (self.ndim,))
+        if not (np.isfinite(spacing) & (spacing > 0)).all():
+            raise InputError(f"spacing must be positive mm, got {spacing.tolist()}")
         size = np.maximum(1, np.round(self.extent / spacing).astype(int))
         origin = self.center - (self.direction * spacing) @ ((size - 1) / 2)
         return Grid(tuple(size[::-1]), origin, spacing, self.direction)
 
     def padded(self, margin: float) -> Grid:
         """Return the grid grown on every side by at least ``margin`` mm; its voxels stay where they were."""
-        extra = np.ceil(margin / self.spacing).astype(int)
+        extra: NDArray[np.int_] = np.ceil(margin / self.spacing).astype(int)
         size = np.asarray(self.size) + 2 * extra
         return Grid(tuple(size[::-1]), self.origin - self.index_matrix @ extra, self.spacing, self.direction)
 

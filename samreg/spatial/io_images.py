@@ -119,6 +119,8 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
     >>> samreg.read_image(path).array
     array([[1, 0]], dtype=uint8)
     """
+    if not isinstance(image, Image):
+        raise InputError(f"cannot write {path}: a {type(image).__name__} is no Image; convert it with samreg.as_image")
     path = Path(path)
     name = path.name.lower()
     if name.endswith((".mhd", ".nhdr")):

@@ -30,6 +30,7 @@ _GZIP = b"\x1f\x8b"
 _ANY_DEFLATE = 47  # zlib's code for a stream with a header of gzip or of zlib
 _READ_BYTES, _INFLATED_BYTES = 1 << 20, 1 << 24  # at a time
 _LINE_BYTES = 1 << 20  # the longest line of a header
+_MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def _read_header(path: Path) -> tuple[_Header, Any]:
     """Return a file's header, and SimpleITK's reader that has read it too."""
     import SimpleITK as sitk
 
+    header = _nrrd_header(path) if path.name.lower().endswith(NRRD) else _metaimage_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_path(path))
     reader.ReadImageInformation()
     spacing = np.asarray(reader.GetSpacing())
     if not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"{path}: voxel size {spacing.tolist()} mm; write the true voxel size into its header")
-    header = _nrrd_header(path) if path.name.lower().endswith(NRRD) else _metaimage_header(path)
     return header, reader
 
 
@@ -248,6 +249,9 @@ def _metaimage_header(path: Path) -> _Header:
         data = fields.get("elementdatafile", "")
         if data.lower().startswith("list"):
             names = [entry.decode("utf-8").strip() for entry in file if entry.strip()]
+    dimensions = fields.get("ndims", "")
+    if not (dimensions.isdecimal() and 0 < int(dimensions) <= _MAX_DIMENSIONS):  # ITK writes beyond its memory
+        raise InputError(f"cannot read {path}: no MetaImage header, or a damaged one; its NDims is {dimensions!r}")
     is_local = data.lower() == "local"
     detached = [] if is_local else names or _numbered(data)
     is_compressed = _is_true(fields.get("compresseddata", ""))

@@ -82,6 +82,9 @@ def read_transform(
     >>> samreg.read_transform(path).transform_points([[1, 2]])
     array([[11., 22.]])
     """
+    for name, grid in (("fixed_grid", fixed_grid), ("moving_grid", moving_grid)):
+        if not (grid is None or isinstance(grid, Grid)):
+            raise InputError(f"{name} must be a Grid, such as image.grid, got a {type(grid).__name__}")
     path = require_file(path, "transform")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a transform file")
@@ -148,6 +151,8 @@ def write_transform(
     >>> samreg.read_transform(path)
     DisplacementField(Grid(size=(6, 5), spacing=[2.0, 2.0], origin=[0.0, 0.0], direction=[[1.0, 0.0], [0.0, 1.0]]))
     """
+    if not isinstance(transform, Transform):
+        raise InputError(f"cannot write {path}: a {type(transform).__name__} is no samreg Transform; give one")
     path = Path(path)
     name = path.name.lower()
     transform = compose(transform)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_choice
 from samreg.spatial.adapters import to_sitk, transform_to_sitk
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
@@ -35,7 +37,7 @@ def resample(
     interpolation
         "linear", "nearest" (labels) or "bspline" (cubic).
     fill
-        Value outside the moving image; its smallest value, or 0 for "nearest", unless given.
+        Value outside the moving image; its smallest finite value, or 0 for "nearest", unless given.
 
     Returns
     -------
@@ -45,17 +47,33 @@ def resample(
     Raises
     ------
     InputError
-        For an unknown interpolation or differing dimensions.
+        For an unknown interpolation, differing dimensions, or a fill that the image's type cannot hold.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform, Grid, Image, resample
+    >>> image = Image.from_array([[0, 10, 20]], spacing=2)
+    >>> resample(image, Grid.make((1, 5), spacing=1)).array.tolist()
+    [[0.0, 5.0, 10.0, 15.0, 20.0]]
+    >>> shift = AffineTransform([[1, 0], [0, 1]], [2, 0])
+    >>> resample(image, image.grid, transform=shift, fill=-1).array.tolist()
+    [[10.0, 20.0, -1.0]]
     """
     import SimpleITK as sitk
 
-    if interpolation not in INTERPOLATIONS:
-        raise InputError(f"unknown interpolation {interpolation!r}; choose one of {', '.join(INTERPOLATIONS)}")
-    if image.ndim != grid.ndim or (transform is not None and transform.ndim != grid.ndim):
-        raise InputError(f"{image.label} is {image.ndim}D, the grid {grid.ndim}D; give both in one dimension")
+    require_choice("interpolation", interpolation, INTERPOLATIONS)
+    dimensions = {part.ndim for part in (image, grid, transform) if part is not None}
+    if len(dimensions) > 1:
+        raise InputError(
+            f"{image.label} is {image.ndim}D, the grid {grid.ndim}D"
+            + (f", the transform {transform.ndim}D" if transform is not None else "")
+            + "; all must be 2D or all 3D"
+        )
     kind = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
     if fill is None:
-        fill = 0.0 if interpolation == "nearest" else float(image.array.min())
+        fill = 0.0 if interpolation == "nearest" else _smallest(image.array)
+    elif interpolation == "nearest":
+        _require_holds(image, fill)
     source = to_sitk(image)
     filter_ = sitk.ResampleImageFilter()
     filter_.SetSize(list(grid.size))
@@ -71,6 +89,25 @@ def resample(
     if interpolation == "nearest":
         array = array.astype(image.array.dtype, copy=False)
     return Image(array, grid, image.name)
+
+
+def _smallest(array: NDArray[Any]) -> float:
+    """Return the smallest finite value, 0 where there is none."""
+    smallest = float(array.min())
+    if np.isfinite(smallest):
+        return smallest
+    finite = array[np.isfinite(array)]
+    return float(finite.min()) if finite.size else 0.0
+
+
+def _require_holds(image: Image, fill: float) -> None:
+    """Raise :class:`InputError` unless a value can be a voxel of the image as it is."""
+    kind = image.array.dtype
+    if kind.kind == "f":
+        return
+    low, high = (0, 1) if kind.kind == "b" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+    if not (low <= fill <= high and fill == int(fill)):
+        raise InputError(f"{image.label} holds {kind}, which has no {fill:g}; give a fill of {low} to {high}")
 
 
 def resample_spacing(image: Image, spacing: ArrayLike) -> Image:
@@ -90,11 +127,23 @@ def resample_spacing(image: Image, spacing: ArrayLike) -> Image:
     -------
     Image
         float32, on ``image.grid.with_spacing(spacing)``.
+
+    Raises
+    ------
+    InputError
+        When the voxel size is not positive mm.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Image, resample_spacing
+    >>> coarse = resample_spacing(Image.from_array([[4, 4, 4, 4]], spacing=1, origin=(10, 0)), (2, 1))
+    >>> coarse.array.tolist(), coarse.origin.tolist()
+    ([[4.0, 4.0]], [10.5, 0.0])
     """
     from scipy.sparse import csr_array  # a dense product costs many times more, in the BLAS's threads
 
     grid = image.grid.with_spacing(spacing)
-    # (array axis k belongs to index axis d-1-k)
+    # array axis k belongs to index axis d-1-k
     weights = [csr_array(_triangle_weights(image.grid, grid, axis)) for axis in reversed(range(grid.ndim))]
     if grid.ndim == 2:
         return Image(weights[0] @ (weights[1] @ image.array.astype(np.float32).T).T, grid, image.name)
@@ -109,8 +158,8 @@ def _triangle_weights(source: Grid, target: Grid, axis: int) -> NDArray[np.float
     """Return the (target, source) matrix that interpolates one grid axis, rows adding up to 1."""
     start = (source.world_to_index(target.origin)[0])[axis]
     step = target.spacing[axis] / source.spacing[axis]
-    where = np.clip(start + step * np.arange(target.size[axis]), 0, source.size[axis] - 1)
-    distance = np.abs(where[:, None] - np.arange(source.size[axis])[None])
+    centers = np.clip(start + step * np.arange(target.size[axis]), 0, source.size[axis] - 1)
+    distance = np.abs(centers[:, None] - np.arange(source.size[axis])[None])
     weights = np.maximum(0.0, 1.0 - distance / max(step, 1.0))
     normalised: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return normalised

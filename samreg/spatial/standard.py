@@ -22,6 +22,13 @@ def oriented(image: Image) -> Image:
     """Permute and flip the axes so that the direction is as near to the identity (LPS) as can be.
 
     The array becomes a view; no voxel moves in the world.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Image
+    >>> image = Image.from_array([[1, 2, 3]], spacing=2, direction=[[-1, 0], [0, 1]])
+    >>> oriented(image).array.tolist(), oriented(image).origin.tolist()
+    ([[3, 2, 1]], [-4.0, 0.0])
     """
     direction = image.direction
     order = max(
@@ -53,17 +60,23 @@ def standardised(image: Image, spacing: float, *, fill: float | None = AIR) -> I
 
     Parameters
     ----------
-    image : Image
+    image
         Any orientation.
-    spacing : float
+    spacing
         New voxel size, mm.
-    fill : float or None
+    fill
         Value outside the image, air unless given; None takes its smallest value.
 
     Returns
     -------
     Image
         float32; an image that fits already keeps its values.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Image
+    >>> standardised(Image.from_array([[[0, 0, 8, 8]]], spacing=1), 2.0).spacing.tolist()
+    [2.0, 2.0, 2.0]
     """
     image = oriented(image)
     if np.abs(image.spacing - spacing).max() > 1e-3:
@@ -139,6 +152,12 @@ def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
     ------
     InputError
         When one is 2D and the other 3D.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Grid, Image
+    >>> sample_mask(Image.from_array([[0, 1]], spacing=2), Grid.make((1, 4), spacing=0.8))
+    array([[False, False,  True,  True]])
     """
     if mask.ndim != grid.ndim:
         raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; both must be 2D or both 3D")

@@ -18,12 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, as_points_array
 
-_CHUNK = 500_000  # points handled at a time, to bound memory
-_POLISHING = 8  # iterations at full resolution from a coarser inverse
+_MAX_POINTS_AT_ONCE = 500_000  # to bound memory
+_REFINING_ITERATIONS = 8  # at full resolution, from the inverse on a coarser grid
+_MIN_DETERMINANT = 1e-12  # of a matrix that has an inverse
 
 
 class Transform(ABC):
-    """A map of world points, fixed to moving, LPS mm."""
+    """A map of world points, fixed to moving, LPS mm.
+
+    Subclasses give ``ndim`` and ``transform_points``, and where they can an ``inverse``.
+    """
 
     @property
     @abstractmethod
@@ -116,6 +120,18 @@ class AffineTransform(Transform):
         (d, d).
     translation
         (d,) mm.
+
+    Raises
+    ------
+    InputError
+        When the shapes do not fit or a number is not finite.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform
+    >>> turn = AffineTransform([[0, -1], [1, 0]], [10, 0])
+    >>> turn.transform_points([[1, 2]])
+    array([[8., 1.]])
     """
 
     matrix: FloatArray
@@ -139,7 +155,24 @@ class AffineTransform(Transform):
 
     @classmethod
     def about(cls, center: ArrayLike, matrix: ArrayLike, translation: ArrayLike = 0.0) -> AffineTransform:
-        """Return y = matrix @ (x - center) + center + translation."""
+        """Return y = matrix @ (x - center) + center + translation.
+
+        Parameters
+        ----------
+        center
+            (d,) the point that a turn keeps where it is, LPS mm.
+        matrix
+            (d, d).
+        translation
+            (d,) mm.
+
+        Examples
+        --------
+        >>> from samreg.spatial import AffineTransform
+        >>> AffineTransform.about([1, 1], [[0, -1], [1, 0]]).transform_points([[1, 1], [2, 1]])
+        array([[1., 1.],
+               [1., 2.]])
+        """
         center, matrix = np.asarray(center, dtype=float), np.asarray(matrix, dtype=float)
         return cls(matrix, center - matrix @ center + translation)
 
@@ -160,7 +193,7 @@ class AffineTransform(Transform):
         InputError
             When the matrix is singular.
         """
-        if abs(np.linalg.det(self.matrix)) < 1e-12:
+        if abs(np.linalg.det(self.matrix)) < _MIN_DETERMINANT:
             raise InputError(f"the affine matrix {self.matrix.tolist()} is singular and has no inverse")
         inverse: FloatArray = np.linalg.inv(self.matrix).astype(np.float64, copy=False)
         return AffineTransform(inverse, -inverse @ self.translation)
@@ -180,6 +213,20 @@ class DisplacementField(Transform):
         (*grid.shape, d) float32, components (x, y, z) in LPS mm.
     grid
         Where the displacements are known.
+
+    Raises
+    ------
+    InputError
+        When the shapes do not fit or a displacement is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.spatial import DisplacementField, Grid
+    >>> field = DisplacementField(np.full((5, 5, 2), 3.0), Grid.make((5, 5), spacing=2))
+    >>> field.transform_points([[4, 4], [100, 4]])  # the second lies outside the grid
+    array([[  7.,   7.],
+           [100.,   4.]])
     """
 
     displacement: NDArray[np.float32]
@@ -209,15 +256,15 @@ class DisplacementField(Transform):
         points = as_points_array(points, self.ndim)
         result = np.zeros_like(points)
         last = np.maximum(np.asarray(self.grid.size) - 1, 1)
-        for start in range(0, len(points), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
+        for start in range(0, len(points), _MAX_POINTS_AT_ONCE):
+            chunk = slice(start, start + _MAX_POINTS_AT_ONCE)
             index = self.grid.world_to_index(points[chunk])
             beyond = (index < -0.5) | (index > np.asarray(self.grid.size) - 0.5)
             inside = ~np.logical_or.reduce(beyond, axis=1)
-            where = torch.from_numpy((2 * index / last - 1).astype(np.float32))
+            position = torch.from_numpy((2 * index / last - 1).astype(np.float32))  # -1 to 1, as torch counts
             sampled = torch.nn.functional.grid_sample(
                 self._volume,
-                where.reshape(1, *[1] * (self.ndim - 1), -1, self.ndim),
+                position.reshape(1, *[1] * (self.ndim - 1), -1, self.ndim),
                 padding_mode="border",
                 align_corners=True,
             )
@@ -241,7 +288,12 @@ class DisplacementField(Transform):
 class CompositeTransform(Transform):
     """Transforms applied one after the other; the first element is applied to the points first.
 
-    Note that ITK's composite lists them the other way round: it applies the last one first.
+    Note that ITK's composite lists them the other way round: it applies the last one first. :func:`compose` makes one.
+
+    Parameters
+    ----------
+    transforms
+        At least one, all of one dimension.
     """
 
     transforms: tuple[Transform, ...]
@@ -249,7 +301,8 @@ class CompositeTransform(Transform):
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
         if not self.transforms or len({t.ndim for t in self.transforms}) != 1:
-            raise InputError("a composite needs at least one transform, all of one dimension")
+            dimensions = ", ".join(f"{t.ndim}D" for t in self.transforms) or "none"
+            raise InputError(f"a composite needs at least one transform, all of one dimension, got {dimensions}")
 
     @property
     def ndim(self) -> int:
@@ -274,10 +327,23 @@ def components(transform: Transform) -> tuple[Transform, ...]:
 def compose(*transforms: Transform) -> Transform:
     """Compose transforms, the first one applied first; neighbouring affines become one.
 
+    Parameters
+    ----------
+    *transforms
+        At least one, all of one dimension.
+
     Raises
     ------
     InputError
         When there is none or their dimensions differ.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform, compose
+    >>> shift = AffineTransform([[1, 0], [0, 1]], [10, 0])
+    >>> double = AffineTransform([[2, 0], [0, 2]], [0, 0])
+    >>> compose(shift, double).transform_points([[1, 1]])
+    array([[22.,  2.]])
     """
     merged: list[Transform] = []
     for part in (part for transform in transforms for part in components(transform)):
@@ -323,10 +389,17 @@ def inverse_residual(forward: Transform, inverse: Transform, points: ArrayLike) 
     ------
     InputError
         When there are no points to test.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform, inverse_residual
+    >>> shift, back = AffineTransform([[1, 0], [0, 1]], [10, 0]), AffineTransform([[1, 0], [0, 1]], [-9, 0])
+    >>> inverse_residual(shift, back, [[0, 0], [5, 5]]).mean
+    1.0
     """
     points = as_points_array(points, forward.ndim)
     if len(points) == 0:
-        raise InputError("no points to measure the inverse at")
+        raise InputError("no points to measure the inverse at; give at least one")
     distance = np.linalg.norm(inverse.transform_points(forward.transform_points(points)) - points, axis=1)
     return InverseResidual(
         float(distance.mean()), float(np.percentile(distance, 95)), float(distance.max()), len(points)
@@ -354,6 +427,22 @@ def invert(transform: Transform, *, tolerance: float = 0.02, iterations: int = 4
     -------
     Transform
         Moving to fixed.
+
+    Raises
+    ------
+    InputError
+        When an affine part is singular, or a part is of a kind that has no inverse.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.spatial import DisplacementField, Grid, invert
+    >>> grid = Grid.make((20, 20), spacing=2)
+    >>> bump = np.exp(-((grid.world_points() - grid.center) ** 2).sum(axis=-1, keepdims=True) / 100)
+    >>> field = DisplacementField(3 * bump * [1, 0], grid)
+    >>> back = invert(field).transform_points(field.transform_points([[19, 19]]))
+    >>> back.round(1)
+    array([[19., 19.]])
     """
     return compose(*(_invert_part(part, tolerance, iterations) for part in reversed(components(transform))))
 
@@ -379,16 +468,16 @@ def _invert_field(forward: DisplacementField, tolerance: float, iterations: int)
 def _invert_on(forward: DisplacementField, grid: Grid, tolerance: float, iterations: int) -> DisplacementField:
     """Solve for the inverse at the voxels of ``grid``; large grids start from the solution on every second voxel."""
     coarse = None
-    if np.prod(grid.shape) > _CHUNK:
+    if np.prod(grid.shape) > _MAX_POINTS_AT_ONCE:
         coarse = _invert_on(forward, grid.with_spacing(2 * grid.spacing), tolerance, iterations)
-        iterations = _POLISHING
+        iterations = _REFINING_ITERATIONS
     displacement = np.empty((*grid.shape, grid.ndim), dtype=np.float32)
     for start, points in slabs(grid):
         target = points.reshape(-1, grid.ndim)
         guess = (forward if coarse is None else coarse).displacement_at(target)
         guess = target - guess if coarse is None else target + guess
-        found = _invert_at(forward, target, guess, tolerance, iterations)
-        displacement[start : start + len(points)] = (found - target).reshape(points.shape)
+        solution = _invert_at(forward, target, guess, tolerance, iterations)
+        displacement[start : start + len(points)] = (solution - target).reshape(points.shape)
     return DisplacementField(displacement, grid)
 
 
@@ -429,6 +518,13 @@ def sample_displacement(transform: Transform, grid: Grid) -> DisplacementField:
         Fixed to moving.
     grid
         Where to sample it, in the fixed frame.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform, Grid, sample_displacement
+    >>> double = AffineTransform([[2, 0], [0, 2]], [0, 0])
+    >>> sample_displacement(double, Grid.make((3, 3), spacing=5)).displacement[2, 1].tolist()  # at (5, 10) mm
+    [5.0, 10.0]
     """
     displacement = np.empty((*grid.shape, grid.ndim), dtype=np.float32)
     for start, points in slabs(grid):
@@ -442,6 +538,13 @@ def tapered(transform: DisplacementField, margin: float) -> DisplacementField:
 
     Outside its grid a field is zero, so this makes it continuous everywhere, and invertible where it does not
     fold.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving.
+    margin
+        Width of the border, mm.
     """
     displacement = transform.displacement.copy()
     grid = transform.grid
@@ -472,6 +575,13 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> NDArray[np.float32
     ------
     InputError
         When an axis has a single voxel.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform, Grid, jacobian_determinant
+    >>> stretch = AffineTransform([[2, 0], [0, 1]], [0, 0])
+    >>> jacobian_determinant(stretch, Grid.make((2, 3), spacing=5)).tolist()
+    [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
     """
     if min(grid.shape) < 2:
         raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {grid.shape}")
@@ -499,7 +609,7 @@ def _determinant(matrices: NDArray[np.float32]) -> NDArray[np.float32]:
 def slabs(grid: Grid) -> Iterator[tuple[int, FloatArray]]:
     """Yield (first slice, world points) of slabs of the grid along the first array axis."""
     per_slice = max(1, int(np.prod(grid.shape[1:])))
-    thickness = max(1, _CHUNK // per_slice)
+    thickness = max(1, _MAX_POINTS_AT_ONCE // per_slice)
     last_axis = grid.index_matrix[:, grid.ndim - 1]
     for start in range(0, grid.shape[0], thickness):
         count = min(thickness, grid.shape[0] - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,6 +119,34 @@ def test_a_damaged_bit_is_refused_or_harmless(tmp_path, name):
         else:
             assert all(np.array_equal(a, b) for a, b in zip(result, expected, strict=True))
     assert refused > FLIPS / 4
+
+
+def _mangled(data: bytes, random: np.random.Generator) -> bytes:
+    """Change, drop and insert a few bytes, most of them in the header."""
+    result = bytearray(data)
+    for _ in range(random.integers(1, 4)):
+        at = int(random.integers(min(len(result), 600) if random.random() < 0.7 else len(result)))
+        what = random.integers(3)
+        if what == 0:
+            result[at] = random.integers(256)
+        elif what == 1:
+            del result[at : at + random.integers(1, 9)]
+        else:
+            result[at:at] = bytes(random.integers(48, 58, random.integers(1, 4)).astype(np.uint8))
+    return bytes(result)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_whatever_a_file_holds_there_is_a_clear_error(tmp_path, name):
+    """Bytes at random never end in another exception than the InputError that names the file."""
+    write, read, _ = KINDS[name]
+    write(tmp_path, name)
+    path = tmp_path / name
+    whole, random = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(FLIPS):
+        path.write_bytes(_mangled(whole, random))
+        with contextlib.suppress(InputError):
+            read(path)
 
 
 def test_damage_within_a_deflated_tiff_is_refused(tmp_path):

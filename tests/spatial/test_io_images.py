@@ -381,3 +381,16 @@ def test_pictures_take_the_pixel_size_that_is_given(tmp_path, suffix, caplog):
     assert read_image(path, spacing=(0.3, 0.4)).spacing.tolist() == [0.3, 0.4]
     assert not caplog.text
     refused(path, "spacing must be positive", spacing=0)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a.nii", "a\0.nii", "a" * 5000 + ".nii", ["a.nii"]])
+def test_what_is_no_path(path):
+    with pytest.raises(InputError, match=r"give a path|not found|unknown image format"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("image", [None, np.zeros((3, 4, 5)), sitk.Image([3, 4], sitk.sitkUInt8)])
+def test_what_is_no_image_is_not_written(tmp_path, image):
+    with pytest.raises(InputError, match=r"samreg\.as_image"):
+        write_image(image, tmp_path / "a.nii.gz")
+    assert not list(tmp_path.iterdir())

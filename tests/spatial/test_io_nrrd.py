@@ -141,6 +141,15 @@ def test_a_file_that_says_no_voxel_size(tmp_path):
             as_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("dimensions", ["653", "0", "-1", "three", ""])
+def test_a_damaged_count_of_dimensions_is_refused(tmp_path, dimensions):
+    """At 653 ITK ends the process."""
+    header = METAIMAGE.format(big=False, size=9, data="LOCAL").replace("NDims = 3", f"NDims = {dimensions}")
+    (tmp_path / "a.mha").write_bytes(header.encode() + bytes(99))
+    with pytest.raises(InputError, match=r"cannot read .*NDims"):
+        read_image(tmp_path / "a.mha")
+
+
 # displacement fields
 
 VECTORS = np.random.default_rng(0).normal(size=(3, 4, 5, 3))

@@ -376,3 +376,15 @@ def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch, grid, suffix):
     with pytest.raises(KeyboardInterrupt):
         write_transform(AffineTransform.identity(3), tmp_path / f"t{suffix}", grid=grid)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_path_grid_or_transform(tmp_path, grid):
+    for path in (None, 3, "a\0.h5", "a" * 5000 + ".h5"):
+        with pytest.raises(InputError, match=r"give a path|not found"):
+            read_transform(path)
+    np.savez(tmp_path / "u.npz", np.zeros((8, 7, 6, 3)))
+    with pytest.raises(InputError, match=r"fixed_grid must be a Grid, such as image\.grid"):
+        read_transform(tmp_path / "u.npz", fixed_grid=np.eye(4))
+    for transform in (None, np.eye(4), sitk.AffineTransform(3)):
+        with pytest.raises(InputError, match="no samreg Transform"):
+            write_transform(transform, tmp_path / "t.h5", grid=grid)

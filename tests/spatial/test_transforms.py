@@ -306,6 +306,23 @@ def test_resampling_refuses_nonsense(random_grid, random_image):
         resample(image, random_grid(rng, 2))
 
 
+def test_what_lies_outside_is_finite_and_can_be_held():
+    scan = Image.from_array(np.array([[np.nan, 5, 7], [np.inf, 6, -np.inf]]), spacing=1)
+    apart = Grid.make((2, 3), origin=(100, 0))
+    assert (resample(scan, apart).array == 5).all()
+    assert (resample(scan.with_array(np.full((2, 3), np.nan)), apart).array == 0).all()
+    labels = scan.with_array(np.array([[0, 1, 2], [3, 4, 5]], np.uint8))
+    assert (resample(labels, apart, interpolation="nearest", fill=9).array == 9).all()
+    for fill in (-1, 256, 0.5, np.nan):
+        with pytest.raises(InputError, match="uint8, which has no"):
+            resample(labels, apart, interpolation="nearest", fill=fill)
+    with pytest.raises(InputError, match="all must be 2D or all 3D"):
+        resample(labels, apart, transform=AffineTransform.identity(3))
+    for spacing in (0, -1, np.nan, "wide"):
+        with pytest.raises(InputError, match="spacing must be"):
+            resample_spacing(labels, spacing)
+
+
 @DIMENSIONS
 @given(data=st.data(), spacing=st.floats(1, 6))
 @settings(max_examples=15)
