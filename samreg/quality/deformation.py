@@ -12,8 +12,8 @@ from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.standard import mask_voxels
 from samreg.spatial.transforms import Transform
 
-_CHUNK = 200_000  # voxels handled at a time, to bound memory
-_SMALLEST = 1e-9  # a fold has no logarithm; Learn2Reg clips here
+_VOXELS_AT_ONCE = 200_000  # to bound memory
+_MIN_DETERMINANT = 1e-9  # a fold has no logarithm; Learn2Reg clips here
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,23 @@ def jacobian_statistics(
     ------
     InputError
         When an axis has a single voxel, or the mask is empty or of another shape.
+
+    Examples
+    --------
+    >>> from samreg.quality import jacobian_statistics
+    >>> from samreg.spatial import AffineTransform, Grid
+    >>> doubled = AffineTransform([[2, 0], [0, 1]], [0, 0])
+    >>> statistics = jacobian_statistics(doubled, Grid.make((10, 10)))
+    >>> statistics.minimum, statistics.folding_percent
+    (2.0, 0.0)
     """
     det = determinants(transform, grid, mask, step=step)
     p01, p99 = np.percentile(det, (1, 99))
     return JacobianStatistics(
         folding_percent=float(100 * np.mean(det <= 0)),
-        log_std=float(np.log(np.maximum(det, _SMALLEST)).std()),
+        log_std=float(np.log(np.maximum(det, _MIN_DETERMINANT)).std()),
         log_std_unfolded=float(np.log(det[det > 0]).std()) if (det > 0).any() else 0.0,
-        log_std_learn2reg=float(np.log(np.maximum(det + 3, _SMALLEST)).std()),
+        log_std_learn2reg=float(np.log(np.maximum(det + 3, _MIN_DETERMINANT)).std()),
         minimum=float(det.min()),
         p01=float(p01),
         p99=float(p99),
@@ -90,5 +99,5 @@ def determinants(
         raise InputError(f"the mask must be {grid.shape} and not empty, got {mask.shape} with {int(mask.sum())} voxels")
     steps = grid.spacing if step is None else step
     index = np.argwhere(mask)[:, ::-1]
-    chunks = (grid.index_to_world(index[i : i + _CHUNK]) for i in range(0, len(index), _CHUNK))
+    chunks = (grid.index_to_world(index[i : i + _VOXELS_AT_ONCE]) for i in range(0, len(index), _VOXELS_AT_ONCE))
     return np.concatenate([np.linalg.det(transform.jacobian(points, step=steps, within=grid)) for points in chunks])

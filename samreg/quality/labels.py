@@ -31,6 +31,12 @@ def dice(a: ArrayLike, b: ArrayLike, labels: Iterable[int] | None = None) -> dic
     ------
     InputError
         When the shapes differ, or the maps hold no integers.
+
+    Examples
+    --------
+    >>> from samreg.quality import dice
+    >>> dice([[1, 1, 2, 0]], [[1, 0, 2, 2]])
+    {1: 0.6666666666666666, 2: 0.6666666666666666}
     """
     a, b = _integers(a), _integers(b)
     _require_same_shape(a, b)
@@ -62,6 +68,12 @@ def surface_distances(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> tupl
     ------
     InputError
         When the shapes differ or a mask is empty.
+
+    Examples
+    --------
+    >>> from samreg.quality import surface_distances
+    >>> surface_distances([[1, 0, 0, 0]], [[0, 0, 1, 0]], spacing=2.0)
+    (array([4.]), array([4.]))
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -81,6 +93,12 @@ def hd95(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> float:
     """Return the 95 % Hausdorff distance, mm: the larger 95th percentile of the two directions.
 
     Parameters and errors as :func:`surface_distances`. Learn2Reg's published values take the spacing as 1.
+
+    Examples
+    --------
+    >>> from samreg.quality import hd95
+    >>> hd95([[1, 0, 0, 0]], [[0, 0, 1, 0]], spacing=2.0)
+    4.0
     """
     return float(max(np.percentile(side, 95) for side in surface_distances(a, b, spacing=spacing)))
 
@@ -89,6 +107,12 @@ def mean_surface_distance(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> 
     """Return the average symmetric surface distance, mm: the mean over the voxels of both surfaces.
 
     Parameters and errors as :func:`surface_distances`.
+
+    Examples
+    --------
+    >>> from samreg.quality import mean_surface_distance
+    >>> mean_surface_distance([[1, 0, 0, 0]], [[0, 0, 1, 0]], spacing=2.0)
+    4.0
     """
     return float(np.concatenate(surface_distances(a, b, spacing=spacing)).mean())
 
@@ -112,13 +136,15 @@ def _counts(labels: NDArray[np.integer]) -> dict[int, int]:
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     from scipy.ndimage import binary_erosion
 
-    return mask & ~binary_erosion(mask)
+    surface: NDArray[np.bool_] = mask & ~binary_erosion(mask)
+    return surface
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     from scipy.ndimage import find_objects
 
-    return find_objects(mask.astype(np.uint8))[0]
+    box: tuple[slice, ...] = find_objects(mask.astype(np.uint8))[0]
+    return box
 
 
 def _require_same_shape(a: NDArray[np.generic], b: NDArray[np.generic]) -> None:

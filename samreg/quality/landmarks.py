@@ -65,7 +65,19 @@ class LandmarkErrors:
     inverse: FloatArray
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a csv, one landmark a line."""
+        """Write a csv, one landmark a line.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from samreg.quality import LandmarkErrors
+        >>> path = Path(tempfile.mkdtemp()) / "landmarks.csv"
+        >>> LandmarkErrors(("carina",), np.array([9.0]), np.array([2.0]), np.array([2.5])).write(path)
+        >>> LandmarkErrors.read(path).transform
+        array([2.])
+        """
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
@@ -111,6 +123,14 @@ def target_registration_error(
     ------
     InputError
         When the numbers of points differ, names are missing or doubled, or only one of the two is Points.
+
+    Examples
+    --------
+    >>> from samreg.quality import target_registration_error
+    >>> from samreg.spatial import AffineTransform
+    >>> shift = AffineTransform([[1, 0], [0, 1]], [3, 0])
+    >>> target_registration_error(shift, [[0, 0], [10, 10]], [[3, 0], [13, 14]])
+    array([0., 4.])
     """
     if isinstance(fixed_points, Points) and isinstance(moving_points, Points):
         for points in (fixed_points, moving_points):
@@ -125,7 +145,8 @@ def target_registration_error(
         moving = as_points_array(moving_points, transform.ndim)
     if len(fixed) != len(moving):
         raise InputError(f"{len(fixed)} fixed and {len(moving)} moving landmarks; give pairs")
-    return np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
+    errors: FloatArray = np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
+    return errors
 
 
 def summarise_errors(errors: ArrayLike) -> ErrorSummary:
@@ -135,6 +156,13 @@ def summarise_errors(errors: ArrayLike) -> ErrorSummary:
     ------
     InputError
         When there are none, or one is not finite.
+
+    Examples
+    --------
+    >>> from samreg.quality import summarise_errors
+    >>> summary = summarise_errors([1.0, 2.0, 6.0])
+    >>> summary.mean, summary.median, summary.maximum, summary.count
+    (3.0, 2.0, 6.0, 3)
     """
     errors = np.asarray(errors, dtype=np.float64).ravel()
     if errors.size == 0 or not np.isfinite(errors).all():

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.spatial.grid import FloatArray
 
-_CUT = 2  # voxels at every border that the evaluation leaves out
+_BORDER_VOXELS = 2  # at every border, which the evaluation leaves out
 
 
 def learn2reg_sdlogj(displacement: NDArray[np.floating]) -> float:
@@ -20,13 +20,14 @@ def learn2reg_sdlogj(displacement: NDArray[np.floating]) -> float:
     The 3 is added to a determinant that already holds the identity, which compresses the spread; see
     :class:`samreg.quality.JacobianStatistics` for the plain one.
     """
-    inner = slice(_CUT, -_CUT)
+    inner = slice(_BORDER_VOXELS, -_BORDER_VOXELS)
+    ahead, behind = (slice(_BORDER_VOXELS + step, step - _BORDER_VOXELS) for step in (1, -1))
     total, square, count = 0.0, 0.0, 0
-    for i in range(_CUT, len(displacement) - _CUT):  # a plane at a time, to bound memory
+    for i in range(_BORDER_VOXELS, len(displacement) - _BORDER_VOXELS):  # a plane at a time, to bound memory
         u = displacement[i - 1 : i + 2].astype(np.float64)
         along_x = (u[2] - u[0])[inner, inner] / 2
-        along_y = (u[1, _CUT + 1 : -_CUT + 1, inner] - u[1, _CUT - 1 : -_CUT - 1, inner]) / 2
-        along_z = (u[1, inner, _CUT + 1 : -_CUT + 1] - u[1, inner, _CUT - 1 : -_CUT - 1]) / 2
+        along_y = (u[1, ahead, inner] - u[1, behind, inner]) / 2
+        along_z = (u[1, inner, ahead] - u[1, inner, behind]) / 2
         det = np.linalg.det(np.stack([along_x, along_y, along_z], axis=-1) + np.eye(3))
         log = np.log(np.clip(det + 3, 1e-9, 1e9))
         total, square, count = total + log.sum(), square + (log**2).sum(), count + log.size
@@ -44,7 +45,8 @@ def learn2reg_tre(
 
     fixed, moving = np.asarray(fixed, dtype=float), np.asarray(moving, dtype=float)
     u = np.stack([map_coordinates(displacement[..., k], fixed.T) for k in range(3)], axis=1)
-    return np.linalg.norm((fixed + u - moving) * np.asarray(spacing), axis=1)
+    errors: FloatArray = np.linalg.norm((fixed + u - moving) * np.asarray(spacing), axis=1)
+    return errors
 
 
 def learn2reg_dice(fixed: NDArray[np.integer], moving: NDArray[np.integer], warped: NDArray[np.integer]) -> float:

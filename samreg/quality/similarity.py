@@ -22,6 +22,12 @@ def ncc(fixed: ArrayLike, moving: ArrayLike, mask: NDArray[np.bool_] | None = No
     -------
     float
         In [-1, 1]; 0 where an image is constant or nothing is left to compare.
+
+    Examples
+    --------
+    >>> from samreg.quality import ncc
+    >>> round(ncc([1, 2, 3, 5], [12, 14, 16, 20]), 6)
+    1.0
     """
     a, b = np.asarray(fixed, dtype=np.float64), np.asarray(moving, dtype=np.float64)
     valid = np.isfinite(a) & np.isfinite(b)

@@ -36,7 +36,8 @@ from samreg.spatial.files import reading
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
-from samreg.spatial.io_images import PICTURES, read_image, write_image
+from samreg.spatial.io_images import read_image, write_image
+from samreg.spatial.io_pictures import PICTURES
 from samreg.spatial.io_points import write_points
 from samreg.spatial.io_transforms import read_transform, write_transform, write_transformix
 from samreg.spatial.points import Points

@@ -1,0 +1,59 @@
+"""Child processes: they import what their parent imports, end with it, and say how much memory they held."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from samreg.engines.child import own_peak, run_worker, spawn, worker_peaks
+from samreg.errors import EngineError
+from samreg.spatial import AffineTransform
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Modules that lie where this process alone has been told to look."""
+    (tmp_path / "sleeper.py").write_text(
+        "import sys, time\nfrom samreg.engines.child import die_with_parent\n"
+        "print(sys.stdin.readline().strip(), flush=True)\ndie_with_parent()\ntime.sleep(100)\n"
+    )
+    (tmp_path / "hungry.py").write_text(
+        "import json\nimport numpy as np\nfrom samreg.engines.child import worker_main\n"
+        "from samreg.spatial import AffineTransform, write_transform\n\n\n"
+        "def run(folder):\n"
+        "    np.ones(30_000_000)\n"
+        "    if json.loads((folder / 'job.json').read_text())['fails']:\n"
+        "        raise RuntimeError('no more')\n"
+        "    write_transform(AffineTransform(np.eye(3), [1, 2, 3]), folder / 'found.tfm')\n"
+        "    (folder / 'result.json').write_text('[\"found.tfm\"]')\n\n\n"
+        "worker_main(run)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+
+def test_a_child_ends_when_its_parents_end_of_the_pipe_closes(modules):
+    child = spawn("sleeper", environment={"PYTHONUNBUFFERED": "1"})
+    child.stdin.write("told\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "told\n"
+    assert child.poll() is None
+    begin = time.monotonic()
+    child.stdin.close()
+    assert child.wait(timeout=30) == 1
+    assert time.monotonic() - begin < 30
+    child.stdout.close()
+
+
+def test_a_worker_leaves_its_transform_and_its_peak(modules, phantom):
+    pair = phantom.request()
+    with worker_peaks() as peaks, worker_peaks() as inner:
+        result = run_worker("hungry", pair, {"fails": False}, threads=1)
+    assert isinstance(result.transform, AffineTransform)
+    assert result.transform.translation.tolist() == [1, 2, 3]
+    assert (len(peaks), len(inner)) == (0, 1), "of the innermost block"
+    assert inner[0] > 240_000_000
+    assert own_peak() > 0
+    with pytest.raises(EngineError, match=r"hungry failed with exit status 1; the end of its log:\nno more"):
+        run_worker("hungry", pair, {"fails": True}, threads=1)
