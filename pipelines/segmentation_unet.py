@@ -21,6 +21,7 @@ import samreg
 from samreg.embedding import Encoder, encoder
 from samreg.errors import InputError
 from samreg.spatial import Image, resample
+from samreg.spatial.io_images import WRITABLE
 from samreg.spatial.standard import standardised
 from samreg.training.augment import draw_view
 from samreg.training.data import make_volume
@@ -55,13 +56,13 @@ class Unet(nn.Module):
         size, stride = x.shape[2:], self.backbone.strides[-1]
         missing = [(0, -n % s) for n, s in zip(reversed(size), reversed(stride), strict=True)]
         x = F.pad(x, [n for pair in missing for n in pair], value=self.backbone.preprocessing.padding)
-        found: Tensor | None = None
+        merged: Tensor | None = None
         for lateral, merge, features in reversed(list(zip(self.laterals, self.merges, self.backbone(x), strict=True))):
-            here = lateral(features)
-            if found is not None:
-                here = here + F.interpolate(found, size=here.shape[2:], mode=mode, align_corners=False)
-            found = merge(here)
-        logits = F.interpolate(self.head(found), size=x.shape[2:], mode=mode, align_corners=False)
+            level = lateral(features)
+            if merged is not None:
+                level = level + F.interpolate(merged, size=level.shape[2:], mode=mode, align_corners=False)
+            merged = merge(level)
+        logits = F.interpolate(self.head(merged), size=x.shape[2:], mode=mode, align_corners=False)
         return logits[(..., *(slice(n) for n in size))]
 
 
@@ -99,8 +100,8 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        some = places[step % len(places)]
-        focus = volume.spacing * some[int(torch.randint(0, len(some), (1,), generator=generator))].float()
+        voxels = places[step % len(places)]  # each label in turn
+        focus = volume.spacing * voxels[int(torch.randint(0, len(voxels), (1,), generator=generator))].float()
         view = draw_view(volume, focus, VIEWS, generator, smallest=(24,) * volume.ndim, mirror=False)
         index = torch.round(view.warp.to_volume(view.fine_points()) / volume.spacing).long()
         size = torch.tensor(truth.shape[::-1])
@@ -137,8 +138,8 @@ def segment(network: Unet, image: Image, values: Sequence[int]) -> Image:
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(network.backbone.prepare(prepared.array))
     numbers = np.array([0, *values], dtype=np.result_type(*map(np.min_scalar_type, values)))
-    found = numbers[logits[0].argmax(dim=0).numpy()]
-    return resample(prepared.with_array(found), image.grid, interpolation="nearest", fill=0)
+    segmented = numbers[logits[0].argmax(dim=0).numpy()]
+    return resample(prepared.with_array(segmented), image.grid, interpolation="nearest", fill=0)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -156,11 +157,14 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        image, labels = samreg.read_image(arguments.image), samreg.read_image(arguments.labels_file)
+        image, labels, other = map(samreg.read_image, (arguments.image, arguments.labels_file, arguments.other))
+        if not arguments.out.name.endswith(WRITABLE):
+            raise InputError(f"cannot write {arguments.out}: name it .nii.gz or with another of {', '.join(WRITABLE)}")
         values = arguments.labels or [int(value) for value in np.unique(labels.array) if value]
         backbone = encoder(arguments.model, pretrained=not arguments.random, seed=arguments.seed)
+        backbone.preprocessing.check(other)
         network = train(backbone, image, labels, values, steps=arguments.steps, seed=arguments.seed)
-        samreg.write_image(segment(network, samreg.read_image(arguments.other), values), arguments.out)
+        samreg.write_image(segment(network, other, values), arguments.out)
     except samreg.InputError as error:
         parser.error(str(error))
 

@@ -27,7 +27,8 @@ def program():
 def folder(tmp_path):
     """Return a folder with one image that can be registered and one that is cut."""
     texture = gaussian_filter(np.random.default_rng(0).normal(size=(30, 32, 34)), 2)
-    image = samreg.Image.from_array((2000 * texture).astype(np.float32), spacing=(3, 3, 3))
+    body = np.linalg.norm((np.indices(texture.shape).T - (15, 16, 17)) / (11, 12, 13), axis=-1).T < 1
+    image = samreg.Image.from_array(np.where(body, 500 * texture, -1000).astype(np.float32), spacing=(3, 3, 3))
     folder = tmp_path / "scans"
     folder.mkdir()
     samreg.write_image(image, tmp_path / "fixed.nii.gz")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from samreg.embedding import NetworkModel, XrayPreprocessing, encoder
 from samreg.embedding.compact import CompactNetwork
 from samreg.errors import InputError
-from samreg.spatial import Image
+from samreg.spatial import Image, write_image
 
 spec = importlib.util.spec_from_file_location("unet", Path(__file__).parents[2] / "pipelines" / "segmentation_unet.py")
 unet = importlib.util.module_from_spec(spec)
@@ -46,6 +46,22 @@ def test_labels_beyond_eight_bits_are_kept(backbone, image):
     torch.nn.init.zeros_(network.head.weight)
     network.head.bias.data = torch.tensor([0.0, 1.0])
     assert np.unique(unet.segment(network, image, [300]).array).tolist() == [300]
+
+
+@pytest.mark.parametrize(
+    ("other", "out", "says"),
+    [("image.nii.gz", "out.xyz", "cannot write out.xyz"), ("none.nii.gz", "out.nii.gz", "none.nii.gz")],
+)
+def test_what_would_fail_after_the_training_is_refused_before(other, out, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(unet, "train", lambda *_, **__: pytest.fail("trained for nothing"))
+    volume = np.full((20, 20, 20), 40, np.int16)
+    write_image(Image.from_array(volume, spacing=(2, 2, 2)), "image.nii.gz")
+    write_image(Image.from_array((volume > 0).astype(np.uint8), spacing=(2, 2, 2)), "labels.nii.gz")
+    with pytest.raises(SystemExit) as ended:
+        unet.main(["image.nii.gz", "labels.nii.gz", other, "-o", out])
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_labels_that_do_not_occur_are_named(backbone, image):
