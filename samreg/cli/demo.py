@@ -90,6 +90,7 @@ def _show(pair: PhantomPair, alone: RegistrationResult, hybrid: RegistrationResu
     before, how = initial_alignment(hybrid)
     engine = hybrid.timings.get("registration", 0.0) + hybrid.timings.get("composition", 0.0)
     total = sum(hybrid.timings.values())
+    assert hybrid.seed is not None
     seed = hybrid.seed.transform  # what method="embedding" returns
     rows = [
         (f"before, {how}", *_errors(pair, before), ""),

@@ -22,7 +22,9 @@ from samreg.spatial.resample import resample
 from samreg.spatial.transforms import Transform, invert
 
 if TYPE_CHECKING:
+    from samreg.matching import Correspondences
     from samreg.quality import LandmarkErrors
+    from samreg.seeding import Seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class RegistrationResult:
     fixed: Image
     moving: Image
     transform: Transform | None
-    seed: Any = None
+    seed: Seed | None = None
     body: Image | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -93,8 +95,8 @@ class RegistrationResult:
         return f"RegistrationResult({what}, {'failed: ' + self.reason if not self else dict(self.options)})"
 
     @property
-    def correspondences(self) -> Any:
-        """The matches behind the seed (:class:`~samreg.matching.Correspondences`); None without embeddings."""
+    def correspondences(self) -> Correspondences | None:
+        """The matches behind the seed; None without embeddings."""
         return None if self.seed is None else self.seed.correspondences
 
     @cached_property
@@ -433,7 +435,7 @@ class SavedResult(RegistrationResult):
         return self._stored().transform("inverse")
 
     @cached_property
-    def correspondences(self) -> Any:
+    def correspondences(self) -> Correspondences | None:
         """The matches behind the seed; None without embeddings."""
         return self._stored().correspondences()
 

@@ -103,6 +103,7 @@ def draw_matches(result: RegistrationResult) -> Figure:
 
     fixed, warped = standard(result.fixed), standard(result.warped)
     pairs = result.correspondences
+    assert pairs is not None
     expected, matched = pairs.fixed, result.inverse.transform_points(pairs.moving)
     indices = slice_indices(fixed.grid, focus(result))
     figure, axes = _canvas(fixed, 2, legend=True)
@@ -128,6 +129,7 @@ def draw_matches(result: RegistrationResult) -> Figure:
 def draw_projections(result: RegistrationResult) -> Figure:
     """Draw all matches on both images, each in its own frame over its mean along the view, coloured by reliability."""
     pairs = result.correspondences
+    assert pairs is not None
     shown = np.random.default_rng(0).permutation(len(pairs))[:_MAX_MATCHES]
     shown = shown[np.argsort(pairs.reliability[shown])]
     sides = [

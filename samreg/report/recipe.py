@@ -67,10 +67,9 @@ def recipe(result: RegistrationResult) -> Recipe:
     options |= objects
     if objects:
         notes.append(f"Make {' and '.join(objects.values())} first: given to the call, and known by no name.")
-    if objects or start is not None:
         notes.append("The command line cannot repeat it.")
     images = options.pop("fixed"), options.pop("moving")
-    command = "" if objects or start is not None else shell_command(images, options)
+    command = "" if objects else shell_command(images, options)
     return Recipe(python_call(images, options), command, tuple(notes))
 
 
@@ -97,7 +96,7 @@ def python_call(images: Sequence[str], options: Mapping[str, Any]) -> str:
 
 
 def shell_command(images: Sequence[str], options: Mapping[str, Any]) -> str:
-    """Return the same as a command, which can have no start.
+    """Return the same as a command.
 
     Examples
     --------
