@@ -270,7 +270,7 @@ class _Run:
 
         kind = request.transform if self.engine is None else self.engine.seed_transform(request)
         with self.clock("seeding"):
-            self.seed, self.notes = seed_any_orientation(
+            oriented = seed_any_orientation(
                 request.fixed,
                 request.moving,
                 fixed,
@@ -280,10 +280,11 @@ class _Run:
                 transform=kind,
                 seed=0 if request.seed is None else request.seed,
             )
-        if self.seed.transform is None:
-            raise ImagesAtFault(self.seed.reason)
-        turned = bool(self.notes)  # the moving image was embedded as it lies; only its seed is in the right pose
-        return replace(request, start=self.seed.transform, embeddings=None if turned else (fixed, moving))
+        self.seed, self.notes = oriented.seed, oriented.notes
+        if oriented.seed.transform is None:
+            raise ImagesAtFault(oriented.seed.reason)
+        embeddings = None if oriented.moving is None else (fixed, oriented.moving)
+        return replace(request, start=oriented.seed.transform, embeddings=embeddings)
 
     def _engine_transform(self, engine: Engine, request: Request) -> Transform:
         with self.clock("registration"):

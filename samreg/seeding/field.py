@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError
+from samreg.errors import ImagesAtFault
 from samreg.matching.correspondences import Correspondences
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.transforms import (
@@ -70,11 +70,11 @@ def fit_displacement(
 
     Raises
     ------
-    InputError
-        When there are no correspondences.
+    ImagesAtFault
+        When there are no correspondences, or every field through them folds.
     """
     if len(correspondences) == 0:
-        raise InputError("no correspondences to fit a displacement field to")
+        raise ImagesAtFault("no correspondences to fit a displacement field to")
     knot_spacing, noise, margin, spacing = (scale * length for length in (knot_spacing, noise, margin, spacing))
     stiffness = stiffness / scale**2
     field_grid = grid.with_spacing(np.minimum(spacing, grid.extent)).padded(margin)
@@ -94,7 +94,7 @@ def fit_displacement(
         if jacobian_determinant(result, field_grid).min() >= min_jacobian:
             return result
         stiffness *= 2.5
-    raise InputError("the correspondences are too inconsistent for a field without folds; fit an affine instead")
+    raise ImagesAtFault("the matches contradict each other: every displacement field through them folds")
 
 
 def _robust_solve(

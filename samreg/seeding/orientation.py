@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +27,26 @@ _WEAK = 0.3  # inlier share under which the best other orientation is tried in a
 _FAR_BETTER = 0.93  # the matches of the other orientation must be this much nearer in embedding space
 
 
+@dataclass(frozen=True, eq=False)
+class OrientedSeed:
+    """A seed, and what was learnt about how the bodies lie.
+
+    Parameters
+    ----------
+    seed
+        False when there is none, or the moving image is mirrored.
+    moving
+        Embedding of the moving image that fits the seed; None where the image matches only after a turn, in which it
+        is not embedded.
+    notes
+        What the user should know about the orientation, in plain words.
+    """
+
+    seed: Seed
+    moving: Embedding | None
+    notes: tuple[str, ...] = ()
+
+
 def seed_any_orientation(
     fixed: Image,
     moving: Image,
@@ -36,8 +57,8 @@ def seed_any_orientation(
     moving_mask: Image | None = None,
     transform: str,
     seed: int = 0,
-) -> tuple[Seed, tuple[str, ...]]:
-    """Return the seed and what the user should know about the orientation.
+) -> OrientedSeed:
+    """Return the seed of two images whose axes may be turned against each other.
 
     Parameters
     ----------
@@ -56,30 +77,28 @@ def seed_any_orientation(
 
     Returns
     -------
-    Seed
-        Through the turned image where that matches far better; false when the moving image looks mirrored.
-    tuple of str
-        Notes in plain words.
+    OrientedSeed
+        Through the turned image where that matches far better; its seed is false when the moving image looks mirrored.
     """
     found = make_seed(fixed_embedding, moving_embedding, transform=transform, grid=fixed.grid, seed=seed)
     if fixed.ndim == 2:  # the search below is for volumes in HU
-        return found, ()
+        return OrientedSeed(found, moving_embedding)
     turn = propose_orientation(fixed, moving, weak=found.affine.inlier_share < _WEAK)
     if turn is None:
-        return found, ()
+        return OrientedSeed(found, moving_embedding)
     center = moving.grid.center
     turned, undo = reoriented(moving, turn, center)
     mask = None if moving_mask is None else reoriented(moving_mask, turn, center)[0]
     other = make_seed(fixed_embedding, embed(turned, mask), transform=transform, grid=fixed.grid, seed=seed)
     if not other or (found and _distance(other) > _FAR_BETTER * _distance(found)):
-        return found, ()
+        return OrientedSeed(found, moving_embedding)
     how = describe_orientation(turn)
     if np.linalg.det(turn) < 0:
         reason = (
             f"{moving.label} looks mirrored ({how}): its mirror image matches {fixed.label} better than itself; "
             "mend its direction or flip the array"
         )
-        return Seed(None, other.affine, other.correspondences, reason), ()
+        return OrientedSeed(Seed(None, other.affine, other.correspondences, reason), None)
     assert other.transform is not None
     pairs = other.correspondences
     pairs = type(pairs)(
@@ -89,7 +108,7 @@ def seed_any_orientation(
         f"{moving.label} lies turned against {fixed.label} ({how}); it was registered so. "
         "If that is not how the patient lay, mend its direction"
     )
-    return Seed(compose(other.transform, undo), other.affine, pairs), (note,)
+    return OrientedSeed(Seed(compose(other.transform, undo), other.affine, pairs), None, (note,))
 
 
 def _distance(seed: Seed) -> float:

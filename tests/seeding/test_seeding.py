@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samreg.errors import InputError
+from samreg.errors import ImagesAtFault, InputError
 from samreg.matching import Correspondences
 from samreg.seeding import fit_affine, fit_displacement, predict_locally
 from samreg.spatial import (
@@ -171,5 +171,5 @@ def test_local_prediction_far_from_matches_is_the_affine(warped) -> None:
 
 def test_no_correspondences_is_refused() -> None:
     empty = Correspondences.from_points(np.zeros((0, 3)), np.zeros((0, 3)))
-    with pytest.raises(InputError, match="no correspondences"):
+    with pytest.raises(ImagesAtFault, match="no correspondences"):
         fit_displacement(empty, AffineTransform.identity(3), GRID)
