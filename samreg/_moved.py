@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 MOVED = {
+    "samreg.atlas.build": "samreg.atlas.api",
     "samreg.benchmark.anatomy": "samreg.phantoms.anatomy",
     "samreg.benchmark.careful": "samreg.benchmark.methods.careful",
     "samreg.benchmark.charts": "samreg.benchmark.report.charts",
@@ -24,6 +25,7 @@ MOVED = {
     "samreg.detector": "samreg.landmarks.detector",
     "samreg.engines.worker": "samreg.engines.child",
     "samreg.quality.registration": "samreg.registration.quality",
+    "samreg.report.landmarks": "samreg.report.landmark_page",
     "samreg.result": "samreg.registration.result",
     "samreg.runs": "samreg.steps",
     "samreg.saved": "samreg.registration.store",

@@ -158,7 +158,7 @@ def dark_figure(width: float, height: float, *, layout: Any = "constrained") -> 
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": "samreg"}, pil_kwargs={"optimize": True})
+    figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": "samreg"})
     return buffer.getvalue()
 
 
