@@ -113,11 +113,12 @@ def build_atlas(
     >>> import numpy as np, samreg, tempfile
     >>> folder, random = Path(tempfile.mkdtemp()), np.random.default_rng(0)
     >>> for name in ("ANNA", "BERT"):
-    ...     noise = random.normal(0, 100, (16, 16, 16)).astype(np.float32)
-    ...     image = samreg.Image.from_array(noise, spacing=(8, 8, 8))
+    ...     noise = random.normal(0, 100, (8, 8, 8)).astype(np.float32)
+    ...     image = samreg.Image.from_array(noise, spacing=(16, 16, 16))
     ...     samreg.write_image(image, folder / "scans" / f"{name}.nii.gz")
     >>> atlas = samreg.build_atlas(
-    ...     folder / "scans", folder / "atlas", method="registration", engine="torch", iterations=0, spacing=8
+    ...     folder / "scans", folder / "atlas", iterations=0, spacing=16,
+    ...     method="registration", engine="torch", engine_options={"affine_iterations": 2},
     ... )
     >>> atlas.names, [iteration.subjects for iteration in atlas.convergence]
     (('ANNA', 'BERT'), [2])
