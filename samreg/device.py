@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from samreg._forked import cuda_is_lost, usable_threads
 from samreg.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -19,6 +21,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     InputError
         When the device is unknown or not present.
     """
+    import torch
+
     if cuda_is_lost() and not str(device).startswith("cpu"):
         raise InputError(
             f"device {str(device)[:40]!r}: this process was forked from one that had used CUDA, which cannot be used "
@@ -43,6 +47,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def inference_dtype(device: torch.device) -> torch.dtype:
     """Return the fastest safe floating-point type: half precision where the hardware computes in it."""
+    import torch
+
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
@@ -64,6 +70,7 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     import SimpleITK as sitk
+    import torch
 
     before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     torch.set_num_threads(usable_threads(threads))
