@@ -30,6 +30,7 @@ MOVED = {
     "samreg.runs": "samreg.steps",
     "samreg.saved": "samreg.registration.store",
     "samreg.templates": "samreg.landmarks.templates",
+    "samreg.tracking.errors": "samreg.tracking.accuracy",
     "samreg.training.detector": "samreg.training.landmarks",
 }
 

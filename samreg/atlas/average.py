@@ -50,6 +50,15 @@ def average(images: Iterable[tuple[Image, Transform]], grid: Grid) -> Average:
     ------
     InputError
         When there is none.
+
+    Examples
+    --------
+    >>> from samreg.spatial import AffineTransform
+    >>> grid, identity = Grid.make((2, 2, 2)), AffineTransform.identity(3)
+    >>> images = [Image(np.full((2, 2, 2), value), grid) for value in (10, 30)]
+    >>> parts = average([(image, identity) for image in images], grid)
+    >>> parts.mean.array[0, 0, 0], parts.variance.array[0, 0, 0], parts.coverage.array[0, 0, 0]
+    (np.float32(20.0), np.float32(200.0), np.uint16(2))
     """
     mean, squares = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     count, lowest = np.zeros(grid.shape, np.uint16), np.inf
@@ -113,6 +122,12 @@ def landmark_spread(subjects: Mapping[str, Points]) -> LandmarkSpread:
     ------
     InputError
         When no landmark is there.
+
+    Examples
+    --------
+    >>> spread = landmark_spread({"a": Points([[0.0, 0, 0]], ("tip",)), "b": Points([[6.0, 0, 0]], ("tip",))})
+    >>> spread.points.positions.tolist(), spread.spread.tolist(), spread.count.tolist()
+    ([[3.0, 0.0, 0.0]], [3.0], [2])
     """
     places: dict[str, list[FloatArray]] = {}
     for points in subjects.values():
@@ -120,12 +135,12 @@ def landmark_spread(subjects: Mapping[str, Points]) -> LandmarkSpread:
             places.setdefault(name, []).append(position)
     if not places:
         raise InputError("no landmarks to measure")
-    means = np.array([np.mean(some, axis=0) for some in places.values()])
+    means = np.array([np.mean(positions, axis=0) for positions in places.values()])
     spread = [
-        np.sqrt(np.square(np.array(some) - mean).sum(axis=1).mean())
-        for some, mean in zip(places.values(), means, strict=True)
+        np.sqrt(np.square(np.array(positions) - mean).sum(axis=1).mean())
+        for positions, mean in zip(places.values(), means, strict=True)
     ]
-    count = np.array([len(some) for some in places.values()])
+    count = np.array([len(positions) for positions in places.values()])
     return LandmarkSpread(Points(means, tuple(places)), np.array(spread), count)
 
 
@@ -138,6 +153,12 @@ def probability(maps: Sequence[Image], label: int) -> Image:
         Label maps on one grid; -1 where a subject shows nothing, so that it does not count there.
     label
         The label.
+
+    Examples
+    --------
+    >>> maps = [Image.from_array(np.array([[values]], np.int16)) for values in ([-1, 1], [1, 2])]
+    >>> probability(maps, 1).array.tolist()
+    [[[1.0, 0.5]]]
     """
     seen = np.sum([labels.array >= 0 for labels in maps], axis=0, dtype=np.float32)
     have = np.sum([labels.array == label for labels in maps], axis=0, dtype=np.float32)

@@ -16,10 +16,10 @@ from samreg.spatial.transforms import (
     tapered,
 )
 
-_MARGIN = 40.0  # mm around the template over which the change of shape falls to zero
-_SPACING = 4.0  # mm, voxels of the change of shape
-_DEEP = 30.0  # mm inside its view, from where on a subject counts fully
-_SHALLOW = 0.01  # what it counts outside
+_MARGIN_MM = 40.0  # around the template over which the change of shape falls to zero
+_SPACING_MM = 4.0  # voxels of the change of shape
+_FULL_DEPTH_MM = 30.0  # inside its view, from where on a subject counts fully
+_MIN_WEIGHT = 0.01  # of a subject outside its view
 
 
 def mean_affine(affines: Sequence[AffineTransform]) -> AffineTransform:
@@ -32,6 +32,12 @@ def mean_affine(affines: Sequence[AffineTransform]) -> AffineTransform:
     ------
     InputError
         When two of them differ by half a turn or a reflection, so that there is no mean.
+
+    Examples
+    --------
+    >>> shifts = [AffineTransform(np.eye(3), [x, 0.0, 0.0]) for x in (0.0, 10.0)]
+    >>> mean_affine(shifts).translation.round(6).tolist()
+    [5.0, 0.0, 0.0]
     """
     from scipy.linalg import expm, logm
 
@@ -61,6 +67,12 @@ def common_frame(affines: Mapping[str, AffineTransform]) -> dict[str, AffineTran
     ----------
     affines
         From a reference to each subject, LPS mm; M is their mean.
+
+    Examples
+    --------
+    >>> shifts = {name: AffineTransform(np.eye(3), [x, 0.0, 0.0]) for name, x in (("a", 0.0), ("b", 10.0))}
+    >>> {name: affine.translation.round(6).tolist() for name, affine in common_frame(shifts).items()}
+    {'a': [-5.0, 0.0, 0.0], 'b': [5.0, 0.0, 0.0]}
     """
     back = mean_affine(list(affines.values())).inverse()
     return {
@@ -85,6 +97,12 @@ def common_grid(grids: Mapping[str, Grid], frame: Mapping[str, AffineTransform],
     ------
     InputError
         When the subjects have no such box in common.
+
+    Examples
+    --------
+    >>> views = {name: Grid.make((n, 50, 60), spacing=2.0) for name, n in (("a", 20), ("b", 40), ("c", 80))}
+    >>> common_grid(views, {name: AffineTransform.identity(3) for name in views}, 4.0).shape
+    (20, 25, 30)
     """
     corners = np.array([frame[name].inverse().transform_points(grid.corners()) for name, grid in grids.items()])
     low, high = np.median(corners.min(axis=1), axis=0), np.median(corners.max(axis=1), axis=0)
@@ -123,16 +141,16 @@ def shape_update(
     update : DisplacementField
         Unbiased template to present template points, LPS mm.
     """
-    coarse = grid.with_spacing(np.minimum(np.maximum(_SPACING, grid.spacing), grid.extent)).padded(_MARGIN)
+    coarse = grid.with_spacing(np.minimum(np.maximum(_SPACING_MM, grid.spacing), grid.extent)).padded(_MARGIN_MM)
     points = coarse.world_points().reshape(-1, coarse.ndim)
     total, weight = np.zeros_like(points), np.zeros(len(points))
     for transform, affine, view in zip(transforms, affines, views, strict=True):
-        there = transform.transform_points(points)
-        shown = np.clip(view.depth(there) / _DEEP, 0, 1) + _SHALLOW
-        total += shown[:, None] * (affine.inverse().transform_points(there) - points)
-        weight += shown
+        mapped = transform.transform_points(points)
+        share = np.clip(view.depth(mapped) / _FULL_DEPTH_MM, 0, 1) + _MIN_WEIGHT
+        total += share[:, None] * (affine.inverse().transform_points(mapped) - points)
+        weight += share
     field = (total / weight[:, None]).reshape(*coarse.shape, coarse.ndim).astype(np.float32)
-    mean = tapered(DisplacementField(field, coarse), _MARGIN)
+    mean = tapered(DisplacementField(field, coarse), _MARGIN_MM)
     update = invert(mean)
     assert isinstance(update, DisplacementField)
     return mean, update

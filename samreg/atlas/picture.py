@@ -13,8 +13,8 @@ from samreg.report.pictures import draw_slice
 from samreg.report.views import grey, slice_indices, views_of, window
 from samreg.spatial.image import Image
 
-_DEVIATION_WINDOW = (0.0, 300.0)  # HU shown black and white
-_WIDTH = 2.9  # inches a picture
+_DEVIATION_WINDOW_HU = (0.0, 300.0)  # shown black and white
+_WIDTH_INCHES = 2.9  # of a picture
 
 
 def write_template_picture(template: Image, parts: Average, title: str, path: str | os.PathLike[str]) -> Path:
@@ -27,13 +27,13 @@ def write_template_picture(template: Image, parts: Average, title: str, path: st
     """
     grid, views = template.grid, views_of(template.ndim)
     heights = [grid.extent[view.down] / grid.extent[view.across] for view in views]
-    figure = dark_figure(3 * _WIDTH, _WIDTH * sum(heights) + 0.4)
+    figure = dark_figure(3 * _WIDTH_INCHES, _WIDTH_INCHES * sum(heights) + 0.4)
     axes = figure.subplots(len(views), 3, squeeze=False, height_ratios=heights)
     deviation = parts.variance.with_array(np.sqrt(parts.variance.array))
     columns = (
         ("template", template, window(parts.mean)),
         ("mean", parts.mean, window(parts.mean)),
-        ("standard deviation", deviation, _DEVIATION_WINDOW),
+        ("standard deviation", deviation, _DEVIATION_WINDOW_HU),
     )
     indices = slice_indices(grid, grid.center)
     for row, view in zip(axes, views, strict=True):

@@ -32,8 +32,8 @@ from samreg.steps import Outcome, run_step
 if TYPE_CHECKING:
     from samreg.embedding import EmbeddingModel
 
-_CT_AIR = -500.0  # HU; an image with less is a CT
-_SKIP = 5  # every so many voxels of the body the drift is measured
+_MAX_AIR_HU = -500.0  # an image with less is a CT
+_STRIDE = 5  # every so many voxels of the body the drift is measured
 _PACKAGES = ("torch", "SimpleITK", "scipy")  # that embed, match and warp
 
 
@@ -272,7 +272,7 @@ def body_of(parts: Average) -> NDArray[np.bool_]:
     from samreg.embedding import body_mask
 
     covered: NDArray[np.bool_] = parts.coverage.array * 2 >= parts.coverage.array.max()
-    body = body_mask(parts.mean) if parts.mean.ndim == 3 and parts.mean.array.min() < _CT_AIR else covered
+    body = body_mask(parts.mean) if parts.mean.ndim == 3 and parts.mean.array.min() < _MAX_AIR_HU else covered
     return covered & body if (covered & body).any() else covered
 
 
@@ -326,7 +326,7 @@ def _convergence(
     inside = body_of(parts)
     residual = np.zeros(1)
     if drift is not None:
-        residual = np.linalg.norm(drift.displacement_at(parts.mean.grid.world_points()[inside][::_SKIP]), axis=1)
+        residual = np.linalg.norm(drift.displacement_at(parts.mean.grid.world_points()[inside][::_STRIDE]), axis=1)
     return Convergence(
         iteration=iteration,
         residual_mm=float(residual.mean()),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _IMAGE_INCHES, _CROP_INCHES = 7.0, 2.6  # width of a 2D image, and of the surroundings of one landmark in a volume
 _MAX_IMAGE_INCHES = 12.0  # height
-_CROP = 120.0  # mm, width of these surroundings
+_CROP_MM = 120.0  # width of these surroundings
 _TEMPLATE_COLOUR = (0.5, 0.9, 1.0, 1.0)
 
 
@@ -55,6 +55,17 @@ def write_landmark_report(
     ------
     InputError
         When the file cannot be written.
+
+    Examples
+    --------
+    >>> import samreg, tempfile
+    >>> scan = np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32)
+    >>> scan = samreg.Image.from_array(scan, spacing=(8, 8, 8))
+    >>> points = samreg.Points([[40.0, 40.0, 40.0]])
+    >>> matches = samreg.match(scan, points, scan, model="mind", search="global")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_landmark_report(scan, points, scan, matches, f"{folder}/landmarks.html").name
+    'landmarks.html'
     """
     figure = draw_landmarks(template, points, target, matches)
     if Path(path).suffix.lower() != ".html":
@@ -99,8 +110,8 @@ def draw_landmarks(template: Image, points: Points, target: Image, matches: Land
         for ax, (image, positions, colour, title) in zip(row, sides, strict=True):
             index = int(np.clip(np.rint(image.grid.world_to_index(positions[i])[0, 2]), 0, image.shape[0] - 1))
             x, y = _draw(ax, image, index, positions[i : i + 1], colour[i : i + 1], labels[i : i + 1])[0]
-            ax.set_xlim(x - _CROP / 2, x + _CROP / 2)
-            ax.set_ylim(y + _CROP / 2, y - _CROP / 2)
+            ax.set_xlim(x - _CROP_MM / 2, x + _CROP_MM / 2)
+            ax.set_ylim(y + _CROP_MM / 2, y - _CROP_MM / 2)
             ax.set_title(f"{title}, {points.names[i]}", color=PICTURE_TEXT, fontsize=8)
     return figure
 

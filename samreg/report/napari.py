@@ -12,8 +12,8 @@ from samreg.spatial.resample import resample
 if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
 
-_POINT_SIZE = 4.0  # mm
-_SLAB = 12.0  # mm of matches that are shown at a time; images show their slice
+_POINT_SIZE_MM = 4.0
+_SLAB_MM = 12.0  # of matches that are shown at a time; images show their slice
 
 
 def show(result: RegistrationResult) -> Any:
@@ -69,8 +69,8 @@ def add_layers(viewer: Any, result: RegistrationResult) -> None:
             face_color="reliability",
             face_colormap="viridis",
             face_contrast_limits=(0, 1),
-            size=_POINT_SIZE,
+            size=_POINT_SIZE_MM,
             projection_mode="all",
             visible=name == "matches",
         )
-    viewer.dims.thickness = (_SLAB,) * fixed.ndim
+    viewer.dims.thickness = (_SLAB_MM,) * fixed.ndim

@@ -34,6 +34,8 @@ _MEASURES: dict[str, tuple[str, str, str]] = {
     "inverse_residual_max_mm": ("Inverse consistency, largest", "mm", ""),
     "mean_displacement_mm": ("Mean displacement", "mm", "in world coordinates, the frames' offset included"),
     "scale": ("Change of volume", "", "by the affine part; above 1 the moving body is larger"),
+    "guide_miss_mean_mm": ("Guiding landmarks, mean error", "mm", "that is left between them after registration"),
+    "guide_miss_max_mm": ("Guiding landmarks, largest error", "mm", ""),
     "matches": ("Matches", "", "carry the seed"),
     "inlier_percent": ("Agreement", "%", "of the matches, by reliability, agree with one affine transform"),
     "mean_reliability": ("Mean reliability", "", "of the matches; 1 is certain"),

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from samreg.registration.result import RegistrationResult
 
-_WIDTH, _MIN_WIDTH, _MAX_HEIGHT = 3.0, 2.2, 5.0  # inches a picture; titles need the least
+_WIDTH_INCHES, _MIN_WIDTH_INCHES, _MAX_HEIGHT_INCHES = 3.0, 2.2, 5.0  # of a picture; titles need the least
 _FONT_SIZE = 10
-_SLAB = 8.0  # mm from the slice within which matches are drawn
+_SLAB_MM = 8.0  # from the slice within which matches are drawn
 _MAX_MATCHES = 250  # drawn in one picture
 
 
@@ -61,6 +61,16 @@ def write_preview(result: RegistrationResult, path: str | os.PathLike[str]) -> P
     ------
     InputError
         When the file cannot be written.
+
+    Examples
+    --------
+    >>> import samreg, tempfile
+    >>> from samreg.spatial import AffineTransform
+    >>> image = samreg.Image.from_array(np.zeros((4, 5, 6)), spacing=(2, 2, 2), name="scan")
+    >>> result = samreg.RegistrationResult(image, image, AffineTransform.identity(3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_preview(result, f"{folder}/preview.png").name
+    'preview.png'
     """
     return write_png(draw_overview(result), path)
 
@@ -110,10 +120,10 @@ def draw_matches(result: RegistrationResult) -> Figure:
     colours = _reliability_colours()
     for row, view in zip(axes, views_of(fixed.ndim), strict=True):
         index = indices[view.name]
-        shown = _near(fixed.grid, view, index, expected)
-        shown = shown[np.argsort(pairs.reliability[shown])]  # the reliable ones on top
-        start, end = view.place(fixed.grid, expected[shown]), view.place(fixed.grid, matched[shown])
-        colour = colours.to_rgba(pairs.reliability[shown])
+        chosen = _near(fixed.grid, view, index, expected)
+        chosen = chosen[np.argsort(pairs.reliability[chosen])]  # the reliable ones on top
+        start, end = view.place(fixed.grid, expected[chosen]), view.place(fixed.grid, matched[chosen])
+        colour = colours.to_rgba(pairs.reliability[chosen])
         for ax, image in zip(row, (fixed, warped), strict=True):
             draw_slice(ax, grey(view.picture(image.array, index), window(image)), view, fixed.grid)
         row[0].scatter(*start.T, c=colour, s=9, linewidths=0)
@@ -130,15 +140,15 @@ def draw_projections(result: RegistrationResult) -> Figure:
     """Draw all matches on both images, each in its own frame over its mean along the view, coloured by reliability."""
     pairs = result.correspondences
     assert pairs is not None
-    shown = np.random.default_rng(0).permutation(len(pairs))[:_MAX_MATCHES]
-    shown = shown[np.argsort(pairs.reliability[shown])]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:_MAX_MATCHES]
+    chosen = chosen[np.argsort(pairs.reliability[chosen])]
     sides = [
-        (f"{name}, {view.name}", view, standard(image), points[shown])
+        (f"{name}, {view.name}", view, standard(image), points[chosen])
         for view in views_of(3)[1:]
         for name, image, points in (("fixed", result.fixed, pairs.fixed), ("moving", result.moving, pairs.moving))
     ]
     widths, heights = np.transpose([(i.grid.extent[v.across], i.grid.extent[v.down]) for _, v, i, _ in sides])
-    scale = min(4 * _WIDTH / widths.sum(), _MAX_HEIGHT / heights.max())
+    scale = min(4 * _WIDTH_INCHES / widths.sum(), _MAX_HEIGHT_INCHES / heights.max())
     figure = dark_figure(scale * widths.sum() + 1.0, scale * heights.max() + 0.4, layout=_layout())
     axes = figure.subplots(1, len(sides), gridspec_kw={"width_ratios": widths})
     colours = _reliability_colours()
@@ -148,7 +158,7 @@ def draw_projections(result: RegistrationResult) -> Figure:
         mean = view.picture(image.array.mean(axis=2 - view.through, keepdims=True, dtype=np.float32), 0)
         low, high = np.percentile(mean, (1, 99))
         draw_slice(ax, grey(mean, (low, max(high, low + 1e-6))), view, image.grid)
-        ax.scatter(*view.place(image.grid, points).T, c=colours.to_rgba(pairs.reliability[shown]), s=7)
+        ax.scatter(*view.place(image.grid, points).T, c=colours.to_rgba(pairs.reliability[chosen]), s=7)
         ax.set_title(title, color=PICTURE_TEXT, fontsize=_FONT_SIZE)
     _legend(figure, colours, axes, "reliability")
     return figure
@@ -172,7 +182,7 @@ def _near(grid: Grid, view: View, index: int, points: FloatArray) -> NDArray[np.
     near = np.arange(len(points))
     if view.through is not None:
         distance = (grid.world_to_index(points)[:, view.through] - index) * grid.spacing[view.through]
-        near = np.flatnonzero(np.abs(distance) <= _SLAB)
+        near = np.flatnonzero(np.abs(distance) <= _SLAB_MM)
     return np.random.default_rng(0).permutation(near)[:_MAX_MATCHES]
 
 
@@ -182,8 +192,8 @@ def _canvas(fixed: Image, columns: int, *, legend: bool = False) -> tuple[Figure
     sides = [(fixed.grid.extent[view.across], fixed.grid.extent[view.down]) for view in views]
     # one scale for all rows, so that organs are of one size; a long scan must not make the page endless
     widths, heights = np.transpose(sides)
-    scale = min(_WIDTH / widths.max(), _MAX_HEIGHT / heights.max())
-    column = max(_MIN_WIDTH, scale * widths.max()) + (0.6 if legend else 0.1)
+    scale = min(_WIDTH_INCHES / widths.max(), _MAX_HEIGHT_INCHES / heights.max())
+    column = max(_MIN_WIDTH_INCHES, scale * widths.max()) + (0.6 if legend else 0.1)
     height = scale * heights.sum() + 0.1 * len(heights) + 0.7
     figure = dark_figure(columns * column + 0.2, height, layout=_layout())
     axes = figure.subplots(len(views), columns, squeeze=False, gridspec_kw={"height_ratios": heights})

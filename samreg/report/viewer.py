@@ -21,13 +21,13 @@ from samreg.spatial.transforms import AffineTransform, Transform, components
 if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
 
-_WIDEST = 320  # pixels along the longest side
-_MARGIN = 10.0  # mm shown around the body
+_MAX_PIXELS = 320  # along the longest side
+_MARGIN_MM = 10.0  # shown around the body
 # slices a plane and quality of their compression, tried in this order until the strips are small enough
-_SIZES = ((36, 75), (36, 50), (24, 40), (12, 30), (6, 20))
-_MOST_BYTES = 2_800_000
-_MOST_LOG = float(np.log(2.5))  # log det J at the ends of the colours
-_OUTSIDE, _FOLD = 0, 255  # codes of a map's pixels; 1 to 254 run along its colours
+_SLICES_AND_QUALITY = ((36, 75), (36, 50), (24, 40), (12, 30), (6, 20))
+_MAX_BYTES = 2_800_000
+_MAX_LOG = float(np.log(2.5))  # log det J at the ends of the colours
+_OUTSIDE_CODE, _FOLD_CODE = 0, 255  # codes of a map's pixels; 1 to 254 run along its colours
 
 
 def viewer_data(result: RegistrationResult) -> dict[str, Any]:
@@ -54,16 +54,18 @@ def viewer_data(result: RegistrationResult) -> dict[str, Any]:
     limits = {name: window(image) for name, (image, _) in sources.items()}
     planes = []
     for view in views_of(fixed.ndim):
-        strip = _strip(box, view, _SIZES[0][0], max(box.extent.max() / _WIDEST, fixed.spacing.min() / 2))
+        strip = _strip(
+            box, view, _SLICES_AND_QUALITY[0][0], max(box.extent.max() / _MAX_PIXELS, fixed.spacing.min() / 2)
+        )
         strips = {
             name: _pictures(view, resample(image, strip, transform=transform).array, limits[name])
             for name, (image, transform) in sources.items()
         }
         planes.append((view, strip, strips))
     maps = _maps(result, fixed) if result and min(fixed.shape) > 1 else {}
-    for count, quality in _SIZES:
+    for count, quality in _SLICES_AND_QUALITY:
         chosen = [_plane(*plane, count, quality, maps, focus(result)) for plane in planes]
-        if sum(len(address) for plane in chosen for address in plane["layers"].values()) <= _MOST_BYTES:
+        if sum(len(address) for plane in chosen for address in plane["layers"].values()) <= _MAX_BYTES:
             break
     legends = {name: legend for name, (_, legend) in maps.items()}
     return {"before": how, "planes": chosen, "maps": legends}
@@ -80,20 +82,20 @@ def _plane(
 ) -> dict[str, Any]:
     """Return at most ``count`` of the slices of one view."""
     height, width = next(iter(strips.values())).shape[1:]
-    there = len(next(iter(strips.values())))
-    kept = np.unique(np.linspace(0, there - 1, min(count, there)).round().astype(int))
-    layers = {name: _webp(slices[kept], quality) for name, slices in strips.items()}
-    index = np.repeat((np.asarray(strip.size) - 1)[None] / 2, len(kept), axis=0)
-    positions = np.zeros(len(kept))
+    stored = len(next(iter(strips.values())))
+    chosen = np.unique(np.linspace(0, stored - 1, min(count, stored)).round().astype(int))
+    layers = {name: _webp(slices[chosen], quality) for name, slices in strips.items()}
+    index = np.repeat((np.asarray(strip.size) - 1)[None] / 2, len(chosen), axis=0)
+    positions = np.zeros(len(chosen))
     if view.through is not None:
-        index[:, view.through] = kept
+        index[:, view.through] = chosen
         positions = strip.index_to_world(index)[:, view.through]
     coarse = strip.spacing.copy()
     for name, (codes, _) in maps.items():
         for axis in (view.across, view.down):
             coarse[axis] = max(strip.spacing[axis], codes.spacing[axis])
         slices = resample(codes, strip.with_spacing(coarse), interpolation="nearest").array
-        layers[name] = _png(_slices(view, slices)[kept])
+        layers[name] = _png(_slices(view, slices)[chosen])
     start = 0 if view.through is None else int(np.abs(positions - middle[view.through]).argmin())
     return {
         "name": view.name,
@@ -120,8 +122,8 @@ def _maps(result: RegistrationResult, fixed: Image) -> dict[str, tuple[Image, di
     length = np.linalg.norm(transform.transform_points(points) - linear.transform_points(points), axis=1)
     longest = max(1.0, float(np.percentile(length, 99)))
     det = determinants(transform, grid, body, step=float(fixed.spacing.max()))
-    change = np.where(det > 0, np.log(np.maximum(det, 1e-9)), -_MOST_LOG)
-    codes = np.full(grid.shape, _OUTSIDE, dtype=np.uint8)
+    change = np.where(det > 0, np.log(np.maximum(det, 1e-9)), -_MAX_LOG)
+    codes = np.full(grid.shape, _OUTSIDE_CODE, dtype=np.uint8)
 
     def coded(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
         return (1 + np.rint(253 * np.clip((values - low) / (high - low), 0, 1))).astype(np.uint8)
@@ -138,13 +140,13 @@ def _maps(result: RegistrationResult, fixed: Image) -> dict[str, tuple[Image, di
             "folds": False,
         },
     )
-    codes[body] = np.where(det > 0, coded(change, -_MOST_LOG, _MOST_LOG), _FOLD)
+    codes[body] = np.where(det > 0, coded(change, -_MAX_LOG, _MAX_LOG), _FOLD_CODE)
     maps["jacobian"] = (
         Image(codes, grid),
         {
             "title": "ln det J, the change of volume from the fixed to the moving image",
             "colours": _colours("RdBu_r"),
-            "ticks": [f"{t:.2f} (× {np.exp(t):.2g})".replace("-", "−") for t in np.linspace(-1, 1, 5) * _MOST_LOG],
+            "ticks": [f"{t:.2f} (× {np.exp(t):.2g})".replace("-", "−") for t in np.linspace(-1, 1, 5) * _MAX_LOG],
             "folds": bool((det <= 0).any()),
         },
     )
@@ -163,7 +165,7 @@ def _body_box(result: RegistrationResult, grid: Grid) -> Grid:
     """Return the part of a grid along LPS that holds the fixed body."""
     coarse = working_grid(result.fixed)
     points = grid.world_to_index(coarse.world_points()[body_on(result, coarse)])
-    margin = (coarse.spacing.max() / 2 + _MARGIN) / grid.spacing
+    margin = (coarse.spacing.max() / 2 + _MARGIN_MM) / grid.spacing
     first = np.clip(np.floor(points.min(axis=0) - margin), 0, None).astype(int)
     last = np.minimum(np.ceil(points.max(axis=0) + margin).astype(int), np.asarray(grid.size) - 1)
     return Grid(tuple((last - first + 1)[::-1]), grid.index_to_world(first)[0], grid.spacing, grid.direction)

@@ -17,8 +17,8 @@ from samreg.spatial.standard import oriented
 if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
 
-_CT_WINDOW = (-900.0, 400.0)  # HU; wide enough to show lungs, soft tissue and bone at once
-_CT_AIR = -500.0  # HU; an image with less is shown as CT
+_CT_WINDOW_HU = (-900.0, 400.0)  # wide enough to show lungs, soft tissue and bone at once
+_MAX_AIR_HU = -500.0  # an image with less is shown as CT
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def window(image: Image) -> tuple[float, float]:
     finite = array[np.isfinite(array)]
     if finite.size == 0:
         return 0.0, 1.0
-    if finite.min() <= _CT_AIR:
-        return _CT_WINDOW
+    if finite.min() <= _MAX_AIR_HU:
+        return _CT_WINDOW_HU
     low, high = (float(value) for value in np.percentile(finite, (0.5, 99.5)))
     return low, max(high, low + 1e-6)
 

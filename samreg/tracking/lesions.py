@@ -17,6 +17,9 @@ from samreg.spatial.io_points import POINT_SUFFIXES
 from samreg.spatial.points import Points, as_numbers, require_inside
 from samreg.tracking.size import Extent
 
+_MARGIN_MM = 1e-3  # beyond the scan, for rounded positions
+_MAX_LABEL = 32767
+
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
@@ -47,17 +50,17 @@ class Lesions:
         InputError
             When there is none inside.
         """
-        shown = grid.contains(self.points.positions, margin=1e-3) if len(self) else np.zeros(0, bool)
-        if not shown.any():
+        inside = grid.contains(self.points.positions, margin=_MARGIN_MM) if len(self) else np.zeros(0, bool)
+        if not inside.any():
             require_inside(self.points, grid, what)
             raise InputError(f"no lesions in {what}; give points, or a label map with labels above 0")
         notes = tuple(
             f"lesion {self.points.names[i]} lies outside {what}, at {np.round(self.points.positions[i], 1).tolist()} "
             "LPS mm, and was left out"
-            for i in np.flatnonzero(~shown)
+            for i in np.flatnonzero(~inside)
         )
-        kept = np.flatnonzero(shown)
-        return Lesions(self.points.take(kept), self.radii[kept], tuple(self.extents[i] for i in kept)), notes
+        index = np.flatnonzero(inside)
+        return Lesions(self.points.take(index), self.radii[index], tuple(self.extents[i] for i in index)), notes
 
 
 def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> Lesions:
@@ -76,28 +79,49 @@ def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> L
     Raises
     ------
     InputError
-        When a file cannot be read, a label map holds numbers that are no labels, or there is not a radius a lesion.
+        When a file cannot be read, a label map holds numbers that are no labels or comes with radii, or there is not a
+        radius a lesion.
+
+    Examples
+    --------
+    >>> grid = Grid.make((20, 20, 20), spacing=2.0)
+    >>> as_lesions([[10.0, 10.0, 10.0], [20.0, 20.0, 20.0]], grid, radii=[4.0, np.nan]).points.names
+    ('1', '2')
+    >>> labels = np.zeros(grid.shape, np.uint8)
+    >>> labels[4:7, 4:7, 4:7] = 3
+    >>> lesions = as_lesions(Image(labels, grid), grid)
+    >>> lesions.points.names, lesions.points.positions.tolist()
+    (('3',), [[10.0, 10.0, 10.0]])
     """
     if isinstance(lesions, Lesions):
         return lesions
     is_file = isinstance(lesions, (str, os.PathLike)) and os.fspath(lesions).lower().endswith(POINT_SUFFIXES)
     if is_file or isinstance(lesions, (Points, np.ndarray, list, tuple)):
         points = as_points(lesions, grid.ndim, grid=grid)
-        known = np.full(len(points), np.nan) if radii is None else as_numbers(radii, "radii")
-        if known.shape != (len(points),):
-            raise InputError(f"{len(points)} lesions need as many radii, got an array of shape {known.shape}")
-        if (known <= 0).any() or np.isinf(known).any():
-            raise InputError(f"radii must be positive mm, or NaN where unknown, got {known.tolist()[:10]}")
-        return Lesions(points, known, (None,) * len(points))
-    return _from_labels(as_image(lesions, name="lesions"))
+        radii = np.full(len(points), np.nan) if radii is None else as_numbers(radii, "radii")
+        if radii.shape != (len(points),):
+            raise InputError(f"{len(points)} lesions need as many radii, got an array of shape {radii.shape}")
+        if (radii <= 0).any() or np.isinf(radii).any():
+            raise InputError(f"radii must be positive mm, or NaN where unknown, got {radii.tolist()[:10]}")
+        return Lesions(points, radii, (None,) * len(points))
+    labels = as_image(lesions, name="lesions")
+    if radii is not None:
+        raise InputError(f"the label map {labels.label} says how large its lesions are; leave out radii")
+    if labels.ndim != grid.ndim:
+        raise InputError(f"the label map {labels.label} is {labels.ndim}D, the scan {grid.ndim}D; give one of the scan")
+    return _from_labels(labels)
 
 
 def _from_labels(image: Image) -> Lesions:
     from scipy.ndimage import find_objects
 
-    labels = np.rint(image.array).astype(np.int32)
-    if labels.min() < 0 or not np.array_equal(labels, image.array):
-        raise InputError(f"{image.label} is no label map: it must hold whole numbers, 0 outside, one label a lesion")
+    values = image.array
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= _MAX_LABEL and (values % 1 == 0).all()):
+        raise InputError(
+            f"{image.label} is no label map: it must hold whole numbers from 0 to {_MAX_LABEL}, 0 outside, one label a "
+            "lesion"
+        )
+    labels = values.astype(np.int32)
     names, extents = [], []
     for number, box in enumerate(find_objects(labels), start=1):
         if box is None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from samreg.tracking.result import LesionTracks, TrackedLesion
     from samreg.tracking.size import Extent
 
-_PIXEL = 0.75  # mm
-_MIN_HALF_WIDTH = 35.0  # mm, of a crop around a small lesion
+_PIXEL_MM = 0.75
+_MIN_HALF_WIDTH_MM = 35.0  # of a crop around a small lesion
 _COLUMNS = ("lesion", "x", "y", "z", "reliability", "before, mm", "after, mm", "change")
 _MIN_RELIABILITY = 0.5  # lesions of less are marked
 
@@ -54,7 +54,7 @@ def write_lesion_page(tracks: LesionTracks, path: str | os.PathLike[str]) -> Pat
 def draw_lesion(tracks: LesionTracks, lesion: TrackedLesion) -> Figure:
     """Draw a lesion at baseline (above) and follow-up (below): axial, coronal, sagittal, outlined where measured."""
     largest = max((extent.diameter for extent in (lesion.before, lesion.after) if extent is not None), default=0.0)
-    half_width = max(_MIN_HALF_WIDTH, 1.5 * largest)
+    half_width = max(_MIN_HALF_WIDTH_MM, 1.5 * largest)
     figure = dark_figure(7.2, 5.0)
     visits = (
         ("baseline", tracks.baseline, lesion.baseline, lesion.before),
@@ -67,8 +67,8 @@ def draw_lesion(tracks: LesionTracks, lesion: TrackedLesion) -> Figure:
 
 
 def _draw_visit(row: Any, image: Image, center: FloatArray, extent: Extent | None, half_width: float) -> None:
-    middle = int(half_width / _PIXEL)
-    grid = Grid.make((2 * middle + 1,) * 3, origin=center - _PIXEL * middle, spacing=_PIXEL)
+    middle = int(half_width / _PIXEL_MM)
+    grid = Grid.make((2 * middle + 1,) * 3, origin=center - _PIXEL_MM * middle, spacing=_PIXEL_MM)
     crop = resample(image, grid)
     inside = None if extent is None else extent.on(grid)
     for ax, view in zip(row, views_of(3), strict=True):

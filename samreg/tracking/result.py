@@ -150,7 +150,18 @@ class LesionTracks:
         return np.array([lesion.followup for lesion in self.lesions]).reshape(-1, 3)
 
     def to_points(self) -> Points:
-        """Return the positions in the follow-up as :class:`samreg.Points`, scored by reliability."""
+        """Return the positions in the follow-up as :class:`samreg.Points`, scored by reliability.
+
+        Examples
+        --------
+        >>> import samreg
+        >>> scan = samreg.Image.from_array(np.zeros((4, 5, 6)), spacing=(2, 2, 2))
+        >>> place = np.array([2.0, 4.0, 6.0])
+        >>> lesion = TrackedLesion("nodule", place, place, 0.9, 0.8, 1.0, 2.0, True, None, None, None, "no lung")
+        >>> points = samreg.LesionTracks((lesion,), scan, scan, None).to_points()
+        >>> points.names, points.positions.tolist(), points.scores.tolist()
+        (('nodule',), [[2.0, 4.0, 6.0]], [0.8])
+        """
         return Points(
             self.points,
             tuple(lesion.name for lesion in self.lesions),
@@ -162,6 +173,19 @@ class LesionTracks:
 
         Label i is lesion i, counted from 1: what was measured in the follow-up, else what was drawn in the baseline,
         carried over by the transform.
+
+        Examples
+        --------
+        >>> import samreg
+        >>> from samreg.tracking import Extent
+        >>> scan = samreg.Image.from_array(np.zeros((5, 5, 5)), spacing=(2, 2, 2))
+        >>> inside = np.zeros((5, 5, 5), bool)
+        >>> inside[2, 2, 2:4] = True
+        >>> drawn, place = Extent(inside, scan.grid), np.array([5.0, 4.0, 4.0])
+        >>> lesion = TrackedLesion("nodule", place, place, 0.9, 0.8, 1.0, 2.0, True, drawn, drawn, 3.0, "")
+        >>> tracks = samreg.LesionTracks((lesion,), scan, scan, samreg.spatial.AffineTransform.identity(3))
+        >>> tracks.labels().array[2, 2].tolist()
+        [0, 0, 1, 1, 0]
         """
         if self.transform is None or not any(lesion.before or lesion.after for lesion in self.lesions):
             return None

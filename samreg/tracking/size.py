@@ -13,13 +13,13 @@ from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
 from samreg.spatial.standard import sample_mask
 
-_VOXEL = 1.0  # mm, at which lesions are grown
-_LUNG = -500.0  # HU, below which tissue is aerated lung
-_DENSE = -300.0  # HU, which a nodule's core exceeds
-_CORE = 5  # voxels, width of what is averaged as core
-_VESSEL = 2.0  # mm, radius of what is cut off: vessels that end in the nodule
-_COLLAR = (2.0, 7.0)  # mm around the nodule, where lung must prevail
-_SHARE = 0.5  # of the collar that must be lung
+_SPACING_MM = 1.0  # at which lesions are grown
+_MAX_LUNG_HU = -500.0  # below which tissue is aerated lung
+_MIN_CORE_HU = -300.0  # which a nodule's core exceeds
+_CORE_VOXELS = 5  # width of what is averaged as core
+_VESSEL_RADIUS_MM = 2.0  # of what is cut off: vessels that end in the nodule
+_COLLAR_MM = (2.0, 7.0)  # around the nodule, where lung must prevail
+_MIN_LUNG_SHARE = 0.5  # of the collar that must be lung
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,39 +90,49 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
     -------
     Extent or str
         Or why it cannot be measured so, in plain words.
+
+    Examples
+    --------
+    >>> grid = Grid.make((40, 40, 40), origin=(-39.0, -39.0, -39.0), spacing=2.0)
+    >>> nodule = np.where(np.linalg.norm(grid.world_points(), axis=-1) < 7, 40, -850)
+    >>> extent = grow(Image(nodule, grid), [0.0, 0.0, 0.0], search=4, reach=16)
+    >>> round(extent.diameter)
+    14
+    >>> grow(Image(nodule * 0, grid), [0.0, 0.0, 0.0], search=4, reach=16)
+    'no lung around it: sizes are measured in lung alone'
     """
     from scipy.ndimage import label, uniform_filter
 
-    size = int(np.ceil(2 * (reach + _COLLAR[1]) / _VOXEL)) + 1
+    size = int(np.ceil(2 * (reach + _COLLAR_MM[1]) / _SPACING_MM)) + 1
     middle = np.asarray(center, dtype=np.float64)
-    origin = middle - _VOXEL * (size - 1) / 2
+    origin = middle - _SPACING_MM * (size - 1) / 2
     # beyond the image there is no lung in which a nodule could end
-    patch = resample(image, Grid.make((size,) * 3, origin=origin, spacing=_VOXEL), fill=0.0)
+    patch = resample(image, Grid.make((size,) * 3, origin=origin, spacing=_SPACING_MM), fill=0.0)
     hu, away = patch.array, np.linalg.norm(patch.grid.world_points() - middle, axis=-1)
-    lung = hu < _LUNG
+    lung = hu < _MAX_LUNG_HU
     if not lung.any():
         return "no lung around it: sizes are measured in lung alone"
-    smooth = uniform_filter(hu, size=_CORE)
-    start = np.unravel_index(np.where(away <= max(search, _VOXEL), smooth, -np.inf).argmax(), hu.shape)
-    if smooth[start] < _DENSE:
+    smooth = uniform_filter(hu, size=_CORE_VOXELS)
+    start = np.unravel_index(np.where(away <= max(search, _SPACING_MM), smooth, -np.inf).argmax(), hu.shape)
+    if smooth[start] < _MIN_CORE_HU:
         return f"no soft tissue within {search:.0f} mm; the densest has {smooth[start]:.0f} HU"
     dense = (hu > (smooth[start] + np.median(hu[lung])) / 2) & (away <= reach)
-    opened = dense & _grown(_shrunk(dense, _VESSEL), _VESSEL)
+    opened = dense & _dilated(_eroded(dense, _VESSEL_RADIUS_MM), _VESSEL_RADIUS_MM)
     parts, _ = label(opened if opened[start] else dense)
     mask = parts == parts[start]
-    if not parts[start] or (mask & (away > reach - 1.5 * _VOXEL)).any():
+    if not parts[start] or (mask & (away > reach - 1.5 * _SPACING_MM)).any():
         return f"no border of its own within {reach:.0f} mm: it touches other tissue"
-    share = lung[_grown(mask, _COLLAR[1]) & ~_grown(mask, _COLLAR[0])].mean()
-    if share < _SHARE:
+    share = lung[_dilated(mask, _COLLAR_MM[1]) & ~_dilated(mask, _COLLAR_MM[0])].mean()
+    if share < _MIN_LUNG_SHARE:
         return f"lung is {share:.0%} of what surrounds it"
     return Extent(mask, patch.grid)
 
 
-def _grown(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
+def _dilated(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
     from scipy.ndimage import distance_transform_edt
 
-    return np.asarray(distance_transform_edt(~mask, sampling=_VOXEL)) <= distance
+    return np.asarray(distance_transform_edt(~mask, sampling=_SPACING_MM)) <= distance
 
 
-def _shrunk(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
-    return ~_grown(~mask, distance)
+def _eroded(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
+    return ~_dilated(~mask, distance)

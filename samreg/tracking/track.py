@@ -21,13 +21,13 @@ from samreg.tracking.size import Extent, grow
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
 
-_SEARCH_RADIUS = 20.0  # mm around the predicted position
+_SEARCH_RADIUS_MM = 20.0  # around the predicted position
 _SEARCH_PENALTY = 0.2  # of similarity, at that distance
-_DEFAULT_RADIUS = 8.0  # mm, of a lesion of unknown size
-_SHELL = 6.0  # mm beyond the radius, of the second shell of neighbours
-_JACOBIAN_STEP = 4.0  # mm
+_DEFAULT_RADIUS_MM = 8.0  # of a lesion of unknown size
+_SHELL_MM = 6.0  # beyond the radius, of the second shell of neighbours
+_JACOBIAN_STEP_MM = 4.0
 _MIN_DICE = 0.7  # with what was drawn, from which a lesion counts as grown rightly
-_MAX_REACH = 30.0  # mm, of a lesion of unknown size
+_MAX_REACH_MM = 30.0  # of a lesion of unknown size
 
 
 def track(
@@ -153,13 +153,13 @@ def _match(embeddings: tuple[Embedding, Embedding], transform: Transform, lesion
 
     baseline, followup = (features(embedding) for embedding in embeddings)
     centers = lesions.points.positions
-    radius = np.where(np.isnan(lesions.radii), _DEFAULT_RADIUS, lesions.radii)
-    expected, jacobian = transform.transform_points(centers), transform.jacobian(centers, step=_JACOBIAN_STEP)
+    radius = np.where(np.isnan(lesions.radii), _DEFAULT_RADIUS_MM, lesions.radii)
+    expected, jacobian = transform.transform_points(centers), transform.jacobian(centers, step=_JACOBIAN_STEP_MM)
     votes = vote(
-        baseline, centers, followup, prediction=Prediction(expected, _SEARCH_RADIUS, _SEARCH_PENALTY),
-        matrix=jacobian, reach=np.stack([radius, radius + _SHELL], axis=1),
+        baseline, centers, followup, prediction=Prediction(expected, _SEARCH_RADIUS_MM, _SEARCH_PENALTY),
+        matrix=jacobian, reach=np.stack([radius, radius + _SHELL_MM], axis=1),
     )  # fmt: skip
-    around = Prediction(votes.positions, _SEARCH_RADIUS, _SEARCH_PENALTY)
+    around = Prediction(votes.positions, _SEARCH_RADIUS_MM, _SEARCH_PENALTY)
     pairs = match_points(baseline, centers, followup, prediction=around, home="anywhere")
     depth = embeddings[1].image_grid.depth(expected)
     calibration = Calibration.from_mapping(embeddings[0].calibration, landmarks=True)
@@ -206,7 +206,7 @@ def _grown_in(
 ) -> tuple[Extent | None, str]:
     """Grow a lesion of about this radius (mm, or NaN), first as if it had kept its size, then wider."""
     if np.isnan(radius):
-        tries = [(5.0, _MAX_REACH)]
+        tries = [(5.0, _MAX_REACH_MM)]
     else:
         core = max(4.0, search * radius)
         tries = [(core, 1.5 * radius + 5), (core, 3 * radius + 10)]

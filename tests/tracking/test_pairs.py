@@ -59,7 +59,7 @@ def statuses(outcomes) -> dict[str, str]:
 
 
 def test_pairs_are_tracked_and_measured_against_the_truth(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    monkeypatch.setattr("samreg.tracking.batch.track", canned)
     outcomes, errors = track_pairs(pairs, tmp_path / "out")
     assert statuses(outcomes) == {"a": "done", "b": "done", "c": "done"}
     assert errors.count == 3
@@ -68,7 +68,7 @@ def test_pairs_are_tracked_and_measured_against_the_truth(pairs, tmp_path, monke
 
 
 def test_what_another_version_tracked_is_tracked_again(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    monkeypatch.setattr("samreg.tracking.batch.track", canned)
     track_pairs(pairs[:1], tmp_path / "out")
     monkeypatch.setattr("samreg.steps._version", lambda package: "of tomorrow")
     assert statuses(track_pairs(pairs[:1], tmp_path / "out")[0]) == {"a": "done"}
@@ -99,7 +99,7 @@ def test_a_list_of_pairs_that_is_none(tmp_path, text, words):
 
 
 def test_truth_of_other_names_is_named_not_dropped(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    monkeypatch.setattr("samreg.tracking.batch.track", canned)
     truth = samreg.Points([[5.0, 7.0, 8.0], [5.0, 7.0, 8.0]], ("nodule", "node"))
     samreg.write_points(truth, tmp_path / "truth.csv")
     (outcome,), errors = track_pairs(pairs[:1], tmp_path / "out")
@@ -115,7 +115,7 @@ def test_truth_of_other_names_is_named_not_dropped(pairs, tmp_path, monkeypatch)
 
 
 def test_one_broken_pair_is_named_and_stops_no_other(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    monkeypatch.setattr("samreg.tracking.batch.track", canned)
     whole = pairs[1].followup.read_bytes()
     pairs[1].followup.write_bytes(whole[:100])
     outcomes, errors = track_pairs(pairs, tmp_path / "out")
@@ -129,7 +129,7 @@ def test_one_broken_pair_is_named_and_stops_no_other(pairs, tmp_path, monkeypatc
 
 
 def test_a_full_disk_stops_with_a_message_and_loses_nothing(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    monkeypatch.setattr("samreg.tracking.batch.track", canned)
     write, out = samreg.tracking.store.write_points, tmp_path / "out"
 
     def full(points: object, path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_bad_call_exits_2(tmp_path, arguments, says):
 
 
 def test_a_broken_pair_of_many_exits_1(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("samreg.tracking.pairs.track", canned)
+    monkeypatch.setattr("samreg.tracking.batch.track", canned)
     pairs[0].baseline.write_bytes(b"cut")
     done = CliRunner().invoke(app, ["track", "--pairs", str(tmp_path / "pairs.csv"), "-o", str(tmp_path / "out")])
     assert done.exit_code == 1, done.output

@@ -131,6 +131,17 @@ def test_label_maps_give_centres_and_sizes(visits):
         as_lesions(empty, visits.baseline.grid).inside(visits.baseline.grid, "baseline")
 
 
+def test_odd_label_maps_are_refused(visits):
+    grid, array = visits.baseline.grid, visits.labels.array
+    for odd in (array + 0.5, np.where(array > 0, 40_000, 0), np.where(array > 0, np.nan, 0), -array.astype(int)):
+        with pytest.raises(InputError, match="label map"):
+            as_lesions(visits.labels.with_array(odd), grid)
+    with pytest.raises(InputError, match="2D"):
+        as_lesions(samreg.Image.from_array(array[10], spacing=4.0), grid)
+    with pytest.raises(InputError, match="leave out radii"):
+        as_lesions(visits.labels, grid, radii=[3.0])
+
+
 def test_tracking_errors():
     errors = tracking_errors([[0, 0, 0], [3, 0, 4], [0, 20, 0]], np.zeros((3, 3)), [5, 4, np.nan])
     assert (errors.x, errors.y, errors.z) == pytest.approx((1, 20 / 3, 4 / 3))

@@ -13,8 +13,8 @@ from samreg.benchmark.report.tables import Record, by_method, pair_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FROM, _TO = 1.0, 100.0  # mm
-_READER = "reader distance"
+_MIN_ERROR_MM, _MAX_ERROR_MM = 1.0, 100.0
+_READER_LABEL = "reader distance"
 
 
 def landmark_errors(records: Sequence[Record]) -> dict[str, NDArray[np.float64]]:
@@ -40,8 +40,10 @@ def draw_distribution(records: Sequence[Record]) -> Figure:
         share = 100 * np.arange(1, len(values) + 1) / len(values)
         left.step(np.sort(values), share, label=method, color=colour, linewidth=1.3)
     if floor is not None:
-        left.axvline(floor, color="#59626b", linestyle=":", label=_READER)
-    left.set(xscale="log", xlim=(_FROM, _TO), ylim=(0, 100), xlabel="error, mm", ylabel="landmarks, %")
+        left.axvline(floor, color="#59626b", linestyle=":", label=_READER_LABEL)
+    left.set(
+        xscale="log", xlim=(_MIN_ERROR_MM, _MAX_ERROR_MM), ylim=(0, 100), xlabel="error, mm", ylabel="landmarks, %"
+    )
     left.legend(fontsize=7, loc="lower right")
     boxes = right.boxplot(
         [*errors.values()], orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True, showmeans=True,
@@ -82,7 +84,7 @@ def draw_landmarks(records: Sequence[Record]) -> Figure:
         for name, error, _, reader in zip(*record["landmarks"].values(), strict=True):
             cells.setdefault((record["method"], name), []).append(error)
             if reader is not None:
-                readers.setdefault((_READER, name), []).append(reader)
+                readers.setdefault((_READER_LABEL, name), []).append(reader)
     return _heat_map({key: float(np.median(values)) for key, values in (cells | readers).items()})
 
 

@@ -13,8 +13,8 @@ from samreg.report.views import View, grey, slice_grid, slice_indices, standard,
 from samreg.spatial import Image, Points, Transform, resample
 from samreg.spatial.grid import FloatArray
 
-_SLAB = 10.0  # mm from the slice within which landmarks are drawn
-_EDGES = (-500.0, 200.0)  # HU: skin and lungs, bone
+_SLAB_MM = 10.0  # from the slice within which landmarks are drawn
+_EDGES_HU = (-500.0, 200.0)  # skin and lungs, bone
 _EDGE_COLOURS = ("#4fc3f7", "#ffb74d")
 _LINE_COLOUR, _FIXED_COLOUR, _MOVING_COLOUR = "#ffee58", "#66bb6a", "#ef5350"
 
@@ -52,7 +52,7 @@ def write_case_picture(
         if moving is not None:
             warped = resample(moving, slice_grid(fixed.grid, view, index), transform=transform)
             ax.contour(
-                view.picture(warped.array, 0), _EDGES, colors=_EDGE_COLOURS, linewidths=0.6,
+                view.picture(warped.array, 0), _EDGES_HU, colors=_EDGE_COLOURS, linewidths=0.6,
                 extent=view.extent(fixed.grid), origin="upper",
             )  # fmt: skip
         near = _near(fixed, view, index, landmarks)
@@ -71,4 +71,4 @@ def _near(image: Image, view: View, index: int, landmarks: Points) -> NDArray[np
     if view.through is None:
         return np.ones(len(landmarks), dtype=bool)
     voxels = image.grid.world_to_index(landmarks.positions)[:, view.through] - index
-    return np.asarray(np.abs(voxels * image.spacing[view.through]) <= _SLAB)
+    return np.asarray(np.abs(voxels * image.spacing[view.through]) <= _SLAB_MM)

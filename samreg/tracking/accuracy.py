@@ -1,4 +1,4 @@
-"""How far tracked lesions are from where they are, as Deep Lesion Tracker measures it."""
+"""Errors of tracked lesions, as Deep Lesion Tracker measures them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrackingErrors:
     count
         N.
     mean, std
-        Of the Euclidean distance between true and found centre, mm (their MED).
+        Of the Euclidean distance between true and tracked centre, mm (their MED).
     x, y, z
         Mean absolute error along each axis, LPS mm.
     within_10mm
@@ -39,12 +39,12 @@ class TrackingErrors:
     within_radius: float | None
 
 
-def tracking_errors(found: ArrayLike, truth: ArrayLike, radii: ArrayLike | None = None) -> TrackingErrors:
-    """Measure found centres against true ones.
+def tracking_errors(tracked: ArrayLike, truth: ArrayLike, radii: ArrayLike | None = None) -> TrackingErrors:
+    """Measure tracked centres against true ones.
 
     Parameters
     ----------
-    found, truth
+    tracked, truth
         (N, 3) LPS mm in the follow-up.
     radii
         (N,) mm, of the lesions; those that are NaN are left out of ``within_radius``.
@@ -53,16 +53,24 @@ def tracking_errors(found: ArrayLike, truth: ArrayLike, radii: ArrayLike | None 
     ------
     InputError
         When there are none, or the numbers differ.
+
+    Examples
+    --------
+    >>> errors = tracking_errors([[0, 0, 0], [3, 0, 4]], [[0, 0, 0], [0, 0, 0]], radii=[4, 4])
+    >>> errors.mean, errors.within_10mm, errors.within_radius
+    (2.5, 1.0, 0.5)
     """
-    found, truth = as_points_array(found, 3), as_points_array(truth, 3)
-    if len(found) != len(truth) or not len(found):
-        raise InputError(f"{len(found)} found and {len(truth)} true centres; give pairs, at least one")
-    x, y, z = (float(value) for value in np.abs(found - truth).mean(axis=0))
-    distance = np.linalg.norm(found - truth, axis=1)
-    radius = np.full(len(found), np.nan) if radii is None else np.asarray(radii, dtype=float)
+    tracked, truth = as_points_array(tracked, 3), as_points_array(truth, 3)
+    radius = np.full(len(tracked), np.nan) if radii is None else np.asarray(radii, dtype=float)
+    if not len(tracked) == len(truth) == len(radius) > 0:
+        raise InputError(
+            f"{len(tracked)} tracked centres, {len(truth)} true ones and {len(radius)} radii; give pairs, at least one"
+        )
+    x, y, z = (float(value) for value in np.abs(tracked - truth).mean(axis=0))
+    distance = np.linalg.norm(tracked - truth, axis=1)
     known = np.isfinite(radius)
     return TrackingErrors(
-        count=len(found),
+        count=len(tracked),
         mean=float(distance.mean()),
         std=float(distance.std()),
         x=x,
