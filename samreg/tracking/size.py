@@ -93,12 +93,12 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
 
     Examples
     --------
-    >>> grid = Grid.make((40, 40, 40), origin=(-39.0, -39.0, -39.0), spacing=2.0)
+    >>> grid = Grid.make((48, 48, 48), origin=(-23.5, -23.5, -23.5))
     >>> nodule = np.where(np.linalg.norm(grid.world_points(), axis=-1) < 7, 40, -850)
-    >>> extent = grow(Image(nodule, grid), [0.0, 0.0, 0.0], search=4, reach=16)
+    >>> extent = grow(Image(nodule, grid), [0.0, 0.0, 0.0], search=4, reach=14)
     >>> round(extent.diameter)
     14
-    >>> grow(Image(nodule * 0, grid), [0.0, 0.0, 0.0], search=4, reach=16)
+    >>> grow(Image(nodule * 0, grid), [0.0, 0.0, 0.0], search=4, reach=14)
     'no lung around it: sizes are measured in lung alone'
     """
     from scipy.ndimage import label, uniform_filter
