@@ -40,6 +40,7 @@ PALETTE: Mapping[str, Mapping[str, str]] = {
 PICTURE_GROUND, PICTURE_TEXT, PICTURE_LABEL, PICTURE_OUTLINE = "#101214", "#e8eaed", "#ffd54f", "#ffb000"
 
 _PICTURE_DPI = 100
+_NOISE = 5e-6  # numbers below it are 0, as in what saved results keep
 _BREAKS = re.compile(r"(?<=[_/])(?=\w)")  # where a long name may be broken
 
 
@@ -113,7 +114,7 @@ def number(value: float) -> str:
     """
     if isinstance(value, int):
         return str(value)
-    if 0 < value < 0.005:
+    if _NOISE <= value < 0.005:
         return "<0.01"
     text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
     return "0.00" if text == "-0.00" else text

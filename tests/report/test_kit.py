@@ -26,7 +26,7 @@ def test_all_text_is_escaped_and_nothing_is_loaded():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(3, "3"), (0.0, "0.00"), (-0.001, "0.00"), (1e-9, "<0.01"), (-9.994, "-9.99"), (1234.5, "1234")],
+    [(3, "3"), (0.0, "0.00"), (-0.001, "0.00"), (1e-9, "0.00"), (1e-5, "<0.01"), (-9.994, "-9.99"), (1234.5, "1234")],
 )
 def test_numbers(value, shown):
     assert number(value) == shown
