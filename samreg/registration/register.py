@@ -278,13 +278,13 @@ class _Run:
                 embed=embed,
                 moving_mask=request.moving_mask,
                 transform=kind,
+                device=request.device,
                 seed=0 if request.seed is None else request.seed,
             )
         self.seed, self.notes = oriented.seed, oriented.notes
         if oriented.seed.transform is None:
             raise ImagesAtFault(oriented.seed.reason)
-        embeddings = None if oriented.moving is None else (fixed, oriented.moving)
-        return replace(request, start=oriented.seed.transform, embeddings=embeddings)
+        return replace(request, start=oriented.seed.transform, embeddings=(fixed, oriented.moving))
 
     def _engine_transform(self, engine: Engine, request: Request) -> Transform:
         with self.clock("registration"):

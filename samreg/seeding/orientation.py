@@ -1,30 +1,51 @@
-"""Images whose axes are turned or mirrored: noticed, tried, and said.
+"""Bodies that lie turned, and images that are mirrored: noticed, tried, and said.
 
-Embeddings know how a body lies: a scan turned by 90 degrees or more, or mirrored by a wrong header, matches
-badly, or matches the wrong side. A low-resolution correlation over all 48 axis orientations proposes another
-one; the embedding of the re-oriented image must then agree far better before it is believed.
+Embeddings know how a body lies. They find a counterpart that is tilted by up to 30 degrees, and little beyond 60. Where
+the matches are poor, coarse correlation proposes rotations and the embeddings of the image so turned decide. Left and
+right are another matter: a body and its mirror image are so alike that one is matched to the other almost as well as to
+itself. So the mirror image is always embedded too, and the side is told by which of the two matches more closely.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from samreg.embedding.embedding import Embedding
-from samreg.seeding.seed import Seed, make_seed
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.matching.correspondences import Correspondences
+from samreg.matching.features import Features, features, interpolate
+from samreg.matching.reliability import Calibration
+from samreg.matching.search import find
+from samreg.seeding.affine import AffineFit
+from samreg.seeding.coarse import angle_between, propose_rotations, turned_grid
+from samreg.seeding.seed import (
+    Seed,
+    fit_globally,
+    global_affine,
+    global_kind,
+    refine_seed,
+    require_one_model,
+    search_device,
+)
+from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
-from samreg.spatial.resample import resample, resample_spacing
 from samreg.spatial.transforms import AffineTransform, compose
 
-_SPACING = 16.0  # mm, of the volumes that are correlated
-_GLANCE, _LOOKED_AT = 28.0, 8  # mm, at which all orientations are compared; how many of the best are looked at
-_CLEARLY_BETTER = 0.02  # correlation by which another orientation must win to be tried
-_WEAK = 0.3  # inlier share under which the best other orientation is tried in any case
-_FAR_BETTER = 0.93  # the matches of the other orientation must be this much nearer in embedding space
+_WEAK_SHARE = 0.3  # of inliers, under which other rotations are tried
+_CLEAR_CORRELATION_GAIN = 0.05  # by which another rotation must win to be tried where the matches are good
+_MAX_TILT_DEG = 30.0  # embeddings match well up to there; beyond, the image is turned and embedded again
+_STRAIGHT_DEG = 20.0  # a turned image that still lies more askew is turned once more
+_MAX_DISTANCE_RATIO = 0.93  # matches after a turn must be this much closer in embedding space
+_MIN_EFFECT, _MIN_T = 0.1, 3.0  # of a difference of similarities: its mean in standard deviations, and Student's t
+
+_ENDS = (("right", "left"), ("front", "back"), ("foot", "head"))  # of the axes x, y, z
+_AXES = ("the left-right axis", "the front-back axis", "the head-foot axis")
+_MAX_AXIS_TILT_DEG = 20.0  # of a rotation's axis, to be named after one of the body's
+
+Embed = Callable[[Image, Image | None], Embedding]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +55,120 @@ class OrientedSeed:
     Parameters
     ----------
     seed
-        False when there is none, or the moving image is mirrored.
+        In the world of the images as they were given; false when there is none, or the moving image is mirrored.
     moving
-        Embedding of the moving image that fits the seed; None where the image matches only after a turn, in which it
-        is not embedded.
+        Embedding of the moving image as it lies best, in the world of the image as it was given.
     notes
         What the user should know about the orientation, in plain words.
     """
 
     seed: Seed
-    moving: Embedding | None
+    moving: Embedding
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Pose:
+    """The moving image as it is embedded after a turn, and its matches over the whole body.
+
+    Parameters
+    ----------
+    turn
+        (d, d) orthogonal matrix, from directions in the image as given to those in the image as embedded.
+    embedding
+        In the world of the image as given.
+    fit, correspondences
+        Fixed to moving, in the world of the images as given.
+    """
+
+    turn: FloatArray
+    embedding: Embedding
+    fit: AffineFit
+    correspondences: Correspondences
+
+    @property
+    def tilt(self) -> float:
+        """Angle between the fixed body and the moving body as it was embedded, degrees; 0 when nothing fits."""
+        if self.fit.transform is None:
+            return 0.0
+        return angle_between(self.turn @ nearest_rotation(self.fit.transform), np.eye(len(self.turn)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two images whose bodies may lie turned against each other; see :func:`seed_any_orientation`."""
+
+    fixed: Image
+    moving: Image
+    moving_mask: Image | None
+    fixed_features: Features
+    calibration: Calibration
+    embed: Embed
+    kind: str
+    seed: int
+
+    def embedded(self, turn: FloatArray) -> Embedding:
+        """Embed the moving image after a turn, and bring the embedding back to the world of the image as given."""
+        center = self.moving.grid.center
+        mask = None if self.moving_mask is None else reoriented(self.moving_mask, turn, center)[0]
+        embedding = self.embed(reoriented(self.moving, turn, center)[0], mask)
+        global_grid = embedding.global_grid
+        return replace(
+            embedding,
+            local_grid=turned_grid(embedding.local_grid, turn.T, center),
+            global_grid=None if global_grid is None else turned_grid(global_grid, turn.T, center),
+            image_grid=self.moving.grid,
+        )
+
+    def pose(self, turn: FloatArray, embedding: Embedding | None = None) -> _Pose:
+        """Match the moving image after a turn."""
+        embedding = self.embedded(turn) if embedding is None else embedding
+        features_ = features(embedding, device=self.fixed_features.device)
+        fit, pairs = global_affine(
+            self.fixed_features, features_, kind=self.kind, calibration=self.calibration, seed=self.seed
+        )
+        return _Pose(turn, embedding, fit, pairs)
+
+    def best_rotation(self, upright: _Pose) -> _Pose:
+        """Return the pose after the rotation whose matches are closest."""
+        best = upright
+        for turn in self._turns(upright):
+            pose = self.pose(turn)
+            best = pose if _clearly_better(pose, best) else best
+            if best is pose and best.fit.inlier_share >= _WEAK_SHARE:
+                break
+        if best.tilt > _STRAIGHT_DEG and best is not upright:
+            straight = self.pose(_upright_turn(best))
+            best = straight if _mean_distance(straight) < _mean_distance(best) else best
+        return best
+
+    def _turns(self, upright: _Pose) -> Iterator[FloatArray]:
+        """Yield rotations to try, the most promising first; none for bodies that match well and lie alike."""
+        if upright.tilt > _MAX_TILT_DEG:
+            yield _upright_turn(upright)
+        weak = upright.fit.inlier_share < _WEAK_SHARE
+        yield from propose_rotations(self.fixed, self.moving, margin=0.0 if weak else _CLEAR_CORRELATION_GAIN)
+
+    def similarity(self, embedding: Embedding, points: FloatArray) -> FloatArray:
+        """Return the similarity of points of the fixed image with their best counterparts, (N,)."""
+        target = features(embedding, device=self.fixed_features.device)
+        return find(interpolate(self.fixed_features, points), target, coarse=True).similarity
+
+    def mirrored_seed(self, turn: FloatArray, embedding: Embedding) -> Seed:
+        """Return the failure of a mirrored image: its matches and their affine, a reflection, fixed to moving."""
+        flip = AffineTransform.about(self.moving.grid.center, _mirror(self.moving.ndim))
+        pose = self.pose(turn, embedding)
+        pairs = pose.correspondences
+        fit = fit_globally(replace(pairs, moving=flip.transform_points(pairs.moving)), self.fixed_features, self.kind)
+        if fit.transform is not None:
+            reflection = compose(fit.transform, flip)
+            assert isinstance(reflection, AffineTransform)
+            fit = replace(fit, transform=reflection)
+        reason = (
+            f"{self.moving.label} looks mirrored ({describe_reflection(turn)}): its mirror image matches "
+            f"{self.fixed.label} better than itself; correct its direction matrix or flip the array"
+        )
+        return Seed(None, fit, pairs, reason)
 
 
 def seed_any_orientation(
@@ -53,163 +177,234 @@ def seed_any_orientation(
     fixed_embedding: Embedding,
     moving_embedding: Embedding,
     *,
-    embed: Callable[[Image, Image | None], Embedding],
+    embed: Embed,
     moving_mask: Image | None = None,
     transform: str,
+    device: str | torch.device = "auto",
     seed: int = 0,
 ) -> OrientedSeed:
-    """Return the seed of two images whose axes may be turned against each other.
+    """Return the seed of two images whose bodies may lie turned against each other.
 
     Parameters
     ----------
     fixed, moving
-        CT images in HU, which are checked, or 2D X-rays, which are not.
+        CT images in HU, or 2D X-rays.
     fixed_embedding, moving_embedding
         Their embeddings.
     embed
-        Embeds the re-oriented moving image, within its mask where there is one.
+        Embeds the turned or mirrored moving image, within its mask where there is one.
     moving_mask
         Where to look in the moving image.
     transform
         "rigid", "affine" or "deformable".
+    device
+        Where to search for matches.
     seed
         Of the random hypotheses.
 
     Returns
     -------
     OrientedSeed
-        Through the turned image where that matches far better; its seed is false when the moving image looks mirrored.
+        With a note where the bodies lie turned by more than 30 degrees, or left and right cannot be told apart.
+
+    Raises
+    ------
+    InputError
+        When the embeddings come from different models.
     """
-    found = make_seed(fixed_embedding, moving_embedding, transform=transform, grid=fixed.grid, seed=seed)
-    if fixed.ndim == 2:  # the search below is for volumes in HU
-        return OrientedSeed(found, moving_embedding)
-    turn = propose_orientation(fixed, moving, weak=found.affine.inlier_share < _WEAK)
-    if turn is None:
-        return OrientedSeed(found, moving_embedding)
-    center = moving.grid.center
-    turned, undo = reoriented(moving, turn, center)
-    mask = None if moving_mask is None else reoriented(moving_mask, turn, center)[0]
-    other = make_seed(fixed_embedding, embed(turned, mask), transform=transform, grid=fixed.grid, seed=seed)
-    if not other or (found and _distance(other) > _FAR_BETTER * _distance(found)):
-        return OrientedSeed(found, moving_embedding)
-    how = describe_orientation(turn)
-    if np.linalg.det(turn) < 0:
-        reason = (
-            f"{moving.label} looks mirrored ({how}): its mirror image matches {fixed.label} better than itself; "
-            "mend its direction or flip the array"
-        )
-        return OrientedSeed(Seed(None, other.affine, other.correspondences, reason), None)
-    assert other.transform is not None
-    pairs = other.correspondences
-    pairs = type(pairs)(
-        pairs.fixed, undo.transform_points(pairs.moving), pairs.similarity, pairs.reliability, pairs.cycle_error
+    require_one_model(fixed_embedding, moving_embedding)
+    pair = _Pair(
+        fixed, moving, moving_mask, features(fixed_embedding, device=search_device(device)),
+        Calibration.from_mapping(fixed_embedding.calibration), embed, global_kind(transform), seed,
+    )  # fmt: skip
+    best = pair.best_rotation(pair.pose(np.eye(fixed.ndim), moving_embedding))
+    if not best.fit:
+        return OrientedSeed(Seed(None, best.fit, best.correspondences, best.fit.reason), best.embedding)
+    mirror = _mirror(fixed.ndim) @ best.turn
+    mirrored = pair.embedded(mirror)
+    own = best.correspondences
+    lead = _Lead.of(own.similarity, pair.similarity(mirrored, own.fixed))
+    if lead.of_the_second:
+        return OrientedSeed(pair.mirrored_seed(mirror, mirrored), mirrored)
+    result = refine_seed(
+        pair.fixed_features,
+        features(best.embedding, device=pair.fixed_features.device),
+        best.fit,
+        own,
+        transform=transform,
+        grid=fixed.grid,
+        moving_grid=moving.grid,
+        calibration=pair.calibration,
+        seed=seed,
     )
-    note = (
-        f"{moving.label} lies turned against {fixed.label} ({how}); it was registered so. "
-        "If that is not how the patient lay, mend its direction"
-    )
-    return OrientedSeed(Seed(compose(other.transform, undo), other.affine, pairs), None, (note,))
+    return OrientedSeed(result, best.embedding, _notes(result, fixed, moving, lead) if result else ())
 
 
-def _distance(seed: Seed) -> float:
-    """Return the mean of 1 - similarity of the matches behind a seed."""
-    return float(1 - seed.correspondences.similarity.mean())
-
-
-def propose_orientation(fixed: Image, moving: Image, *, weak: bool = False) -> FloatArray | None:
-    """Return the signed permutation of the world axes after which ``moving`` correlates clearly best, or None.
+@dataclass(frozen=True)
+class _Lead:
+    """By how much one set of N similarities exceeds another of the same points.
 
     Parameters
     ----------
-    fixed, moving
-        CT images in HU.
-    weak
-        Ask for the best other orientation even when it is not clearly better.
-
-    Returns
-    -------
-    ndarray or None
-        (3, 3) matrix R; the image re-oriented by it has the voxel of x at R (x - c) + c.
+    effect
+        Mean difference, in standard deviations of the differences (Cohen's d).
+    t
+        The same over its standard error (Student's t).
     """
-    identity, *turns = _orientations()
-    scores = _correlations(fixed, moving, turns, _GLANCE)
-    turns = [turns[i] for i in np.argsort(scores)[::-1][:_LOOKED_AT]]
-    here, *scores = _correlations(fixed, moving, [identity, *turns], _SPACING)
-    best = int(np.argmax(scores))
-    return turns[best] if scores[best] > here + (0.0 if weak else _CLEARLY_BETTER) else None
+
+    effect: float
+    t: float
+
+    @classmethod
+    def of(cls, first: FloatArray, second: FloatArray) -> _Lead:
+        """Compare two sets of similarities, (N,) each."""
+        difference = first - second
+        spread = float(difference.std())
+        effect = float(difference.mean()) / spread if spread > 0 else 0.0
+        return cls(effect, effect * len(difference) ** 0.5)
+
+    @property
+    def of_the_first(self) -> bool:
+        """Whether the first is larger beyond doubt."""
+        return self.effect > _MIN_EFFECT and self.t > _MIN_T
+
+    @property
+    def of_the_second(self) -> bool:
+        """Whether the second is larger beyond doubt."""
+        return self.effect < -_MIN_EFFECT and self.t < -_MIN_T
 
 
-def _correlations(fixed: Image, moving: Image, turns: list[FloatArray], spacing: float) -> list[float]:
-    import joblib
-    import torch
+def _clearly_better(pose: _Pose, other: _Pose) -> bool:
+    """Tell whether the matches of a pose agree, and are clearly closer than those of another."""
+    closer = _mean_distance(pose) < _MAX_DISTANCE_RATIO * _mean_distance(other)
+    return bool(pose.fit) and closer and _Lead.of(_similarity(pose), _similarity(other)).of_the_first
 
-    target, source = _standard(fixed, spacing), _standard(moving, spacing)
-    # threads, whatever backend the caller's joblib context names: each takes milliseconds, outside Python's lock
-    work = joblib.Parallel(n_jobs=torch.get_num_threads(), require="sharedmem")
-    return list(work(joblib.delayed(_correlation)(target, _turned(source, turn)) for turn in turns))
+
+def _similarity(pose: _Pose) -> FloatArray:
+    return pose.correspondences.similarity
+
+
+def _mean_distance(pose: _Pose) -> float:
+    return float(1 - _similarity(pose).mean())
+
+
+def _upright_turn(pose: _Pose) -> FloatArray:
+    """Return the rotation after which the moving body lies as the fixed one, by the affine of a pose."""
+    assert pose.fit.transform is not None
+    return nearest_rotation(pose.fit.transform).T
+
+
+def _notes(seed: Seed, fixed: Image, moving: Image, lead: _Lead) -> tuple[str, ...]:
+    """Return what the user should know of the orientation."""
+    assert seed.affine.transform is not None
+    notes = []
+    turn = nearest_rotation(seed.affine.transform)
+    if angle_between(turn, np.eye(fixed.ndim)) > _MAX_TILT_DEG:
+        notes.append(
+            f"{moving.label} lies turned against {fixed.label} ({describe_turn(turn)}); it was registered so. "
+            "If that is not how the patient lay, correct its direction matrix"
+        )
+    if not lead.of_the_first:
+        notes.append(
+            f"left and right cannot be told apart: {moving.label} matches {fixed.label} about as well as its mirror "
+            "image does; check that neither of them is mirrored"
+        )
+    return tuple(notes)
 
 
 def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Image, AffineTransform]:
-    """Turn the image about a point of the world; the array stays as it is.
+    """Turn or mirror an image about a point of the world; the array stays as it is.
+
+    Parameters
+    ----------
+    image
+        2D or 3D image.
+    turn
+        (d, d) orthogonal matrix.
+    center
+        (d,) point that stays where it is, LPS mm.
 
     Returns
     -------
     Image
-        The turned image.
+        The turned image: the voxel of x lies at ``turn @ (x - center) + center``.
     AffineTransform
         From the turned image's world to the given one's.
     """
-    grid = image.grid
-    forward = AffineTransform.about(center, turn)
-    origin = forward.transform_points(grid.origin)[0]
-    turned = Image(image.array, Grid(grid.shape, origin, grid.spacing, turn @ grid.direction), image.name)
-    return turned, forward.inverse()
+    turned = Image(image.array, turned_grid(image.grid, turn, center), image.name)
+    return turned, AffineTransform.about(center, turn).inverse()
 
 
-def describe_orientation(turn: FloatArray) -> str:
-    """Say in words where the patient's left, back and head went."""
-    names = (("right", "left"), ("front", "back"), ("foot", "head"))
-    parts = []
-    for axis in range(3):
-        to = int(np.abs(turn[:, axis]).argmax())
-        if to != axis or turn[to, axis] < 0:
-            parts.append(f"its {names[axis][1]} is where the {names[to][int(turn[to, axis] > 0)]} should be")
-    return ", ".join(parts)
+def nearest_rotation(transform: AffineTransform) -> FloatArray:
+    """Return the rotation (d, d) nearest to an affine: its orthogonal polar factor."""
+    from scipy.linalg import polar
+
+    rotation: FloatArray = polar(transform.matrix)[0]
+    return rotation
 
 
-def _orientations() -> list[FloatArray]:
-    turns = []
-    for order in itertools.permutations(range(3)):
-        for signs in itertools.product((1.0, -1.0), repeat=3):
-            turn = np.zeros((3, 3))
-            turn[order, range(3)] = signs
-            turns.append(turn)
-    return turns
+def describe_turn(rotation: FloatArray) -> str:
+    """Say in words how the moving body lies turned against the fixed one.
+
+    Parameters
+    ----------
+    rotation
+        (d, d), from directions of the fixed body to the same directions of the moving body, LPS.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> describe_turn(np.diag([-1, -1, 1]))
+    'by 180 degrees about the head-foot axis: its left lies towards the right, its back lies towards the front'
+    >>> describe_turn(np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]))
+    'by 90 degrees about the head-foot axis: its left lies towards the back, its back lies towards the right'
+    """
+    angle = angle_between(rotation, np.eye(len(rotation)))
+    if len(rotation) == 2:
+        clockwise = rotation[1, 0] >= 0  # x points right in a picture, and y down
+        return f"by {angle:.0f} degrees {'clockwise' if clockwise else 'anticlockwise'}"
+    parts = [
+        f"its {_ENDS[axis][1]} lies towards the {_ENDS[to][int(rotation[to, axis] > 0)]}"
+        for axis, to in enumerate(np.abs(_nearest_axes(rotation)).argmax(axis=0))
+        if to != axis or rotation[to, axis] < 0
+    ]
+    return f"by {angle:.0f} degrees about {_axis_name(rotation)}" + (": " + ", ".join(parts) if parts else "")
 
 
-def _turned(volume: FloatArray, turn: FloatArray) -> FloatArray:
-    """Return an axis-aligned volume (z, y, x) with its world axes permuted and flipped by ``turn``."""
-    source = np.abs(turn).argmax(axis=1)  # world axis b comes from world axis source[b]
-    turned = volume.transpose([2 - source[b] for b in (2, 1, 0)])
-    return turned[tuple(slice(None, None, int(turn[b, source[b]])) for b in (2, 1, 0))]
+def describe_reflection(turn: FloatArray) -> str:
+    """Say in words what a reflection (d, d) of the moving image, LPS, exchanges.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> describe_reflection(np.diag([1, 1, -1]))
+    'head and foot are exchanged'
+    """
+    axes = np.diag(_nearest_axes(turn))
+    if (axes == 0).any() or (axes < 0).sum() != 1:
+        return "left and right are exchanged, and it lies turned as well"
+    return " and ".join(reversed(_ENDS[int(np.argmin(axes))])) + " are exchanged"
 
 
-def _standard(image: Image, spacing: float) -> FloatArray:
-    """Return a small axis-aligned volume, tissue between 0 (air) and 1 (bone)."""
-    coarse = resample_spacing(image, np.maximum(spacing, image.spacing))
-    corners = coarse.grid.corners()
-    size = np.maximum(1, np.round(np.ptp(corners, axis=0) / spacing)).astype(int)
-    box = Grid.make(tuple(size[::-1]), origin=corners.min(axis=0) + spacing / 2, spacing=spacing)
-    if not box.same_as(coarse.grid):
-        coarse = resample(coarse, box, fill=-1000.0)
-    return (np.clip(coarse.array, -1000, 300) + 1000) / 1300
+def _axis_name(rotation: FloatArray) -> str:
+    from scipy.spatial.transform import Rotation
+
+    vector = Rotation.from_matrix(rotation).as_rotvec()
+    along = np.abs(vector) / np.linalg.norm(vector)
+    axis = int(along.argmax())
+    return _AXES[axis] if along[axis] > np.cos(np.deg2rad(_MAX_AXIS_TILT_DEG)) else "an oblique axis"
 
 
-def _correlation(fixed: FloatArray, moving: FloatArray) -> float:
-    """Return the best normalised correlation over all shifts that keep most of the smaller image."""
-    import SimpleITK as sitk
+def _nearest_axes(turn: FloatArray) -> FloatArray:
+    """Return the signed permutation (d, d) nearest to an orthogonal matrix."""
+    from scipy.optimize import linear_sum_assignment
 
-    f, m = (sitk.GetImageFromArray(np.ascontiguousarray(a, dtype=np.float32)) for a in (fixed, moving))
-    overlap = 0.6 * min(fixed.size, moving.size) / max(fixed.size, moving.size)
-    result = sitk.FFTNormalizedCorrelation(f, m, 0, overlap)
-    return float(sitk.GetArrayViewFromImage(result).max())
+    rows, columns = linear_sum_assignment(-np.abs(turn))
+    axes: FloatArray = np.zeros_like(turn, dtype=np.float64)
+    axes[rows, columns] = np.sign(turn[rows, columns])
+    return axes
+
+
+def _mirror(ndim: int) -> FloatArray:
+    """Return the reflection (d, d) that exchanges left and right."""
+    return np.diag([-1.0] + [1.0] * (ndim - 1))

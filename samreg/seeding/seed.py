@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from samreg.device import resolve_device
 from samreg.embedding.embedding import Embedding
-from samreg.errors import InputError
+from samreg.errors import ImagesAtFault, InputError, require_choice
 from samreg.matching.correspondences import Correspondences
 from samreg.matching.features import Features, features
 from samreg.matching.matching import lattice, match_points
@@ -17,12 +20,24 @@ from samreg.spatial.grid import Grid
 from samreg.spatial.transforms import Transform, compose
 
 TRANSFORMS = ("rigid", "affine", "deformable")
-_LEAST_SCALE = 0.6  # of the tolerance of affines: what people differ by does not shrink with the voxels
-# at a scale of 1 (:attr:`samreg.matching.Features.scale`):
-_COARSE_LATTICE = 24.0  # mm, for the global affine
-_FINE_LATTICE = 20.0  # mm, for the refined affine and the field
-# (search radius mm, similarity lost at that radius, voxel mm of the field) of the passes that refine the prediction
-_PASSES = ((36.0, 0.15, 8.0), (20.0, 0.10, 4.0))
+_MIN_TOLERANCE_SCALE = 0.6  # of the affine fits: what people differ by does not shrink with the voxels
+_MIN_MATCHES = 12
+# lengths at a scale of 1 (:attr:`samreg.matching.Features.scale`):
+_COARSE_LATTICE_MM = 24.0  # for the global affine
+_FINE_LATTICE_MM = 20.0  # for the refined affine and the field
+_VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A search around what is known so far: its radius, the similarity lost at that radius, the field's voxel."""
+
+    radius_mm: float
+    penalty: float
+    voxel_mm: float
+
+
+_PASSES = (_Pass(36.0, 0.15, 8.0), _Pass(20.0, 0.10, 4.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +49,9 @@ class Seed:
     transform
         Fixed to moving, LPS mm: an affine, or a displacement field followed by an affine. None when it failed.
     affine
-        The robust fit to the global matches.
+        The robust fit to the global matches, fixed to moving, LPS mm.
     correspondences
-        The matches the transform was fitted to.
+        The matches the transform was fitted to, both in the world of the images as they were given, LPS mm.
     reason
         Why it failed; empty when it did not.
     """
@@ -74,9 +89,14 @@ def global_affine(
     seed
         Of the random hypotheses.
     """
-    points = lattice(fixed, _COARSE_LATTICE * fixed.scale if spacing is None else spacing)
+    points = lattice(fixed, _COARSE_LATTICE_MM * fixed.scale if spacing is None else spacing)
     pairs = match_points(fixed, points, moving, coarse=True, calibration=calibration)
-    return fit_affine(pairs, kind=kind, seed=seed, scale=max(fixed.scale, _LEAST_SCALE)), pairs
+    return fit_globally(pairs, fixed, kind, seed=seed), pairs
+
+
+def fit_globally(pairs: Correspondences, fixed: Features, kind: str, *, seed: int = 0) -> AffineFit:
+    """Fit one robust transform to matches, with a tolerance that suits the features of the fixed image."""
+    return fit_affine(pairs, kind=kind, seed=seed, scale=max(fixed.scale, _MIN_TOLERANCE_SCALE))
 
 
 def make_seed(
@@ -85,7 +105,7 @@ def make_seed(
     *,
     transform: str = "deformable",
     grid: Grid | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
     seed: int = 0,
 ) -> Seed:
     """Fit a transform to the correspondences of two embeddings.
@@ -102,53 +122,103 @@ def make_seed(
     grid
         Where a displacement field is needed; the grid of the fixed image unless given.
     device
-        Where to search.
+        Where to search: "auto", "cpu" or "cuda". Apple's "mps" has no double precision; the CPU searches instead.
     seed
         Of the random hypotheses.
 
     Returns
     -------
     Seed
-        False, with a reason, when the matches are too few or do not agree.
+        False, with a reason, when the matches are too few, do not agree, or do not fit into a field without folds.
 
     Raises
     ------
     InputError
         When the embeddings come from different models, or the transform is unknown.
     """
-    if transform not in TRANSFORMS:
-        raise InputError(f"unknown transform {transform!r}; choose one of {', '.join(TRANSFORMS)}")
+    require_choice("transform", transform, TRANSFORMS)
     require_one_model(fixed, moving)
+    where = search_device(device)
+    f, m = features(fixed, device=where), features(moving, device=where)
     calibration = Calibration.from_mapping(fixed.calibration)
-    f, m = features(fixed, device=device), features(moving, device=device)
-    fit, pairs = global_affine(
-        f, m, kind="rigid" if transform == "rigid" else "affine", calibration=calibration, seed=seed
-    )
+    fit, pairs = global_affine(f, m, kind=global_kind(transform), calibration=calibration, seed=seed)
+    return refine_seed(
+        f, m, fit, pairs, transform=transform, grid=fixed.image_grid if grid is None else grid,
+        moving_grid=moving.image_grid, calibration=calibration, seed=seed,
+    )  # fmt: skip
+
+
+def refine_seed(
+    fixed: Features,
+    moving: Features,
+    fit: AffineFit,
+    pairs: Correspondences,
+    *,
+    transform: str,
+    grid: Grid,
+    moving_grid: Grid,
+    calibration: Calibration,
+    seed: int = 0,
+) -> Seed:
+    """Refine a global fit by matches near it; the second step of :func:`make_seed`.
+
+    Parameters
+    ----------
+    fixed, moving
+        Features of the two images.
+    fit, pairs
+        Of the whole bodies, fixed to moving.
+    transform
+        "rigid", "affine" or "deformable".
+    grid
+        Where a displacement field is needed, in the fixed world.
+    moving_grid
+        What the moving image shows.
+    calibration
+        Turns similarity and cycle error into reliability.
+    seed
+        Of the random hypotheses.
+
+    Returns
+    -------
+    Seed
+        False as :func:`make_seed` returns it.
+    """
+    scale = fixed.scale
     if fit.transform is None:
         return Seed(None, fit, pairs, fit.reason)
     current: Transform = fit.transform
-    scale = f.scale
-    points = lattice(f, _FINE_LATTICE * scale)
-    # an affine has nothing to gain from the second: it bends no further
-    for radius, penalty, voxel in _PASSES if transform == "deformable" else _PASSES[:1]:
+    points = lattice(fixed, _FINE_LATTICE_MM * scale)
+    # an affine has nothing to gain from the second pass: it bends no further
+    for search in _PASSES if transform == "deformable" else _PASSES[:1]:
         # a point whose counterpart lies outside the moving image can only be matched wrongly
         expected = current.transform_points(points)
-        shown = moving.image_grid.contains(expected, margin=4.0 * scale)
-        if shown.sum() < 12:
-            reason = f"too few matches: {shown.sum()} of {len(points)} points lie in the moving image"
+        visible = moving_grid.contains(expected, margin=_VIEW_MARGIN_MM * scale)
+        if visible.sum() < _MIN_MATCHES:
+            reason = f"too few matches: {visible.sum()} of {len(points)} points lie in the moving image"
             return Seed(None, fit, pairs, reason)
-        prediction = Prediction(expected[shown], radius * scale, penalty)
-        pairs = match_points(f, points[shown], m, prediction=prediction, coarse=True, calibration=calibration)
+        prediction = Prediction(expected[visible], search.radius_mm * scale, search.penalty)
+        pairs = match_points(
+            fixed, points[visible], moving, prediction=prediction, coarse=True, calibration=calibration
+        )
         if transform == "deformable":
-            wanted = fixed.image_grid if grid is None else grid
-            field = fit_displacement(pairs, fit.transform, wanted, spacing=voxel, scale=scale)
-            current = compose(field, fit.transform)
+            try:
+                displacement = fit_displacement(pairs, fit.transform, grid, spacing=search.voxel_mm, scale=scale)
+            except ImagesAtFault as error:
+                return Seed(None, fit, pairs, error.reason)
+            current = compose(displacement, fit.transform)
         else:
-            refit = fit_affine(pairs, kind=transform, seed=seed, scale=max(scale, _LEAST_SCALE))
+            refit = fit_globally(pairs, fixed, transform, seed=seed)
             if refit.transform is None:
                 return Seed(None, refit, pairs, refit.reason)
             fit, current = refit, refit.transform
     return Seed(current, fit, pairs)
+
+
+def search_device(device: str | torch.device) -> torch.device:
+    """Return where to search for matches: the device, or the CPU in place of one without double precision."""
+    resolved = resolve_device(device)
+    return torch.device("cpu") if resolved.type == "mps" else resolved
 
 
 def require_one_model(fixed: Embedding, moving: Embedding) -> None:
@@ -157,3 +227,8 @@ def require_one_model(fixed: Embedding, moving: Embedding) -> None:
         raise InputError(
             f"the embeddings come from different models: {fixed.model} and {moving.model}; embed both with one model"
         )
+
+
+def global_kind(transform: str) -> str:
+    """Return the kind of the global fit that starts a transform."""
+    return "rigid" if transform == "rigid" else "affine"
