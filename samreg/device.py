@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samreg._forked import cuda_is_lost, usable_threads
-from samreg.errors import InputError
+from samreg.errors import InputError, require_number
 
 if TYPE_CHECKING:
     import torch
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the torch device to run on; "auto" takes cuda, mps, cpu, the first that is there.
+    """Return the torch device to run on; "auto" takes the first present of cuda, mps and cpu.
 
     Raises
     ------
     InputError
         When the device is unknown or not present.
+
+    Examples
+    --------
+    >>> from samreg.device import resolve_device
+    >>> resolve_device("cpu")
+    device(type='cpu')
     """
     import torch
 
@@ -28,55 +36,161 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             f"device {str(device)[:40]!r}: this process was forked from one that had used CUDA, which cannot be used "
             'here; start processes with "spawn", or give device="cpu"'
         )
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    names = [name for name, is_present in available.items() if is_present]
     if isinstance(device, str) and device == "auto":
-        return torch.device(next(name for name, there in present.items() if there))
-    choices = "auto, " + ", ".join(name for name, there in present.items() if there)
+        return torch.device(names[0])
+    choices = ", ".join(("auto", *names))
     try:
         if isinstance(device, bool):  # for torch a number
             raise TypeError
         resolved = torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError):
         raise InputError(f"unknown device {str(device)[:40]!r}; choose one of {choices}") from None
-    if not present.get(resolved.type, False):
-        raise InputError(f"device {device!r} is not available here; choose one of {choices}")
+    if resolved.type not in names:
+        raise InputError(f"device {device!r} is not available on this machine; choose one of {choices}")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r}: only {torch.cuda.device_count()} CUDA devices here; choose cuda:0")
+        raise InputError(
+            f"device {device!r} is not available: this machine has {torch.cuda.device_count()} CUDA devices; "
+            "choose cuda:0"
+        )
     return resolved
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:
-    """Return the fastest safe floating-point type: half precision where the hardware computes in it."""
+    """Return the fastest safe floating-point type: half precision where the hardware computes in it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> inference_dtype(torch.device("cpu")) in (torch.bfloat16, torch.float32)
+    True
+    """
     import torch
 
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_computes_in_bfloat16() else torch.float32
+
+
+def _cpu_computes_in_bfloat16() -> bool:
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):  # torch 2.10 and newer
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:  # another system than Linux: single precision is always right
+        return False
+    return "avx512_bf16" in flags
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use: those of its affinity, within the quota of its container.
+
+    Examples
+    --------
+    >>> available_cpus() >= 1
+    True
+    """
+    import joblib
+
+    return int(joblib.cpu_count())
 
 
 @contextmanager
-def cpu_threads(threads: int | None) -> Iterator[None]:
-    """Let torch and SimpleITK use this many threads within the block; as many as before for None.
+def cpu_threads(threads: int | None = None) -> Iterator[None]:
+    """Let torch and SimpleITK use this many threads within the block, and BLAS one.
+
+    A BLAS that shares its tiny products among threads waits for them in a loop; where other programs want the processors
+    too, it waits for most of the time. Blocks may be nested, and run in several Python threads: the number that was
+    entered last counts for all of them, since torch and SimpleITK keep one for the process, and what was set before the
+    first block is set again after the last.
+
+    Parameters
+    ----------
+    threads
+        As many as torch is set to unless given, but not more than the process may use.
 
     Raises
     ------
     InputError
-        When `threads` is not positive.
+        When ``threads`` is not a positive whole number.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with cpu_threads(1):
+    ...     torch.get_num_threads()
+    1
     """
-    if threads is None:
-        yield
-        return
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
-    import SimpleITK as sitk
     import torch
 
-    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    torch.set_num_threads(usable_threads(threads))
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    try:
+    if threads is None:
+        count = min(torch.get_num_threads(), available_cpus())
+    else:
+        count = require_number("threads", threads, minimum=1, integer=True)
+    with _POOLS.limited(count):
         yield
-    finally:
-        torch.set_num_threads(before[0])
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Let the BLAS of numpy and scipy use one thread within the block; see :func:`cpu_threads`."""
+    with _POOLS.limited(None):
+        yield
+
+
+class _ThreadPools:
+    """The thread pools of the process, and the blocks that limit them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[object, int | None] = {}  # of the blocks that are entered, in order
+        self._before = ExitStack()
+
+    @contextmanager
+    def limited(self, count: int | None) -> Iterator[None]:
+        """Limit torch and SimpleITK to so many threads within the block, as they are for None, and BLAS to one."""
+        block = object()
+        with self._lock:
+            if not self._counts:
+                self._before = self._restorer()
+            self._counts[block] = count
+            self._set(count)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._counts[block]
+                self._set(next((c for c in reversed(self._counts.values()) if c is not None), None))
+                if not self._counts:
+                    self._before.close()
+
+    @staticmethod
+    def _set(count: int | None) -> None:
+        import SimpleITK as sitk
+        import torch
+
+        if count is not None:
+            torch.set_num_threads(usable_threads(count))
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+
+    @staticmethod
+    def _restorer() -> ExitStack:
+        """Limit BLAS, and return what sets all pools as they were."""
+        import scipy.linalg  # noqa: F401  # a library that is not loaded yet cannot be limited
+        import SimpleITK as sitk
+        import torch
+        from threadpoolctl import ThreadpoolController
+
+        stack = ExitStack()
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+        )
+        stack.enter_context(ThreadpoolController().limit(limits=1, user_api="blas"))
+        return stack
+
+
+_POOLS = _ThreadPools()

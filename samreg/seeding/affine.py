@@ -7,13 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError
+from samreg.errors import require_choice
 from samreg.matching.correspondences import Correspondences
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.transforms import AffineTransform
 
 KINDS = ("rigid", "similarity", "affine")
-_STRETCH = (0.4, 2.5)  # a person is not further from another along any direction
+_STRETCH_RANGE = (0.4, 2.5)  # by which bodies differ along any direction
+_MIN_RELIABILITY = 1e-3  # a match counts at least this much
+_RIDGE = 0.02  # pull of the similarity on the affine
+_REFINEMENTS, _SIMILARITY_REFINEMENTS = 10, 3  # in all, and those before a free affine is fitted
+_HYPOTHESES = 1500
+_MAX_SCORED_MATCHES = 800  # by which the hypotheses are compared
+_MIN_SAMPLE_SIZE = 0.5  # of the matches' mean distance from their middle; smaller triples say little of a scale
+_HYPOTHESIS_SCALE_RANGE = (0.5, 2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,48 +92,64 @@ def fit_affine(
     ------
     InputError
         For an unknown kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.matching import Correspondences
+    >>> points = np.random.default_rng(0).uniform(0, 300, (40, 3))
+    >>> fit = fit_affine(Correspondences.from_points(points, points + [5.0, 0.0, 20.0]), kind="rigid")
+    >>> bool(fit), fit.transform.transform_points([[1.0, 2.0, 3.0]]).round(3).tolist()
+    (True, [[6.0, 2.0, 23.0]])
     """
-    if kind not in KINDS:
-        raise InputError(f"unknown kind {kind!r}; choose one of {', '.join(KINDS)}")
+    require_choice("kind", kind, KINDS)
     tolerance = scale * tolerance
     n = len(correspondences)
-    nothing = np.zeros(n, dtype=bool)
+    none = np.zeros(n, dtype=bool)
     if n < min_inliers:
-        return AffineFit(None, nothing, 0.0, np.inf, f"too few matches: {n}, at least {min_inliers} are needed")
+        return AffineFit(None, none, 0.0, np.inf, f"too few matches: {n}, at least {min_inliers} are needed")
     fixed, moving = correspondences.fixed, correspondences.moving
-    weight = np.maximum(correspondences.reliability, 1e-3)
+    weight = np.maximum(correspondences.reliability, _MIN_RELIABILITY)
     start = _ransac(fixed, moving, weight, 2 * tolerance, np.random.default_rng(seed))
     if start is None:
-        return AffineFit(None, nothing, 0.0, np.inf, "the matches lie on a line or in one place")
-    transform = start
-    scales = np.geomspace(2 * tolerance, tolerance / 2, 10)
-    for i, scale in enumerate(scales):
-        residual = _distance(transform, fixed, moving)
-        robust = weight * (scale**2 / (scale**2 + residual**2)) ** 2
-        # the first rounds stay a similarity: with many outliers a free affine can run away
-        transform = fit_least_squares(fixed, moving, robust, kind=kind if kind != "affine" or i >= 3 else "similarity")
+        return AffineFit(None, none, 0.0, np.inf, "the matches lie on a line or in one place")
+    transform = _refined(start, fixed, moving, weight, kind=kind, tolerance=tolerance)
     residual = _distance(transform, fixed, moving)
     inliers = residual <= tolerance
     share = float(weight[inliers].sum() / weight.sum())
     stretch = np.linalg.svd(transform.matrix, compute_uv=False)
-    if stretch.min() < _STRETCH[0] or stretch.max() > _STRETCH[1]:
+    if stretch.min() < _STRETCH_RANGE[0] or stretch.max() > _STRETCH_RANGE[1]:
         reason = (
             f"the matches ask for an implausible stretch ({stretch.min():.2f} to {stretch.max():.2f}); do the images "
             "show the same part of the body, and are their voxel sizes right?"
         )
         return AffineFit(None, inliers, share, np.inf, reason)
-    middle = float(np.median(residual[inliers])) if inliers.any() else np.inf
+    median = float(np.median(residual[inliers])) if inliers.any() else np.inf
     if inliers.sum() < min_inliers or share < min_share:
         reason = (
             f"the matches do not agree on one {kind} transform: {inliers.sum()} of {n} within {tolerance:g} mm "
             f"({share:.0%} of the reliability); do the images show the same part of the body?"
         )
-        return AffineFit(None, inliers, share, middle, reason)
-    return AffineFit(transform, inliers, share, middle)
+        return AffineFit(None, inliers, share, median, reason)
+    return AffineFit(transform, inliers, share, median)
+
+
+def _refined(
+    start: AffineTransform, fixed: FloatArray, moving: FloatArray, weight: FloatArray, *, kind: str, tolerance: float
+) -> AffineTransform:
+    """Return the fit by reweighted least squares, the residuals of outliers counting less from round to round."""
+    transform = start
+    for i, width in enumerate(np.geomspace(2 * tolerance, tolerance / 2, _REFINEMENTS)):
+        residual = _distance(transform, fixed, moving)
+        robust = weight * (width**2 / (width**2 + residual**2)) ** 2
+        # with many outliers a free affine can run away at first
+        early = kind == "affine" and i < _SIMILARITY_REFINEMENTS
+        transform = fit_least_squares(fixed, moving, robust, kind="similarity" if early else kind)
+    return transform
 
 
 def fit_least_squares(
-    fixed: FloatArray, moving: FloatArray, weight: FloatArray, *, kind: str, ridge: float = 0.02
+    fixed: FloatArray, moving: FloatArray, weight: FloatArray, *, kind: str, ridge: float = _RIDGE
 ) -> AffineTransform:
     """Return the weighted least-squares transform of paired points (N, d), fixed to moving, LPS mm.
 
@@ -157,14 +180,15 @@ def _ransac(
     """Return the best of many similarity transforms through d random pairs, or None."""
     n, ndim = fixed.shape
     probability = weight / weight.sum()
-    triples = rng.choice(n, size=(1500, ndim), p=probability)
+    triples = rng.choice(n, size=(_HYPOTHESES, ndim), p=probability)
     f, m = fixed[triples], moving[triples]
     fc, mc = f.mean(axis=1, keepdims=True), m.mean(axis=1, keepdims=True)
     size_f = np.linalg.norm(f - fc, axis=(1, 2))
     size_m = np.linalg.norm(m - mc, axis=(1, 2))
     scale = size_m / np.maximum(size_f, 1e-9)
     spread = np.linalg.norm(fixed - fixed.mean(axis=0), axis=1).mean()
-    usable = (size_f > 0.5 * spread) & (scale > 0.5) & (scale < 2.0)
+    usable = (size_f > _MIN_SAMPLE_SIZE * spread) & (scale > _HYPOTHESIS_SCALE_RANGE[0])
+    usable &= scale < _HYPOTHESIS_SCALE_RANGE[1]
     if not usable.any():
         return None
     f, m, fc, mc, scale = f[usable], m[usable], fc[usable], mc[usable], scale[usable]
@@ -173,9 +197,10 @@ def _ransac(
     sign[:, 0, -1] = np.sign(np.linalg.det(u @ vt))
     matrix = (u * sign) @ vt * scale[:, None, None]
     translation = mc[:, 0] - np.einsum("hij,hj->hi", matrix, fc[:, 0])
-    some = rng.choice(n, size=min(n, 800), replace=False, p=probability if n > 800 else None)
-    predicted = np.einsum("hij,nj->hni", matrix, fixed[some]) + translation[:, None]
-    squared = ((predicted - moving[some]) ** 2).sum(axis=-1)
+    count = min(n, _MAX_SCORED_MATCHES)
+    scored = rng.choice(n, size=count, replace=False, p=probability if n > count else None)
+    predicted = np.einsum("hij,nj->hni", matrix, fixed[scored]) + translation[:, None]
+    squared = ((predicted - moving[scored]) ** 2).sum(axis=-1)
     score = np.maximum(0, 1 - squared / tolerance**2).sum(axis=1)
     best = int(score.argmax())
     return AffineTransform(matrix[best], translation[best])

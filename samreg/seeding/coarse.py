@@ -1,4 +1,4 @@
-"""Which rotations of the moving image look like the fixed one, at a few centimetres a voxel.
+"""Which turns of the moving image look like the fixed one, at a few centimetres a voxel.
 
 A body may lie in any pose. Correlating coarse images over rotations that cover all poses takes a fraction of a second
 and ranks them well enough for the embeddings, which tell the right one, to try only the best few.
@@ -25,63 +25,75 @@ _MIN_APART_DEG = 40.0  # between proposals; embeddings find their way within tha
 _MAX_PROPOSALS = 4
 
 
-def propose_rotations(fixed: Image, moving: Image, *, margin: float = 0.0) -> list[FloatArray]:
-    """Return rotations after which the moving image correlates better with the fixed one than as it is.
+def propose_turns(fixed: Image, moving: Image, turns: Sequence[FloatArray], *, margin: float = 0.0) -> list[FloatArray]:
+    """Return turns after which the moving image correlates better with the fixed one than as it is.
 
     Parameters
     ----------
     fixed, moving
         CT images in HU, or 2D X-rays.
+    turns
+        (d, d) orthogonal matrices of the world to choose from, such as :func:`rotations`.
     margin
         By how much the correlation must be better, 0 to 1.
 
     Returns
     -------
     list of ndarray
-        (d, d) rotation matrices of the world, the best first, no two alike, at most four; none when nothing is better.
+        The best first, no two alike, at most four; none when nothing is better.
     """
-    rotations = all_rotations(fixed.ndim)
     voxel = min(_MAX_VOXEL_MM, *(_mean_extent(image) / _VOXELS_ACROSS[image.ndim] for image in (fixed, moving)))
-    target = _CoarseView(fixed, voxel).turned(np.eye(fixed.ndim))
-    view = _CoarseView(moving, voxel)
-    scores = [masked_correlation(*target, *view.turned(rotation)) for rotation in rotations]
+    unturned = np.eye(fixed.ndim)
+    target, view = _CoarseView(fixed, voxel).turned(unturned), _CoarseView(moving, voxel)
+    goal = masked_correlation(*target, *view.turned(unturned)) + margin
+    scores = [masked_correlation(*target, *view.turned(turn)) for turn in turns]
     proposals: list[FloatArray] = []
     for i in np.argsort(scores)[::-1]:
-        if scores[i] <= scores[0] + margin or len(proposals) == _MAX_PROPOSALS:
+        if scores[i] <= goal or len(proposals) == _MAX_PROPOSALS:
             break
-        if all(angle_between(rotations[i], chosen) > _MIN_APART_DEG for chosen in proposals):
-            proposals.append(rotations[i])
+        if all(angle_between(turns[i], chosen) > _MIN_APART_DEG for chosen in proposals):
+            proposals.append(turns[i])
     return proposals
 
 
 @lru_cache
-def all_rotations(ndim: int) -> tuple[FloatArray, ...]:
-    """Return rotation matrices that cover all poses, the identity first.
+def rotations(ndim: int, *, dense: bool = True) -> tuple[FloatArray, ...]:
+    """Return rotation matrices (d, d) that cover all poses, the identity first.
 
-    Eight in 2D. In 3D 96: the 24 turns of the axes, alone and followed by 45 degrees about x, y or z; every rotation is
-    within 48 degrees of one of them.
+    In 2D eight, 45 degrees apart. In 3D 192: the 24 turns of the axes, alone and followed by 45 degrees about x, y or z
+    or 60 degrees about a diagonal; every rotation is within 32 degrees of one of them.
+
+    Parameters
+    ----------
+    ndim
+        Number of dimensions, 2 or 3.
+    dense
+        False leaves only the turns of the axes, four or 24.
 
     Examples
     --------
-    >>> len(all_rotations(2)), len(all_rotations(3))
-    (8, 96)
+    >>> len(rotations(2)), len(rotations(3)), len(rotations(3, dense=False))
+    (8, 192, 24)
     """
     from scipy.spatial.transform import Rotation
 
     if ndim == 2:
-        return tuple(Rotation.from_euler("z", 45 * i, degrees=True).as_matrix()[:2, :2] for i in range(8))
-    turns = Rotation.create_group("O")
-    tilts = [Rotation.from_euler(axis, 45, degrees=True) for axis in "xyz"]
+        angles = range(0, 360, 45 if dense else 90)
+        return tuple(Rotation.from_euler("z", angle, degrees=True).as_matrix()[:2, :2] for angle in angles)
+    tilts = [np.zeros(3)]
+    if dense:
+        diagonals = np.array([(1, 1, 1), (1, 1, -1), (1, -1, 1), (-1, 1, 1)]) / 3**0.5
+        tilts += [*(np.eye(3) * np.pi / 4), *(diagonals * np.pi / 3)]
     distinct: list[FloatArray] = [np.eye(3)]
-    for tilt in (Rotation.identity(), *tilts):
-        for rotation in (tilt * turns).as_matrix():
+    for tilt in tilts:
+        for rotation in (Rotation.from_rotvec(tilt) * Rotation.create_group("O")).as_matrix():
             if all(angle_between(rotation, other) > 1.0 for other in distinct):
                 distinct.append(rotation)
     return tuple(distinct)
 
 
 def angle_between(a: FloatArray, b: FloatArray) -> float:
-    """Return the angle between two rotations (d, d), degrees.
+    """Return the angle between two rotations (d, d), or two reflections, degrees.
 
     Examples
     --------

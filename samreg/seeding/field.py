@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samreg.device import single_threaded_blas
 from samreg.errors import ImagesAtFault
 from samreg.matching.correspondences import Correspondences
 from samreg.spatial.grid import FloatArray, Grid
@@ -18,7 +19,14 @@ from samreg.spatial.transforms import (
     tapered,
 )
 
-_MEMBRANE = 0.02  # weight of the first derivative beside the second
+_MEMBRANE_WEIGHT = 0.02  # of the first derivative beside the second
+_MIN_RELIABILITY = 1e-3  # a match counts at least this much
+_MAX_STIFFENINGS = 12
+_STIFFENING = 2.5  # factor, after a field that folds
+_REWEIGHTINGS = 3
+_OUTLIER_NOISE = 3.0  # a match that misses by so many times the noise counts a quarter
+_MAX_ITERATIONS = 100  # of the conjugate gradients
+_RELATIVE_RESIDUAL = 5e-3  # at which they stop
 
 
 def fit_displacement(
@@ -71,54 +79,117 @@ def fit_displacement(
     Raises
     ------
     ImagesAtFault
-        When there are no correspondences, or every field through them folds.
+        When there are no correspondences, or they contradict each other so much that every field folds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.matching import Correspondences
+    >>> from samreg.spatial import AffineTransform, Grid
+    >>> grid = Grid.make((6, 6, 6), spacing=20.0)
+    >>> points = grid.world_points().reshape(-1, 3)
+    >>> pairs = Correspondences.from_points(points, points + [5.0, 0.0, 0.0])
+    >>> field = fit_displacement(pairs, AffineTransform.identity(3), grid, spacing=20.0)
+    >>> field.transform_points([[50.0, 50.0, 50.0]]).round()
+    array([[55., 50., 50.]])
     """
     if len(correspondences) == 0:
-        raise ImagesAtFault("no correspondences to fit a displacement field to")
+        raise ImagesAtFault("no matches are left to fit a displacement field to")
     knot_spacing, noise, margin, spacing = (scale * length for length in (knot_spacing, noise, margin, spacing))
     stiffness = stiffness / scale**2
     field_grid = grid.with_spacing(np.minimum(spacing, grid.extent)).padded(margin)
-    wanted = affine.inverse().transform_points(correspondences.moving) - correspondences.fixed
-    knots = _knots(field_grid, knot_spacing)
-    design = _design_matrix(field_grid.world_to_index(correspondences.fixed), field_grid, knots, knot_spacing)
-    weight = np.maximum(correspondences.reliability, 1e-3)
-    evaluation = [
-        _axis_weights(np.arange(n, dtype=float), s, k, knot_spacing)
-        for n, s, k in zip(field_grid.size, field_grid.spacing, knots, strict=True)
-    ]
+    displacements = affine.inverse().transform_points(correspondences.moving) - correspondences.fixed
+    spline = _Spline.over(field_grid, knot_spacing)
+    weight = np.maximum(correspondences.reliability, _MIN_RELIABILITY)
     coefficients = None
-    for _ in range(12):
-        coefficients = _robust_solve(design, wanted, weight, knots, stiffness, noise, coefficients)
-        displacement = _evaluate(coefficients, knots, evaluation)
-        result = tapered(DisplacementField(displacement.astype(np.float32), field_grid), margin)
-        if jacobian_determinant(result, field_grid).min() >= min_jacobian:
-            return result
-        stiffness *= 2.5
+    with single_threaded_blas():
+        design = spline.design_matrix(field_grid.world_to_index(correspondences.fixed))
+        evaluation = [
+            spline.axis_matrix(axis, np.arange(size).astype(np.float64)) for axis, size in enumerate(field_grid.size)
+        ]
+        for _ in range(_MAX_STIFFENINGS):
+            coefficients = _robust_solve(design, displacements, weight, spline.knots, stiffness, noise, coefficients)
+            displacement = _evaluate(coefficients, spline.knots, evaluation)
+            result = tapered(DisplacementField(displacement.astype(np.float32), field_grid), margin)
+            if jacobian_determinant(result, field_grid).min() >= min_jacobian:
+                return result
+            stiffness *= _STIFFENING
     raise ImagesAtFault("the matches contradict each other: every displacement field through them folds")
+
+
+@dataclass(frozen=True, eq=False)
+class _Spline:
+    """A uniform cubic B-spline over a grid.
+
+    Parameters
+    ----------
+    grid
+        Its voxels lie within the spline's support.
+    knots
+        Number of coefficients along x, y(, z): one before the first voxel, two after the last.
+    step
+        (d,) distance of the knots, voxels.
+    """
+
+    grid: Grid
+    knots: tuple[int, ...]
+    step: FloatArray
+
+    @classmethod
+    def over(cls, grid: Grid, knot_spacing: float) -> _Spline:
+        """Return the spline whose knots lie ``knot_spacing`` mm apart."""
+        step = knot_spacing / grid.spacing
+        return cls(grid, tuple(int(n) + 4 for n in np.floor((np.asarray(grid.size) - 1) / step)), step)
+
+    def axis_matrix(self, axis: int, index: FloatArray) -> Any:
+        """Return the sparse (N, knots) weights at voxel indices (N,) along one axis, x first; four in each row."""
+        from scipy.interpolate import BSpline
+
+        inside = np.clip(index, 0, self.grid.size[axis] - 1)
+        return BSpline.design_matrix(inside / self.step[axis], _knot_positions(self.knots[axis]), 3)
+
+    def design_matrix(self, index: FloatArray) -> Any:
+        """Return the sparse (N, K) weights at voxel indices (N, d); K in order (z, y, x)."""
+        from scipy.sparse import csr_array
+
+        n = len(index)
+        columns, weights = np.zeros((n, 1), dtype=np.int64), np.ones((n, 1))
+        for axis in reversed(range(self.grid.ndim)):
+            matrix = self.axis_matrix(axis, index[:, axis])
+            along, weight = matrix.indices.reshape(n, 1, 4), matrix.data.reshape(n, 1, 4)
+            columns = (columns[:, :, None] * self.knots[axis] + along).reshape(n, -1)
+            weights = (weights[:, :, None] * weight).reshape(n, -1)
+        first = np.arange(n + 1) * columns.shape[1]
+        return csr_array((weights.ravel(), columns.ravel(), first), shape=(n, int(np.prod(self.knots))))
+
+
+def _knot_positions(count: int) -> FloatArray:
+    """Return the knots of ``count`` cubic B-splines a unit apart, the second of which is centred at 0."""
+    return np.arange(count + 4, dtype=np.float64) - 3
 
 
 def _robust_solve(
     design: Any,
-    wanted: FloatArray,
+    displacements: FloatArray,
     weight: FloatArray,
     knots: tuple[int, ...],
     stiffness: float,
     noise: float,
     coefficients: FloatArray | None,
 ) -> FloatArray:
-    """Return spline coefficients (K, d), in the axes of ``wanted``, by reweighted least squares."""
+    """Return spline coefficients (K, d), in the axes of the displacements, by reweighted least squares."""
     from scipy.sparse import diags
 
     smoothness = stiffness * _smoothness_matrix(knots)
-    solution = np.zeros((design.shape[1], wanted.shape[1])) if coefficients is None else coefficients
-    for round_ in range(3):
-        miss = np.linalg.norm(design @ solution - wanted, axis=1)
-        start = coefficients is None and round_ == 0
-        scale = 3 * noise
-        robust = (weight if start else weight * (scale**2 / (scale**2 + miss**2)) ** 2) / noise**2
+    solution = np.zeros((design.shape[1], displacements.shape[1])) if coefficients is None else coefficients
+    scale = _OUTLIER_NOISE * noise
+    for iteration in range(_REWEIGHTINGS):
+        miss = np.linalg.norm(design @ solution - displacements, axis=1)
+        is_first = coefficients is None and iteration == 0
+        robust = (weight if is_first else weight * (scale**2 / (scale**2 + miss**2)) ** 2) / noise**2
         system = (design.T @ diags(robust) @ design + smoothness).tocsr()
         precondition = _cosine_preconditioner(knots, stiffness, robust.sum() / design.shape[1])
-        solution = _conjugate_gradients(system, design.T @ (wanted * robust[:, None]), solution, precondition)
+        solution = _conjugate_gradients(system, design.T @ (displacements * robust[:, None]), solution, precondition)
     return solution
 
 
@@ -127,14 +198,14 @@ def _conjugate_gradients(
 ) -> FloatArray:
     """Solve system @ x = right for all columns (K, d) at once.
 
-    scipy's solver takes one column at a time, three passes over the matrix where one does.
+    scipy's solver takes one column at a time: one pass over the matrix for each where this takes one for all.
     """
     solution, residual = start.copy(), right - system @ start
     direction = improved = precondition(residual)
     product = (residual * improved).sum(axis=0)
-    goal = 5e-3 * np.linalg.norm(right)
-    for _ in range(100):
-        if np.linalg.norm(residual) <= goal:
+    goal = _RELATIVE_RESIDUAL**2 * np.square(right).sum()
+    for _ in range(_MAX_ITERATIONS):
+        if np.square(residual).sum() <= goal:
             break
         image = system @ direction
         step = product / np.maximum((direction * image).sum(axis=0), 1e-30)
@@ -158,45 +229,13 @@ def _cosine_preconditioner(
     for axis, n in enumerate(shape):
         along = 2 - 2 * np.cos(np.pi * np.arange(n) / n)
         laplacian = laplacian + along.reshape([-1 if i == axis else 1 for i in axes])
-    inverse = 1 / (stiffness * (laplacian**2 + _MEMBRANE * laplacian) + 0.3 * data_weight + 1e-6)
+    inverse = 1 / (stiffness * (laplacian**2 + _MEMBRANE_WEIGHT * laplacian) + 0.3 * data_weight + 1e-6)
 
     def apply(residual: FloatArray) -> FloatArray:
         spectrum = dctn(residual.reshape(*shape, -1), norm="ortho", axes=axes)
         return idctn(spectrum * inverse[..., None], norm="ortho", axes=axes).reshape(residual.shape)
 
     return apply
-
-
-def _knots(grid: Grid, knot_spacing: float) -> tuple[int, ...]:
-    """Return the number of knots along x, y(, z): one before the first voxel, two after the last."""
-    return tuple(int(np.floor((n - 1) * s / knot_spacing)) + 4 for n, s in zip(grid.size, grid.spacing, strict=True))
-
-
-def _axis_weights(index: FloatArray, spacing: float, knots: int, knot_spacing: float) -> NDArray[Any]:
-    """Return the cubic B-spline weights (N, knots) at voxel indices (N,) along one axis."""
-    where = index * spacing / knot_spacing + 1
-    distance = np.abs(where[:, None] - np.arange(knots)[None])
-    near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6
-    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-
-
-def _design_matrix(index: FloatArray, grid: Grid, knots: tuple[int, ...], knot_spacing: float) -> Any:
-    """Return the sparse (N, K) matrix of spline weights at voxel indices (N, d); K in order (z, y, x)."""
-    from scipy.sparse import csr_matrix
-
-    n, ndim = index.shape
-    where = index * grid.spacing / knot_spacing + 1
-    first = np.clip(np.floor(where).astype(int) - 1, 0, np.asarray(knots) - 4)
-    columns, values = np.zeros((n, 1), dtype=int), np.ones((n, 1))
-    for axis in reversed(range(ndim)):
-        taps = first[:, axis, None] + np.arange(4)
-        distance = np.abs(where[:, axis, None] - taps)
-        near, far = 2 / 3 - distance**2 + distance**3 / 2, np.maximum(2 - distance, 0) ** 3 / 6
-        value = np.where(distance < 1, near, far)
-        columns = (columns[:, :, None] * knots[axis] + taps[:, None, :]).reshape(n, -1)
-        values = (values[:, :, None] * value[:, None, :]).reshape(n, -1)
-    rows = np.repeat(np.arange(n), columns.shape[1])
-    return csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(n, int(np.prod(knots))))
 
 
 def _smoothness_matrix(knots: tuple[int, ...]) -> Any:
@@ -221,14 +260,14 @@ def _smoothness_matrix(knots: tuple[int, ...]) -> Any:
     bending = sum(along({axis: 2}) for axis in range(ndim))
     bending = bending + 2 * sum(along({a: 1, b: 1}) for a in range(ndim) for b in range(a))
     membrane = sum(along({axis: 1}) for axis in range(ndim))
-    return (bending + _MEMBRANE * membrane + 1e-6 * identity(bending.shape[0])).tocsr()
+    return (bending + _MEMBRANE_WEIGHT * membrane + 1e-6 * identity(bending.shape[0])).tocsr()
 
 
-def _evaluate(coefficients: FloatArray, knots: tuple[int, ...], weights: list[NDArray[Any]]) -> FloatArray:
+def _evaluate(coefficients: FloatArray, knots: tuple[int, ...], matrices: list[Any]) -> FloatArray:
     """Return the spline (*grid.shape, d) at all voxels from coefficients (K, d)."""
-    ndim = len(knots)
     field = coefficients.reshape(*knots[::-1], -1)
-    for axis in range(ndim):  # array axis ndim-1-axis
-        array_axis = ndim - 1 - axis
-        field = np.moveaxis(np.tensordot(weights[axis], field, axes=(1, array_axis)), 0, array_axis)
+    for axis, matrix in zip(reversed(range(len(knots))), matrices, strict=True):  # x is the last array axis
+        moved = np.moveaxis(field, axis, 0)
+        values = matrix @ moved.reshape(len(moved), -1)
+        field = np.moveaxis(values.reshape(len(values), *moved.shape[1:]), 0, axis)
     return field

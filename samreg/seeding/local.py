@@ -8,7 +8,8 @@ from samreg.matching.correspondences import Correspondences
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.transforms import AffineTransform
 
-_PRIOR = 0.5  # weight of "the affine is right here", in reliable neighbours
+_AFFINE_WEIGHT = 0.5  # weight of "the affine is right here", in reliable neighbours
+_REFINEMENTS = 6
 
 
 def predict_locally(
@@ -44,15 +45,25 @@ def predict_locally(
     -------
     ndarray
         (N, d) points in the moving image, LPS mm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.matching import Correspondences
+    >>> from samreg.spatial import AffineTransform
+    >>> points = np.random.default_rng(0).uniform(0, 60, (200, 3))
+    >>> pairs = Correspondences.from_points(points, points + [5.0, 0.0, 0.0])
+    >>> predict_locally(pairs, AffineTransform.identity(3), points[:1]).round() - points[:1].round()
+    array([[5., 0., 0.]])
     """
     reach, noise = scale * reach, scale * noise
-    start = affine.transform_points(points)
-    left = correspondences.moving - affine.transform_points(correspondences.fixed)
-    away = np.linalg.norm(points[:, None] - correspondences.fixed[None], axis=-1)
-    near = correspondences.reliability * np.exp(-0.5 * (away / reach) ** 2)
-    offset = np.zeros_like(start)
-    for scale in np.geomspace(5 * noise, 2 * noise, 6):
-        miss = np.linalg.norm(left[None] - offset[:, None], axis=-1)
-        weight = near * (scale**2 / (scale**2 + miss**2)) ** 2
-        offset = weight @ left / (weight.sum(axis=1, keepdims=True) + _PRIOR)
-    return start + offset
+    by_affine = affine.transform_points(points)
+    residuals = correspondences.moving - affine.transform_points(correspondences.fixed)
+    distance = np.linalg.norm(points[:, None] - correspondences.fixed[None], axis=-1)
+    nearness = correspondences.reliability * np.exp(-0.5 * (distance / reach) ** 2)
+    offset = np.zeros_like(by_affine)
+    for width in np.geomspace(5 * noise, 2 * noise, _REFINEMENTS):
+        miss = np.linalg.norm(residuals[None] - offset[:, None], axis=-1)
+        weight = nearness * (width**2 / (width**2 + miss**2)) ** 2
+        offset = weight @ residuals / (weight.sum(axis=1, keepdims=True) + _AFFINE_WEIGHT)
+    return by_affine + offset

@@ -20,12 +20,12 @@ from samreg.matching.features import Features, features, interpolate
 from samreg.matching.reliability import Calibration
 from samreg.matching.search import find
 from samreg.seeding.affine import AffineFit
-from samreg.seeding.coarse import angle_between, propose_rotations, turned_grid
+from samreg.seeding.coarse import angle_between, propose_turns, rotations, turned_grid
 from samreg.seeding.seed import (
     Seed,
     fit_globally,
-    global_affine,
     global_kind,
+    match_lattice,
     refine_seed,
     require_one_model,
     search_device,
@@ -34,14 +34,21 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.transforms import AffineTransform, compose
 
-_WEAK_SHARE = 0.3  # of inliers, under which other rotations are tried
+# Share of inliers under which other turns are tried, by number of dimensions. A trunk is nearly its own mirror image, so
+# that rotations suffice for it; of a projection, whose matches agree in a wrong pose too, all poses are compared.
+_WEAK_SHARE = {2: 1.0, 3: 0.3}
 _CLEAR_CORRELATION_GAIN = 0.05  # by which another rotation must win to be tried where the matches are good
 _MAX_TILT_DEG = 30.0  # embeddings match well up to there; beyond, the image is turned and embedded again
 _STRAIGHT_DEG = 20.0  # a turned image that still lies more askew is turned once more
 _MAX_DISTANCE_RATIO = 0.93  # matches after a turn must be this much closer in embedding space
 _MIN_EFFECT, _MIN_T = 0.1, 3.0  # of a difference of similarities: its mean in standard deviations, and Student's t
 
-_ENDS = (("right", "left"), ("front", "back"), ("foot", "head"))  # of the axes x, y, z
+# ends of the axes x, y(, z), by number of dimensions: of a picture, of a patient
+_ENDS = {
+    2: (("left", "right"), ("top", "bottom")),
+    3: (("right", "left"), ("front", "back"), ("foot", "head")),
+}
+_REMEDIES = {2: "turn or flip the picture", 3: "correct its direction matrix, or flip its array"}
 _AXES = ("the left-right axis", "the front-back axis", "the head-foot axis")
 _MAX_AXIS_TILT_DEG = 20.0  # of a rotation's axis, to be named after one of the body's
 
@@ -77,21 +84,41 @@ class _Pose:
         (d, d) orthogonal matrix, from directions in the image as given to those in the image as embedded.
     embedding
         In the world of the image as given.
-    fit, correspondences
-        Fixed to moving, in the world of the images as given.
+    correspondences
+        Of a lattice over the fixed body, in the world of the images as given.
+    fit
+        Fixed to moving as embedded, LPS mm.
     """
 
     turn: FloatArray
     embedding: Embedding
-    fit: AffineFit
     correspondences: Correspondences
+    fit: AffineFit
 
     @property
-    def tilt(self) -> float:
-        """Angle between the fixed body and the moving body as it was embedded, degrees; 0 when nothing fits."""
-        if self.fit.transform is None:
-            return 0.0
-        return angle_between(self.turn @ nearest_rotation(self.fit.transform), np.eye(len(self.turn)))
+    def is_mirrored(self) -> bool:
+        """Whether the image was embedded as its mirror image."""
+        return bool(np.linalg.det(self.turn) < 0)
+
+    @property
+    def similarity(self) -> FloatArray:
+        """Of the lattice points with their best counterparts, (N,)."""
+        return self.correspondences.similarity
+
+    @property
+    def distance(self) -> float:
+        """Mean distance of the matches in embedding space."""
+        return float(1 - self.similarity.mean())
+
+    @property
+    def tilt(self) -> FloatArray:
+        """Rotation (d, d) from the fixed body to the moving body as it was embedded; the identity when nothing fits."""
+        return np.eye(len(self.turn)) if self.fit.transform is None else nearest_rotation(self.fit.transform)
+
+    @property
+    def tilt_degrees(self) -> float:
+        """The angle of the tilt."""
+        return angle_between(self.tilt, np.eye(len(self.turn)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +134,10 @@ class _Pair:
     kind: str
     seed: int
 
+    def turned(self, turn: FloatArray) -> AffineTransform:
+        """Return the map from the moving image as given to the image after a turn."""
+        return AffineTransform.about(self.moving.grid.center, turn)
+
     def embedded(self, turn: FloatArray) -> Embedding:
         """Embed the moving image after a turn, and bring the embedding back to the world of the image as given."""
         center = self.moving.grid.center
@@ -121,54 +152,70 @@ class _Pair:
         )
 
     def pose(self, turn: FloatArray, embedding: Embedding | None = None) -> _Pose:
-        """Match the moving image after a turn."""
+        """Embed the moving image after a turn, unless it is embedded already, and match it."""
         embedding = self.embedded(turn) if embedding is None else embedding
-        features_ = features(embedding, device=self.fixed_features.device)
-        fit, pairs = global_affine(
-            self.fixed_features, features_, kind=self.kind, calibration=self.calibration, seed=self.seed
+        pairs = match_lattice(
+            self.fixed_features, features(embedding, device=self.fixed_features.device), calibration=self.calibration
         )
-        return _Pose(turn, embedding, fit, pairs)
+        as_embedded = replace(pairs, moving=self.turned(turn).transform_points(pairs.moving))
+        fit = fit_globally(as_embedded, self.fixed_features, self.kind, seed=self.seed)
+        return _Pose(turn, embedding, pairs, fit)
 
-    def best_rotation(self, upright: _Pose) -> _Pose:
-        """Return the pose after the rotation whose matches are closest."""
+    def best_pose(self, upright: _Pose) -> tuple[_Pose, _Lead]:
+        """Return the pose whose matches are closest, and by how much they are closer than those of its mirror image."""
         best = upright
         for turn in self._turns(upright):
             pose = self.pose(turn)
-            best = pose if _clearly_better(pose, best) else best
-            if best is pose and best.fit.inlier_share >= _WEAK_SHARE:
-                break
-        if best.tilt > _STRAIGHT_DEG and best is not upright:
-            straight = self.pose(_upright_turn(best))
-            best = straight if _mean_distance(straight) < _mean_distance(best) else best
-        return best
+            if _is_clearly_better(pose, best):
+                best = pose
+                if best.fit.inlier_share >= _WEAK_SHARE[self.fixed.ndim]:
+                    break
+        best = best if best is upright else self._straightened(best)
+        while True:
+            mirror = _mirror(self.fixed.ndim) @ best.turn
+            embedding = self.embedded(mirror)
+            lead = _Lead.of(best.similarity, self._similarity(embedding, best.correspondences.fixed))
+            if lead.of_the_first or not (lead.of_the_second or best.is_mirrored):
+                return best, lead
+            reflection = self.pose(mirror, embedding)
+            if not (reflection.fit and lead.of_the_second):  # neither is better beyond doubt
+                return (reflection if best.is_mirrored else best), lead
+            straight = self._straightened(reflection)
+            if straight is reflection:
+                return reflection, _Lead.of(reflection.similarity, best.similarity)
+            best = straight  # its own mirror image lies another way than what was tried so far
 
     def _turns(self, upright: _Pose) -> Iterator[FloatArray]:
-        """Yield rotations to try, the most promising first; none for bodies that match well and lie alike."""
-        if upright.tilt > _MAX_TILT_DEG:
-            yield _upright_turn(upright)
-        weak = upright.fit.inlier_share < _WEAK_SHARE
-        yield from propose_rotations(self.fixed, self.moving, margin=0.0 if weak else _CLEAR_CORRELATION_GAIN)
+        """Yield turns to try, the most promising first; none for bodies that match well and lie alike."""
+        if upright.tilt_degrees > _MAX_TILT_DEG:
+            yield upright.tilt.T
+        is_weak = upright.fit.inlier_share < _WEAK_SHARE[self.fixed.ndim]
+        margin = 0.0 if is_weak else _CLEAR_CORRELATION_GAIN
+        turns = rotations(self.fixed.ndim, dense=is_weak)
+        yield from propose_turns(self.fixed, self.moving, turns, margin=margin)
+        if is_weak:
+            mirrored = [_mirror(self.fixed.ndim) @ turn for turn in turns]
+            yield from propose_turns(self.fixed, self.moving, mirrored)
 
-    def similarity(self, embedding: Embedding, points: FloatArray) -> FloatArray:
-        """Return the similarity of points of the fixed image with their best counterparts, (N,)."""
+    def _straightened(self, pose: _Pose) -> _Pose:
+        """Return the pose after a further turn by what remained, where that brings the matches closer."""
+        if pose.tilt_degrees <= _STRAIGHT_DEG:
+            return pose
+        straight = self.pose(pose.tilt.T @ pose.turn)
+        return straight if straight.distance < pose.distance else pose
+
+    def _similarity(self, embedding: Embedding, points: FloatArray) -> FloatArray:
+        """Return the similarity of points (N, d) of the fixed image with their best counterparts, (N,)."""
         target = features(embedding, device=self.fixed_features.device)
         return find(interpolate(self.fixed_features, points), target, coarse=True).similarity
 
-    def mirrored_seed(self, turn: FloatArray, embedding: Embedding) -> Seed:
-        """Return the failure of a mirrored image: its matches and their affine, a reflection, fixed to moving."""
-        flip = AffineTransform.about(self.moving.grid.center, _mirror(self.moving.ndim))
-        pose = self.pose(turn, embedding)
-        pairs = pose.correspondences
-        fit = fit_globally(replace(pairs, moving=flip.transform_points(pairs.moving)), self.fixed_features, self.kind)
-        if fit.transform is not None:
-            reflection = compose(fit.transform, flip)
-            assert isinstance(reflection, AffineTransform)
-            fit = replace(fit, transform=reflection)
-        reason = (
-            f"{self.moving.label} looks mirrored ({describe_reflection(turn)}): its mirror image matches "
-            f"{self.fixed.label} better than itself; correct its direction matrix or flip the array"
-        )
-        return Seed(None, fit, pairs, reason)
+    def as_given(self, pose: _Pose) -> AffineFit:
+        """Return the fit of a pose, fixed to moving as given."""
+        if pose.fit.transform is None:
+            return pose.fit
+        transform = compose(pose.fit.transform, self.turned(pose.turn).inverse())
+        assert isinstance(transform, AffineTransform)
+        return replace(pose.fit, transform=transform)
 
 
 def seed_any_orientation(
@@ -217,27 +264,26 @@ def seed_any_orientation(
         fixed, moving, moving_mask, features(fixed_embedding, device=search_device(device)),
         Calibration.from_mapping(fixed_embedding.calibration), embed, global_kind(transform), seed,
     )  # fmt: skip
-    best = pair.best_rotation(pair.pose(np.eye(fixed.ndim), moving_embedding))
-    if not best.fit:
-        return OrientedSeed(Seed(None, best.fit, best.correspondences, best.fit.reason), best.embedding)
-    mirror = _mirror(fixed.ndim) @ best.turn
-    mirrored = pair.embedded(mirror)
-    own = best.correspondences
-    lead = _Lead.of(own.similarity, pair.similarity(mirrored, own.fixed))
-    if lead.of_the_second:
-        return OrientedSeed(pair.mirrored_seed(mirror, mirrored), mirrored)
-    result = refine_seed(
+    best, lead = pair.best_pose(pair.pose(np.eye(fixed.ndim), moving_embedding))
+    fit = pair.as_given(best)
+    if best.is_mirrored:
+        reason = (
+            f"{moving.label} looks mirrored ({describe_reflection(best.turn)}): its mirror image matches {fixed.label} "
+            f"better than itself; {_REMEDIES[fixed.ndim]}"
+        )
+        return OrientedSeed(Seed(None, fit, best.correspondences, reason), best.embedding)
+    seed_ = refine_seed(
         pair.fixed_features,
         features(best.embedding, device=pair.fixed_features.device),
-        best.fit,
-        own,
+        fit,
+        best.correspondences,
         transform=transform,
         grid=fixed.grid,
         moving_grid=moving.grid,
         calibration=pair.calibration,
         seed=seed,
     )
-    return OrientedSeed(result, best.embedding, _notes(result, fixed, moving, lead) if result else ())
+    return OrientedSeed(seed_, best.embedding, _notes(seed_, fixed, moving, lead) if seed_ else ())
 
 
 @dataclass(frozen=True)
@@ -274,24 +320,10 @@ class _Lead:
         return self.effect < -_MIN_EFFECT and self.t < -_MIN_T
 
 
-def _clearly_better(pose: _Pose, other: _Pose) -> bool:
+def _is_clearly_better(pose: _Pose, other: _Pose) -> bool:
     """Tell whether the matches of a pose agree, and are clearly closer than those of another."""
-    closer = _mean_distance(pose) < _MAX_DISTANCE_RATIO * _mean_distance(other)
-    return bool(pose.fit) and closer and _Lead.of(_similarity(pose), _similarity(other)).of_the_first
-
-
-def _similarity(pose: _Pose) -> FloatArray:
-    return pose.correspondences.similarity
-
-
-def _mean_distance(pose: _Pose) -> float:
-    return float(1 - _similarity(pose).mean())
-
-
-def _upright_turn(pose: _Pose) -> FloatArray:
-    """Return the rotation after which the moving body lies as the fixed one, by the affine of a pose."""
-    assert pose.fit.transform is not None
-    return nearest_rotation(pose.fit.transform).T
+    is_closer = pose.distance < _MAX_DISTANCE_RATIO * other.distance
+    return bool(pose.fit) and is_closer and _Lead.of(pose.similarity, other.similarity).of_the_first
 
 
 def _notes(seed: Seed, fixed: Image, moving: Image, lead: _Lead) -> tuple[str, ...]:
@@ -302,7 +334,7 @@ def _notes(seed: Seed, fixed: Image, moving: Image, lead: _Lead) -> tuple[str, .
     if angle_between(turn, np.eye(fixed.ndim)) > _MAX_TILT_DEG:
         notes.append(
             f"{moving.label} lies turned against {fixed.label} ({describe_turn(turn)}); it was registered so. "
-            "If that is not how the patient lay, correct its direction matrix"
+            f"If that is not how the patient lay, {_REMEDIES[fixed.ndim]}"
         )
     if not lead.of_the_first:
         notes.append(
@@ -364,7 +396,7 @@ def describe_turn(rotation: FloatArray) -> str:
         clockwise = rotation[1, 0] >= 0  # x points right in a picture, and y down
         return f"by {angle:.0f} degrees {'clockwise' if clockwise else 'anticlockwise'}"
     parts = [
-        f"its {_ENDS[axis][1]} lies towards the {_ENDS[to][int(rotation[to, axis] > 0)]}"
+        f"its {_ENDS[3][axis][1]} lies towards the {_ENDS[3][to][int(rotation[to, axis] > 0)]}"
         for axis, to in enumerate(np.abs(_nearest_axes(rotation)).argmax(axis=0))
         if to != axis or rotation[to, axis] < 0
     ]
@@ -378,12 +410,13 @@ def describe_reflection(turn: FloatArray) -> str:
     --------
     >>> import numpy as np
     >>> describe_reflection(np.diag([1, 1, -1]))
-    'head and foot are exchanged'
+    'foot and head are exchanged'
     """
     axes = np.diag(_nearest_axes(turn))
     if (axes == 0).any() or (axes < 0).sum() != 1:
-        return "left and right are exchanged, and it lies turned as well"
-    return " and ".join(reversed(_ENDS[int(np.argmin(axes))])) + " are exchanged"
+        return "and turned as well"
+    first, second = _ENDS[len(turn)][int(np.argmin(axes))]
+    return f"{first} and {second} are exchanged"
 
 
 def _axis_name(rotation: FloatArray) -> str:

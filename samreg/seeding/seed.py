@@ -89,9 +89,16 @@ def global_affine(
     seed
         Of the random hypotheses.
     """
-    points = lattice(fixed, _COARSE_LATTICE_MM * fixed.scale if spacing is None else spacing)
-    pairs = match_points(fixed, points, moving, coarse=True, calibration=calibration)
+    pairs = match_lattice(fixed, moving, spacing=spacing, calibration=calibration)
     return fit_globally(pairs, fixed, kind, seed=seed), pairs
+
+
+def match_lattice(
+    fixed: Features, moving: Features, *, spacing: float | None = None, calibration: Calibration
+) -> Correspondences:
+    """Match a lattice over the whole body, as :func:`global_affine` does."""
+    points = lattice(fixed, _COARSE_LATTICE_MM * fixed.scale if spacing is None else spacing)
+    return match_points(fixed, points, moving, coarse=True, calibration=calibration)
 
 
 def fit_globally(pairs: Correspondences, fixed: Features, kind: str, *, seed: int = 0) -> AffineFit:

@@ -169,7 +169,15 @@ def test_local_prediction_far_from_matches_is_the_affine(warped) -> None:
     np.testing.assert_allclose(predict_locally(given, affine, far), affine.transform_points(far), atol=1e-6)
 
 
-def test_no_correspondences_is_refused() -> None:
+def test_no_correspondences_are_the_images_fault() -> None:
     empty = Correspondences.from_points(np.zeros((0, 3)), np.zeros((0, 3)))
-    with pytest.raises(ImagesAtFault, match="no correspondences"):
+    with pytest.raises(ImagesAtFault, match="no matches"):
         fit_displacement(empty, AffineTransform.identity(3), GRID)
+
+
+def test_matches_that_only_a_fold_fits_are_the_images_fault() -> None:
+    grid = Grid.make((6, 6, 6), spacing=20.0)
+    points = grid.world_points().reshape(-1, 3)
+    shifted = Correspondences.from_points(points, points + [0.5, 0.0, 0.0])
+    with pytest.raises(ImagesAtFault, match="folds"):
+        fit_displacement(shifted, AffineTransform.identity(3), grid, spacing=20.0, min_jacobian=1.5)
