@@ -102,7 +102,7 @@ def available_cpus() -> int:
 def cpu_threads(threads: int | None = None) -> Iterator[None]:
     """Let torch and SimpleITK use this many threads within the block, and BLAS one.
 
-    A BLAS that shares its tiny products among threads waits for them in a loop; where other programs want the processors
+    A BLAS that shares its tiny products among threads waits for them in a loop; where other programs want the cores
     too, it waits for most of the time. Blocks may be nested, and run in several Python threads: the number that was
     entered last counts for all of them, since torch and SimpleITK keep one for the process, and what was set before the
     first block is set again after the last.

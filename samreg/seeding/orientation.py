@@ -34,13 +34,14 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.transforms import AffineTransform, compose
 
-# Share of inliers under which other turns are tried, by number of dimensions. A trunk is nearly its own mirror image, so
-# that rotations suffice for it; of a projection, whose matches agree in a wrong pose too, all poses are compared.
+# Share of inliers under which other turns are tried, by number of dimensions. A trunk is nearly its own mirror image,
+# so that rotations suffice for it; of a projection, whose matches agree in a wrong pose too, all poses are compared.
 _WEAK_SHARE = {2: 1.0, 3: 0.3}
 _CLEAR_CORRELATION_GAIN = 0.05  # by which another rotation must win to be tried where the matches are good
 _MAX_TILT_DEG = 30.0  # embeddings match well up to there; beyond, the image is turned and embedded again
 _STRAIGHT_DEG = 20.0  # a turned image that still lies more askew is turned once more
 _MAX_DISTANCE_RATIO = 0.93  # matches after a turn must be this much closer in embedding space
+_MAX_VOLUME_RATIO = 5.0  # of two bodies, between whom a turn is believed
 _MIN_EFFECT, _MIN_T = 0.1, 3.0  # of a difference of similarities: its mean in standard deviations, and Student's t
 
 # ends of the axes x, y(, z), by number of dimensions: of a picture, of a patient
@@ -323,7 +324,15 @@ class _Lead:
 def _is_clearly_better(pose: _Pose, other: _Pose) -> bool:
     """Tell whether the matches of a pose agree, and are clearly closer than those of another."""
     is_closer = pose.distance < _MAX_DISTANCE_RATIO * other.distance
-    return bool(pose.fit) and is_closer and _Lead.of(pose.similarity, other.similarity).of_the_first
+    return _has_plausible_size(pose) and is_closer and _Lead.of(pose.similarity, other.similarity).of_the_first
+
+
+def _has_plausible_size(pose: _Pose) -> bool:
+    """Tell whether the matches of a pose agree, on bodies of which one is not many times as large as the other."""
+    if pose.fit.transform is None:
+        return False
+    ratio = abs(float(np.linalg.det(pose.fit.transform.matrix)))
+    return 1 / _MAX_VOLUME_RATIO < ratio < _MAX_VOLUME_RATIO
 
 
 def _notes(seed: Seed, fixed: Image, moving: Image, lead: _Lead) -> tuple[str, ...]:
