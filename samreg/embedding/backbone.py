@@ -24,13 +24,13 @@ class Encoder(nn.Module):
 
     Attributes
     ----------
-    ndim : int
+    ndim
         2 or 3.
-    strides : tuple of tuple of int
+    strides
         Input voxels per voxel of each map, (z, y, x) or (y, x).
-    channels : tuple of int
+    channels
         Of each map.
-    preprocessing : Preprocessing or XrayPreprocessing
+    preprocessing
         The input's voxel size (``spacing``, mm); its ``normalise`` turns intensities into network input.
     """
 
@@ -46,8 +46,8 @@ class Encoder(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, shape (N, 1, z, y, x) or (N, 1, y, x)
-            Network input, as `prepare` makes it.
+        x
+            (N, 1, z, y, x) or (N, 1, y, x) network input, as ``prepare`` makes it.
 
         Returns
         -------
@@ -66,11 +66,11 @@ def encoder(source: str | os.PathLike[str] | EmbeddingModel, *, pretrained: bool
 
     Parameters
     ----------
-    source : str, path-like or EmbeddingModel
-        As `load_model` takes it; a model with a network. The weights are copied.
-    pretrained : bool
+    source
+        As ``load_model`` takes it; a model with a network. The weights are copied.
+    pretrained
         False gives the same network with random weights, to compare with.
-    seed : int
+    seed
         Of the random weights.
 
     Returns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.standard import sample_mask, standardised
 
@@ -22,18 +23,20 @@ def body_mask(image: Image) -> NDArray[np.bool_]:
 
     Parameters
     ----------
-    image : Image
+    image
         3D CT in Hounsfield units.
 
     Returns
     -------
     ndarray of bool
-        On the grid of `image`; all False where there is nothing but air.
+        On the grid of ``image``; all False where there is nothing but air.
     """
     coarse = standardised(image, max(_BODY_SPACING, float(image.spacing.min())))
     # one more voxel all around, since the coarse grid may end a little short of the fine one
     inside = np.pad(_inside_body(coarse.array), 1, mode="edge")
-    return sample_mask(Image(inside, coarse.grid.padded(float(coarse.spacing.max()))), image.grid)
+    grid = coarse.grid
+    wider = Grid(inside.shape, grid.index_to_world(np.full((1, 3), -1.0))[0], grid.spacing, grid.direction)
+    return sample_mask(Image(inside, wider), image.grid)
 
 
 def _inside_body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -36,12 +36,12 @@ class Architecture:
 
     Attributes
     ----------
-    name : str
-    build : callable
+    name
+    build
         Makes the network from the keyword arguments under ``config`` in the checkpoint's metadata.
-    marker : str
+    marker
         A weight that this architecture has and no other; it recognises files that carry no metadata.
-    optional : tuple of str
+    optional
         Prefixes of weights that published files of this kind may hold and the network does not use.
     """
 
@@ -55,7 +55,7 @@ ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register_architecture(architecture: Architecture) -> None:
-    """Make an architecture known to `load_checkpoint`."""
+    """Make an architecture known to ``load_checkpoint``."""
     ARCHITECTURES[architecture.name] = architecture
 
 
@@ -72,18 +72,18 @@ class Checkpoint:
 
     Attributes
     ----------
-    network : EmbeddingNetwork
+    network
         In evaluation mode.
-    architecture, name : str
-    preprocessing : Preprocessing or XrayPreprocessing
-    config : mapping
+    architecture, name
+    preprocessing
+    config
         Keyword arguments of the architecture.
-    calibration : mapping or None
+    calibration
         Coefficients that turn match similarity into reliability.
-    info : mapping
+    info
         Facts to show the user, such as the weights that were left out.
-    landmarks : mapping or None
-        What makes it a landmark detector (`samreg.landmarks.detector`).
+    landmarks
+        What makes it a landmark detector (``samreg.landmarks.detector``).
     """
 
     network: EmbeddingNetwork
@@ -101,7 +101,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Parameters
     ----------
-    path : path-like
+    path
         An official SAM or UAE-S file (.pth) or a samreg safetensors file; recognised by content.
 
     Raises
@@ -151,24 +151,24 @@ def save_checkpoint(
     calibration: Mapping[str, float] | None = None,
     landmarks: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network as a safetensors file that `load_checkpoint` reads back.
+    """Write a network as a safetensors file that ``load_checkpoint`` reads back.
 
     Parameters
     ----------
-    path : path-like
+    path
         File to write, usually ``.safetensors``.
-    network : EmbeddingNetwork
-    architecture : str
-        A name in `ARCHITECTURES`.
-    name : str
+    network
+    architecture
+        A name in ``ARCHITECTURES``.
+    name
         Name of the model.
-    config : mapping, optional
+    config
         Keyword arguments of the architecture.
-    preprocessing : Preprocessing, optional
+    preprocessing
         What the network expects; the published SAM's unless given.
-    calibration : mapping, optional
+    calibration
         Reliability coefficients.
-    landmarks : mapping, optional
+    landmarks
         Names and vectors of a landmark detector.
     """
     from safetensors.torch import save_file

@@ -33,19 +33,19 @@ class CompactNetwork(EmbeddingNetwork):
 
     Parameters
     ----------
-    ndim : int
+    ndim
         2 or 3.
-    fine : int
+    fine
         Channels at stride 2.
-    coarse : tuple of int
+    coarse
         Channels at strides 4, 8, 16, ...
-    blocks : tuple of int
+    blocks
         Residual blocks at these strides on the way down.
-    fine_blocks : int
+    fine_blocks
         Residual blocks at stride 2.
-    local_dim, global_dim : int
+    local_dim, global_dim
         Length of the embeddings.
-    windows : tuple of (float, float)
+    windows
         Intervals of the input that become one channel each, 0 to 1.
     """
 
@@ -69,6 +69,7 @@ class CompactNetwork(EmbeddingNetwork):
         self.channels = (fine, *coarse)
         self.strides = tuple((2 ** (1 + level),) * ndim for level in range(len(self.channels)))
         self.windows = tuple((float(low), float(high)) for low, high in windows)
+        self.settings = {"windows": self.windows}  # the rest shows in the shapes of the weights
         inputs = 2**ndim * len(self.windows)
 
         def conv(inputs: int, outputs: int, size: int) -> nn.Module:
@@ -188,7 +189,7 @@ def _blocks(x: Tensor) -> Tensor:
 
 
 def _doubled(x: Tensor, size: torch.Size) -> Tensor:
-    """Nearest-neighbour upsampling by two, cropped to `size`; the centres of `_blocks` cells stay in place."""
+    """Nearest-neighbour upsampling by two, cropped to ``size``; the centres of ``_blocks`` cells stay in place."""
     n, c, *old = x.shape
     cells = x.movedim(1, -1).reshape(n, *(m for s in old for m in (s, 1)), c)
     cells = cells.expand(n, *(m for s in old for m in (s, 2)), c).reshape(n, *(2 * s for s in old), c)

@@ -20,11 +20,11 @@ class Preprocessing:
 
     Attributes
     ----------
-    spacing : float
+    spacing
         Isotropic voxel size, mm.
-    hu_range : tuple of float
+    hu_range
         Hounsfield units are clipped to this interval,
-    scale_range : tuple of float
+    scale_range
         which is mapped linearly onto this one.
     """
 
@@ -60,11 +60,11 @@ class Preprocessing:
         return float(self.normalise(np.array([AIR], np.float32))[0])
 
     def check(self, image: Image) -> None:
-        """Refuse what cannot be a CT; see `check_ct`."""
+        """Refuse what cannot be a CT; see ``check_ct``."""
         check_ct(image)
 
     def body(self, volume: Image) -> NDArray[np.bool_]:
-        """Where the body is; see `body_mask`."""
+        """Where the body is; see ``body_mask``."""
         return body_mask(volume)
 
 

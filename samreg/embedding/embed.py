@@ -31,17 +31,17 @@ def embed(
 
     Parameters
     ----------
-    image : Image, path, SimpleITK, ITK, ANTs or nibabel image
-    model : str, path-like or EmbeddingModel, optional
-        See `load_model`; the best one shipped for the image's dimensions unless given.
-    mask : as `image`, optional
+    image
+    model
+        See ``load_model``; the best one shipped for the image's dimensions unless given.
+    mask
         Where matches may lie; non-zero voxels on any grid in the same frame.
-    device : str
+    device
         "auto", "cuda", "mps" or "cpu".
-    cache : path-like, optional
+    cache
         File (.h5) to keep the embedding in. It is read instead of computed when image, mask and model are the
         same as when it was written, else computed anew and overwritten.
-    progress : callable, optional
+    progress
         Called with the fraction done.
 
     Returns
@@ -51,7 +51,7 @@ def embed(
     Raises
     ------
     InputError
-        When the image, the mask, the model or the device cannot be used, or `cache` is another kind of file.
+        When the image, the mask, the model or the device cannot be used, or ``cache`` is another kind of file.
     """
     from samreg.embedding.embedding import Embedding
     from samreg.embedding.registry import model_for
@@ -59,7 +59,7 @@ def embed(
 
     image = as_image(image)
     mask = None if mask is None else as_image(mask, name="mask")
-    loaded = model_for(model, image.ndim)
+    loaded = model_for(model, image)
     if cache is None:
         return loaded.embed(image, mask=mask, device=device, progress=progress)
     source = _content_hash(image, mask)

@@ -29,24 +29,24 @@ class Embedding:
 
     Attributes
     ----------
-    local : Tensor, shape (C, z, y, x)
-        Fine appearance, unit length over C, half precision on the CPU. Channels vary fastest in memory:
+    local
+        (C, z, y, x) fine appearance, unit length over C, half precision on the CPU. Channels vary fastest in memory:
         ``local.flatten(1).T`` is an (N, C) view.
-    local_grid : Grid
+    local_grid
         World position (LPS mm) of each local vector, the centre of its receptive field.
-    global_ : Tensor, shape (C2, z, y, x), or None
+    global_
         Coarse whereabouts in the body, unit length over C2; None where a model has none.
-    global_grid : Grid or None
+    global_grid
         World position of each global vector.
-    body : ndarray of bool, shape (z, y, x)
-        On `local_grid`: inside the body and the caller's mask.
-    image_grid : Grid
+    body
+        (z, y, x) on ``local_grid``: inside the body and the caller's mask.
+    image_grid
         Grid of the image that was embedded.
-    model : str
+    model
         Name and fingerprint of the model, ``name@12345678``. Only embeddings of one model can be compared.
-    calibration : mapping or None
+    calibration
         The model's coefficients that turn match similarity into reliability.
-    source : str
+    source
         Hash of the image and mask it was computed from, or "".
     """
 
@@ -78,8 +78,8 @@ class Embedding:
 
         Parameters
         ----------
-        points : array_like, shape (N, d)
-            World points, LPS mm; outside the grid the border's vectors are taken.
+        points
+            (N, d) world points, LPS mm; outside the grid the border's vectors are taken.
 
         Returns
         -------
@@ -88,7 +88,7 @@ class Embedding:
         return _sample(self.local, self.local_grid, points)
 
     def sample_global(self, points: ArrayLike) -> Tensor:
-        """Interpolate the global vectors as `sample_local` does the local ones: (N, C2) float32, unit length.
+        """Interpolate the global vectors as ``sample_local`` does the local ones: (N, C2) float32, unit length.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class Embedding:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embedding:
-        """Read an embedding written by `save`.
+        """Read an embedding written by ``save``.
 
         Raises
         ------

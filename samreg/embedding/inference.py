@@ -62,17 +62,17 @@ def embed_volume(
 
     Parameters
     ----------
-    network : EmbeddingNetwork
+    network
         In evaluation mode; runs on its own device and type.
-    volume : ndarray of float32, shape (z, y, x) or (y, x)
-        Preprocessed intensities.
-    pad_value : float
+    volume
+        (z, y, x) or (y, x) preprocessed intensities.
+    pad_value
         Intensity of air. The image is padded at its end to whole strides, and to one global stride at least.
-    slab : int
+    slab
         Input slices computed at once; 32 of a volume, all rows of a 2D image unless given.
-    store : torch.dtype
+    store
         Type of the result.
-    progress : callable, optional
+    progress
         Called with the fraction done, 0 to 1.
 
     Returns

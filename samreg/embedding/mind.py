@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from samreg.embedding.models import EmbeddingModel, masked_body, require_body, s
 from samreg.spatial.image import Image
 from samreg.spatial.standard import standardised
 
+_VERSION = 1  # to be raised with any change of the code that changes the vectors
 _SPACING = 4.0  # mm, of the local grid; the global grid has twice that
 _MIND_SCALES = 3  # 4, 8, 16 mm
 # Share of the local vector that is the same everywhere: damps MIND, which is noisy between subjects
@@ -56,8 +56,9 @@ class MindModel(EmbeddingModel):
 
     @property
     def fingerprint(self) -> str:
-        """Eight digits of the hash over this module's text: the descriptor is nothing but that."""
-        return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+        """Eight digits of the hash over all numbers the descriptor is made with, and the version of its code."""
+        numbers = {name: value for name, value in globals().items() if name.startswith("_") and name[1:].isupper()}
+        return hashlib.sha256(repr((_VERSION, sorted(numbers.items()))).encode()).hexdigest()[:8]
 
     @torch.inference_mode()
     def embed(
@@ -68,7 +69,7 @@ class MindModel(EmbeddingModel):
         device: str | torch.device = "auto",
         progress: Progress | None = None,
     ) -> Embedding:
-        """Embed one CT; see `EmbeddingModel.embed`."""
+        """Embed one CT; see ``EmbeddingModel.embed``."""
         report = progress or (lambda fraction: None)
         where = resolve_device(device)
         check_ct(image)
@@ -99,7 +100,8 @@ def mind_ssc(volume: Tensor) -> Tensor:
 
     Parameters
     ----------
-    volume : Tensor, shape (z, y, x)
+    volume
+        (z, y, x)
 
     Returns
     -------
@@ -200,8 +202,8 @@ def _position(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray
     """Position relative to the body, (3, z, y, x) float32: x, y, z in mm of an average torso.
 
     x and y are taken from the centre of the body in the slice and scaled by its spread; z runs from the base
-    (0) to the apex (`_LUNG_MM`) of the lungs where they are seen. Where they are not, z is infinite, beyond
-    the range of its encoding (see `_bumps`), which makes it say nothing.
+    (0) to the apex (``_LUNG_MM``) of the lungs where they are seen. Where they are not, z is infinite, beyond
+    the range of its encoding (see ``_bumps``), which makes it say nothing.
     """
     from scipy.ndimage import gaussian_filter1d
 
@@ -255,7 +257,7 @@ def _bumps(place: Tensor, axis: str) -> Tensor:
 
 
 def _pooled(channels: Tensor, factor: int) -> Tensor:
-    """Mean over blocks of `factor` voxels; the border is repeated to fill the last blocks."""
+    """Mean over blocks of ``factor`` voxels; the border is repeated to fill the last blocks."""
     if factor == 1:
         return channels
     z, y, x = (-n % factor for n in channels.shape[1:])
@@ -263,7 +265,7 @@ def _pooled(channels: Tensor, factor: int) -> Tensor:
 
 
 def _unpooled(channels: Tensor, size: torch.Size, factor: int) -> Tensor:
-    """Trilinear interpolation back from blocks of `factor` voxels."""
+    """Trilinear interpolation back from blocks of ``factor`` voxels."""
     if factor == 1:
         return channels
     fine = F.interpolate(channels[None], scale_factor=factor, mode="trilinear", align_corners=False)[0]

@@ -1,4 +1,4 @@
-"""Embedding models: what turns an image into an `Embedding`."""
+"""Embedding models: what turns an image into an ``Embedding``."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from samreg.spatial.standard import sample_mask, standardised
 
 
 class EmbeddingModel(ABC):
-    """Turns an image into an `Embedding`.
+    """Turns an image into an ``Embedding``.
 
     Attributes
     ----------
-    name : str
-    ndim : int
+    name
+    ndim
         Dimensions of the images it takes.
-    info : mapping
+    info
         Facts to show the user.
-    calibration : mapping or None
+    calibration
         Coefficients that turn match similarity into reliability.
     """
 
@@ -67,13 +67,13 @@ class EmbeddingModel(ABC):
 
         Parameters
         ----------
-        image : Image
+        image
             In the units the model expects, Hounsfield units for CT; any orientation and voxel size.
-        mask : Image, optional
+        mask
             Where matches may lie, non-zero; on any grid. The body is found automatically and both are joined.
-        device : str or torch.device
+        device
             "auto", "cuda", "mps" or "cpu".
-        progress : callable, optional
+        progress
             Called with the fraction done.
 
         Raises
@@ -88,12 +88,12 @@ class NetworkModel(EmbeddingModel):
 
     Parameters
     ----------
-    network : EmbeddingNetwork
+    network
         ``model.network(x)`` gives (local, global) of preprocessed batches (N, 1, (z,) y, x).
-    preprocessing : Preprocessing or XrayPreprocessing
-    name : str
-    calibration : mapping, optional
-    info : mapping, optional
+    preprocessing
+    name
+    calibration
+    info
     """
 
     def __init__(
@@ -118,7 +118,8 @@ class NetworkModel(EmbeddingModel):
     @cached_property
     def fingerprint(self) -> str:
         """Eight digits of the hash over architecture, preprocessing and weights."""
-        digest = hashlib.sha256(repr((type(self.network).__name__, asdict(self.preprocessing))).encode())
+        settings = (type(self.network).__name__, dict(self.network.settings), asdict(self.preprocessing))
+        digest = hashlib.sha256(repr(settings).encode())
         for key, value in sorted(self.network.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -132,7 +133,7 @@ class NetworkModel(EmbeddingModel):
         device: str | torch.device = "auto",
         progress: Progress | None = None,
     ) -> Embedding:
-        """Embed one image; see `EmbeddingModel.embed`."""
+        """Embed one image; see ``EmbeddingModel.embed``."""
         where = resolve_device(device)
         geometry, settings = self.network.geometry, self.preprocessing
         settings.check(image)
@@ -165,7 +166,7 @@ class NetworkModel(EmbeddingModel):
 
 
 def strided_grid(grid: Grid, shape: tuple[int, ...], stride: tuple[int, ...], offset: tuple[float, ...]) -> Grid:
-    """Grid of outputs whose voxel i lies at voxel ``stride * i + offset``, in (z, y, x), of `grid`."""
+    """Grid of outputs whose voxel i lies at voxel ``stride * i + offset``, in (z, y, x), of ``grid``."""
     return Grid(
         tuple(shape),
         grid.index_to_world(offset[::-1])[0],
@@ -183,7 +184,7 @@ def require_body(inside: NDArray[np.bool_], image: Image) -> None:
 
 
 def masked_body(body: NDArray[np.bool_], grid: Grid, mask: Image | None, image: Image) -> NDArray[np.bool_]:
-    """Body on `grid` within the caller's mask.
+    """Body on ``grid`` within the caller's mask.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """The published SAM network in plain torch, and what every embedding network has to offer.
 
-The architecture follows the official release (`alibaba-damo-academy/self-supervised-anatomical-embedding-v2`,
-`sam/models/backbones/resnet3d.py`, `fpn3d.py`): a 3-D ResNet-18 without a pool after the stem, a feature
+The architecture follows the official release (``alibaba-damo-academy/self-supervised-anatomical-embedding-v2``,
+``sam/models/backbones/resnet3d.py``, ``fpn3d.py``): a 3-D ResNet-18 without a pool after the stem, a feature
 pyramid for the local embedding and a separate read-out of the deepest level for the global one. Module names
 give exactly the keys of the official checkpoints.
 
@@ -14,7 +14,10 @@ IEEE Transactions on Medical Imaging 41(10), 2022.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +34,9 @@ class NetworkGeometry:
 
     Attributes
     ----------
-    local_stride, global_stride : tuple of int
-        Input voxels per output voxel, one number per axis. `global_stride` is a multiple of `local_stride`.
-    local_offset, global_offset : tuple of float
+    local_stride, global_stride
+        Input voxels per output voxel, one number per axis. ``global_stride`` is a multiple of ``local_stride``.
+    local_offset, global_offset
         Centre of the receptive field of output voxel 0, in input voxels.
     """
 
@@ -52,20 +55,22 @@ class EmbeddingNetwork(nn.Module, ABC):
     """A network that gives every voxel a local and a global unit vector.
 
     The forward pass is split in three so that large volumes run at bounded memory
-    (`samreg.embedding.inference`): `shallow` and `head` run slab by slab along the first axis, `trunk` on the whole,
-    already small, volume.
+    (``samreg.embedding.inference``): ``shallow`` and ``head`` run slab by slab along the first axis, ``trunk`` on the
+    whole, already small, volume.
 
     Attributes
     ----------
-    geometry : NetworkGeometry
-    shallow_halo : int
-        Input slices beyond a slab on which `shallow` depends, rounded up to a multiple of the local stride.
-    head_halo : int
-        Slices beyond a slab on which `head` depends.
-    strides : tuple of tuple of int
-        Input voxels per voxel of each of the feature maps that `encode` gives, per axis.
-    channels : tuple of int
+    geometry
+    shallow_halo
+        Input slices beyond a slab on which ``shallow`` depends, rounded up to a multiple of the local stride.
+    head_halo
+        Slices beyond a slab on which ``head`` depends.
+    strides
+        Input voxels per voxel of each of the feature maps that ``encode`` gives, per axis.
+    channels
         Their channels.
+    settings
+        What changes the vectors beside the weights, as plain values; part of a model's fingerprint.
     """
 
     geometry: NetworkGeometry
@@ -73,6 +78,7 @@ class EmbeddingNetwork(nn.Module, ABC):
     channels: tuple[int, ...]
     shallow_halo: int
     head_halo: int
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def shallow(self, x: Tensor) -> Tensor:
@@ -88,20 +94,20 @@ class EmbeddingNetwork(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Network input (N, 1, (z,) y, x) to feature maps, fine to coarse, as `strides` and `channels` say."""
+        """Network input (N, 1, (z,) y, x) to feature maps, fine to coarse, as ``strides`` and ``channels`` say."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a batch of images.
 
         Parameters
         ----------
-        x : Tensor, shape (N, 1, z, y, x) or (N, 1, y, x)
-            Preprocessed intensities.
+        x
+            (N, 1, z, y, x) or (N, 1, y, x) preprocessed intensities.
 
         Returns
         -------
         local_embedding, global_embedding : Tensor
-            (N, C, (z',) y', x') each, unit length over C, at the strides of `geometry`.
+            (N, C, (z',) y', x') each, unit length over C, at the strides of ``geometry``.
         """
         fused, global_embedding = self.trunk(self.shallow(x))
         return F.normalize(self.head(fused), dim=1), F.normalize(global_embedding, dim=1)
@@ -188,9 +194,9 @@ class Pyramid(nn.Module):
 
 
 def _repeat(x: Tensor, size: torch.Size) -> Tensor:
-    """Nearest-neighbour upsampling of (N, C, z, y, x) by whole factors, cropped to `size`.
+    """Nearest-neighbour upsampling of (N, C, z, y, x) by whole factors, cropped to ``size``.
 
-    The values of `torch.nn.functional.interpolate`, three times as fast in channels-last memory on the CPU.
+    The values of ``torch.nn.functional.interpolate``, three times as fast in channels-last memory on the CPU.
     """
     batch, channels, *old = x.shape
     fz, fy, fx = (-(-new // n) for new, n in zip(size, old, strict=True))

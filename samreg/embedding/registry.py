@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,8 +15,11 @@ from samreg.embedding.ct import Preprocessing
 from samreg.embedding.mind import MindModel
 from samreg.embedding.models import EmbeddingModel, NetworkModel
 from samreg.embedding.network import SamNetwork
-from samreg.errors import InputError, MissingExtraError
+from samreg.errors import InputError
 from samreg.spatial.files import require_file
+from samreg.spatial.image import Image
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).parent / "weights"
 _PREFERRED, _FALLBACK = "ct-small", "mind"
@@ -40,7 +43,7 @@ def default_model(ndim: int) -> str:
 
 
 def available_models() -> Mapping[str, str]:
-    """Return the names `load_model` knows and what each one is."""
+    """Return the names ``load_model`` knows and what each one is."""
     shipped = {path.stem: "network, weights shipped with samreg" for path in sorted(WEIGHTS.glob("*.safetensors"))}
     return {
         **shipped,
@@ -54,10 +57,10 @@ def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str |
 
     Parameters
     ----------
-    source : str, path-like or EmbeddingModel
-        A name (see `available_models`), a checkpoint file (official ``SAM.pth``, UAE-S, or samreg
+    source
+        A name (see ``available_models``), a checkpoint file (official ``SAM.pth``, UAE-S, or samreg
         safetensors), or the http(s) address of one. A model is returned as it is.
-    sha256 : str, optional
+    sha256
         Expected SHA-256 of the file, hexadecimal; needed for an address.
 
     Returns
@@ -85,24 +88,38 @@ def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str |
     if not Path(name).exists() and not Path(name).suffix and Path(name).name == name:
         raise InputError(f"unknown model {name!r}; choose {', '.join(available_models())}, or give a checkpoint file")
     path = require_file(name, "checkpoint")
-    if sha256 is not None and (found := _sha256(path)) != sha256.lower():
-        raise InputError(f"{path}: SHA-256 is {found}, expected {sha256.lower()}; download it again")
+    import pooch
+
+    if sha256 is not None and (actual := pooch.file_hash(str(path))) != sha256.lower():
+        raise InputError(f"{path}: SHA-256 is {actual}, expected {sha256.lower()}; download it again")
     return _from_file(path)
 
 
-def model_for(source: str | os.PathLike[str] | EmbeddingModel | None, ndim: int) -> EmbeddingModel:
-    """Return the model of `load_model`, or without a source the default for images of so many dimensions.
+def default_notes(image: Image) -> tuple[str, ...]:
+    """Return what a user should know where the default model embeds an image, in plain words."""
+    if image.ndim == 3:
+        return ()
+    return (
+        f"{image.label} was embedded by {_DEFAULT_2D}, the default for 2D images, which knows lateral X-rays of the "
+        'skull alone; for anything else give model=, or method="registration"',
+    )
 
-    What is known by name is loaded once in a process: reading and preparing `xray-ceph` takes half as long as
+
+def model_for(source: str | os.PathLike[str] | EmbeddingModel | None, image: Image) -> EmbeddingModel:
+    """Return the model of ``load_model``, or without a source the default for what the image is.
+
+    What is known by name is loaded once in a process: reading and preparing ``xray-ceph`` takes half as long as
     embedding an X-ray. It is shared, and not to be changed.
 
     Raises
     ------
     InputError
-        As `load_model` and `default_model` do.
+        As ``load_model`` and ``default_model`` do.
     """
-    name = default_model(ndim) if source is None else source
-    return _shared(name) if isinstance(name, str) and name in available_models() else load_model(name)
+    if source is None:
+        source = default_model(image.ndim)
+        log.info("%s is embedded by %s, the default for %dD images", image.label, source, image.ndim)
+    return _shared(source) if isinstance(source, str) and source in available_models() else load_model(source)
 
 
 @lru_cache(maxsize=2)
@@ -133,19 +150,9 @@ def _download(url: str, sha256: str | None) -> Path:
     """Fetch a checkpoint once; later calls find it in the user's cache folder."""
     if sha256 is None:
         raise InputError(f"{url}: give sha256=, the expected hash of the file, so that nothing else is loaded")
-    try:
-        import pooch
-    except ImportError as error:
-        raise MissingExtraError("loading a model by address needs pooch: pip install pooch") from error
+    import pooch
+
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256.lower()}", path=pooch.os_cache("samreg")))
     except (OSError, ValueError) as error:  # pooch: ValueError for a wrong hash, requests' errors are OSError
         raise InputError(f"cannot load {url}: {error}; check the address, the network and the hash") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from samreg.errors import InputError
 from samreg.spatial.image import Image
 
+_MIN_SHARE, _MIN_SHARE_OF_BOTH = 0.05, 0.6  # of the pixels of a CT slice: air and soft tissue, each and together
 _TEXTURE_MM, _TEXTURE = 6.0, 0.015  # an X-ray shows something where its standard deviation over 6 mm is larger
 
 
@@ -20,9 +21,9 @@ class XrayPreprocessing:
 
     Attributes
     ----------
-    spacing : float
+    spacing
         Isotropic pixel size, mm.
-    percentiles : tuple of float
+    percentiles
         Of the intensities, mapped onto 0 and 1; what lies beyond is clipped.
     """
 
@@ -48,7 +49,7 @@ class XrayPreprocessing:
         return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
 
     def check(self, image: Image) -> None:
-        """Refuse what cannot be an X-ray; see `check_xray`."""
+        """Refuse what cannot be an X-ray; see ``check_xray``."""
         check_xray(image)
 
     def body(self, image: Image) -> NDArray[np.bool_]:
@@ -84,7 +85,19 @@ def check_xray(image: Image) -> None:
         raise InputError(
             f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; give the true spacing (mm)"
         )
+    if _looks_like_ct(image.array):
+        raise InputError(
+            f"{label}: intensities from {image.array.min():g} to {image.array.max():g} are Hounsfield units, a slice "
+            'of a CT; this model embeds X-ray projections: give the volume, or use method="registration"'
+        )
     if not np.isfinite(image.array).all():
         raise InputError(f"{label}: pixels are NaN or infinite; replace them by the value of the background")
     if image.array.min() == image.array.max():
         raise InputError(f"{label}: all pixels have the value {image.array.flat[0]:g}; give an X-ray image")
+
+
+def _looks_like_ct(array: NDArray[Any]) -> bool:
+    """Tell whether a picture holds Hounsfield units: hardly anything but air or lung, and soft tissue."""
+    air = float(((array > -1100) & (array < -800)).mean())
+    tissue = float(((array > -200) & (array < 200)).mean())
+    return min(air, tissue) > _MIN_SHARE and air + tissue > _MIN_SHARE_OF_BOTH

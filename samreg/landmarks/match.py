@@ -247,4 +247,4 @@ def embedded(source: Any, model: Any, device: str, name: str) -> Embedding:
     if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".h5"):
         return Embedding.load(source)
     image = as_image(source, name=name)
-    return model_for(model, image.ndim).embed(image, device=device)
+    return model_for(model, image).embed(image, device=device)

@@ -173,7 +173,7 @@ def read_templates(
         if progress is not None:
             progress(f"template {name}")
         image = read_image(images[name])
-        network = model_for(model, image.ndim) if network is None else network
+        network = model_for(model, image) if network is None else network
         cached = None if cache is None else Path(cache) / f"{name}.h5"
         embedding = embed(image, model=network, device=device, cache=cached)
         templates.append(Template(name, embedding, read_points(file, grid=image.grid, subject=subject)))

@@ -241,14 +241,16 @@ class _Run:
 
     def _embedded(self, request: Request) -> Request:
         """Return the request with both embeddings and, unless it has one, a start made of them."""
-        from samreg.embedding.registry import model_for
+        from samreg.embedding.registry import default_notes, model_for
 
         with self.clock("model"):
-            network = model_for(self.model, request.fixed.ndim)
+            network = model_for(self.model, request.fixed)
 
         def embed(image: Image, mask: Image | None) -> Embedding:
             return network.embed(image, mask=mask, device=request.device)
 
+        if self.model is None:
+            self.notes += default_notes(request.fixed)
         with self.clock("embedding"):
             fixed = embed(request.fixed, request.fixed_mask)
             moving = embed(request.moving, request.moving_mask)
@@ -281,7 +283,8 @@ class _Run:
                 device=request.device,
                 seed=0 if request.seed is None else request.seed,
             )
-        self.seed, self.notes = oriented.seed, oriented.notes
+        self.seed = oriented.seed
+        self.notes += oriented.notes
         if oriented.seed.transform is None:
             raise ImagesAtFault(oriented.seed.reason)
         return replace(request, start=oriented.seed.transform, embeddings=(fixed, oriented.moving))

@@ -97,7 +97,7 @@ def track(
     if (baseline.ndim, followup.ndim) != (3, 3):
         raise InputError(f"{baseline.label} is {baseline.ndim}D, {followup.label} {followup.ndim}D; give two 3D CTs")
     inside, notes = as_lesions(lesions, baseline.grid, radii=radii).inside(baseline.grid, baseline.label)
-    network = model_for(model, baseline.ndim)
+    network = model_for(model, baseline)
     report("embedding")
     embeddings = network.embed(baseline, device=device), network.embed(followup, device=device)
     report("aligning")

@@ -243,3 +243,17 @@ def test_importing_the_room_does_not_import_torch():
     code = "import sys, samreg.embedding; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert not hasattr(embedding_room, "nothing")
+
+
+def test_the_fingerprint_follows_what_no_weight_shows():
+    import torch
+
+    from samreg.embedding.compact import CompactNetwork
+    from samreg.embedding.ct import Preprocessing
+
+    fingerprints = []
+    for windows in (((-1000.0, 1000.0), (-160.0, 240.0)), ((-1000.0, 1000.0), (-100.0, 300.0))):
+        torch.manual_seed(0)
+        network = CompactNetwork(fine=8, coarse=(8, 8, 8), windows=windows)
+        fingerprints.append(NetworkModel(network, Preprocessing(), name="n").fingerprint)
+    assert fingerprints[0] != fingerprints[1]

@@ -84,3 +84,12 @@ def test_preprocessing_refuses_nonsense():
         Preprocessing(hu_range=(100, -100))
     with pytest.raises(InputError, match="spacing"):
         Preprocessing(spacing=0)
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0005), (4.0000001, 4.0, 4.0), (5.0, 5.0, 5.0000001)])
+def test_a_body_is_found_whatever_the_last_digits_of_the_spacing(spacing):
+    _, y, x = np.mgrid[-16:16, -16:16, -16:16]
+    hu = np.where(x**2 + y**2 < 100, 40.0, -1000.0).astype(np.float32)
+    mask = body_mask(Image.from_array(hu, spacing=spacing))
+    assert mask.shape == hu.shape
+    assert (mask != (hu > 0)).mean() < 0.01

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import samreg
 from samreg.embedding import Encoder, encoder, load_model
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork, _blocks, _doubled
@@ -24,6 +25,8 @@ CONFIG = {
     "ndim": 2, "fine": 16, "coarse": [16, 24, 24, 32], "blocks": [1, 1, 1, 1], "local_dim": 16, "global_dim": 16,
     "windows": [[0.0, 1.0]],
 }  # fmt: skip
+
+PICTURE, VOLUME = (Image.from_array(np.zeros((4,) * ndim, np.float32), spacing=1) for ndim in (2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +161,30 @@ def test_the_encoder_is_a_copy_with_or_without_the_weights(model, xray) -> None:
 
 
 def test_models_known_by_name_are_loaded_once(tmp_path):
-    default = model_for(None, 2)
+    default = model_for(None, PICTURE)
     assert default.identity == load_model("xray-ceph").identity
-    assert model_for("xray-ceph", 2) is default
+    assert model_for("xray-ceph", PICTURE) is default
     assert load_model("xray-ceph") is not default  # one's own, to be changed
-    assert model_for(default, 3) is default
+    assert model_for(default, VOLUME) is default
     # files may change
     path = tmp_path / "weights.safetensors"
     shutil.copy(WEIGHTS / "xray-ceph.safetensors", path)
-    assert model_for(path, 2) is not model_for(path, 2)
+    assert model_for(path, PICTURE) is not model_for(path, PICTURE)
     with pytest.raises(InputError, match="unknown model 'xray'"):
-        model_for("xray", 2)
+        model_for("xray", PICTURE)
+
+
+def test_a_slice_of_a_ct_is_no_xray():
+    y, x = np.mgrid[-60:60, -80:80]
+    hu = np.where((x / 70.0) ** 2 + (y / 50.0) ** 2 < 1, 40.0 + x / 9.0, -1000.0)
+    image = Image.from_array(hu.astype(np.float32), spacing=2.0)
+    with pytest.raises(InputError, match="Hounsfield units, a slice of a CT"):
+        samreg.embed(image)
+
+
+def test_what_the_default_for_pictures_knows_is_said():
+    texture = np.random.default_rng(0).normal(100, 30, (160, 160)).astype(np.float32)
+    image = Image.from_array(texture, spacing=0.6)
+    result = samreg.register(image, image, method="embedding", transform="rigid")
+    assert any("lateral X-rays of the skull" in note for note in result.flags)
+    assert samreg.register(image, image, method="embedding", transform="rigid", model="xray-ceph").notes == ()
