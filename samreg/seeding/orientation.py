@@ -41,7 +41,7 @@ _CLEAR_CORRELATION_GAIN = 0.05  # by which another rotation must win to be tried
 _MAX_TILT_DEG = 30.0  # embeddings match well up to there; beyond, the image is turned and embedded again
 _STRAIGHT_DEG = 20.0  # a turned image that still lies more askew is turned once more
 _MAX_DISTANCE_RATIO = 0.93  # matches after a turn must be this much closer in embedding space
-_MAX_VOLUME_RATIO = 5.0  # of two bodies, between whom a turn is believed
+_MAX_VOLUME_RATIO = 2.0  # of two bodies, between whom a turn is believed
 _MIN_EFFECT, _MIN_T = 0.1, 3.0  # of a difference of similarities: its mean in standard deviations, and Student's t
 
 # ends of the axes x, y(, z), by number of dimensions: of a picture, of a patient
