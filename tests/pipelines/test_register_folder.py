@@ -47,7 +47,7 @@ def summary(out: Path) -> dict[str, str]:
 def test_runs_records_and_resumes(program, folder, monkeypatch):
     out = folder.parent / "out"
     call = [str(folder.parent / "fixed.nii.gz"), str(folder), "--out", str(out)]
-    call += ["--method", "registration", "--transform", "rigid"]
+    call += ["--method", "registration", "--engine", "torch", "--transform", "rigid"]
     assert program.main(call) == 1
     expected = {"cut.nii.gz": "error", "shifted.nii.gz": "registered"}
     assert summary(out) == expected
