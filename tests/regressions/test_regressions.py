@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("test_regressions", "tinydicom"))
+PROGRAMS = sorted(
+    path.stem for path in FOLDER.glob("*.py") if path.stem not in ("conftest", "test_regressions", "tinydicom")
+)
 NEEDS_SCANS = {"rolled_patient"}  # run in tests/real
 
 
