@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 
 import pytest
@@ -39,3 +40,11 @@ def pytest_make_collect_report(collector):
     report = yield
     _no_hidden_part(report)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _locale_as_it_was():
+    """Undo what GDCM leaves behind when a test writes DICOM: the locale "C", in which later tests would read ASCII."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)

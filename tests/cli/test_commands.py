@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import locale
 import re
 import shutil
 import subprocess
@@ -114,7 +113,6 @@ def test_report_of_one_dicom_series_of_several(run, tmp_path):
 def write_dicom_series(folder, array, *, uid):
     """Axial slices of 2 mm, named by series and number."""
     writer = sitk.ImageFileWriter()
-    before = locale.setlocale(locale.LC_CTYPE)
     writer.KeepOriginalImageUIDOn()
     for i, plane in enumerate(array.astype(np.int16)):
         image = sitk.GetImageFromArray(plane[None])
@@ -128,7 +126,6 @@ def write_dicom_series(folder, array, *, uid):
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{uid}-{i:03d}.dcm"))
         writer.Execute(image)
-    locale.setlocale(locale.LC_CTYPE, before)  # GDCM leaves "C" behind, in which later tests would read ASCII
 
 
 def test_view_opens_napari_or_says_how_to_install_it(run, registered, monkeypatch):
