@@ -83,7 +83,7 @@ def track_pairs(
     """
     import joblib
 
-    from samreg.embedding.registry import model_for
+    from samreg.embedding.registry import default_model, load_model
 
     require_progress(progress)
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
@@ -91,7 +91,7 @@ def track_pairs(
     require_names(pairs)
     out = Path(out)
     options = {"model": model, "device": device, "seed": seed}
-    identity = model_for(model, _DIMENSIONS).identity
+    identity = load_model(default_model(_DIMENSIONS) if model is None else model).identity
     tasks = (joblib.delayed(_track_one)(pair, out / pair.name, options, identity) for pair in pairs)
     outcomes: list[Outcome] = []
     for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
