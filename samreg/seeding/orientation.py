@@ -34,14 +34,15 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.transforms import AffineTransform, compose
 
-# Share of inliers under which other turns are tried, by number of dimensions. A trunk is nearly its own mirror image,
-# so that rotations suffice for it; of a projection, whose matches agree in a wrong pose too, all poses are compared.
+# Share of inliers under which other turns are tried, by number of dimensions: in 2D always, since the matches of a
+# projection agree in a wrong pose too.
 _WEAK_SHARE = {2: 1.0, 3: 0.3}
 _CLEAR_CORRELATION_GAIN = 0.05  # by which another rotation must win to be tried where the matches are good
 _MAX_TILT_DEG = 30.0  # embeddings match well up to there; beyond, the image is turned and embedded again
-_STRAIGHT_DEG = 20.0  # a turned image that still lies more askew is turned once more
+_STRAIGHT_DEG = 10.0  # a turned image that still lies more askew is turned once more
+_MIN_TURNED_SHARE = 0.15  # of inliers: images that show no common anatomy reach 0.13 in one turn or another
 _MAX_DISTANCE_RATIO = 0.93  # matches after a turn must be this much closer in embedding space
-_MAX_VOLUME_RATIO = 2.0  # of two bodies, between whom a turn is believed
+_MAX_VOLUME_RATIO = 3.0  # of two bodies between which a turn is believed
 _MIN_EFFECT, _MIN_T = 0.1, 3.0  # of a difference of similarities: its mean in standard deviations, and Student's t
 
 # ends of the axes x, y(, z), by number of dimensions: of a picture, of a patient
@@ -100,6 +101,14 @@ class _Pose:
     def is_mirrored(self) -> bool:
         """Whether the image was embedded as its mirror image."""
         return bool(np.linalg.det(self.turn) < 0)
+
+    @property
+    def is_credible(self) -> bool:
+        """Whether the matches agree so much, on bodies of like size, that a turn or a reflection is believed."""
+        if self.fit.transform is None or self.fit.inlier_share < _MIN_TURNED_SHARE:
+            return False
+        ratio = abs(float(np.linalg.det(self.fit.transform.matrix)))
+        return 1 / _MAX_VOLUME_RATIO < ratio < _MAX_VOLUME_RATIO
 
     @property
     def similarity(self) -> FloatArray:
@@ -179,7 +188,7 @@ class _Pair:
             if lead.of_the_first or not (lead.of_the_second or best.is_mirrored):
                 return best, lead
             reflection = self.pose(mirror, embedding)
-            if not (reflection.fit and lead.of_the_second):  # neither is better beyond doubt
+            if not (reflection.is_credible and lead.of_the_second):  # neither is better beyond doubt
                 return (reflection if best.is_mirrored else best), lead
             straight = self._straightened(reflection)
             if straight is reflection:
@@ -322,17 +331,9 @@ class _Lead:
 
 
 def _is_clearly_better(pose: _Pose, other: _Pose) -> bool:
-    """Tell whether the matches of a pose agree, and are clearly closer than those of another."""
+    """Tell whether the matches of a pose agree and are clearly closer than those of another."""
     is_closer = pose.distance < _MAX_DISTANCE_RATIO * other.distance
-    return _has_plausible_size(pose) and is_closer and _Lead.of(pose.similarity, other.similarity).of_the_first
-
-
-def _has_plausible_size(pose: _Pose) -> bool:
-    """Tell whether the matches of a pose agree, on bodies of which one is not many times as large as the other."""
-    if pose.fit.transform is None:
-        return False
-    ratio = abs(float(np.linalg.det(pose.fit.transform.matrix)))
-    return 1 / _MAX_VOLUME_RATIO < ratio < _MAX_VOLUME_RATIO
+    return pose.is_credible and is_closer and _Lead.of(pose.similarity, other.similarity).of_the_first
 
 
 def _notes(seed: Seed, fixed: Image, moving: Image, lead: _Lead) -> tuple[str, ...]:

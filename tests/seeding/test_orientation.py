@@ -1,0 +1,210 @@
+"""Bodies that lie turned and scans that are mirrored, on phantoms whose true correspondence is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from samreg.embedding import load_model
+from samreg.matching import Correspondences
+from samreg.phantoms.phantom import PhantomPair, phantom_pair
+from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
+from samreg.seeding.coarse import angle_between, masked_correlation, propose_turns, rotations
+from samreg.seeding.orientation import describe_reflection, describe_turn, nearest_rotation, reoriented
+from samreg.spatial import AffineTransform, Image
+
+MIRROR = np.diag([-1.0, 1.0, 1.0])
+MODEL = load_model("ct-small")
+
+
+def about(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
+    return Rotation.from_rotvec(np.deg2rad(degrees) * np.array(axis) / np.linalg.norm(axis)).as_matrix()
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return phantom_pair(1, 2, spacing=8.0)
+
+
+class Seeder:
+    """Seeds the pair with the moving phantom turned, and counts what is embedded besides the two images."""
+
+    def __init__(self, pair: PhantomPair) -> None:
+        self.pair, self.fixed, self.embedded = pair, MODEL.embed(pair.fixed.image), 0
+
+    def __call__(self, turn: np.ndarray, transform: str = "affine", **options) -> tuple[OrientedSeed, AffineTransform]:
+        moving, undo = reoriented(self.pair.moving.image, turn, self.pair.moving.image.grid.center)
+        self.embedded = 0
+
+        def embed(image: Image, mask: Image | None) -> object:
+            self.embedded += 1
+            return MODEL.embed(image, mask=mask)
+
+        result = seed_any_orientation(
+            self.pair.fixed.image, moving, self.fixed, MODEL.embed(moving), embed=embed, transform=transform, **options
+        )
+        return result, undo
+
+    def error(self, transform: object, undo: AffineTransform) -> float:
+        """Return the mean error of the landmarks, mm."""
+        moved = undo.transform_points(transform.transform_points(self.pair.fixed_landmarks.positions))
+        return float(np.linalg.norm(moved - self.pair.moving_landmarks.positions, axis=1).mean())
+
+    def match_error(self, pairs: Correspondences, undo: AffineTransform) -> float:
+        """Return the median error of the matches, mm; their moving points must be in the world of the given image."""
+        truth = self.pair.transform.transform_points(pairs.fixed)
+        return float(np.median(np.linalg.norm(undo.transform_points(pairs.moving) - truth, axis=1)))
+
+
+@pytest.fixture(scope="module")
+def seeded(pair: PhantomPair) -> Seeder:
+    return Seeder(pair)
+
+
+@pytest.fixture(scope="module")
+def upright(seeded: Seeder) -> tuple[OrientedSeed, float]:
+    result, undo = seeded(np.eye(3))
+    assert seeded.embedded == 1  # the mirror image alone
+    return result, seeded.error(result.seed.transform, undo)
+
+
+def test_an_upright_body_is_registered_without_a_note(upright) -> None:
+    assert upright[0].seed
+    assert upright[0].notes == ()
+
+
+@pytest.mark.parametrize(("axis", "degrees"), [((0, 0, 1), 70), ((1, 2, -1), 150)])
+def test_a_turned_body_is_registered_and_its_turn_is_said(seeded, upright, axis, degrees) -> None:
+    result, undo = seeded(about(axis, degrees))
+    assert seeded.error(result.seed.transform, undo) < upright[1] + 8
+    (note,) = result.notes
+    assert "turned" in note
+    said = int(note.split("by ")[1].split(" degrees")[0])
+    assert abs(said - degrees) < 10
+
+
+def test_all_of_a_turned_seed_is_in_the_world_of_the_image_given(seeded, upright) -> None:
+    """The affine once stayed in the turned image's world, 247 mm off."""
+    result, undo = seeded(about((0, 0, 1), 90), "deformable")
+    seed = result.seed
+    inside = seeded.pair.fixed_landmarks.positions
+    apart = np.linalg.norm(
+        seed.transform.transform_points(inside) - seed.affine.transform.transform_points(inside), axis=1
+    )
+    assert np.median(apart) < 25
+    assert seeded.match_error(seed.correspondences, undo) < 25
+    # an engine that compares the embeddings finds the same places alike
+    moved = seed.transform.transform_points(inside)
+    assert result.moving.local_grid.contains(moved).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (MIRROR, "right and left are exchanged"),
+        (np.diag([1.0, 1.0, -1.0]), "foot and head are exchanged"),
+        (about((0, 0, 1), 70) @ MIRROR, "turned as well"),
+    ],
+)
+def test_a_mirrored_scan_is_refused_with_its_matches_where_they_lie(seeded, turn, words) -> None:
+    """The matches of a refusal were once in the world of the mirror image, 150 mm off."""
+    result, undo = seeded(turn)
+    assert not result.seed
+    assert "mirrored" in result.seed.reason
+    assert words in result.seed.reason
+    assert result.notes == ()
+    assert seeded.match_error(result.seed.correspondences, undo) < 25
+    assert seeded.error(result.seed.affine.transform, undo) < 25
+    assert np.linalg.det(result.seed.affine.transform.matrix) < 0
+
+
+def test_where_both_sides_look_alike_the_user_is_told() -> None:
+    pair = phantom_pair(1, 1, spacing=8.0)
+    array = pair.fixed.image.array
+    symmetric = pair.fixed.image.with_array(np.maximum(array, array[..., ::-1]))
+    embedding = MODEL.embed(symmetric)
+    result = seed_any_orientation(
+        symmetric, symmetric, embedding, embedding, embed=lambda image, _: MODEL.embed(image), transform="affine"
+    )
+    assert result.seed
+    (note,) = result.notes
+    assert "left and right cannot be told apart" in note
+
+
+def test_the_mask_turns_with_its_image(seeded, upright) -> None:
+    moving = seeded.pair.moving.image
+    turn = about((0, 0, 1), 180)
+    array = np.zeros(moving.shape, np.uint8)
+    array[: moving.shape[0] // 2] = 1
+    mask = reoriented(moving.with_array(array), turn, moving.grid.center)[0]
+    result, _ = seeded(turn, moving_mask=mask)
+    assert result.seed
+    index = mask.grid.world_to_index(result.seed.correspondences.moving)
+    assert index[:, 2].max() < moving.shape[0] // 2 + 1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_rotations_cover_all_poses(ndim) -> None:
+    covered = rotations(ndim)
+    np.testing.assert_array_equal(covered[0], np.eye(ndim))
+    poses = Rotation.random(200, random_state=0).as_matrix()
+    if ndim == 2:
+        poses = Rotation.from_euler("z", np.linspace(0, 360, 50), degrees=True).as_matrix()[:, :2, :2]
+    furthest = max(min(angle_between(pose, rotation) for rotation in covered) for pose in poses)
+    assert furthest < (23 if ndim == 2 else 33)
+
+
+def test_the_rotation_that_undoes_a_turn_is_proposed_first() -> None:
+    pair = phantom_pair(1, 2, spacing=10.0)
+    turn = rotations(3)[100]
+    turned, _ = reoriented(pair.moving.image, turn, pair.moving.image.grid.center)
+    assert angle_between(propose_turns(pair.fixed.image, turned, rotations(3))[0], turn.T) < 1
+
+
+def test_correlation_is_that_of_the_best_shift() -> None:
+    rng = np.random.default_rng(0)
+    moving = rng.normal(size=(6, 7))
+    mask = np.ones_like(moving)
+    mask[0] = 0
+    fixed = np.zeros((9, 8))
+    fixed[2:8, 1:8] = 3 * moving + 5
+    fixed_mask = np.zeros_like(fixed)
+    fixed_mask[2:8, 1:8] = 1
+    assert masked_correlation(fixed, fixed_mask, moving, mask) == pytest.approx(1.0)
+    unrelated = masked_correlation(fixed, fixed_mask, rng.normal(size=(6, 7)), mask)
+    assert unrelated < 0.9
+
+
+@pytest.mark.parametrize(("axis", "degrees"), itertools.product(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (90, 180)))
+def test_words_name_where_each_end_of_the_body_lies(axis, degrees) -> None:
+    ends = {"left": (1, 0, 0), "back": (0, 1, 0), "head": (0, 0, 1)}
+    opposite = {"left": "right", "back": "front", "head": "foot"}
+    turn = about(axis, degrees)
+    text = describe_turn(turn)
+    for name, direction in ends.items():
+        moved = turn @ direction
+        target = next(end for end, other in ends.items() if abs(moved @ other) > 0.9)
+        target = target if moved @ ends[target] > 0 else opposite[target]
+        assert (f"its {name} lies towards the {target}" in text) == (name != target)
+
+
+def test_words_for_pictures_and_oblique_axes() -> None:
+    assert describe_turn(np.array([[0.0, -1.0], [1.0, 0.0]])) == "by 90 degrees clockwise"
+    assert describe_turn(about((1, 1, 1), 50)).startswith("by 50 degrees about an oblique axis")
+    assert describe_reflection(np.diag([1.0, -1.0])) == "top and bottom are exchanged"
+
+
+def test_the_nearest_rotation_of_a_stretched_turn() -> None:
+    turn = about((1, 2, 3), 40)
+    stretched = AffineTransform(turn @ np.diag([1.2, 0.9, 1.0]), np.zeros(3))
+    assert angle_between(nearest_rotation(stretched), turn) < 1e-4
+
+
+def test_a_failure_keeps_its_reason_and_matches() -> None:
+    few = Correspondences.from_points(np.zeros((3, 3)), np.zeros((3, 3)))
+    fit = fit_affine(few)
+    assert not Seed(None, fit, few, fit.reason)
+    assert "too few" in fit.reason
