@@ -11,10 +11,11 @@ from importlib.metadata import version
 
 import lazy_loader
 
-from samreg import _forked, _moved
+from samreg import _forked, _moved, _openmp
 
 __version__ = version("samreg")
 _moved.install()
 _forked.install()
+_openmp.install()
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,114 @@
+"""Devices, and how many threads compute: limits hold within a block, and are gone after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import SimpleITK as sitk
+import torch
+from threadpoolctl import threadpool_info
+
+from samreg.device import available_cpus, cpu_threads, inference_dtype, resolve_device, single_threaded_blas
+from samreg.errors import InputError
+
+
+def counts() -> tuple[int, int]:
+    return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+@pytest.fixture
+def two_threads():
+    """Let torch and SimpleITK have two threads, whatever the machine has."""
+    before = counts()
+    torch.set_num_threads(2)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(2)
+    yield
+    torch.set_num_threads(before[0])
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])
+
+
+def test_blocks_limit_all_pools_and_set_them_as_they_were(two_threads) -> None:
+    blas = blas_threads()
+    with cpu_threads(1):
+        assert counts() == (1, 1)
+        assert blas_threads() == {1}
+        with cpu_threads(3):
+            assert counts() == (3, 3)
+        with single_threaded_blas():
+            assert counts() == (1, 1)
+        assert counts() == (1, 1)
+    assert counts() == (2, 2)
+    assert blas_threads() == blas
+
+
+def test_blocks_that_overlap_in_two_threads_leave_nothing_behind(two_threads) -> None:
+    """The one that was entered first and left first once restored what the other had set."""
+    blas, entered, leave = blas_threads(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with cpu_threads(1):
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with cpu_threads(3):
+        thread.start()
+        assert entered.wait(10)
+    leave.set()
+    thread.join()
+    assert counts()[1] == 2
+    assert blas_threads() == blas
+
+
+def test_a_failure_in_a_block_sets_the_pools_as_they_were(two_threads) -> None:
+    with pytest.raises(RuntimeError, match="within"), cpu_threads(1):
+        raise RuntimeError("within")
+    assert counts() == (2, 2)
+
+
+def test_no_more_threads_than_the_process_may_use(monkeypatch, two_threads) -> None:
+    monkeypatch.setattr("samreg.device.available_cpus", lambda: 1)
+    with cpu_threads():
+        assert counts() == (1, 1)
+    assert available_cpus() >= 1
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "all", True])
+def test_threads_must_be_a_positive_whole_number(threads) -> None:
+    with pytest.raises(InputError, match="threads must be"), cpu_threads(threads):
+        pass
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5, True, None])
+def test_devices_that_are_not_there_are_refused_with_those_that_are(device) -> None:
+    with pytest.raises(InputError, match=r"cpu|CUDA devices"):
+        resolve_device(device)
+
+
+def test_half_precision_only_where_the_processor_computes_in_it(monkeypatch) -> None:
+    for has_it, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_it=has_it: {"avx512_bf16": has_it}, raising=False)
+        assert inference_dtype(torch.device("cpu")) == dtype
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert inference_dtype(torch.device("cpu")) in (torch.bfloat16, torch.float32)
+    assert inference_dtype(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "expected"),
+    [("", {}, "1000"), ("", {"OMP_WAIT_POLICY": "active"}, "None"), ("import torch; ", {}, "None")],
+)
+def test_threads_spin_briefly_unless_the_user_says_otherwise(before, given, expected) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {key: value for key, value in os.environ.items() if key not in names} | given
+    program = f"{before}import os, samreg; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
