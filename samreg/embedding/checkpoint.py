@@ -214,13 +214,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a foreign file makes torch raise almost anything
         if wanted := re.search(r"GLOBAL:? (\S+)", str(error), re.IGNORECASE):
             raise InputError(
-                f"{path} is refused: it holds more than weights and could run code ({wanted[1]}); where you "
-                f"trust it, "
+                f"{path} is refused: it holds more than weights and could run code ({wanted[1]}); where you trust it, "
                 "save its state_dict alone as safetensors in a separate environment and load that"
             ) from None
         raise InputError(
-            f"{path} is no readable checkpoint, or cut short ({type(error).__name__}); download it again and "
-            f"compare "
+            f"{path} is no readable checkpoint, or cut short ({type(error).__name__}); download it again and compare "
             "its size and hash"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
@@ -239,8 +237,7 @@ def _recognise(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str,
         if architecture.marker in weights:
             return architecture
     raise InputError(
-        f"{path}: its weights ({', '.join(list(weights)[:3])}, ...) are of no network samreg knows "
-        f"({known}); "
+        f"{path}: its weights ({', '.join(list(weights)[:3])}, ...) are of no network samreg knows ({known}); "
         "give an official SAM or UAE-S checkpoint or one trained with samreg"
     )
 

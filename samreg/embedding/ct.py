@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.embedding.body import body_mask
+from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.image import Image
 from samreg.spatial.standard import AIR
+
+_CT = Kind(
+    name="3D CT", ndim=3, spacing_range=(0.05, 20.0), element="voxel", give="a volume",
+    check=", and give a volume of several slices", background="-1024 HU where they lie outside the body",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,32 +83,15 @@ def check_ct(image: Image) -> None:
         For an image that is not 3D, holds NaN or infinity, has a voxel size or extent no CT of a body has, is
         constant, or whose range is not that of Hounsfield units. The message says the remedy.
     """
-    label = image.label
-    if image.ndim != 3:
-        raise InputError(f"{label}: a {image.ndim}D image; this model embeds 3D CT, give a volume")
-    if image.spacing.min() < 0.05 or image.spacing.max() > 20:
-        raise InputError(
-            f"{label}: voxel size {np.round(image.spacing, 5).tolist()} mm is not a CT's; set the spacing in mm"
-        )
-    if image.grid.extent.max() > 3000 or image.grid.extent.min() < 4:
-        raise InputError(
-            f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; check the "
-            f"spacing (mm), and "
-            "give a volume of several slices"
-        )
-    if image.array.dtype.kind == "f":
-        bad = sum(int(plane.size - np.isfinite(plane).sum()) for plane in image.array)
-        if bad:
-            raise InputError(f"{label}: {bad} voxels are NaN or infinite; replace them, outside the body with -1024 HU")
+    require_plausible(image, _CT)
     low, high = float(image.array.min()), float(image.array.max())
-    where = f"{label}: intensities from {low:g} to {high:g}"
+    where = f"{image.label}: intensities from {low:g} to {high:g}"
     if high - low < 100:
         raise InputError(f"{where} are constant or normalised; give the original CT in Hounsfield units")
     if low >= 0 and high <= 255:
         raise InputError(f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000)")
     if low >= 0:
         raise InputError(
-            f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale "
-            f"slope and "
+            f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale slope and "
             "intercept (often value - 1024), and other modalities are not supported by this model"
         )

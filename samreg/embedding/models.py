@@ -195,7 +195,7 @@ def masked_body(body: NDArray[np.bool_], grid: Grid, mask: Image | None, image: 
         body = body & sample_mask(mask, grid)
         if not body.any():
             raise InputError(
-                f"{mask.name or 'mask'}: has no voxel inside the body of {image.label}; check that both lie "
-                f"in one frame"
+                f"{mask.name or 'mask'}: has no voxel inside the body of {image.label}; check that both lie in "
+                "one frame"
             )
     return body

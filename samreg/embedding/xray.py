@@ -8,11 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.image import Image
 
 _MIN_SHARE, _MIN_SHARE_OF_BOTH = 0.05, 0.6  # of the pixels of a CT slice: air and soft tissue, each and together
 _TEXTURE_MM, _TEXTURE = 6.0, 0.015  # an X-ray shows something where its standard deviation over 6 mm is larger
+_XRAY = Kind(
+    name="2D X-rays", ndim=2, spacing_range=(0.01, 5.0), element="pixel", give="a projection", check="",
+    background="the value of the background",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,30 +79,19 @@ def check_xray(image: Image) -> None:
         For an image that is not 2D, holds NaN or infinity, has a pixel size or extent no X-ray has, or is constant.
         The message says the remedy.
     """
-    label = image.label
-    if image.ndim != 2:
-        raise InputError(f"{label}: a {image.ndim}D image; this model embeds 2D X-rays, give a projection")
-    if image.spacing.min() < 0.01 or image.spacing.max() > 5:
-        raise InputError(
-            f"{label}: pixel size {np.round(image.spacing, 5).tolist()} mm is not an X-ray's; give spacing= in mm"
-        )
-    if image.grid.extent.max() > 3000 or image.grid.extent.min() < 4:
-        raise InputError(
-            f"{label}: extent {np.round(image.grid.extent, 1).tolist()} mm is not a body's; give the true spacing (mm)"
-        )
+    require_plausible(image, _XRAY)
+    low, high = float(image.array.min()), float(image.array.max())
     if _looks_like_ct(image.array):
         raise InputError(
-            f"{label}: intensities from {image.array.min():g} to {image.array.max():g} are Hounsfield units, a slice "
-            'of a CT; this model embeds X-ray projections: give the volume, or use method="registration"'
+            f"{image.label}: intensities from {low:g} to {high:g} are Hounsfield units, a slice of a CT; this model "
+            'embeds X-ray projections: give the volume, or use method="registration"'
         )
-    if not np.isfinite(image.array).all():
-        raise InputError(f"{label}: pixels are NaN or infinite; replace them by the value of the background")
-    if image.array.min() == image.array.max():
-        raise InputError(f"{label}: all pixels have the value {image.array.flat[0]:g}; give an X-ray image")
+    if low == high:
+        raise InputError(f"{image.label}: all pixels have the value {low:g}; give an X-ray image")
 
 
 def _looks_like_ct(array: NDArray[Any]) -> bool:
-    """Tell whether a picture holds Hounsfield units: hardly anything but air or lung, and soft tissue."""
-    air = float(((array > -1100) & (array < -800)).mean())
+    """Tell whether a picture holds Hounsfield units: hardly anything but soft tissue, and air, lung or padding."""
+    air = float((array < -800).mean())
     tissue = float(((array > -200) & (array < 200)).mean())
     return min(air, tissue) > _MIN_SHARE and air + tissue > _MIN_SHARE_OF_BOTH

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from samreg.errors import require_choice, require_seed
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.points import Points
 
@@ -128,18 +129,21 @@ def match(
     True
     """
     from samreg.device import resolve_device
+    from samreg.embedding.registry import default_notes
     from samreg.matching import Calibration, features, match_points
     from samreg.seeding.seed import require_one_model
 
     require_choice("search", search, SEARCHES)
     seed = require_seed(seed)
     resolve_device(device)
+    template, target = _read(template, "template"), _read(target, "target")
     fixed, moving = embedded(template, model, device, "template"), embedded(target, model, device, "target")
     require_one_model(fixed, moving)
     wanted = points_in(points, fixed.image_grid, "the template")
     fixed_features, moving_features = features(fixed), features(moving)
     calibration = Calibration.from_mapping(fixed.calibration)
-    notes: tuple[str, ...] = ()
+    images = [source for source in (template, target) if isinstance(source, Image)]
+    notes = default_notes(images[0]) if images and model is None else ()
     if search == "guided":
         guided, reason = guided_matches(
             fixed_features, wanted.positions, moving_features,
@@ -147,8 +151,8 @@ def match(
         )  # fmt: skip
         if guided is not None:
             landmark_calibration = Calibration.from_mapping(fixed.calibration, landmarks=True)
-            return _from_guided(wanted.names, guided, landmark_calibration)
-        notes = (f"no common alignment was found ({reason}); every point was searched in the whole body",)
+            return _from_guided(wanted.names, guided, landmark_calibration, notes)
+        notes += (f"no common alignment was found ({reason}); every point was searched in the whole body",)
     pairs = match_points(fixed_features, wanted.positions, moving_features, calibration=calibration)
     return LandmarkMatches(
         pairs.moving, wanted.names, pairs.similarity, pairs.reliability, pairs.cycle_error,
@@ -156,7 +160,9 @@ def match(
     )  # fmt: skip
 
 
-def _from_guided(names: tuple[str, ...], guided: GuidedMatches, calibration: Calibration) -> LandmarkMatches:
+def _from_guided(
+    names: tuple[str, ...], guided: GuidedMatches, calibration: Calibration, notes: tuple[str, ...]
+) -> LandmarkMatches:
     """Return the matches with the reliability that the votes and the field of view give them."""
     pairs = guided.matches
     return LandmarkMatches(
@@ -167,6 +173,7 @@ def _from_guided(names: tuple[str, ...], guided: GuidedMatches, calibration: Cal
         pairs.cycle_error,
         guided.spread,
         guided.depth >= 0,
+        notes,
     )
 
 
@@ -239,12 +246,17 @@ def guided_matches(
 
 def embedded(source: Any, model: Any, device: str, name: str) -> Embedding:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
-    from samreg.embedding import Embedding
     from samreg.embedding.registry import model_for
+
+    image = _read(source, name)
+    return model_for(model, image).embed(image, device=device) if isinstance(image, Image) else image
+
+
+def _read(source: Any, name: str) -> Image | Embedding:
+    from samreg.embedding import Embedding
 
     if isinstance(source, Embedding):
         return source
     if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".h5"):
         return Embedding.load(source)
-    image = as_image(source, name=name)
-    return model_for(model, image).embed(image, device=device)
+    return as_image(source, name=name)

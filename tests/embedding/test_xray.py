@@ -174,9 +174,10 @@ def test_models_known_by_name_are_loaded_once(tmp_path):
         model_for("xray", PICTURE)
 
 
-def test_a_slice_of_a_ct_is_no_xray():
+@pytest.mark.parametrize("background", [-1000.0, -1024.0, -3024.0])  # air, and what scanners pad with
+def test_a_slice_of_a_ct_is_no_xray(background):
     y, x = np.mgrid[-60:60, -80:80]
-    hu = np.where((x / 70.0) ** 2 + (y / 50.0) ** 2 < 1, 40.0 + x / 9.0, -1000.0)
+    hu = np.where((x / 70.0) ** 2 + (y / 50.0) ** 2 < 1, 40.0 + x / 9.0, background)
     image = Image.from_array(hu.astype(np.float32), spacing=2.0)
     with pytest.raises(InputError, match="Hounsfield units, a slice of a CT"):
         samreg.embed(image)

@@ -95,3 +95,11 @@ def test_options_of_a_folder_are_checked_before_it_is_read(tmp_path):
         with pytest.raises(InputError, match=words):
             samreg.match_folder(tmp_path / "none", tmp_path / "none", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("search", ["guided", "global"])
+def test_what_the_default_for_pictures_knows_is_said(search):
+    texture = np.random.default_rng(0).normal(100, 30, (160, 160)).astype(np.float32)
+    image = samreg.Image.from_array(texture, spacing=0.6)
+    assert "lateral X-rays of the skull" in samreg.match(image, [[48.0, 48.0]], image, search=search).notes[0]
+    assert samreg.match(image, [[48.0, 48.0]], image, search=search, model="xray-ceph").notes == ()

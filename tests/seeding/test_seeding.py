@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from samreg.errors import ImagesAtFault, InputError
 from samreg.matching import Correspondences
 from samreg.seeding import fit_affine, fit_displacement, predict_locally
+from samreg.seeding.seed import search_device
 from samreg.spatial import (
     AffineTransform,
     DisplacementField,
@@ -181,3 +183,9 @@ def test_matches_that_only_a_fold_fits_are_the_images_fault() -> None:
     shifted = Correspondences.from_points(points, points + [0.5, 0.0, 0.0])
     with pytest.raises(ImagesAtFault, match="folds"):
         fit_displacement(shifted, AffineTransform.identity(3), grid, spacing=20.0, min_jacobian=1.5)
+
+
+def test_the_cpu_searches_where_the_device_has_no_double_precision(monkeypatch) -> None:
+    monkeypatch.setattr("samreg.seeding.seed.resolve_device", lambda device: torch.device(device))
+    assert search_device("mps") == torch.device("cpu")
+    assert search_device("cuda") == torch.device("cuda")
