@@ -81,6 +81,14 @@ def encoder(source: str | os.PathLike[str] | EmbeddingModel, *, pretrained: bool
     ------
     InputError
         When the model is unknown or has no network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> backbone = encoder("ct-small")
+    >>> maps = backbone(backbone.prepare(np.zeros((16, 16, 16))))
+    >>> [tuple(part.shape) for part in maps]
+    [(1, 32, 8, 8, 8), (1, 32, 4, 4, 4), (1, 64, 2, 2, 2), (1, 128, 1, 1, 1)]
     """
     model = load_model(source)
     if not isinstance(model, NetworkModel):

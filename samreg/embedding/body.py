@@ -9,7 +9,8 @@ from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.standard import sample_mask, standardised
 
-_BODY_SPACING = 4.0  # mm; the mask is computed at this voxel size
+_MIN_PART_SHARE = 0.1  # of the largest part's voxels
+_BODY_SPACING_MM = 4.0  # mm; the mask is computed at this voxel size
 _TISSUE_HU = -500.0  # air and lung lie below, every other tissue above
 _OUTSIDE_HU = -930.0  # median of the air around a body lies below; of lung, emphysema included, above
 _BENEATH_HU = -880.0  # the same for air with a table in it, which spans the image from left to right
@@ -30,8 +31,17 @@ def body_mask(image: Image) -> NDArray[np.bool_]:
     -------
     ndarray of bool
         On the grid of ``image``; all False where there is nothing but air.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Image
+    >>> hu = np.full((10, 20, 20), -1000, np.int16)
+    >>> hu[:, 5:15, 5:15] = 40
+    >>> body = body_mask(Image.from_array(hu, spacing=4))
+    >>> bool(body[5, 10, 10]), bool(body[5, 2, 2])
+    (True, False)
     """
-    coarse = standardised(image, max(_BODY_SPACING, float(image.spacing.min())))
+    coarse = standardised(image, max(_BODY_SPACING_MM, float(image.spacing.min())))
     # one more voxel all around, since the coarse grid may end a little short of the fine one
     inside = np.pad(_inside_body(coarse.array), 1, mode="edge")
     grid = coarse.grid
@@ -56,7 +66,8 @@ def _inside_body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     median = np.asarray(ndimage.median(hu, labels, np.arange(1, count + 1)))
     outside = at_border & (np.append(np.inf, median) < np.where(spans, _BENEATH_HU, _OUTSIDE_HU))
     outside[0] = False
-    return ~outside[labels]
+    body: NDArray[np.bool_] = ~outside[labels]
+    return body
 
 
 def _large_parts(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -71,5 +82,6 @@ def _large_parts(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return tissue
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    kept = (sizes >= 0.1 * sizes.max())[labels]
-    return (ndimage.binary_dilation(kept) & padded)[1:-1, 1:-1, 1:-1]
+    large = (sizes >= _MIN_PART_SHARE * sizes.max())[labels]
+    parts: NDArray[np.bool_] = (ndimage.binary_dilation(large) & padded)[1:-1, 1:-1, 1:-1]
+    return parts

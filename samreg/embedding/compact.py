@@ -95,14 +95,16 @@ class CompactNetwork(EmbeddingNetwork):
 
     def fine_features(self, x: Tensor) -> Tensor:
         """First features of the fine trunk, at stride 2."""
-        return self.fine_stem(_blocks(self._windowed(x)))
+        features: Tensor = self.fine_stem(_blocks(self._windowed(x)))
+        return features
 
     def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
         context, global_embedding = self.coarse(features[:, -1:])
         return self.fuse(features[:, :-1], context), global_embedding
 
     def head(self, fused: Tensor) -> Tensor:
-        return self.local_head(fused)
+        local: Tensor = self.local_head(fused)
+        return local
 
     def coarse(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Whole field of view at stride 2, (N, 1, (z,) y, x), to (context, global embedding) at stride 4."""
@@ -128,7 +130,8 @@ class CompactNetwork(EmbeddingNetwork):
 
     def fuse(self, features: Tensor, context: Tensor) -> Tensor:
         """Add the context (stride 4) to the fine features (stride 2)."""
-        return self.fine_stage(features + _doubled(context, features.shape[2:]))
+        fused: Tensor = self.fine_stage(features + _doubled(context, features.shape[2:]))
+        return fused
 
     def _windowed(self, x: Tensor) -> Tensor:
         """Network input to one channel per window, 0 to 1."""
@@ -158,7 +161,8 @@ class _Block(nn.Module):
         nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        result: Tensor = x + self.body(x)
+        return result
 
 
 class _Down(nn.Module):
@@ -170,7 +174,8 @@ class _Down(nn.Module):
         self.mix = _conv(ndim, 2**ndim * inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(_blocks(self.norm(x)))
+        halved: Tensor = self.mix(_blocks(self.norm(x)))
+        return halved
 
 
 def _conv(ndim: int, inputs: int, outputs: int, size: int) -> nn.Module:

@@ -54,7 +54,7 @@ class Preprocessing:
     def normalise(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map Hounsfield units to network input, float32 of the same shape."""
         (low, high), (bottom, top) = self.hu_range, self.scale_range
-        scaled = np.clip(hu, low, high, dtype=np.float32)
+        scaled: NDArray[np.float32] = np.clip(hu, low, high, dtype=np.float32)
         scaled -= low
         scaled *= (top - bottom) / (high - low)
         scaled += bottom

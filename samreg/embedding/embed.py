@@ -32,8 +32,9 @@ def embed(
     Parameters
     ----------
     image
+        An :class:`samreg.Image`, a path, or a SimpleITK, ITK, ANTs or nibabel image: CT in HU, or a 2D X-ray.
     model
-        See ``load_model``; the best one shipped for the image's dimensions unless given.
+        See ``load_model``; the default for what the image is unless given.
     mask
         Where matches may lie; non-zero voxels on any grid in the same frame.
     device
@@ -47,11 +48,20 @@ def embed(
     Returns
     -------
     Embedding
+        On the CPU.
 
     Raises
     ------
     InputError
         When the image, the mask, the model or the device cannot be used, or ``cache`` is another kind of file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hu = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    >>> embedding = embed({"array": hu, "spacing": (8, 8, 8)}, model="mind")
+    >>> embedding.local_grid.spacing.tolist(), embedding.global_grid.spacing.tolist()
+    ([4.0, 4.0, 4.0], [8.0, 8.0, 8.0])
     """
     from samreg.embedding.embedding import Embedding
     from samreg.embedding.registry import model_for
@@ -64,10 +74,10 @@ def embed(
         return loaded.embed(image, mask=mask, device=device, progress=progress)
     source = _content_hash(image, mask)
     if Path(cache).exists():
-        kept = Embedding.load(cache)
-        if (kept.source, kept.model) == (source, loaded.identity):
+        cached = Embedding.load(cache)
+        if (cached.source, cached.model) == (source, loaded.identity):
             logger.info("%s: embedding of %s read from the cache", cache, image.label)
-            return replace(kept, calibration=loaded.calibration)  # which may be newer, and is no part of the identity
+            return replace(cached, calibration=loaded.calibration)  # which may be newer, and is no part of the identity
         logger.warning("%s: made from another image, mask or model; computed anew and overwritten", cache)
     embedding = replace(loaded.embed(image, mask=mask, device=device, progress=progress), source=source)
     embedding.save(cache)

@@ -83,7 +83,17 @@ class Embedding:
 
         Returns
         -------
-        Tensor, shape (N, C), float32, unit length
+        Tensor
+            (N, C) float32, unit length.
+
+        Examples
+        --------
+        >>> from samreg.embedding.embed import embed
+        >>> hu = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+        >>> embedding = embed({"array": hu, "spacing": (8, 8, 8)}, model="mind")
+        >>> vectors = embedding.sample_local([[60.0, 60.0, 60.0]])
+        >>> len(vectors), round(float(vectors.norm()), 3)
+        (1, 1.0)
         """
         return _sample(self.local, self.local_grid, points)
 
@@ -106,6 +116,17 @@ class Embedding:
         ------
         InputError
             When the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from samreg.embedding.embed import embed
+        >>> hu = np.random.default_rng(0).normal(0, 100, (8, 8, 8)).astype(np.float32)
+        >>> embedding = embed({"array": hu, "spacing": (8, 8, 8)}, model="mind")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     embedding.save(f"{folder}/scan.h5")
+        ...     Embedding.load(f"{folder}/scan.h5").model == embedding.model
+        True
         """
         with atomic_path(path) as temporary, create_hdf5(temporary) as file:
             file.attrs.update(format=_FORMAT, version=_VERSION, model=self.model, source=self.source)

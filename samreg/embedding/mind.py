@@ -228,15 +228,16 @@ def _position(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray
 def _lung_height(hu: NDArray[np.float32], body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
     """Height over the lung base per slice, mm of average lungs, (z,); infinite where no lung end is seen."""
     lung = ((hu < -600) & (hu > -980) & body).sum(axis=(1, 2)) * spacing[0] * spacing[1]  # mm^2
-    height = np.arange(len(lung)) * spacing[2]
+    height: NDArray[np.float64] = np.arange(len(lung)) * spacing[2]
     if lung.sum() * spacing[2] < 2e5:  # mm^3; less is bowel gas or a sliver of lung
         return np.full(len(lung), np.inf)
-    base, apex = height[np.flatnonzero(lung > 0.08 * lung.max())[[0, -1]]]
+    base, apex = map(float, height[np.flatnonzero(lung > 0.08 * lung.max())[[0, -1]]])
     full = 0.25 * lung.max()
     base_seen, apex_seen = lung[:2].mean() < full, lung[-2:].mean() < full
     if base_seen and apex_seen and apex - base > 120:
         inner = np.clip((height - base) / (apex - base), 0, 1) * _LUNG_MM
-        return inner + np.minimum(height - base, 0) + np.maximum(height - apex, 0)
+        scaled: NDArray[np.float64] = inner + np.minimum(height - base, 0) + np.maximum(height - apex, 0)
+        return scaled
     if apex_seen and not base_seen:
         return height - apex + _LUNG_MM
     if base_seen:

@@ -136,7 +136,8 @@ class ConvModule(nn.Module):
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+        result: Tensor = self.act(self.bn(self.conv(x)))
+        return result
 
 
 class BasicBlock(nn.Module):
@@ -151,7 +152,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(self.conv1(x))
-        return self.relu(out.add_(self.downsample(x)))
+        result: Tensor = self.relu(out.add_(self.downsample(x)))
+        return result
 
 
 def _stage(inputs: int, outputs: int, kernel: Triple, stride: Triple) -> nn.Sequential:
@@ -184,13 +186,14 @@ class Pyramid(nn.Module):
 
     def fuse(self, levels: tuple[Tensor, ...]) -> Tensor:
         """Sum the levels, coarse to fine, on the finest one."""
-        fused = self.lateral_convs[-1](levels[-1])
+        fused: Tensor = self.lateral_convs[-1](levels[-1])
         for lateral, level in zip(reversed(self.lateral_convs[:-1]), reversed(levels[:-1]), strict=True):
             fused = lateral(level).add_(_repeat(fused, level.shape[2:]))
         return fused
 
     def read_out(self, fused: Tensor) -> Tensor:
-        return self.fpn_convs[0](fused)
+        local: Tensor = self.fpn_convs[0](fused)
+        return local
 
 
 def _repeat(x: Tensor, size: torch.Size) -> Tensor:
@@ -233,7 +236,8 @@ class SamNetwork(EmbeddingNetwork):
         self.read_out_head = Pyramid((512,), 128)
 
     def shallow(self, x: Tensor) -> Tensor:
-        return self.backbone.pool2(self.backbone.layer1(self.backbone.conv1(x)))
+        features: Tensor = self.backbone.pool2(self.backbone.layer1(self.backbone.conv1(x)))
+        return features
 
     def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
         level2 = self.backbone.layer2(features)

@@ -34,6 +34,11 @@ def default_model(ndim: int) -> str:
     ------
     InputError
         For 2D images where no 2D model is shipped.
+
+    Examples
+    --------
+    >>> default_model(3), default_model(2)
+    ('ct-small', 'xray-ceph')
     """
     if ndim == 3:
         return DEFAULT_MODEL
@@ -43,7 +48,13 @@ def default_model(ndim: int) -> str:
 
 
 def available_models() -> Mapping[str, str]:
-    """Return the names ``load_model`` knows and what each one is."""
+    """Return the names ``load_model`` knows and what each one is.
+
+    Examples
+    --------
+    >>> sorted(available_models())
+    ['ct-small', 'mind', 'sam-random', 'xray-ceph']
+    """
     shipped = {path.stem: "network, weights shipped with samreg" for path in sorted(WEIGHTS.glob("*.safetensors"))}
     return {
         **shipped,
@@ -71,6 +82,12 @@ def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str |
     ------
     InputError
         For an unknown name, a missing or damaged file, a wrong hash, or an address without a hash.
+
+    Examples
+    --------
+    >>> model = load_model("ct-small")
+    >>> model.name, model.ndim, model.preprocessing.spacing
+    ('ct-small', 3, 2.0)
     """
     if isinstance(source, EmbeddingModel):
         return source

@@ -51,7 +51,8 @@ class XrayPreprocessing:
     def normalise(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map the intensities of one whole image to network input, float32 of the same shape."""
         low, high = np.percentile(image, self.percentiles)
-        return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+        scaled: NDArray[np.float32] = np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+        return scaled
 
     def check(self, image: Image) -> None:
         """Refuse what cannot be an X-ray; see ``check_xray``."""
@@ -65,9 +66,9 @@ class XrayPreprocessing:
         array = self.normalise(image.array).astype(np.float64)
         mean = ndimage.uniform_filter(array, width)
         spread = np.sqrt(np.maximum(ndimage.uniform_filter(array**2, width) - mean**2, 0))
-        return ndimage.binary_closing(np.pad(spread > _TEXTURE, width, mode="edge"), iterations=width)[
-            width:-width, width:-width
-        ]
+        padded = np.pad(spread > _TEXTURE, width, mode="edge")
+        body: NDArray[np.bool_] = ndimage.binary_closing(padded, iterations=width)[width:-width, width:-width]
+        return body
 
 
 def check_xray(image: Image) -> None:

@@ -207,4 +207,5 @@ def _ransac(
 
 
 def _distance(transform: AffineTransform, fixed: FloatArray, moving: FloatArray) -> FloatArray:
-    return np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
+    distance: FloatArray = np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
+    return distance

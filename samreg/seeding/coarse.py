@@ -141,7 +141,8 @@ def masked_correlation(fixed: FloatArray, fixed_mask: FloatArray, moving: FloatA
 
 
 def _centred(array: FloatArray, mask: FloatArray) -> FloatArray:
-    return (array - (array * mask).sum() / mask.sum()) * mask
+    centred: FloatArray = (array - (array * mask).sum() / mask.sum()) * mask
+    return centred
 
 
 def _mean_extent(image: Image) -> float:

@@ -233,7 +233,8 @@ def _cosine_preconditioner(
 
     def apply(residual: FloatArray) -> FloatArray:
         spectrum = dctn(residual.reshape(*shape, -1), norm="ortho", axes=axes)
-        return idctn(spectrum * inverse[..., None], norm="ortho", axes=axes).reshape(residual.shape)
+        result: FloatArray = idctn(spectrum * inverse[..., None], norm="ortho", axes=axes).reshape(residual.shape)
+        return result
 
     return apply
 
