@@ -189,7 +189,13 @@ class _ThreadPools:
         stack.callback(
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         )
-        stack.enter_context(ThreadpoolController().limit(limits=1, user_api="blas"))
+        controller = ThreadpoolController()
+        stack.enter_context(controller.limit(limits=1, user_api="blas"))
+        for library in controller.lib_controllers:
+            # threadpoolctl 3.8 and newer let only the thread that set a limit lift it; ours may be left in another one
+            release = getattr(library, "clear_controlling_thread", None)
+            if release is not None:
+                stack.callback(release, force=True)
         return stack
 
 
