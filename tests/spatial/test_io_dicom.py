@@ -868,6 +868,20 @@ def test_old_files_without_a_preamble(tmp_path):
     assert_volume(read_image(tmp_path / "s"))
 
 
+def compress_by_gdcm(item, values, coding, folder):
+    contents = []
+    for plane in values:
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(folder / "plane.dcm"))
+        writer.UseCompressionOn()
+        writer.SetCompressor(coding)
+        writer.Execute(sitk.GetImageFromArray(plane[None]))
+        written = pydicom.dcmread(folder / "plane.dcm")
+        contents.append(next(generate_frames(written.PixelData, number_of_frames=1)))
+    item.file_meta.TransferSyntaxUID = written.file_meta.TransferSyntaxUID
+    item.PixelData = encapsulate(contents)
+
+
 @pytest.mark.parametrize("kind", [np.int16, np.uint16, np.uint8])
 @pytest.mark.parametrize("coding", ["JPEG", "JPEG2000", "RLE"])
 def test_compressed_frames_are_rescaled_once(tmp_path, coding, kind):
@@ -879,20 +893,22 @@ def test_compressed_frames_are_rescaled_once(tmp_path, coding, kind):
     if coding == "RLE":
         item.compress(RLELossless)
     else:
-        contents = []
-        for plane in values:  # each compressed by GDCM
-            writer = sitk.ImageFileWriter()
-            writer.SetFileName(str(tmp_path / "plane.dcm"))
-            writer.UseCompressionOn()
-            writer.SetCompressor(coding)
-            writer.Execute(sitk.GetImageFromArray(plane[None]))
-            written = pydicom.dcmread(tmp_path / "plane.dcm")
-            contents.append(next(generate_frames(written.PixelData, number_of_frames=1)))
-        item.file_meta.TransferSyntaxUID = written.file_meta.TransferSyntaxUID
-        item.PixelData = encapsulate(contents)
+        compress_by_gdcm(item, values, coding, tmp_path)
     image = read_image(save(item, tmp_path / "e.dcm"))
     slopes = np.reshape([1, 2, 1, 1, 1, 3], (6, 1, 1))
     assert np.array_equal(image.array, values[[3, 1, 2, 0, 4, 5]].astype(int) * slopes - 1024)
+
+
+@pytest.mark.parametrize(("coding", "marker", "place"), [("JPEG", b"\xff\xc3", 4), ("JPEG2000", b"\xff\x51", 8)])
+def test_a_damaged_header_of_a_compressed_frame_is_refused(tmp_path, coding, marker, place):
+    """GDCM ended the process at a JPEG that states 164 bits."""
+    values = stored_ct(hu(2, 16, 20))
+    item = dataset(values, sop=MULTI, SpacingBetweenSlices=3.0, **PLACE, **RESCALED)
+    compress_by_gdcm(item, values, coding, tmp_path)
+    data = bytearray(save(item, tmp_path / "x.dcm").read_bytes())
+    data[data.find(marker) + place] = 164
+    (tmp_path / "x.dcm").write_bytes(data)
+    refused(tmp_path / "x.dcm", "frame 1 does not state 16 x 20 pixels of at most 16 bits", "export it again")
 
 
 def test_lossy_frames_and_unknown_compression(tmp_path):
@@ -1065,16 +1081,21 @@ def valid_files(tmp_path_factory):
     item = dataset(stored_ct(hu()), sop=MULTI, SpacingBetweenSlices=3.0, **PLACE, **RESCALED)
     item.compress(RLELossless)
     slice_ = dataset(hu()[0].astype(np.int16), PixelPaddingValue=-2000, **axial(0), **RESCALED)
+    lossless = dataset(stored_ct(hu()), sop=MULTI, SpacingBetweenSlices=3.0, **PLACE, **RESCALED)
+    compress_by_gdcm(lossless, stored_ct(hu()), "JPEG", folder)
     frames = enhanced(folder / "e.dcm", stored_ct(hu()), ct_frames(HEIGHTS))
-    return [frames.read_bytes(), save(item, folder / "r.dcm").read_bytes(), save(slice_, folder / "s.dcm").read_bytes()]
+    paths = [frames, *(save(data, folder / f"{k}.dcm") for k, data in enumerate((item, slice_, lossless)))]
+    for path in paths:
+        read_image(path)
+    return [path.read_bytes() for path in paths]
 
 
 @given(
-    number=st.integers(0, 2),
+    number=st.integers(0, 3),
     seed=st.integers(0, 2**32 - 1),
     options=st.sampled_from([{}, {"spacing": 1.0}, {"series": 1}]),
 )
-@settings(max_examples=60)
+@settings(max_examples=80)
 def test_damaged_bytes_are_read_or_refused_never_a_traceback(valid_files, scratch, number, seed, options):
     rng = np.random.default_rng(seed)
     data = bytearray(valid_files[number])

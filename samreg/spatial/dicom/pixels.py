@@ -1,13 +1,14 @@
 """The pixels of DICOM files: decoded frame by frame, as they are stored, then rescaled to what they mean.
 
-Uncompressed pixels are decoded by pydicom, compressed ones by GDCM (through SimpleITK), which knows every JPEG. GDCM
-is given each frame in a file of its own whose header states no rescale and no geometry, so that it returns the stored
-values; the rescale is applied here, once, and each frame's own.
+Uncompressed pixels and run lengths are decoded by pydicom, JPEG by GDCM (through SimpleITK), which knows every kind.
+GDCM is given each frame in a file of its own whose header states no rescale and no geometry, so that it returns the
+stored values; the rescale is applied here, once, and each frame's own.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,6 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
-    RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -50,8 +50,10 @@ _GDCM_SYNTAXES = (
     JPEGLSNearLossless,
     JPEG2000Lossless,
     JPEG2000,
-    RLELossless,
 )
+_JPEG_START, _JPEG2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+_JPEG_SCAN = 0xDA
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)  # baseline, extended, progressive, lossless, JPEG-LS
 _INTEGER_TYPES: tuple[type[np.integer[Any]], ...] = (
     np.uint8,
     np.int8,
@@ -278,7 +280,43 @@ def _compressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any
     with tempfile.TemporaryDirectory(prefix="samreg-") as folder:
         for number, content in enumerate(frames):
             if number in wanted:
+                _require_true_header(content, pixels, number)
                 yield _by_gdcm(content, pixels, Path(folder) / "frame.dcm")
+
+
+def _require_true_header(content: bytes, pixels: PixelFormat, number: int) -> None:
+    """Refuse a compressed frame whose own header is damaged: GDCM's decoders end the process at some of these."""
+    is_jpeg2000 = pixels.syntax in (JPEG2000Lossless, JPEG2000)
+    header = _jpeg2000_header(content) if is_jpeg2000 else _jpeg_header(content)
+    if header is None or header[:3] != (pixels.rows, pixels.columns, 1) or not 1 <= header[3] <= pixels.bits_allocated:
+        raise InputError(
+            f"{pixels.path}: the compressed frame {number + 1} does not state {pixels.rows} x {pixels.columns} pixels "
+            f"of at most {pixels.bits_allocated} bits, as the file does; copy or export it again"
+        )
+
+
+def _jpeg_header(content: bytes) -> tuple[int, int, int, int] | None:
+    """Return rows, columns, components and bits of a JPEG or JPEG-LS image; None where it states none."""
+    place = len(_JPEG_START)
+    while content.startswith(_JPEG_START) and place + 10 <= len(content) and content[place] == 0xFF:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker in _JPEG_FRAMES:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", content, place + 4)
+            return rows, columns, components, bits
+        if marker == _JPEG_SCAN:
+            break
+        place += 2 + length
+    return None
+
+
+def _jpeg2000_header(content: bytes) -> tuple[int, int, int, int] | None:
+    """Return rows, columns, components and bits of a JPEG 2000 codestream, which some wrap in a file; None without."""
+    start = content.find(_JPEG2000_START)
+    if start < 0 or len(content) < start + 43:
+        return None
+    width, height, left, top = struct.unpack_from(">4I", content, start + 8)
+    components, bits = struct.unpack_from(">HB", content, start + 40)
+    return height - top, width - left, components, (bits & 0x7F) + 1
 
 
 def _by_gdcm(content: bytes, pixels: PixelFormat, path: Path) -> NDArray[Any]:
@@ -301,7 +339,7 @@ def _by_gdcm(content: bytes, pixels: PixelFormat, path: Path) -> NDArray[Any]:
 
 
 def _by_plugins(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:
-    """Decode what GDCM does not know by the decoders that the user may have installed for pydicom."""
+    """Decode what is no JPEG of GDCM's by pydicom: itself, or with decoders that the user may have installed."""
     try:
         available = get_decoder(pixels.syntax).is_available
     except NotImplementedError:
