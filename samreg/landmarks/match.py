@@ -14,6 +14,7 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.points import Points
+from samreg.spatial.remarks import remarks_kept
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -139,11 +140,13 @@ def match(
     template, target = _read(template, "template"), _read(target, "target")
     fixed, moving = embedded(template, model, device, "template"), embedded(target, model, device, "target")
     require_one_model(fixed, moving)
-    wanted = points_in(points, fixed.image_grid, "the template")
+    with remarks_kept() as remarks:
+        wanted = points_in(points, fixed.image_grid, "the template")
     fixed_features, moving_features = features(fixed), features(moving)
     calibration = Calibration.from_mapping(fixed.calibration)
     images = [source for source in (template, target) if isinstance(source, Image)]
-    notes = default_notes(images[0]) if images and model is None else ()
+    notes = (*(text for image in images for text in image.remarks), *remarks)
+    notes += default_notes(images[0]) if images and model is None else ()
     if search == "guided":
         guided, reason = guided_matches(
             fixed_features, wanted.positions, moving_features,

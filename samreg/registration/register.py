@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.io_transforms import read_transform
 from samreg.spatial.points import Points, paired_points
+from samreg.spatial.remarks import remarks_kept
 from samreg.spatial.standard import as_mask
 from samreg.spatial.transforms import (
     AffineTransform,
@@ -146,26 +147,27 @@ def register(
     require_choice("method", method, METHODS)
     require_progress(progress)
     backend = None if method == "embedding" else _chosen_engine(engine, method)
-    images = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
-    guides = None if landmarks is None else _guides(landmarks, *images)
-    request = Request(
-        fixed=images[0],
-        moving=images[1],
-        transform=transform,  # type: ignore[arg-type]  # which it checks
-        start=None if start is None else _as_transform(start),
-        fixed_mask=None if fixed_mask is None else as_mask(as_image(fixed_mask, name="mask")),
-        moving_mask=None if moving_mask is None else as_mask(as_image(moving_mask, name="mask")),
-        landmarks=None if guides is None else (guides[0].positions, guides[1].positions),
-        spacing=_SPACING_MM[images[0].ndim] if spacing is None else spacing,
-        options=engine_options,
-        seed=seed,
-        threads=threads,
-        device=device,
-        progress=progress,
-        verbose=verbose,
-    )
+    with remarks_kept() as remarks:
+        images = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
+        guides = None if landmarks is None else _guides(landmarks, *images)
+        request = Request(
+            fixed=images[0],
+            moving=images[1],
+            transform=transform,  # type: ignore[arg-type]  # which it checks
+            start=None if start is None else _as_transform(start),
+            fixed_mask=None if fixed_mask is None else as_mask(as_image(fixed_mask, name="mask")),
+            moving_mask=None if moving_mask is None else as_mask(as_image(moving_mask, name="mask")),
+            landmarks=None if guides is None else (guides[0].positions, guides[1].positions),
+            spacing=_SPACING_MM[images[0].ndim] if spacing is None else spacing,
+            options=engine_options,
+            seed=seed,
+            threads=threads,
+            device=device,
+            progress=progress,
+            verbose=verbose,
+        )
     _check(request, backend)
-    run = _Run(request, method, backend, model, _Clock(progress))
+    run = _Run(request, method, backend, model, _Clock(progress), notes=_notes_of_reading(request, remarks))
     with cpu_threads(request.threads):
         try:
             found, reason = run.transform(), ""
@@ -327,6 +329,12 @@ def _chosen_engine(engine: str | Engine | None, method: str) -> Engine:
         raise InputError('no registration engine is installed; pip install antspyx, or use method="embedding"')
     # torch alone compares embeddings; without them the long-tried ones come first
     return get_engine("torch" if method == "hybrid" and "torch" in present else present[0])
+
+
+def _notes_of_reading(request: Request, remarks: Iterable[str]) -> tuple[str, ...]:
+    """Return, once each, what was decided in reading the images, and the remarks on masks and landmarks."""
+    images = (request.fixed, request.moving, request.fixed_mask, request.moving_mask)
+    return tuple(dict.fromkeys([*(text for image in images if image for text in image.remarks), *remarks]))
 
 
 def _check(request: Request, engine: Engine | None) -> None:

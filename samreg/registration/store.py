@@ -20,10 +20,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +29,7 @@ import numpy as np
 
 from samreg.errors import InputError
 from samreg.quality.landmarks import LandmarkErrors
-from samreg.spatial.files import reading
+from samreg.spatial.files import reading, replaced_files, staging_folder
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
@@ -110,7 +107,7 @@ def require_folder(folder: str | os.PathLike[str]) -> None:
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-    with _staging(folder) as staging:
+    with staging_folder(folder) as staging:
         (staging / SUMMARY).touch()
     for path in made:
         path.rmdir()
@@ -140,12 +137,11 @@ def save(
         Draws a result of volumes into a PNG file.
     """
     formats, folder = require_formats(formats, result.fixed.ndim), Path(folder)
-    with _staging(folder) as staging:
+    others = {*_FILES, REPORT}
+    if _has_errors(folder / LANDMARK_ERRORS):
+        others.add(LANDMARK_ERRORS)
+    with replaced_files(folder, summary=SUMMARY, others=others) as staging:
         _write_into(staging, result, formats, picture)
-        files = sorted(staging.iterdir(), key=lambda file: file.name == SUMMARY)
-        _clear(folder, keep={file.name for file in files})
-        for file in files:
-            os.replace(file, folder / file.name)  # the summary last
     return folder
 
 
@@ -299,28 +295,6 @@ def load_transform(folder: str | os.PathLike[str], name: str) -> Transform:
     return _read_transform(folder, name, [None, None])
 
 
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder within one that is made when missing.
-
-    Raises
-    ------
-    InputError
-        When something cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".samreg-", dir=folder))
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
-    try:
-        yield staging
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}; is the disk full?") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _write_into(
     folder: Path,
     result: RegistrationResult,
@@ -377,17 +351,6 @@ def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Tr
     affine = read_transform(folder / _AFFINE)
     affine = affine if name == "transform" else affine.inverse()
     return compose(sample_displacement(compose(transform, affine.inverse()), transform.grid), affine)
-
-
-def _clear(folder: Path, *, keep: Set[str]) -> None:
-    """Remove an earlier result but for the files that are about to be replaced; where none was, files are a user's."""
-    if not (folder / SUMMARY).is_file():
-        return
-    for name in {*_FILES, REPORT} - keep:
-        (folder / name).unlink(missing_ok=True)
-    if _has_errors(folder / LANDMARK_ERRORS):
-        (folder / LANDMARK_ERRORS).unlink()
-    (folder / SUMMARY).unlink()  # what is replaced from here on is no longer what it sums up
 
 
 def _has_errors(path: Path) -> bool:

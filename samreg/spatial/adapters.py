@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from samreg.errors import InputError, MissingExtraError
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
+from samreg.spatial.remarks import remark
 from samreg.spatial.transforms import (
     AffineTransform,
     DisplacementField,
@@ -233,7 +234,7 @@ def _warn_of_other_geometries(image: Any, name: str) -> None:
     header = image.header
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if sform <= 0 and qform <= 0:
-        log.warning("%s: neither qform nor sform is set; the orientation is a guess", name)
+        remark(log, "%s: neither qform nor sform is set; the orientation is a guess", name)
         return
     used = f"sform (code {sform})" if sform > 0 else f"qform (code {qform})"
     sizes = np.array(header.get_zooms()[:3], dtype=float)
@@ -245,8 +246,8 @@ def _warn_of_other_geometries(image: Any, name: str) -> None:
         try:
             others[f"qform (code {qform})"] = header.get_qform()
         except ValueError as error:  # no rotation
-            log.warning(
-                "%s: its qform is invalid (%s); the %s is used, other programs may misplace it", name, error, used
+            remark(
+                log, "%s: its qform is invalid (%s); the %s is used, other programs may misplace it", name, error, used
             )
     # the outermost voxel centres, whose indices are 0 or n - 1
     shape = np.array([*image.shape[:3], 1, 1][:3])
@@ -255,7 +256,8 @@ def _warn_of_other_geometries(image: Any, name: str) -> None:
         difference = (corners @ (affine - image.affine)[:3, :3].T + (affine - image.affine)[:3, 3]) * _unit_mm(header)
         apart = np.linalg.norm(difference, axis=1).max()
         if not apart <= _MAX_DISAGREEMENT * lengths.min() * _unit_mm(header):
-            log.warning(
+            remark(
+                log,
                 "%s: its %s and its %s place voxels up to %.4g mm apart; the %s is used, as nibabel does, but ITK, "
                 "ANTs, elastix and 3D Slicer may take the other. Write it anew with samreg.write_image before opening "
                 "it there",
@@ -456,7 +458,7 @@ def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: 
     resampled = affine_transform(
         array, matrix[::-1, ::-1], offset[::-1], tuple(new_size[::-1]), order=order, cval=float(array.min())
     )
-    log.warning("%s: sheared affine resampled onto an orthogonal grid", name or "image")
+    remark(log, "%s: sheared affine resampled onto an orthogonal grid", name or "image")
     return Image.from_array(resampled, origin=origin, spacing=spacing, direction=direction, name=name)
 
 

@@ -85,12 +85,7 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
     ['done.json']
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".samreg-", dir=folder))
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
+    with staging_folder(folder) as staging:
         yield staging
         files = sorted(staging.iterdir(), key=lambda file: file.name == summary)
         if (folder / summary).is_file():
@@ -99,6 +94,24 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
                 (folder / name).unlink(missing_ok=True)
         for file in files:
             os.replace(file, folder / file.name)
+
+
+@contextlib.contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder within one that is made when missing; it is gone in the end.
+
+    Raises
+    ------
+    InputError
+        When something cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".samreg-", dir=folder))
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        yield staging
     except OSError as error:
         raise _cannot_write(folder, error) from error
     finally:

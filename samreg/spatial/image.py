@@ -31,6 +31,8 @@ class Image:
     spacing_known
         False where nobody said the voxel size and 1 mm stands in for it; :func:`as_image`, and with it registration
         and matching, refuse such an image.
+    remarks
+        What was decided in reading the image where its file leaves doubt; results made from it repeat them.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class Image:
     grid: Grid
     name: str = ""
     spacing_known: bool = True
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         array = _portable(self.array, self.label)

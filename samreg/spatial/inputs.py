@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from samreg.spatial.adapters import from_ants, from_itk, from_nibabel, from_sitk
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points, require_inside, require_some
+from samreg.spatial.remarks import remark, remarks_kept
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,10 @@ def as_image(source: Any, *, name: str = "") -> Image:
     >>> samreg.as_image({"array": np.zeros((3, 4, 5)), "spacing": (0.8, 0.8, 2.5)}).spacing.tolist()
     [0.8, 0.8, 2.5]
     """
-    image = _converted(source, name)
+    with remarks_kept() as remarks:
+        image = _converted(source, name)
+    if remarks:
+        image = replace(image, remarks=(*image.remarks, *remarks))
     if not image.spacing_known:
         raise InputError(
             f"{image.label}: says no voxel size; give it in mm: samreg.read_image(path, spacing=...), "
@@ -65,7 +70,8 @@ def _converted(source: Any, name: str) -> Image:
     if module in _FROM:
         image = _FROM[module](source, name=name)
         if _is_default(image):
-            log.warning(
+            remark(
+                log,
                 "%s: spacing 1 mm, origin 0: what %s gives an image made from an array; set its true geometry",
                 image.label, module,
             )  # fmt: skip

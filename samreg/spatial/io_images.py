@@ -20,6 +20,7 @@ from samreg.spatial.image import Image
 from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, read_nifti
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, read_nrrd
 from samreg.spatial.io_pictures import PICTURES, read_picture, warn_of_pixel_size
+from samreg.spatial.remarks import remarks_kept
 
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
 _NIBABEL = (*NIFTI, *PAIRS, *MGH)
@@ -48,7 +49,7 @@ def read_image(
     Image
         In LPS mm. Stored integers keep their type unless the file scales them (then float32). DICOM images stored
         with the lowest value white (MONOCHROME1) are inverted, so that bone is bright. Where a file says no voxel
-        size, it is 1 mm and ``spacing_known`` is False.
+        size, it is 1 mm and ``spacing_known`` is False. What was decided where it leaves doubt is in ``remarks``.
 
     Raises
     ------
@@ -67,10 +68,12 @@ def read_image(
     [0.8, 0.8, 5.0]
     """
     path = require_file(path, "image")
-    image = _read(path, series, spacing)
-    if spacing is None:
-        if path.name.lower().endswith(PICTURES):
+    with remarks_kept() as remarks:
+        image = _read(path, series, spacing)
+        if spacing is None and path.name.lower().endswith(PICTURES):
             warn_of_pixel_size(image, path)
+    image = replace(image, remarks=tuple(remarks))
+    if spacing is None:
         return image
     try:
         grid = Grid.make(image.shape, origin=image.origin, spacing=spacing, direction=image.direction)

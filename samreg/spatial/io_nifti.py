@@ -20,6 +20,7 @@ from samreg.errors import InputError
 from samreg.spatial.adapters import from_nibabel
 from samreg.spatial.files import reading, require_file, require_plausible_size
 from samreg.spatial.image import Image
+from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
 
@@ -144,16 +145,17 @@ def _check_sizes(kind: Any, raw: bytes, path: Path) -> None:
     if not np.isfinite(sizes).all() or (sizes == 0).any():
         raise InputError(f"{path}: voxel size {sizes.tolist()} mm; write the true voxel size into its header")
     if (sizes < 0).any():
-        log.warning("%s: negative voxel size %s mm; its absolute value is used", path, sizes.tolist())
+        remark(log, "%s: negative voxel size %s mm; its absolute value is used", path, sizes.tolist())
 
 
 def _warn_of_missing_orientation(image: Any, path: Path) -> None:
     import nibabel as nib
 
     if isinstance(image, nib.MGHImage) and not image.header["goodRASFlag"]:
-        log.warning("%s: says no orientation (goodRASFlag is 0); FreeSurfer's default is taken, a guess", path)
+        remark(log, "%s: says no orientation (goodRASFlag is 0); FreeSurfer's default is taken, a guess", path)
     elif isinstance(image, nib.Spm2AnalyzeImage) and not path.with_name(_stem(path) + ".mat").exists():
-        log.warning(
+        remark(
+            log,
             "%s: an Analyze file, which says no orientation; x is taken to run to the left, y to the front, z to the "
             "head, a guess. Convert it to NIfTI with its true orientation",
             path,
@@ -172,4 +174,4 @@ def _read_to_end(file: Any, path: Path) -> None:
             "Not a gzipped file"
         ):  # bytes behind the last whole member, which gzip ignores too
             raise
-        log.warning("%s: bytes that are no part of the image follow it; they are ignored", path)
+        remark(log, "%s: bytes that are no part of the image follow it; they are ignored", path)

@@ -14,16 +14,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from samreg.errors import InputError
 from samreg.spatial.adapters import from_sitk
 from samreg.spatial.files import itk_path, reading
+from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
+from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 _PRINTED = (".jpg", ".jpeg", ".tif", ".tiff")  # these say how large to print a pixel
+_DEFAULT_DPI = (72, 96)
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _JPEG_TAIL_BYTES = 4096  # where its end is looked for: programs add a little behind it
 _TIFF = (b"II*\0", b"MM\0*")
@@ -34,7 +39,8 @@ _TIFF_PARTS = ((273, 279), (324, 325))  # offsets and byte counts of strips, of 
 def read_picture(path: Path) -> Image:
     """Read a grey picture; ``read_image`` documents the result.
 
-    Where the file says no pixel size, it is 1 mm and ``spacing_known`` is False.
+    Where the file says no pixel size, it is 1 mm and ``spacing_known`` is False. So it is at a print resolution of 72
+    or 96 dots an inch, which programs write into any picture.
 
     Raises
     ------
@@ -51,18 +57,25 @@ def read_picture(path: Path) -> Image:
             raise InputError(f"{path}: {components} values a voxel (colour or vectors); convert it to one, greyscale")
         _verify(path)
         image = from_sitk(reader.Execute(), name=str(path))
-    return replace(image, spacing_known=set(image.spacing.tolist()) != {1.0})
+    return replace(image, spacing_known=not _is_default(image.spacing))
+
+
+def _is_default(spacing: FloatArray) -> bool:
+    """Tell whether a pixel size is what programs write for pictures of unknown size: 1 mm, or 72 or 96 dots an inch."""
+    return bool((spacing == 1).all()) or any(np.allclose(spacing, 25.4 / dots, rtol=1e-3) for dots in _DEFAULT_DPI)
 
 
 def warn_of_pixel_size(image: Image, path: Path) -> None:
     """Warn that a picture says no pixel size, or only how large to print it."""
-    if not image.spacing_known:
-        log.warning("%s: says no pixel size; 1 mm is assumed", path)
-    elif path.name.lower().endswith(_PRINTED):
-        log.warning(
+    is_printed = path.name.lower().endswith(_PRINTED) and bool((image.spacing != 1).any())
+    if is_printed:
+        remark(
+            log,
             "%s: pixel size %s mm is its print resolution; give spacing= (--pixel-size) if that is not the X-ray's",
             path, image.spacing.round(4).tolist(),
         )  # fmt: skip
+    elif not image.spacing_known:
+        remark(log, "%s: says no pixel size, read at 1 mm; give spacing= (--pixel-size)", path)
 
 
 def _verify(path: Path) -> None:

@@ -18,6 +18,7 @@ from samreg.spatial.io_points_csv import parse_point_table, read_point_table, wr
 from samreg.spatial.io_points_slicer import is_fiducials, read_fiducials, read_markups, write_fiducials, write_markups
 from samreg.spatial.io_points_text import read_dirlab, read_elastix, write_elastix
 from samreg.spatial.points import Points
+from samreg.spatial.remarks import remark
 from samreg.spatial.tables import read_text
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def read_points(
         points = read_dirlab(text, path, grid)
     doubled = [name for name, count in Counter(points.names).items() if count > 1]
     if doubled:
-        log.warning("%s: names occur more than once: %s", path, ", ".join(map(repr, doubled[:5])))
+        remark(log, "%s: names occur more than once: %s", path, ", ".join(map(repr, doubled[:5])))
     return points
 
 

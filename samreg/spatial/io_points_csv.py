@@ -12,6 +12,7 @@ import numpy as np
 
 from samreg.errors import InputError
 from samreg.spatial.points import Points
+from samreg.spatial.remarks import remark
 from samreg.spatial.tables import (
     Row,
     Table,
@@ -146,7 +147,7 @@ class PointTable:
         column = self.columns["placed"]
         status = is_placed(row.cells[column], self._where(row), flag=self.table.header[column].lower() == "defined")
         if not status:
-            log.warning("%s: a point is not placed and left out", self._where(row))
+            remark(log, "%s: a point is not placed and left out", self._where(row))
         return status
 
     def _decimal_commas(self, columns: Sequence[int]) -> bool:

@@ -16,6 +16,7 @@ from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.io_points_csv import comment_fields, frame_sign, is_placed
 from samreg.spatial.points import Points
+from samreg.spatial.remarks import remark
 from samreg.spatial.tables import Row, comments, parse_number, quoted, split_rows
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def read_fiducials(text: str, path: Path) -> Points:
         record = _record(row, columns, where)
         status = record.get("positionStatus")
         if status is not None and not is_placed(status, where, flag=False):
-            log.warning("%s: point %r is not placed and left out", where, record["label"])
+            remark(log, "%s: point %r is not placed and left out", where, record["label"])
             continue
         names.append(record["label"])
         positions.append([s * parse_number(record[axis], where) for s, axis in zip(sign, "xyz", strict=True)])
@@ -153,7 +154,7 @@ def _markups_list(node: dict[str, Any], path: Path) -> list[tuple[str, list[floa
     for i, point in enumerate(node["controlPoints"], start=1):
         label = str(point.get("label", i))
         if not is_placed(str(point.get("positionStatus", "defined")), f"{path}, point {label!r}", flag=False):
-            log.warning("%s: point %r is not placed and left out", path, label)
+            remark(log, "%s: point %r is not placed and left out", path, label)
             continue
         position = [float(v) for v in point["position"]]
         if len(position) != 3 or not all(map(math.isfinite, position)):

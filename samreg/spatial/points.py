@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.remarks import remark
 
 _MARGIN_MM = 1e-3  # by which rounding may put a point outside an image
 
@@ -131,7 +132,7 @@ def paired_points(fixed: Points, moving: Points) -> tuple[Points, Points]:
         )
     for points, role in ((fixed, "fixed"), (moving, "moving")):
         if alone := [name for name in points.names if name not in names]:
-            log.warning("%d %s landmarks have no counterpart and are left out: %s", len(alone), role, _some(alone))
+            remark(log, "%d %s landmarks have no counterpart and are left out: %s", len(alone), role, _some(alone))
     return fixed.named(names), moving.named(names)
 
 

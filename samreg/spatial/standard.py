@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.remarks import remark
 from samreg.spatial.resample import resample, resample_spacing
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,8 @@ def as_mask(image: Image) -> Image:
         values = image.array[inside]
         fractional = values != np.rint(values)
         if fractional.any():
-            log.warning(
+            remark(
+                log,
                 "%s: a mask with values such as %.4g; every voxel that is not zero counts as inside. Threshold a map "
                 "of probabilities or distances first",
                 image.name or "mask", float(values[np.argmax(fractional)]),

@@ -83,9 +83,11 @@ def track_pairs(
     """
     import joblib
 
+    from samreg.device import resolve_device
     from samreg.embedding.registry import default_model, load_model
 
     require_progress(progress)
+    resolve_device(device)
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
     report = progress or (lambda text: None)
     require_names(pairs)

@@ -13,6 +13,7 @@ from samreg.errors import ImagesAtFault, InputError, require_progress, require_s
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
+from samreg.spatial.remarks import remarks_kept
 from samreg.spatial.transforms import Transform
 from samreg.tracking.lesions import Lesions, as_lesions
 from samreg.tracking.result import LesionTracks, TrackedLesion
@@ -89,14 +90,18 @@ def track(
     >>> tracks.lesions[0].why
     'baseline: no lung around it: sizes are measured in lung alone'
     """
+    from samreg.device import resolve_device
     from samreg.embedding.registry import model_for
 
     require_progress(progress)
+    resolve_device(device)
     seed, report = require_seed(seed), progress or (lambda stage: None)
     baseline, followup = as_image(baseline, name="baseline"), as_image(followup, name="follow-up")
     if (baseline.ndim, followup.ndim) != (3, 3):
         raise InputError(f"{baseline.label} is {baseline.ndim}D, {followup.label} {followup.ndim}D; give two 3D CTs")
-    inside, notes = as_lesions(lesions, baseline.grid, radii=radii).inside(baseline.grid, baseline.label)
+    with remarks_kept() as remarks:
+        inside, left_out = as_lesions(lesions, baseline.grid, radii=radii).inside(baseline.grid, baseline.label)
+    notes = (*baseline.remarks, *followup.remarks, *remarks, *left_out)
     network = model_for(model, baseline)
     report("embedding")
     embeddings = network.embed(baseline, device=device), network.embed(followup, device=device)

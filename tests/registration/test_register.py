@@ -15,6 +15,7 @@ from samreg.errors import InputError, MissingExtraError, SamregError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.seeding.orientation import reoriented
 from samreg.spatial import AffineTransform, Image, Points, inverse_residual
+from samreg.spatial.adapters import to_nibabel
 from samreg.spatial.transforms import components
 
 MODEL = "mind"
@@ -418,3 +419,22 @@ def test_match_flags_points_outside_the_targets_view(pair) -> None:
 def test_public_names_load() -> None:
     for name in samreg.__all__:
         assert getattr(samreg, name) is not None
+
+
+def test_what_was_decided_in_reading_stands_in_the_result(body, tmp_path, caplog):
+    nib = pytest.importorskip("nibabel")
+    image = to_nibabel(body)
+    qform = image.affine.copy()
+    qform[:3, 3] += 30
+    image.set_qform(qform, code=1)
+    nib.save(image, tmp_path / "two.nii.gz")
+    mask = body.with_array(np.where(body.array > -500, 0.5, 0.0).astype(np.float32))
+    result = samreg.register(
+        tmp_path / "two.nii.gz", body, fixed_mask=mask, method="registration", engine="torch", transform="rigid",
+        spacing=8.0,
+    )  # fmt: skip
+    geometry, probabilities = result.notes
+    assert "two.nii.gz: its sform" in geometry
+    assert "every voxel that is not zero counts as inside" in probabilities
+    assert result.summary()["notes"] == [geometry, probabilities]
+    assert geometry in caplog.text

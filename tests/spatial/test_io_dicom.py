@@ -41,7 +41,7 @@ from pydicom.uid import (
 )
 
 from samreg.errors import InputError
-from samreg.spatial import Grid, read_image
+from samreg.spatial import Grid, as_image, read_image
 
 AXIAL = [1, 0, 0, 0, 1, 0]
 ORIGIN = np.array([-30.0, -20.0, 100.0])
@@ -991,6 +991,19 @@ def test_colours_are_refused(tmp_path, frames):
     refused(save(item, tmp_path / "c.dcm"), "3 values a voxel (colour, RGB)", "greyscale")
     item = dataset(np.zeros((4, 5), np.uint8), PhotometricInterpretation="PALETTE COLOR", **axial(0))
     refused(save(item, tmp_path / "p.dcm"), "colour, PALETTE COLOR")
+
+
+def test_a_single_slice_of_unknown_thickness_is_read_but_used_only_with_a_spacing(tmp_path):
+    place = axial(0)
+    del place["SliceThickness"]
+    path = save(dataset(hu()[0].astype(np.int16), **place), tmp_path / "x.dcm")
+    image = read_image(path)
+    assert not image.spacing_known
+    assert "states no thickness" in image.remarks[-1]
+    with pytest.raises(InputError, match="says no voxel size; give it in mm"):
+        as_image(path)
+    given = as_image(read_image(path, spacing=(0.8, 0.8, 5)))
+    assert given.spacing.tolist() == [0.8, 0.8, 5]
 
 
 def test_what_a_ct_does_not_say_of_its_values_is_mentioned(tmp_path, caplog):

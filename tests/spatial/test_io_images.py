@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samreg.errors import InputError
-from samreg.spatial import Image, read_image, write_image
+from samreg.spatial import Image, as_image, read_image, write_image
 from samreg.spatial.adapters import to_nibabel
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -365,6 +365,11 @@ def test_print_resolution_is_no_pixel_size(tmp_path, caplog):
     path.write_bytes(data)
     np.testing.assert_allclose(read_image(path).spacing, 25.4 / 72, rtol=1e-3)
     assert "print resolution; give spacing=" in caplog.text
+    with pytest.raises(InputError, match=r"scan.jpg: says no voxel size.*--pixel-size"):  # the default of programs
+        as_image(path)
+    data[at : at + 5] = b"\x01\x00\x96\x00\x96"  # 150 dots an inch, as a scanner writes it
+    path.write_bytes(data)
+    assert as_image(path).remarks == (read_image(path).remarks[0],)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])  # the tif says it, 1 mm

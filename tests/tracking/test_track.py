@@ -11,7 +11,7 @@ import pytest
 
 import samreg
 from samreg.errors import InputError
-from samreg.tracking import as_lesions, tracking_errors
+from samreg.tracking import as_lesions, track_pairs, tracking_errors
 
 
 def test_lesions_are_found_and_trusted(tracks, visits):
@@ -169,3 +169,15 @@ def test_lesions_in_voxel_indices_refer_to_the_baseline(tmp_path):
     grid = samreg.spatial.Grid.make((40, 40, 40), origin=(-200, -300, 50), spacing=2)
     (tmp_path / "l.pts").write_text("index\n1\n10 20 30\n")
     assert as_lesions(tmp_path / "l.pts", grid).points.positions.tolist() == [[-180, -260, 110]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": -1}, {"seed": "0"}, {"device": "gpu"}, {"device": 3.5}, {"progress": True}]
+)
+def test_options_are_checked_before_anything_is_read(tmp_path, options):
+    (name,) = options
+    with pytest.raises(InputError, match=name):
+        samreg.track(tmp_path / "none", tmp_path / "none", tmp_path / "none", **options)
+    with pytest.raises(InputError, match=name):
+        track_pairs([], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -38,6 +38,7 @@ from pydicom.uid import (
 
 from samreg.errors import InputError
 from samreg.spatial.files import reading
+from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +230,8 @@ def stored_frames(pixels: PixelFormat, wanted: Collection[int]) -> Iterator[tupl
             overlaid = overlaid or (not pixels.signed and bool((frame >> pixels.high_bit >> 1).any()))
             yield number, _value_bits(frame, pixels)
     if overlaid:
-        log.warning(
+        remark(
+            log,
             "%s: pixels set bits above the %d that hold their value; these bits are left out",
             pixels.path, pixels.bits_stored,
         )  # fmt: skip

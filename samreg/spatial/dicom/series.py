@@ -19,6 +19,7 @@ from samreg.spatial.dicom.volume import stack_image
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
+from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def _find_series(folder: Path) -> list[_Series]:
     for path in (path for path in contents if path.is_file()):
         if path.stat().st_size == 0 or not may_be_dicom(path):
             if path.suffix.lower() == ".dcm":
-                log.warning("%s: is no DICOM file and is left out", path)
+                remark(log, "%s: is no DICOM file and is left out", path)
             continue
         elements = read_elements(path, _SERIES_KEYWORDS)
         if elements["Rows"]:  # others hold no image: reports, contours, directories

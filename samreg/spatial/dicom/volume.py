@@ -18,6 +18,7 @@ from samreg.spatial.dicom.stacks import Arrangement, Stack, arrange
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
+from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
 
@@ -47,30 +48,32 @@ def stack_image(stack: Stack, *, name: str, thickness: float | None = None) -> I
     if not stack.placed:
         spacing = _picture_spacing(first, name)
         return Image.from_array(_values(stack.planes, name)[0], spacing=spacing, name=name)
-    planes = stack.planes
+    planes, is_known = stack.planes, True
     if len(planes) == 1 and first.thickness is None:
+        is_known = thickness is not None
         if thickness is None:
-            log.warning("%s: a single slice that states no thickness; 1 mm is assumed", name)
+            remark(log, "%s: a single slice that states no thickness, read as 1 mm thick; give spacing=", name)
         planes = (replace(first, thickness=thickness or 1.0),)
     arrangement = arrange(planes, name=name)
-    for remark in arrangement.remarks:
-        log.warning("%s: %s", name, remark)
-    return place(_evenly(_values(arrangement.planes, name), arrangement), arrangement.to_world, name=name)
+    for text in arrangement.remarks:
+        remark(log, "%s: %s", name, text)
+    image = place(_evenly(_values(arrangement.planes, name), arrangement), arrangement.to_world, name=name)
+    return replace(image, spacing_known=is_known)
 
 
 def _picture_spacing(plane: Plane, name: str) -> FloatArray | None:
     if plane.spacing is None and plane.pixels.frames > 1:
         raise InputError(f"{name}: states no pixel size; give spacing= x, y in mm (--pixel-size)")
     if plane.spacing is None:
-        log.warning("%s: states no pixel size; 1 mm is assumed", name)
+        remark(log, "%s: states no pixel size, read at 1 mm; give spacing= (--pixel-size)", name)
     return plane.spacing
 
 
 def _warn_of_values(plane: Plane, name: str) -> None:
     if plane.is_ct and not plane.rescale.stated:
-        log.warning("%s: a CT that states no rescale; its stored values are taken as HU", name)
+        remark(log, "%s: a CT that states no rescale; its stored values are taken as HU", name)
     elif plane.is_ct and plane.rescale.units not in ("", "HU"):
-        log.warning("%s: a CT whose values are stated to be %s, not HU", name, plane.rescale.units)
+        remark(log, "%s: a CT whose values are stated to be %s, not HU", name, plane.rescale.units)
 
 
 def _values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
@@ -109,9 +112,9 @@ def _darken(values: NDArray[Any], padded: NDArray[np.bool_], name: str) -> None:
     padding = float(values[padded].max())
     if padding > high:
         values[padded] = low
-        log.warning("%s: padding of value %g, brighter than the image, is set to its lowest, %g", name, padding, low)
+        remark(log, "%s: padding of value %g, brighter than the image, is set to its lowest, %g", name, padding, low)
     elif padding > low:
-        log.warning("%s: the padding value %g lies within the values of the image; it is left as it is", name, padding)
+        remark(log, "%s: the padding value %g lies within the values of the image; it is left as it is", name, padding)
 
 
 def _evenly(values: NDArray[Any], arrangement: Arrangement) -> NDArray[Any]:
