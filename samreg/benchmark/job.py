@@ -120,7 +120,6 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     from samreg.benchmark.methods.registry import get_method
     from samreg.benchmark.metrics import common_landmarks, measure
     from samreg.benchmark.report.pictures import write_case_picture
-    from samreg.spatial import invert
 
     data, method = load_dataset(job.data), get_method(job.method)
     fixed, moving = data.cases[job.fixed], data.cases[job.moving]
@@ -138,7 +137,7 @@ def _register_and_measure(job: Job) -> dict[str, Any]:
     if not result:
         return {"ok": False, "reason": str(getattr(result, "reason", "")) or "the method gave up", **about}
     start = time.perf_counter()
-    inverse = getattr(result, "inverse", None) or invert(result.transform)
+    inverse = getattr(result, "inverse", None) or result.transform.inverse()
     timings["inverse"] = time.perf_counter() - start
     if fixed.pictures and landmarks is not None:
         edges = images[1] if moving.pictures else None

@@ -67,7 +67,7 @@ def apply(
         raise InputError(f"--subject chooses rows of a csv, but {source} is an image; leave it out")
     backward = (to == "fixed") == is_points  # points go along the transform, images are pulled against it
     with session(quiet=quiet) as progress:
-        mapping = _in_folder(transform, backward) if transform.is_dir() else None
+        mapping = _in_folder(transform, backward, is_points) if transform.is_dir() else None
         if is_points:
             grid = _saved_grid(transform, "moving" if to == "fixed" else "fixed")
             points = _read_points(source, grid, subject)
@@ -99,15 +99,16 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
     Those lie outside the image, ``grid``, or where it is not known, outside the displacement fields.
     """
     from samreg.spatial.points import Points, require_inside
-    from samreg.spatial.transforms import AffineTransform, DisplacementField, components
+    from samreg.spatial.transforms import AffineTransform, DisplacementField, InverseField, components
 
     if mapping.ndim != points.ndim:
         raise InputError(f"the points have {points.ndim} coordinates, {path} is a transform in {mapping.ndim}D")
     outside_fields = np.zeros(len(points), dtype=bool)
     positions = points.positions
     for part in components(mapping):
-        if isinstance(part, DisplacementField):
-            outside_fields |= ~part.grid.contains(positions)
+        field = part.forward if isinstance(part, InverseField) else part
+        if isinstance(field, DisplacementField):
+            outside_fields |= ~field.grid.contains(positions)
         positions = part.transform_points(positions)
     if outside == "extrapolate":
         if outside_fields.any() and not any(isinstance(part, AffineTransform) for part in components(mapping)):
@@ -156,9 +157,12 @@ def _overlaps(mapping: Transform, source: Grid, target: Grid) -> bool:
     return bool((index.max(axis=0) + margin >= 0).all() and (index.min(axis=0) - margin <= source.size).all())
 
 
-def _in_folder(folder: Path, backward: bool) -> Transform:
+def _in_folder(folder: Path, backward: bool, is_points: bool) -> Transform:
+    """Return the transform, or its inverse: solved for points, and as it was sampled and saved for images."""
     from samreg.registration.store import load_transform
 
+    if backward and is_points:
+        return load_transform(folder, "transform").inverse()
     return load_transform(folder, "inverse" if backward else "transform")
 
 
@@ -170,12 +174,11 @@ def _saved_grid(folder: Path, role: str) -> Grid | None:
 
 
 def _in_file(path: Path, backward: bool, grids: tuple[Grid | None, Grid | None] = (None, None)) -> Transform:
-    """Read the transform, inverted numerically when ``backward``; ``grids`` of the fixed and the moving image."""
+    """Read the transform, inverted when ``backward``; ``grids`` of the fixed and the moving image."""
     from samreg.spatial.io_transforms import read_transform
-    from samreg.spatial.transforms import invert
 
     transform = read_transform(path, fixed_grid=grids[0], moving_grid=grids[1])
-    return invert(transform) if backward else transform
+    return transform.inverse() if backward else transform
 
 
 def _reference(transform: Path, given: Path | None, to: str, pixel_size: float | None) -> Image:

@@ -26,7 +26,7 @@ from samreg.cli.common import (
     session,
     show_table,
 )
-from samreg.errors import InputError
+from samreg.errors import InputError, require_choice
 from samreg.spatial.points import paired_points
 
 if TYPE_CHECKING:
@@ -64,6 +64,13 @@ def register(
             "comma-separated."
         ),
     ] = "h5",
+    field_grid: Annotated[
+        str,
+        typer.Option(
+            metavar="compact|full",
+            help="Displacement fields on grids as coarse as 0.05 mm allow, or at every voxel of the images.",
+        ),
+    ] = "compact",
     landmarks: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="FIXED MOVING", help="Landmark files of both images, matched by name: prints errors."),
@@ -87,8 +94,9 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
-    from samreg.registration.store import require_folder, require_formats
+    from samreg.registration.store import FIELD_GRIDS, require_folder, require_formats
 
+    require_choice("--field-grid", field_grid, FIELD_GRIDS)
     wanted = _formats(formats)
     options = parse_options(option or [])
     require_writable(out)
@@ -123,12 +131,12 @@ def register(
             verbose=verbose,
             progress=progress,
         )
-        progress("writing")
-        result.save(out, formats=wanted)
+        result.save(out, formats=wanted, field_grid=field_grid, progress=progress)
         errors = result.landmark_errors(*pairs) if pairs is not None and result else None
         if errors is not None:
             errors.write(out / "landmarks.csv")
         if report:
+            progress("writing the report")
             result.report(out / "report.html", landmarks=errors)
     if not result:
         fail(f"not registered: {result.reason}", 1)

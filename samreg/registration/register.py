@@ -210,7 +210,7 @@ class _Run:
     )
 
     def transform(self) -> Transform:
-        """Return the transform, fixed to moving, LPS mm: one field at most, followed by an affine.
+        """Return the transform, fixed to moving, LPS mm: displacement fields, followed by an affine.
 
         Raises
         ------
@@ -226,7 +226,7 @@ class _Run:
         assert transform is not None
         with self.clock("composition"):
             spacing = max(self._spacing, float(request.fixed.spacing.min()))
-            transform = _on_one_grid(transform, request.fixed.grid, spacing)
+            transform = _fields_then_affine(transform, request.fixed.grid, spacing)
         if not np.isfinite(transform.transform_points(request.fixed.grid.corners())).all():
             name = "the embedding" if self.engine is None else self.engine.name
             raise EngineError(f"{name} returned a transform that is not finite")
@@ -422,17 +422,38 @@ def _model_name(given: Any, identity: str | None) -> str | None:
     return os.fspath(given) if isinstance(given, (str, os.PathLike)) else identity.split("@")[0]
 
 
-def _on_one_grid(transform: Transform, grid: Grid, spacing: float) -> Transform:
-    """Return the transform as one displacement field, zero at its border, followed by one affine."""
+def _fields_then_affine(transform: Transform, grid: Grid, spacing: float) -> Transform:
+    """Return the transform as displacement fields, zero at their borders, followed by one affine.
+
+    Fields stay on their own grids. Those that are finer than ``spacing``, mm, and other kinds of transforms are sampled
+    as one field, on a grid that covers ``grid``, that of the fixed image, and a margin.
+    """
     parts = components(transform)
     affine = parts[-1] if isinstance(parts[-1], AffineTransform) else AffineTransform.identity(transform.ndim)
     if not abs(np.linalg.det(affine.matrix)) > _MIN_DETERMINANT:
         raise ImagesAtFault("the affine part of the transform collapses the image; are these scans of the same region?")
     if len(parts) == 1 and isinstance(parts[0], AffineTransform):
         return transform
-    # a quarter of the finest field's voxel: between coarser ones the inverse, sampled too, misses its kinks
-    voxels = [float(part.grid.spacing.min()) for part in parts if isinstance(part, DisplacementField)]
-    finest = min(voxels, default=spacing)
-    grid = grid.with_spacing(np.minimum(max(spacing, finest / 4), grid.extent)).padded(_FIELD_MARGIN_MM)
+    fields = [part for part in parts if isinstance(part, DisplacementField)]
+    others = [part for part in parts if not isinstance(part, DisplacementField) and part is not affine]
+    if not others and all(_covers(field.grid, grid, spacing) for field in fields):
+        return compose(*(_zero_at_border(field, grid) for field in fields), affine)
+    grid = grid.with_spacing(np.minimum(spacing, grid.extent)).padded(_FIELD_MARGIN_MM)
     residual = sample_displacement(compose(transform, affine.inverse()), grid)
     return compose(tapered(residual, _FIELD_MARGIN_MM), affine)
+
+
+def _covers(field: Grid, image: Grid, spacing: float) -> bool:
+    """Tell whether a field is no finer than ``spacing``, mm, and ends at most a voxel before the image does."""
+    return bool(field.spacing.min() >= 0.99 * spacing and field.depth(image.corners()).min() >= -field.spacing.max())
+
+
+def _zero_at_border(field: DisplacementField, image: Grid) -> DisplacementField:
+    """Return the field as it is within the image, and falling to zero over a margin around it."""
+    voxel = float(field.grid.spacing.max())
+    missing = max(_FIELD_MARGIN_MM, 3 * voxel) - float(field.grid.depth(image.corners()).min())
+    if missing > 0:
+        grid = field.grid.padded(missing)
+        width = [((n - m) // 2,) * 2 for n, m in zip(grid.shape, field.grid.shape, strict=True)]
+        field = DisplacementField(np.pad(field.displacement, [*width, (0, 0)], mode="edge"), grid)
+    return tapered(field, float(field.grid.depth(image.corners()).min()) - 1.5 * voxel)

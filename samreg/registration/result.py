@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points, points_in
 from samreg.spatial.points import Points, require_inside
 from samreg.spatial.resample import resample
-from samreg.spatial.transforms import Transform, invert
+from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:
     from samreg.matching import Correspondences
@@ -101,7 +101,9 @@ class RegistrationResult:
 
     @cached_property
     def inverse(self) -> Transform:
-        """Moving to fixed, LPS mm, inverted numerically; ``quality["inverse_residual_p95_mm"]`` says how well.
+        """Moving to fixed, LPS mm, solved at each point that it maps.
+
+        ``quality["inverse_residual_p95_mm"]`` says how well.
 
         Raises
         ------
@@ -118,7 +120,7 @@ class RegistrationResult:
         >>> result.inverse.transform_points([[10.0, 10.0, 10.0]])
         array([[ 6., 10., 10.]])
         """
-        return invert(self._transform())
+        return self._transform().inverse()
 
     @cached_property
     def warped(self) -> Image:
@@ -298,13 +300,21 @@ class RegistrationResult:
             points_in(moving, self.moving.grid, f"the moving image {self.moving.name}".strip()),
         )
 
-    def save(self, folder: str | os.PathLike[str], *, formats: Sequence[str] = ("h5",)) -> Path:
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        formats: Sequence[str] = ("h5",),
+        field_grid: str = "compact",
+        progress: Callable[[str], None] | None = None,
+    ) -> Path:
         """Write everything to a folder: all files, or none.
 
-        ``warped.nii.gz``, ``transform.*`` (fixed to moving) and ``inverse.*`` (moving to fixed) on the original
-        grids, ``affine.tfm``, ``correspondences.csv``, ``body.nii.gz``, ``start.h5`` where a start was given,
-        ``engine.log``, ``preview.png`` and ``result.json``. A failed result writes ``result.json``, and its body,
-        matches, start and log where there are any. :meth:`load` reads it again.
+        ``warped.nii.gz`` on the fixed image's grid, ``transform.*`` (fixed to moving), ``inverse.*`` (moving to fixed,
+        for other programs; samreg inverts ``transform.*`` again), ``affine.tfm``, ``correspondences.csv``,
+        ``body.nii.gz``, ``start.h5`` where a start was given, ``engine.log``, ``preview.png`` and ``result.json``. A
+        failed result writes ``result.json``, and its body, matches, start and log where there are any. :meth:`load`
+        reads it again.
 
         Parameters
         ----------
@@ -316,6 +326,12 @@ class RegistrationResult:
             ``transformix.txt`` with which transformix, run in the folder, applies it), "npz" (Learn2Reg). With "mrk",
             for volumes, also the matches, where there are any: ``fixed_matches.mrk.json`` and
             ``moving_matches.mrk.json``, for 3D Slicer.
+        field_grid
+            "compact" writes displacement fields on grids as coarse as they allow: ``transform.*`` differs by at most
+            0.05 mm within the fixed image, and ``inverse.*`` in 95 % of the moving image by at most 0.5 mm and half a
+            voxel of the fixed image. "full" samples them at the voxels of the images, as "npz" always does.
+        progress
+            Called with the name of each stage as it starts.
 
         Returns
         -------
@@ -325,7 +341,7 @@ class RegistrationResult:
         Raises
         ------
         InputError
-            For an unknown format, "mrk" of 2D images, or when the folder cannot be written.
+            For an unknown format or grid, "mrk" of 2D images, or when the folder cannot be written.
 
         Examples
         --------
@@ -341,7 +357,9 @@ class RegistrationResult:
         """
         from samreg.report import write_preview
 
-        return store.save(self, folder, formats=formats, picture=write_preview)
+        return store.save(
+            self, folder, formats=formats, picture=write_preview, field_grid=field_grid, progress=progress
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what ``result.json`` holds: options, versions, timings, quality, flags.
@@ -427,12 +445,6 @@ class SavedResult(RegistrationResult):
         self._transform()
         quality: Mapping[str, float] = self._stored().summary["quality"]
         return quality
-
-    @cached_property
-    def inverse(self) -> Transform:
-        """Moving to fixed, LPS mm."""
-        self._transform()
-        return self._stored().transform("inverse")
 
     @cached_property
     def correspondences(self) -> Correspondences | None:

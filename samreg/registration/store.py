@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_choice, require_progress
 from samreg.quality.landmarks import LandmarkErrors
+from samreg.spatial.compact import compact, compact_field, points_within
 from samreg.spatial.files import reading, replaced_files, staging_folder
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
@@ -58,6 +59,11 @@ LANDMARK_ERRORS = "landmarks.csv"
 _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW = "warped.nii.gz", "affine.tfm", "transformix.txt", "preview.png"
 _CORRESPONDENCES, _BODY, _LOG = "correspondences.csv", "body.nii.gz", "engine.log"
 _MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
+
+#: On which grids displacement fields are written: as coarse as they allow, or those of the images.
+FIELD_GRIDS = ("compact", "full")
+_INVERSE_ERROR_MM = 0.5  # of the inverse that is written, at most half a voxel of the fixed image,
+_INVERSE_SHARE = 0.95  # in so much of the moving image
 
 #: What transforms can be written as, and the endings of the files; read in this order.
 TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
@@ -122,6 +128,8 @@ def save(
     *,
     formats: str | Sequence[str],
     picture: Callable[[RegistrationResult, Path], object],
+    field_grid: str = "compact",
+    progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a result to a folder, all files or none; see :meth:`samreg.RegistrationResult.save`.
 
@@ -135,13 +143,19 @@ def save(
         Of :data:`SAVE_FORMATS`.
     picture
         Draws a result of volumes into a PNG file.
+    field_grid
+        Of :data:`FIELD_GRIDS`.
+    progress
+        Called with the name of each stage as it starts.
     """
+    require_choice("field_grid", field_grid, FIELD_GRIDS)
+    require_progress(progress)
     formats, folder = require_formats(formats, result.fixed.ndim), Path(folder)
     others = {*_FILES, REPORT}
     if _has_errors(folder / LANDMARK_ERRORS):
         others.add(LANDMARK_ERRORS)
     with replaced_files(folder, summary=SUMMARY, others=others) as staging:
-        _write_into(staging, result, formats, picture)
+        _write_into(staging, result, formats, picture, field_grid, progress or _say_nothing)
     return folder
 
 
@@ -300,10 +314,16 @@ def _write_into(
     result: RegistrationResult,
     formats: Sequence[str],
     picture: Callable[[RegistrationResult, Path], object],
+    field_grid: str,
+    progress: Callable[[str], None],
 ) -> None:
     if result.transform is not None:
+        _write_transforms(folder, result, formats, field_grid, progress)
+        progress("warping the moving image")
         write_image(_as_stored(result.warped, result.moving), folder / _WARPED)
-        _write_transforms(folder, result, formats)
+        progress("measuring quality")
+        _ = result.quality
+        progress("writing pictures and tables")
         if result.fixed.ndim == 3:
             picture(result, folder / _PREVIEW)
     pairs = result.correspondences
@@ -321,18 +341,55 @@ def _write_into(
     (folder / SUMMARY).write_text(json.dumps(summary(result), indent=2, default=_plain) + "\n", encoding="utf-8")
 
 
-def _write_transforms(folder: Path, result: RegistrationResult, formats: Sequence[str]) -> None:
-    transform, fixed, moving = result.transform, result.fixed.grid, result.moving.grid
-    assert transform is not None
-    for ending in (TRANSFORM_FORMATS[name] for name in formats if name in TRANSFORM_FORMATS):
-        write_transform(transform, folder / f"transform{ending}", grid=fixed, moving_grid=moving)
-        write_transform(result.inverse, folder / f"inverse{ending}", grid=moving, moving_grid=fixed)
+def _write_transforms(
+    folder: Path, result: RegistrationResult, formats: Sequence[str], field_grid: str, progress: Callable[[str], None]
+) -> None:
+    assert result.transform is not None
+    fixed, moving = result.fixed.grid, result.moving.grid
+    kinds = [name for name in formats if name in TRANSFORM_FORMATS]
+    progress("writing the transform")
+    for kind in kinds:
+        stored, grid = _for_file(result.transform, fixed, kind, field_grid)
+        write_transform(stored, folder / f"transform{TRANSFORM_FORMATS[kind]}", grid=grid, moving_grid=moving)
+    progress("writing the inverse")
+    is_sampled = field_grid == "compact" and {*kinds} & {"h5", "nii"}
+    sampled = _sampled_inverse(result) if is_sampled else result.inverse
+    for kind in kinds:
+        stored, grid = _for_file(result.inverse if kind == "npz" else sampled, moving, kind, field_grid)
+        write_transform(stored, folder / f"inverse{TRANSFORM_FORMATS[kind]}", grid=grid, moving_grid=fixed)
     if "nii" in formats:
         fill = float(result.moving.array.min())
         write_transformix(folder / _TRANSFORMIX, "transform.nii.gz", grid=fixed, fill=fill)
-    affine = [part for part in components(transform) if isinstance(part, AffineTransform)]
+    affine = [part for part in components(result.transform) if isinstance(part, AffineTransform)]
     if affine:
         write_transform(affine[-1], folder / _AFFINE)
+
+
+def _for_file(transform: Transform, image: Grid, kind: str, field_grid: str) -> tuple[Transform, Grid | None]:
+    """Return what to write of a transform from an image, and the grid to sample it on; None for its own."""
+    if field_grid == "full" or kind == "npz":  # which counts the image's voxels
+        return transform, image
+    if kind == "nii":
+        return compact_field(transform, image), None
+    plain = all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(transform))
+    return (compact(transform, image), None) if plain else (transform, image)
+
+
+def _sampled_inverse(result: RegistrationResult) -> Transform:
+    """Return the inverse as one field on a coarse grid, followed by the affine; exact where it is affine."""
+    assert result.transform is not None
+    inverse, moving = result.inverse, result.moving.grid
+    parts = components(inverse)
+    if all(isinstance(part, AffineTransform) for part in parts):
+        return inverse
+    affines = [part for part in parts if isinstance(part, AffineTransform)]
+    after = compose(*affines) if affines else AffineTransform.identity(inverse.ndim)
+    points = points_within(moving)
+    points = points[result.fixed.grid.contains(inverse.transform_points(points))]
+    tolerance = min(_INVERSE_ERROR_MM, float(result.fixed.spacing.min()) / 2)
+    residual = compose(inverse, after.inverse())
+    field = compact_field(residual, moving, tolerance=tolerance, share=_INVERSE_SHARE, points=points)
+    return compose(field, after)
 
 
 def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Transform:
@@ -372,6 +429,10 @@ def _path(saved: Mapping[str, Any], role: str, remedy: str) -> str:
     if not Path(path).exists():
         raise InputError(f"the {role} image is no longer at {path}; {remedy}")
     return path
+
+
+def _say_nothing(stage: str) -> None:
+    pass
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from samreg.spatial.remarks import remark
 from samreg.spatial.transforms import (
     AffineTransform,
     DisplacementField,
+    InverseField,
     Transform,
     components,
     compose,
@@ -382,8 +383,9 @@ def _part_to_sitk(part: Transform) -> Any:
         result.SetMatrix(part.matrix.ravel().tolist())
         result.SetTranslation(part.translation.tolist())
         return result
-    if isinstance(part, DisplacementField):
-        return sitk.DisplacementFieldTransform(field_to_sitk(part, double=True))
+    if isinstance(part, (DisplacementField, InverseField)):
+        field = part.field if isinstance(part, InverseField) else part
+        return sitk.DisplacementFieldTransform(field_to_sitk(field, double=True))
     raise InputError(f"a {type(part).__name__} has no SimpleITK counterpart; sample it as a displacement field")
 
 

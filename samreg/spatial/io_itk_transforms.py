@@ -18,7 +18,7 @@ from samreg.spatial.adapters import transform_from_sitk
 from samreg.spatial.files import itk_path
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
-from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, components, compose
+from samreg.spatial.transforms import AffineTransform, DisplacementField, InverseField, Transform, components, compose
 
 HDF5 = (".h5", ".hdf5")
 TEXT = (".tfm", ".txt")
@@ -123,15 +123,16 @@ def _write_hdf5(transform: Transform, path: Path) -> None:
             )
         for number, part in enumerate(parts, start=int(len(parts) > 1)):
             group = file.create_group(f"TransformGroup/{number}")
+            part = part.field if isinstance(part, InverseField) else part
             if isinstance(part, AffineTransform):
                 kind, parameters, fixed = _affine_parameters(part)
                 write_array(group, "TransformParameters", parameters)
             elif isinstance(part, DisplacementField):
                 kind, grid = f"DisplacementFieldTransform_double_{d}_{d}", part.grid
                 fixed = np.concatenate([grid.size, grid.origin, grid.spacing, grid.direction.ravel()])
-                write_array(
-                    group, "TransformParameters", part.displacement.ravel(), compression="gzip", compression_opts=1
-                )
+                # shuffled, bytes of one significance lie together and are packed better
+                packing = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+                write_array(group, "TransformParameters", part.displacement.ravel(), **packing)
             else:
                 raise InputError(f"a {type(part).__name__} cannot be stored as it is; give grid= to sample it")
             write_array(group, "TransformFixedParameters", fixed)

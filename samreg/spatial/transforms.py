@@ -19,6 +19,7 @@ from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, as_points_array
 
 _MAX_POINTS_AT_ONCE = 500_000  # to bound memory
+_MAX_VOXELS_REFINED = 10_000_000  # of an inverse that is sampled more finely than its field
 _REFINING_ITERATIONS = 8  # at full resolution, from the inverse on a coarser grid
 _MIN_DETERMINANT = 1e-12  # of a matrix that has an inverse
 
@@ -39,9 +40,9 @@ class Transform(ABC):
         """Map points (N, d) of the fixed image to the moving image, LPS mm."""
 
     def inverse(self) -> Transform:
-        """Return the inverse, moving to fixed: exact where the kind has one, else numerical.
+        """Return the inverse, moving to fixed: exact where the kind has one, else solved at the points it maps.
 
-        :func:`invert` says how and takes the accuracy; :func:`inverse_residual` measures the result.
+        :func:`invert` samples it on a grid instead; :func:`inverse_residual` measures the result.
 
         Raises
         ------
@@ -55,7 +56,7 @@ class Transform(ABC):
         >>> shift.inverse().transform_points([[10, 20]])
         array([[0., 0.]])
         """
-        return invert(self)
+        return compose(*(_inverse_part(part) for part in reversed(components(self))))
 
     def jacobian(self, points: ArrayLike, *, step: ArrayLike = 0.5, within: Grid | None = None) -> FloatArray:
         """Return the derivatives at points by central differences.
@@ -285,6 +286,63 @@ class DisplacementField(Transform):
 
 
 @dataclass(frozen=True, eq=False)
+class InverseField(Transform):
+    """The inverse of a displacement field, solved at each point that it maps; see :func:`invert` for the equation.
+
+    Parameters
+    ----------
+    forward
+        The field.
+    tolerance
+        Largest error at which the iteration stops, mm.
+    iterations
+        Most iterations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.spatial import DisplacementField, Grid
+    >>> grid = Grid.make((20, 20), spacing=2)
+    >>> bump = np.exp(-((grid.world_points() - grid.center) ** 2).sum(axis=-1, keepdims=True) / 100)
+    >>> field = DisplacementField(3 * bump * [1, 0], grid)
+    >>> field.inverse().transform_points(field.transform_points([[19, 19]])).round(1)
+    array([[19., 19.]])
+    """
+
+    forward: DisplacementField
+    tolerance: float = 0.02
+    iterations: int = 40
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, 2 or 3."""
+        return self.forward.ndim
+
+    def transform_points(self, points: ArrayLike) -> FloatArray:
+        """Map points (N, d) of the moving image to the fixed image, LPS mm."""
+        points = as_points_array(points, self.ndim)
+        result = np.empty_like(points)
+        for start in range(0, len(points), _MAX_POINTS_AT_ONCE):
+            target = points[start : start + _MAX_POINTS_AT_ONCE]
+            guess = target - self.forward.displacement_at(target)
+            result[start : start + len(target)] = _invert_at(
+                self.forward, target, guess, self.tolerance, self.iterations
+            )
+        return result
+
+    def inverse(self) -> DisplacementField:
+        """Return the field itself, fixed to moving."""
+        return self.forward
+
+    @cached_property
+    def field(self) -> DisplacementField:
+        """The inverse sampled on a grid, four times finer than the field where that is not too large."""
+        grid = self.forward.grid
+        factor = next((n for n in (4, 2) if np.prod(grid.shape) * n**grid.ndim <= _MAX_VOXELS_REFINED), 1)
+        return _invert_field(self.forward, self.tolerance, self.iterations, spacing=grid.spacing / factor)
+
+
+@dataclass(frozen=True, eq=False)
 class CompositeTransform(Transform):
     """Transforms applied one after the other; the first element is applied to the points first.
 
@@ -448,21 +506,27 @@ def invert(transform: Transform, *, tolerance: float = 0.02, iterations: int = 4
 
 
 def _invert_part(part: Transform, tolerance: float, iterations: int) -> Transform:
-    if isinstance(part, AffineTransform):
-        return part.inverse()
     if isinstance(part, DisplacementField):
         return _invert_field(part, tolerance, iterations)
+    return _inverse_part(part)
+
+
+def _inverse_part(part: Transform) -> Transform:
+    if isinstance(part, DisplacementField):
+        return InverseField(part)
     if type(part).inverse is not Transform.inverse:
         return part.inverse()
     raise InputError(f"a {type(part).__name__} has no inverse; sample it as a displacement field first")
 
 
-def _invert_field(forward: DisplacementField, tolerance: float, iterations: int) -> DisplacementField:
+def _invert_field(
+    forward: DisplacementField, tolerance: float, iterations: int, *, spacing: FloatArray | None = None
+) -> DisplacementField:
     # A field that is not zero at its border carries points out of its grid: the inverse needs that margin.
     border = _border_values(forward.displacement)
     reach = float(np.linalg.norm(border, axis=-1).max(initial=0.0))
     grid = forward.grid.padded(reach) if reach > tolerance else forward.grid
-    return _invert_on(forward, grid, tolerance, iterations)
+    return _invert_on(forward, grid if spacing is None else grid.with_spacing(spacing), tolerance, iterations)
 
 
 def _invert_on(forward: DisplacementField, grid: Grid, tolerance: float, iterations: int) -> DisplacementField:

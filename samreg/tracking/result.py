@@ -13,7 +13,7 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
 from samreg.spatial.resample import resample
-from samreg.spatial.transforms import Transform, invert
+from samreg.spatial.transforms import Transform
 from samreg.tracking.size import Extent
 
 _SIZES = (("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume"))
@@ -199,7 +199,7 @@ class LesionTracks:
             carried = resample(
                 Image(drawn, self.baseline.grid),
                 self.followup.grid,
-                transform=invert(self.transform),
+                transform=self.transform.inverse(),
                 interpolation="nearest",
                 fill=0,
             )

@@ -17,7 +17,8 @@ from samreg.cli import app
 from samreg.errors import InputError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.registration import store
-from samreg.spatial import AffineTransform, DisplacementField, Image
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
+from samreg.spatial.compact import compact
 
 Saved = tuple[samreg.RegistrationResult, Path]
 
@@ -85,6 +86,65 @@ def test_beyond_the_image_every_format_is_the_affine_part(saved, tmp_path, forma
         assert np.linalg.norm(expected - far, axis=1).min() > 1, "no identity"
         name = "transform" if to == "moving" else "inverse"
         np.testing.assert_allclose(store.load_transform(folder, name).transform_points(far), expected, atol=1e-2)
+
+
+def deformed(*spacings: float) -> samreg.RegistrationResult:
+    """A result whose transform is one smooth field for each of these voxel sizes, followed by an affine."""
+    voxels, spacing = np.zeros((50, 60, 64), np.int16), (1.2, 1.5, 2)
+    images = [Image.from_array(voxels, spacing=spacing, origin=origin) for origin in ((0, 0, 0), (5, 9, 1))]
+    parts = []
+    for i, spacing in enumerate(spacings):
+        grid = images[0].grid.with_spacing(spacing).padded(20)
+        waves = np.sin(grid.world_points() / (9 + i)) * 6 / (1 + i)
+        parts.append(DisplacementField(waves[..., [1, 2, 0]], grid))
+    affine = AffineTransform(np.diag([1.3, 0.9, 1.0]), [5.0, 9.0, 1.0])
+    return samreg.RegistrationResult(*images, compose(*parts, affine))
+
+
+@pytest.mark.parametrize("spacings", [(2,), (8, 4)])
+@pytest.mark.parametrize(("kind", "ending"), [("h5", ".h5"), ("nii", ".nii.gz")])
+def test_fields_are_stored_on_coarse_grids_and_come_back(tmp_path, spacings, kind, ending) -> None:
+    """Within 0.05 mm, in a file smaller than one with a displacement for every voxel; the inverse nearly as well."""
+    result = deformed(*spacings)
+    stages: list[str] = []
+    folders = {
+        name: result.save(tmp_path / name, formats=kind, field_grid=name, progress=stages.append)
+        for name in store.FIELD_GRIDS
+    }
+    assert {"writing the transform", "writing the inverse"} <= {*stages}
+    for name, image, exact in (
+        ("transform", result.fixed.grid, result.transform),
+        ("inverse", result.moving.grid, result.inverse),
+    ):
+        points = image.index_to_world(np.random.default_rng(1).uniform(0, np.array(image.size) - 1, (20_000, 3)))
+        expected = exact.transform_points(points)
+        seen = result.fixed.grid.contains(expected) if name == "inverse" else slice(None)
+        compact, full = (samreg.read_transform(folder / f"{name}{ending}") for folder in folders.values())
+        misses, unavoidable = (
+            np.linalg.norm(stored.transform_points(points) - expected, axis=1)[seen] for stored in (compact, full)
+        )
+        if name == "transform":  # two fields as one, at the voxels of the image, lose their kinks
+            assert misses.max() < max(0.05, unavoidable.max() + 1e-3)
+        else:
+            assert np.percentile(misses, 95) < 0.5
+    files = [folder / f"{name}{ending}" for folder in folders.values() for name in ("transform", "inverse")]
+    sizes = [file.stat().st_size for file in files]
+    assert sum(sizes[:2]) < sum(sizes[2:])
+    with pytest.raises(InputError, match="unknown field_grid 'fine'; choose one of compact, full"):
+        result.save(tmp_path / "out", field_grid="fine")
+
+
+@pytest.mark.parametrize("size", [21, 24])
+def test_a_linear_field_needs_few_voxels_and_a_kinked_one_keeps_its_own(size) -> None:
+    grid = Grid.make((size, size), spacing=1.5)
+    points = grid.index_to_world(np.random.default_rng(0).uniform(0, size - 1, (1000, 2)))
+    kinked = np.abs(grid.world_points() - grid.center)
+    for displacement in (0.2 * grid.world_points(), kinked):
+        field = DisplacementField(displacement, grid)
+        small = compact(field, grid)
+        assert np.abs(small.transform_points(points) - field.transform_points(points)).max() < 0.05
+    if size == 21:
+        assert compact(DisplacementField(0.2 * grid.world_points(), grid), grid).grid.size == (6, 6)
 
 
 def test_the_start_is_saved_and_starts_again(body, tmp_path) -> None:
@@ -244,7 +304,7 @@ def test_missing_and_damaged_files_are_named(saved, tmp_path, file, content, say
 
     def read() -> object:
         result = samreg.RegistrationResult.load(folder)
-        return result.inverse, result.correspondences
+        return store.load_transform(folder, "inverse"), result.correspondences
 
     with pytest.raises(InputError, match=says):
         read()

@@ -1,0 +1,177 @@
+"""Displacement fields on the coarsest grid that holds them, and with few digits, so that files are small."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.transforms import (
+    AffineTransform,
+    DisplacementField,
+    InverseField,
+    Transform,
+    components,
+    compose,
+    sample_displacement,
+)
+
+FIELD_ERROR_MM = 0.05  # by which a compact transform may differ
+_STRIDES = (8, 6, 4, 3, 2)  # voxels of a field, tried from the coarsest
+_REFINEMENTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # voxels of a sampled field to one of the finest field in the transform
+_TEST_POINTS = 30_000
+
+
+def compact(transform: Transform, image: Grid, *, tolerance: float = FIELD_ERROR_MM) -> Transform:
+    """Return a transform whose fields are cut to what the image needs, coarsened and rounded.
+
+    Linear interpolation gives a field back: its error is measured at every voxel, which is where it is largest.
+
+    Parameters
+    ----------
+    transform
+        From points of the image, LPS mm; parts other than displacement fields stay as they are.
+    image
+        Grid of the image, outside which the result may differ.
+    tolerance
+        Largest difference within the image, mm.
+
+    Examples
+    --------
+    >>> from samreg.spatial import DisplacementField, Grid
+    >>> from samreg.spatial.compact import compact
+    >>> grid = Grid.make((41, 41), spacing=1.0)
+    >>> compact(DisplacementField(0.1 * grid.world_points(), grid), grid).grid.size
+    (6, 6)
+    """
+    parts = components(transform)
+    count = max(1, sum(isinstance(part, DisplacementField) for part in parts))
+    needed = image.corners()
+    result: list[Transform] = []
+    for i, part in enumerate(parts):
+        smaller = part
+        if isinstance(part, DisplacementField):
+            cut = _cut(part, needed)
+            # what comes after it stretches an error
+            error = tolerance / count / float(np.prod([_stretch(later) for later in parts[i + 1 :]]))
+            smaller = _few_digits(*_coarsened(cut, error / 2), error)
+            needed = cut.grid.world_points().reshape(-1, cut.ndim)
+        needed = part.transform_points(needed)
+        result.append(smaller)
+    return compose(*result)
+
+
+def compact_field(
+    transform: Transform,
+    image: Grid,
+    *,
+    tolerance: float = FIELD_ERROR_MM,
+    share: float = 1.0,
+    points: FloatArray | None = None,
+) -> DisplacementField:
+    """Sample a transform as one field on the coarsest grid that is accurate; on the image's own where none is.
+
+    Parameters
+    ----------
+    transform
+        From points of the image, LPS mm.
+    image
+        Grid of the image, which the field covers.
+    tolerance
+        Largest error, mm.
+    share
+        Of the points for which it must hold.
+    points
+        (N, d) where the error is measured, LPS mm; :func:`points_within` the image unless given.
+    """
+    parts = components(compact(transform, image, tolerance=tolerance))
+    if isinstance(parts[0], DisplacementField) and all(isinstance(part, AffineTransform) for part in parts[1:]):
+        return sample_displacement(compose(*parts), parts[0].grid)  # linear between the same voxels
+    points = points_within(image) if points is None or not len(points) else points
+    expected = transform.transform_points(points)
+    finest = min((_voxel(part) for part in parts), default=np.inf)
+    for refinement in _REFINEMENTS:
+        spacing = np.minimum(finest / refinement, image.extent / 2)
+        if (spacing <= image.spacing).all():
+            break
+        grid = image.with_spacing(np.maximum(spacing, image.spacing))
+        field = sample_displacement(transform, grid.padded(float(grid.spacing.max())))
+        error = float(np.quantile(np.linalg.norm(field.transform_points(points) - expected, axis=1), share))
+        if error <= tolerance:
+            return _few_digits(field, error, tolerance)
+    return sample_displacement(transform, image)
+
+
+def points_within(image: Grid) -> FloatArray:
+    """Return random points (N, d) between the voxel centres of an image, LPS mm, the same ones each time."""
+    rng = np.random.default_rng(0)
+    return image.index_to_world(rng.uniform(0, np.asarray(image.size) - 1, (_TEST_POINTS, image.ndim)))
+
+
+def _voxel(part: Transform) -> float:
+    if isinstance(part, InverseField):
+        part = part.forward
+    return float(part.grid.spacing.min()) if isinstance(part, DisplacementField) else np.inf
+
+
+def _stretch(part: Transform) -> float:
+    """Return how much longer a short distance can become by a part of a transform."""
+    if isinstance(part, AffineTransform):
+        return max(1.0, float(np.linalg.norm(part.matrix, 2)))
+    if not isinstance(part, DisplacementField):
+        return 1.0
+    slopes = [
+        np.linalg.norm(np.diff(part.displacement, axis=axis), axis=-1).max(initial=0.0) / part.grid.spacing[::-1][axis]
+        for axis in range(part.ndim)
+    ]
+    return 1.0 + float(max(slopes))
+
+
+def _cut(field: DisplacementField, points: FloatArray) -> DisplacementField:
+    """Return the part of a field between whose voxel centres the points lie."""
+    index = field.grid.world_to_index(points)
+    last = np.asarray(field.grid.size) - 1
+    low = np.clip(np.floor(index.min(axis=0)), 0, np.maximum(last - 1, 0)).astype(int)
+    high = np.clip(np.ceil(index.max(axis=0)), np.minimum(low + 1, last), last).astype(int)
+    inside = tuple(slice(a, b + 1) for a, b in zip(low[::-1], high[::-1], strict=True))
+    grid = field.grid
+    return DisplacementField(
+        field.displacement[inside],
+        Grid(tuple((high - low + 1)[::-1]), grid.index_to_world(low)[0], grid.spacing, grid.direction),
+    )
+
+
+def _coarsened(field: DisplacementField, tolerance: float) -> tuple[DisplacementField, float]:
+    """Return the field with as few voxels along each axis as the tolerance allows, and its largest error, mm."""
+    displacement, spacing, total = field.displacement, field.grid.spacing.copy(), 0.0
+    for axis in range(field.ndim):
+        for stride in _STRIDES:
+            if (displacement.shape[axis] - 1) % stride or displacement.shape[axis] <= stride:
+                continue
+            error = _stride_error(displacement, axis, stride)
+            # an error along one axis is not enlarged by interpolation along the others
+            if error <= tolerance / field.ndim:
+                displacement = displacement.take(np.arange(0, displacement.shape[axis], stride), axis=axis)
+                spacing[field.ndim - 1 - axis] *= stride
+                total += error
+                break
+    grid = Grid(displacement.shape[:-1], field.grid.origin, spacing, field.grid.direction)
+    return DisplacementField(displacement, grid), total
+
+
+def _stride_error(displacement: NDArray[np.float32], axis: int, stride: int) -> float:
+    """Return the largest distance by which linear interpolation between every so many voxels misses those between."""
+    nodes = np.moveaxis(displacement, axis, 0)
+    first, last = nodes[:-1:stride], nodes[stride::stride]
+    worst = 0.0
+    for step in range(1, stride):
+        between = first + (last - first) * np.float32(step / stride)
+        worst = max(worst, float(np.linalg.norm(between - nodes[step:-1:stride], axis=-1).max()))
+    return worst
+
+
+def _few_digits(field: DisplacementField, error: float, tolerance: float) -> DisplacementField:
+    """Round the displacements as the tolerance allows beside an error, to a power of two: the last bits are zero."""
+    step = 2 * max(tolerance - error, 1e-3 * tolerance) / np.sqrt(field.ndim)
+    step = np.float32(2.0 ** np.floor(np.log2(step)))
+    return DisplacementField(np.rint(field.displacement / step) * step, field.grid)
