@@ -216,7 +216,7 @@ class Stored:
         if not path.is_file():
             raise InputError(f"no {SUMMARY} in {folder}; give a folder that `samreg register` or result.save() wrote")
         with reading(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(os.fsdecode(path.read_bytes()))  # so that paths are found under any locale
             keys = ("ok", "reason", "fixed", "moving", "options", "timings_s", "versions", "notes", "quality")
             return cls(Path(folder), {**content, **{key: content[key] for key in keys}})
 
@@ -281,7 +281,7 @@ class Stored:
     def log(self) -> str:
         """Return what the engine printed."""
         path = self.folder / _LOG
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     def start(self) -> Transform | None:
         """Return the transform that was given to start from, fixed to moving; None without."""
@@ -337,8 +337,9 @@ def _write_into(
     if result.body is not None:
         write_image(result.body, folder / _BODY)
     if result.log:
-        (folder / _LOG).write_text(result.log, encoding="utf-8")
-    (folder / SUMMARY).write_text(json.dumps(summary(result), indent=2, default=_plain) + "\n", encoding="utf-8")
+        (folder / _LOG).write_text(result.log, encoding="utf-8", errors="surrogateescape")
+    text = json.dumps(summary(result), indent=2, default=_plain, ensure_ascii=False) + "\n"
+    (folder / SUMMARY).write_text(text, encoding="utf-8", errors="surrogateescape")  # paths as the disk holds them
 
 
 def _write_transforms(

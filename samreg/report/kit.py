@@ -145,7 +145,7 @@ def write_page(path: str | os.PathLike[str], template: str, *, title: str, **val
     """
     text = page(template, title=title, **values)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names as the disk holds them
     return Path(path)
 
 

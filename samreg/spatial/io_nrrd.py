@@ -136,7 +136,7 @@ def _voxels(path: Path, header: _Header, reader: Any) -> NDArray[Any]:
     size = math.prod(reader.GetSize()) * components * kind.itemsize
     array: NDArray[Any]
     for file in header.files:
-        require_file(file, "data file of the image")
+        require_file(file, f"data file of {path}")
     if (header.is_raw or header.is_compressed) and len(header.files) == 1:
         require_plausible_size(header.files[0], size, compressed=header.is_compressed)
     if not header.is_compressed:

@@ -239,7 +239,7 @@ class DisplacementField(Transform):
         if displacement.shape != expected:
             raise InputError(f"displacement must have shape {expected}, got {displacement.shape}")
         if not np.isfinite(displacement).all():
-            raise InputError("the displacement field contains NaN or infinity")
+            raise InputError("the displacement field contains NaN or infinity; compute or export it again")
         object.__setattr__(self, "displacement", displacement)
 
     def __repr__(self) -> str:

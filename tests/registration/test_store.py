@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -308,3 +309,23 @@ def test_missing_and_damaged_files_are_named(saved, tmp_path, file, content, say
 
     with pytest.raises(InputError, match=says):
         read()
+
+
+def test_accented_names_are_saved_and_found_again_under_any_locale(body, tmp_path) -> None:
+    """The page ended in a traceback, and a result saved under one locale did not find its images under another."""
+    samreg.write_image(body, tmp_path / "Müller é.nii.gz")
+    (tmp_path / "program.py").write_text(
+        "import os, sys, samreg\n"
+        "image, out = (os.fsdecode(name.encode()) for name in ('Müller é.nii.gz', 'Łódź'))\n"
+        "if sys.argv[1:]:\n"
+        "    options = dict(method='registration', engine='torch', transform='rigid', spacing=8)\n"
+        "    samreg.register(image, image, **options).save(out)\n"
+        "samreg.RegistrationResult.load(out).report('report.html')\n",
+        encoding="utf-8",
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    utf8 = {**os.environ, "LC_ALL": "C.UTF-8"}
+    for environment, arguments in ((plain, ["save"]), (utf8, [])):
+        subprocess.run([sys.executable, "program.py", *arguments], env=environment, cwd=tmp_path, check=True)
+        assert "Müller é" in (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "Müller é" in (tmp_path / "Łódź" / "result.json").read_text(encoding="utf-8")

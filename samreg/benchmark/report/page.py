@@ -60,7 +60,7 @@ def write_report(data: DataSet, records: Sequence[Record], out: Path) -> Path:
     }
     for name, text in contents.items():
         with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names as the disk holds them
     return out / "report.html"
 
 
