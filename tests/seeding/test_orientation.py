@@ -14,7 +14,7 @@ from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
 from samreg.seeding.coarse import angle_between, masked_correlation, propose_turns, rotations
 from samreg.seeding.orientation import describe_reflection, describe_turn, nearest_rotation, reoriented
-from samreg.spatial import AffineTransform, Image
+from samreg.spatial import AffineTransform, Grid, Image
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 MODEL = load_model("ct-small")
@@ -74,6 +74,21 @@ def upright(seeded: Seeder) -> tuple[OrientedSeed, float]:
 def test_an_upright_body_is_registered_without_a_note(upright) -> None:
     assert upright[0].seed
     assert upright[0].notes == ()
+
+
+def test_an_array_stored_the_other_way_round_with_the_right_header_is_no_turn(seeded, upright) -> None:
+    image = seeded.pair.moving.image
+    grid = Grid.make(
+        image.shape, origin=image.grid.index_to_world([[image.shape[2] - 1, 0, image.shape[0] - 1]])[0],
+        spacing=image.spacing, direction=image.direction @ np.diag([-1.0, 1.0, -1.0]),
+    )  # fmt: skip
+    stored = Image(np.ascontiguousarray(image.array[::-1, :, ::-1]), grid, "feet first")
+    result = seed_any_orientation(
+        seeded.pair.fixed.image, stored, seeded.fixed, MODEL.embed(stored),
+        embed=lambda image, _: MODEL.embed(image), transform="affine",
+    )  # fmt: skip
+    assert result.notes == ()
+    assert seeded.error(result.seed.transform, AffineTransform.identity(3)) < upright[1] + 1
 
 
 @pytest.mark.parametrize(("axis", "degrees"), [((0, 0, 1), 70), ((1, 2, -1), 150)])
