@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from samreg.errors import InputError, SamregError
 from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.io_images import find_images
+from samreg.spatial.tables import safe_cell
 
 _RECORD = "done.json"
 _BLOCK_BYTES = 2**22  # read at a time
@@ -208,7 +209,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
     ):
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([safe_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
 def write_summary(path: Path, outcomes: Iterable[Outcome]) -> None:

@@ -169,6 +169,8 @@ def _subjects(
     landmarks: str | os.PathLike[str] | None,
 ) -> Subjects:
     """Return the images with their label maps and landmarks, which go by the images' names."""
+    if len(images) < 2:
+        raise InputError(f"an atlas needs at least 2 images, found {', '.join(images) or 'none'}; give more")
     if options.embeds and options.model is None:
         options = replace(options, model=_default_model(images))
     maps = {} if labels is None else find_images(*_listed(labels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
     from samreg.spatial.transforms import Transform
+
+log = logging.getLogger(__name__)
 
 _IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 _BOX_POINTS = 16  # along an axis of the reference, by which it is told where its voxels come from
@@ -36,16 +39,22 @@ def apply(
         typer.Option(help="Image on whose grid to write an image.", show_default="the folder's warped image"),
     ] = None,
     interpolation: Annotated[
-        str, typer.Option(metavar="linear|nearest|bspline", help="Use nearest for labels.")
-    ] = "linear",
+        str | None,
+        typer.Option(
+            metavar="linear|nearest|bspline",
+            help="How to warp an image.",
+            show_default="nearest for labels, else linear",
+        ),
+    ] = None,
     outside: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="error|extrapolate",
+            show_default="error",
             help="Points outside the image they belong to: refuse them, since they are often of another frame, or map "
             "them by the affine part.",
         ),
-    ] = "error",
+    ] = None,
     subject: Annotated[str | None, typer.Option(help="Whose points to take from a csv of several subjects.")] = None,
     pixel_size: PixelSize = None,
     quiet: Quiet = False,
@@ -57,14 +66,20 @@ def apply(
     """
     from samreg.spatial.io_points import POINT_SUFFIXES, WRITABLE_SUFFIXES
     from samreg.spatial.resample import INTERPOLATIONS
+    from samreg.spatial.standard import is_label_image
 
     require_choice("--to", to, ("fixed", "moving"))
-    require_choice("--outside", outside, ("error", "extrapolate"))
-    require_choice("--interpolation", interpolation, INTERPOLATIONS)
+    require_choice("--outside", outside or "error", ("error", "extrapolate"))
+    require_choice("--interpolation", interpolation or "linear", INTERPOLATIONS)
     is_points = source.name.lower().endswith(POINT_SUFFIXES)
-    require_suffix(out, WRITABLE_SUFFIXES if is_points else _IMAGE_SUFFIXES)
-    if subject is not None and not is_points:
-        raise InputError(f"--subject chooses rows of a csv, but {source} is an image; leave it out")
+    endings = WRITABLE_SUFFIXES if is_points else _IMAGE_SUFFIXES
+    require_suffix(out, endings, inputs=(source, reference, transform))
+    for_images = {"--reference": reference, "--interpolation": interpolation}
+    for_points = {"--subject": subject, "--outside": outside}
+    for option, value in (for_images if is_points else for_points).items():
+        if value is not None:
+            kind, other = ("points", "images") if is_points else ("an image", "points")
+            raise InputError(f"{option} is for {other}, but {source} holds {kind}; leave it out")
     backward = (to == "fixed") == is_points  # points go along the transform, images are pulled against it
     with session(quiet=quiet) as progress:
         mapping = _in_folder(transform, backward, is_points) if transform.is_dir() else None
@@ -72,16 +87,36 @@ def apply(
             grid = _saved_grid(transform, "moving" if to == "fixed" else "fixed")
             points = _read_points(source, grid, subject)
             mapping = mapping or _in_file(transform, backward)
-            _require_known(points, mapping, grid, transform, outside)
+            _require_known(points, mapping, grid, transform, outside or "error")
             _write_points(points, mapping, out)
         else:
-            image = load_image(source, pixel_size=pixel_size)
+            image = _registered_grid(source, pixel_size, transform, "moving" if to == "fixed" else "fixed")
+            if interpolation is None and is_label_image(image):
+                interpolation = "nearest"
+                log.warning("%s holds labels: warped with --interpolation nearest, give linear for intensities", source)
             target = _reference(transform, reference, to, pixel_size).grid
             progress("warping")
             grids = (image.grid, target) if backward else (target, image.grid)
-            _write_image(mapping or _in_file(transform, backward, grids), image, target, out, interpolation)
+            _write_image(mapping or _in_file(transform, backward, grids), image, target, out, interpolation or "linear")
     if not quiet:
         say(f"{source} brought to the {to} image; written to {out}")
+
+
+def _registered_grid(path: Path, pixel_size: float | None, transform: Path, role: str) -> Image:
+    """Read an image that has the grid of the fixed or the moving image of a saved result, where it is known."""
+    from samreg.spatial.io_pictures import PICTURES
+
+    grid = _saved_grid(transform, role) if transform.is_dir() else None
+    if grid is not None and pixel_size is None and path.name.lower().endswith(PICTURES):
+        pixel_size = float(grid.spacing[0])
+    image = load_image(path, pixel_size=pixel_size)
+    if grid is not None and image.ndim == grid.ndim and not image.grid.same_as(grid, tolerance=1e-2):
+        raise InputError(
+            f"{path} does not lie where the {role} image of {transform} does: it is {image.grid}, the {role} image "
+            f"{grid}. Give that image or one on its grid, see --to; a transform file of the folder in place of the "
+            "folder takes any image in the same world"
+        )
+    return image
 
 
 def _read_points(path: Path, grid: Grid | None, subject: str | None) -> Points:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from samreg.errors import ImagesAtFault, InputError, SamregError
+from samreg.spatial.files import require_not_input, require_writable
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -191,20 +191,12 @@ def load_points(path: Path, image: Image | Embedding, subject: str | None = None
     return points_in(read_points(path, grid=grid, subject=subject), grid, f"{what}, to which {path} belongs")
 
 
-def require_suffix(path: Path, suffixes: Sequence[str]) -> None:
-    """Raise :class:`InputError` before the work when the output file could not be written after it."""
+def require_suffix(path: Path, suffixes: Sequence[str], *, inputs: Iterable[Path | None] = ()) -> None:
+    """Raise :class:`InputError` before the work when the output file could not be written after it, or is an input."""
+    require_not_input(path, inputs)
     if not path.name.lower().endswith(tuple(suffixes)):
         raise InputError(f"cannot write {path}: name it with one of {', '.join(suffixes)}")
     require_writable(path.parent)
-
-
-def require_writable(folder: Path) -> None:
-    """Raise :class:`InputError` unless the folder, or the first of its parents that exists, can be written to."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise InputError(f"cannot write to {folder}: {existing} is a file; choose another folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {folder}: no permission in {existing}; choose another folder")
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

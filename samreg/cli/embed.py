@@ -24,7 +24,7 @@ def embed(
     """Embed an IMAGE once, to match it many times."""
     import samreg
 
-    require_suffix(out, (".h5",))
+    require_suffix(out, (".h5",), inputs=(image, mask))
     with session(verbose=verbose, quiet=quiet) as progress:
         source = load_image(image, series, pixel_size)
         within = None if mask is None else load_image(mask, None, pixel_size)

@@ -94,7 +94,7 @@ def match(
     options: dict[str, Any] = {"model": model, "search": search, "device": device, "seed": seed}
     to_file = out.name.lower().endswith(WRITABLE_SUFFIXES)
     if report is not None:
-        require_suffix(report, (".png", ".html"))
+        require_suffix(report, (".png", ".html"), inputs=inputs)
         if template_set is not None or ".h5" in {path.suffix.lower() for path in inputs}:
             raise InputError("--report draws one template and its target; give the two images themselves")
     single = {"--subject": subject, "--template-series": template_series, "--pixel-size": pixel_size}
@@ -166,7 +166,7 @@ def _check(inputs: list[Path], out: Path, *, to_file: bool, is_set: bool, single
     if is_set and not to_file:
         require_writable(out)
     else:
-        require_suffix(out, WRITABLE_SUFFIXES)
+        require_suffix(out, WRITABLE_SUFFIXES, inputs=inputs)
 
 
 def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | Embedding:

@@ -21,7 +21,6 @@ from samreg.cli.common import (
     load_image,
     load_points,
     parse_options,
-    require_writable,
     say,
     session,
     show_table,
@@ -94,16 +93,21 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
-    from samreg.registration.store import FIELD_GRIDS, require_folder, require_formats
+    from samreg.registration.store import FIELD_GRIDS, require_folder, require_formats, space_needed
+    from samreg.spatial.files import claimed_folder
 
     require_choice("--field-grid", field_grid, FIELD_GRIDS)
     wanted = _formats(formats)
     options = parse_options(option or [])
-    require_writable(out)
-    require_folder(out)
-    with session(verbose=verbose, quiet=quiet) as progress:
+    if landmarks is None and guide is None and not (fixed_subject is None and moving_subject is None):
+        raise InputError("--fixed-subject and --moving-subject choose rows of --landmarks or --guide; leave them out")
+    inputs = (fixed, moving, fixed_mask, moving_mask, start, *(landmarks or ()), *(guide or ()))
+    require_folder(out, inputs=inputs)
+    with session(verbose=verbose, quiet=quiet) as progress, claimed_folder(out):
         images = load_image(fixed, fixed_series, pixel_size), load_image(moving, moving_series, pixel_size)
         require_formats(wanted, images[0].ndim)
+        grids = images[0].grid, images[1].grid
+        require_folder(out, space=space_needed(*grids, images[1].array.itemsize, wanted, field_grid))
         masks = [None if mask is None else load_image(mask, None, pixel_size) for mask in (fixed_mask, moving_mask)]
         pairs, guides = (
             None

@@ -38,7 +38,7 @@ def report(
     from samreg.quality import LandmarkErrors
 
     out = folder / "report.html" if out is None else out
-    require_suffix(out, (".html", ".htm"))
+    require_suffix(out, (".html", ".htm"), inputs=(fixed, moving, *(landmarks or ())))
     with session(quiet=quiet) as progress:
         progress("reading")
         result = load_result(folder, fixed, moving, fixed_series, moving_series)

@@ -14,6 +14,7 @@ from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import FloatArray, as_points_array
 from samreg.spatial.points import Points
+from samreg.spatial.tables import plain_cell, safe_cell
 from samreg.spatial.transforms import Transform
 
 _COLUMNS = ("name", "before_mm", "transform_mm", "inverse_mm")
@@ -82,7 +83,7 @@ class LandmarkErrors:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             columns = zip(self.names, self.before, self.transform, self.inverse, strict=True)
-            writer.writerows([name, *(f"{error:.3f}" for error in errors)] for name, *errors in columns)
+            writer.writerows([safe_cell(name), *(f"{error:.3f}" for error in errors)] for name, *errors in columns)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> LandmarkErrors:
@@ -97,7 +98,7 @@ class LandmarkErrors:
         with reading(path), Path(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
             columns = (np.array([float(row[key]) for row in rows]) for key in _COLUMNS[1:])
-            return cls(tuple(row["name"] for row in rows), *columns)
+            return cls(tuple(plain_cell(row["name"]) for row in rows), *columns)
 
 
 def target_registration_error(

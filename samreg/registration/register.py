@@ -154,7 +154,7 @@ def register(
             fixed=images[0],
             moving=images[1],
             transform=transform,  # type: ignore[arg-type]  # which it checks
-            start=None if start is None else _as_transform(start),
+            start=None if start is None else _as_transform(start, *images),
             fixed_mask=None if fixed_mask is None else as_mask(as_image(fixed_mask, name="mask")),
             moving_mask=None if moving_mask is None else as_mask(as_image(moving_mask, name="mask")),
             landmarks=None if guides is None else (guides[0].positions, guides[1].positions),
@@ -166,6 +166,7 @@ def register(
             progress=progress,
             verbose=verbose,
         )
+    _require_used(method, engine=engine, engine_options=engine_options, model=model)
     _check(request, backend)
     run = _Run(request, method, backend, model, _Clock(progress), notes=_notes_of_reading(request, remarks))
     with cpu_threads(request.threads):
@@ -337,6 +338,18 @@ def _notes_of_reading(request: Request, remarks: Iterable[str]) -> tuple[str, ..
     return tuple(dict.fromkeys([*(text for image in images if image for text in image.remarks), *remarks]))
 
 
+def _require_used(method: str, *, engine: object, engine_options: object, model: object) -> None:
+    """Raise :class:`InputError` for an option that the method would ignore."""
+    unused: dict[str, object] = {}
+    if method == "embedding":
+        unused = {"engine": engine, "engine_options": engine_options or None}
+    elif method == "registration":
+        unused = {"model": model}
+    for name, value in unused.items():
+        if value is not None:
+            raise InputError(f'method "{method}" uses no {name}; leave {name} out, or set method="hybrid"')
+
+
 def _check(request: Request, engine: Engine | None) -> None:
     """Raise :class:`InputError` for what cannot be done, before anything is computed."""
     resolve_device(request.device)
@@ -371,12 +384,14 @@ def _check_working_size(request: Request) -> None:
             )
 
 
-def _as_transform(start: object) -> Transform:
+def _as_transform(start: object, fixed: Image, moving: Image) -> Transform:
     """Return the transform to start from: one in memory, a file, or the folder of a saved result."""
     if isinstance(start, Transform):
         return start
     if isinstance(start, (str, os.PathLike)):
-        return store.load_transform(start, "transform") if Path(start).is_dir() else read_transform(start)
+        if Path(start).is_dir():
+            return store.load_transform(start, "transform")
+        return read_transform(start, fixed_grid=fixed.grid, moving_grid=moving.grid)
     raise InputError(
         f"start must be a transform, such as an earlier result's, or a file of one, got {type(start).__name__}"
     )

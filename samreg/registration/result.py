@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from samreg.errors import SamregError, require_choice
+from samreg.errors import InputError, SamregError, require_choice
 from samreg.registration import store
 from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
 from samreg.spatial.grid import FloatArray
@@ -19,6 +19,7 @@ from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points, points_in
 from samreg.spatial.points import Points, require_inside
 from samreg.spatial.resample import resample
+from samreg.spatial.standard import is_label_image
 from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class RegistrationResult:
             stored=stored,
         )
 
-    def warp(self, image: Any, *, interpolation: str = "linear", fill: float | None = None) -> Image:
+    def warp(self, image: Any, *, interpolation: str | None = None, fill: float | None = None) -> Image:
         """Warp an image in the moving frame (labels, a second channel) onto the fixed grid.
 
         Parameters
@@ -196,9 +197,15 @@ class RegistrationResult:
         image
             Anything :func:`samreg.as_image` takes, in the moving image's world.
         interpolation
-            "linear", "nearest" (labels) or "bspline".
+            "linear", "nearest" or "bspline". Unless given, "nearest" for labels (at most 256 whole numbers, in areas of
+            one value), else "linear".
         fill
             Value outside ``image``; its smallest value, or 0 for "nearest", unless given.
+
+        Raises
+        ------
+        InputError
+            When the image has no place in common with the moving one.
 
         Examples
         --------
@@ -211,9 +218,14 @@ class RegistrationResult:
         >>> int(result.warp(labels, interpolation="nearest").array[0, 0].argmax())
         8
         """
-        return resample(
-            as_image(image), self.fixed.grid, transform=self._transform(), interpolation=interpolation, fill=fill
-        )
+        image, transform = as_image(image), self._transform()
+        if image.ndim == self.moving.ndim and not self.moving.grid.overlaps(image.grid):
+            raise InputError(
+                f"{image.label} has no place in common with the moving image {self.moving.name}; give one of its world"
+            )
+        if interpolation is None:
+            interpolation = "nearest" if is_label_image(image) else "linear"
+        return resample(image, self.fixed.grid, transform=transform, interpolation=interpolation, fill=fill)
 
     def transform_points(
         self, points: Points | ArrayLike | str | os.PathLike[str], *, to: str, outside: str = "error"
@@ -387,7 +399,7 @@ class RegistrationResult:
         Raises
         ------
         InputError
-            When the file cannot be written.
+            When the file is not named .html, or cannot be written.
 
         Examples
         --------
@@ -402,6 +414,8 @@ class RegistrationResult:
         """
         from samreg.report import write_report
 
+        if not os.fspath(path).lower().endswith((".html", ".htm")):
+            raise InputError(f"cannot write {os.fspath(path)}: the page is HTML; name it .html")
         return write_report(self, path, landmarks=landmarks)
 
     def view(self) -> Any:

@@ -30,7 +30,7 @@ import numpy as np
 from samreg.errors import InputError, require_choice, require_progress
 from samreg.quality.landmarks import LandmarkErrors
 from samreg.spatial.compact import compact, compact_field, points_within
-from samreg.spatial.files import reading, replaced_files, staging_folder
+from samreg.spatial.files import reading, replaced_files, require_not_input, require_writable
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
@@ -103,23 +103,44 @@ def require_formats(formats: str | Sequence[str], ndim: int) -> tuple[str, ...]:
     return chosen
 
 
-def require_folder(folder: str | os.PathLike[str]) -> None:
+def require_folder(
+    folder: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str] | None] = (), space: float = 0
+) -> None:
     """Raise :class:`InputError` unless a result can be written to a folder; it is tried, and nothing is left there.
 
     Parameters
     ----------
     folder
         One that exists, or is to be made.
+    inputs
+        Files that are read, none of which the result may replace.
+    space
+        What is to be written, bytes.
     """
-    folder = Path(folder)
-    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-    with staging_folder(folder) as staging:
-        (staging / SUMMARY).touch()
-    for path in made:
-        path.rmdir()
+    folder, inputs = Path(folder), [*inputs]
+    require_writable(folder, space=space)
+    for name in (*_FILES, SUMMARY, REPORT, LANDMARK_ERRORS):
+        require_not_input(folder / name, inputs)
     taken = [name for name in (*_FILES, SUMMARY, REPORT, LANDMARK_ERRORS) if (folder / name).is_dir()]
     if taken:
         raise InputError(f"cannot write to {folder}: {taken[0]} is a folder there; choose another folder")
+
+
+def space_needed(fixed: Grid, moving: Grid, itemsize: int, formats: Sequence[str], field_grid: str) -> float:
+    """Return how many bytes a result takes at most, about.
+
+    Parameters
+    ----------
+    fixed, moving
+        Grids of the images.
+    itemsize
+        Bytes of a voxel of the moving image.
+    formats, field_grid
+        As :func:`save` takes them.
+    """
+    voxels, fields = float(np.prod(fixed.shape)), float(np.prod(fixed.shape) + np.prod(moving.shape))
+    full = len([name for name in formats if name == "npz" or (field_grid == "full" and name in TRANSFORM_FORMATS)])
+    return voxels * itemsize + full * fields * 4 * fixed.ndim
 
 
 def save(
@@ -215,10 +236,14 @@ class Stored:
         path = Path(folder) / SUMMARY
         if not path.is_file():
             raise InputError(f"no {SUMMARY} in {folder}; give a folder that `samreg register` or result.save() wrote")
-        with reading(path):
+        with reading(path, "it is no result of samreg, or is damaged; save the result again"):
             content = json.loads(os.fsdecode(path.read_bytes()))  # so that paths are found under any locale
             keys = ("ok", "reason", "fixed", "moving", "options", "timings_s", "versions", "notes", "quality")
-            return cls(Path(folder), {**content, **{key: content[key] for key in keys}})
+            summary = {**content, **{key: content[key] for key in keys}}
+            stored = cls(Path(folder), summary)
+            for role in ("fixed", "moving"):  # which are read later
+                _ = summary[role]["path"], summary[role]["name"], stored.grid(role)
+            return stored
 
     def __bool__(self) -> bool:
         return bool(self.summary["ok"])

@@ -7,12 +7,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from samreg.errors import InputError, SamregError
 
 _MAX_DEFLATE_RATIO = 1032
+_MEMORY_FACTOR = 1.25  # of an image's size in memory while it is read
+
+_LOCKED: set[Path] = set()  # folders to which this process writes
 
 
 @contextlib.contextmanager
@@ -85,7 +88,7 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
     ['done.json']
     """
     folder = Path(folder)
-    with staging_folder(folder) as staging:
+    with staging_folder(folder) as staging, locked_folder(folder):
         yield staging
         files = sorted(staging.iterdir(), key=lambda file: file.name == summary)
         if (folder / summary).is_file():
@@ -94,6 +97,60 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
                 (folder / name).unlink(missing_ok=True)
         for file in files:
             os.replace(file, folder / file.name)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Let no other process write a result to a folder that exists, within the block.
+
+    The lock ends with the process. Where the system has none, as on Windows and some network drives, nothing is locked.
+
+    Raises
+    ------
+    InputError
+        When another process writes to it.
+    """
+    where = folder.resolve()
+    if where in _LOCKED:  # by this process
+        yield
+        return
+    handle = None
+    try:
+        import fcntl
+
+        handle = os.open(where, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        assert handle is not None
+        os.close(handle)
+        raise InputError(f"another run of samreg writes to {folder}; wait until it ends, or choose another") from None
+    except (ImportError, OSError):
+        pass
+    _LOCKED.add(where)
+    try:
+        yield
+    finally:
+        _LOCKED.discard(where)
+        if handle is not None:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def claimed_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder and lock it, as :func:`locked_folder` does, within the block; one still empty then is removed."""
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        with locked_folder(folder):
+            yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
 
 
 @contextlib.contextmanager
@@ -154,6 +211,8 @@ def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
         raise InputError(f"{what}: give a path, got {str(path)[:200]!r} ({error})") from None
     if not exists:
         raise InputError(f"{what} not found: {path}; check the path (working folder: {Path.cwd()})")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{what} is no regular file but a pipe, socket or device: {path}; copy it into a file")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{what} is empty (0 bytes): {path}; copy or export it again")
     if not os.access(path, os.R_OK):
@@ -201,20 +260,68 @@ def require_plausible_size(path: Path, size: int, *, compressed: bool = False) -
             f"cannot read {path}: its header claims {size / 1e6:.4g} MB of data, more than a file of "
             f"{stored / 1e6:.4g} MB holds; is it complete? Copy or export it again"
         )
-    memory = _physical_memory()
-    if memory is not None and size > memory:
+    memory = _available_memory()
+    if memory is not None and size * _MEMORY_FACTOR > memory:
         raise InputError(
-            f"cannot read {path}: its data need {size / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB of memory; "
-            "crop or resample the image elsewhere"
+            f"cannot read {path}: its data need {size * _MEMORY_FACTOR / 1e9:.1f} GB of memory, "
+            f"{memory / 1e9:.1f} GB are free; crop or resample the image elsewhere, or use a larger machine"
         )
 
 
-def _physical_memory() -> int | None:
-    """Return this machine's memory in bytes, or None where the system does not say."""
+def _available_memory() -> int | None:
+    """Return how many bytes of memory this process may still take, or None where the system does not say."""
+    limits = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with contextlib.suppress(OSError, ValueError):  # of a container
+        folder = Path("/sys/fs/cgroup")
+        limits.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            limits.append(max(0, limit - pages * os.sysconf("SC_PAGE_SIZE")))
+    if not limits:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf
+            limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits, default=None)
+
+
+def require_writable(folder: str | os.PathLike[str], *, space: float = 0) -> None:
+    """Raise :class:`InputError` unless files can be written to a folder; it is tried, and nothing is left there.
+
+    Parameters
+    ----------
+    folder
+        One that exists, or is to be made.
+    space
+        What is to be written, bytes.
+    """
+    folder = Path(folder)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise InputError(f"cannot write to {folder}: {existing} is a file; choose another folder")
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return None
+        with tempfile.TemporaryDirectory(prefix=".samreg-", dir=existing) as trial:
+            Path(trial, "file").touch()
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from None
+    if free < space:
+        raise InputError(
+            f"cannot write to {folder}: about {space / 1e6:.0f} MB are needed there, {free / 1e6:.0f} MB are free; "
+            "make room, or choose another folder"
+        )
+
+
+def require_not_input(out: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Raise :class:`InputError` when a file to write is one that is read, by this or another name or link."""
+    for path in inputs:
+        if path is not None and os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
+            raise InputError(f"{out} would replace the input {path}; choose another name")
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:

@@ -179,6 +179,11 @@ class Grid:
         """Tell which world points (N, d), LPS mm, lie inside the voxel borders grown by ``margin`` mm."""
         return self.depth(points) >= -margin
 
+    def overlaps(self, other: Grid) -> bool:
+        """Tell whether the boxes around both grids, along the axes of this one, have a place in common."""
+        index = self.world_to_index(other.corners())
+        return bool((index.max(axis=0) > -0.5).all() and (index.min(axis=0) < np.asarray(self.size) - 0.5).all())
+
     def world_points(self) -> FloatArray:
         """Return the world position of every voxel centre, shape (*shape, d), LPS mm."""
         points = np.zeros((*self.shape, self.ndim))

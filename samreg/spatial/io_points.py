@@ -92,7 +92,7 @@ def read_points(
     path = require_file(path, "points file")
     kind = _format_of(path, format)
     if subject is not None and kind != "csv":
-        raise InputError(f"subject= chooses rows of a csv, but {path} is {kind}; leave it out")
+        raise InputError(f"the option subject chooses rows of a csv, but {path} is {kind}; leave it out")
     text = read_text(path, "points file")
     if kind == "csv" and is_fiducials(text):  # its frame would be lost
         kind = "fcsv"

@@ -20,8 +20,10 @@ from samreg.spatial.tables import (
     find_delimiter,
     is_number,
     parse_number,
+    plain_cell,
     quoted,
     read_text,
+    safe_cell,
     split_rows,
     with_header,
 )
@@ -105,7 +107,7 @@ class PointTable:
         if score is not None:
             cells = ((row.cells[score].strip() or "nan", self._where(row)) for row in rows)
             scores = np.array([parse_number(*cell, finite=False, decimal_comma=commas) for cell in cells])
-        names = [row.cells[self.columns["name"]] for row in rows] if "name" in self.columns else []
+        names = [plain_cell(row.cells[self.columns["name"]]) for row in rows] if "name" in self.columns else []
         return Points(positions * self.sign[: len(axes)] + 0.0, tuple(names), scores)  # + 0.0: no -0
 
     def numbers(self, column: str, subject: str) -> dict[str, float]:
@@ -121,7 +123,7 @@ class PointTable:
         at, name = self.table.header.index(column), self.columns["name"]
         commas = self._decimal_commas([at])
         return {
-            row.cells[name]: parse_number(row.cells[at], self._where(row), decimal_comma=commas)
+            plain_cell(row.cells[name]): parse_number(row.cells[at], self._where(row), decimal_comma=commas)
             for row in self._rows(subject)
             if row.cells[at].strip()
         }
@@ -129,11 +131,13 @@ class PointTable:
     def _rows(self, subject: str | None) -> list[Row]:
         if "subject" not in self.columns:
             if subject is not None:
-                raise InputError(f"{self.path} has no column for the subject; leave subject= out")
+                raise InputError(f"{self.path} has no column for the subject; leave the option subject out")
             return list(self.table.rows)
         subjects = sorted({self._subject(row) for row in self.table.rows})
         if subject is None and len(subjects) > 1:
-            raise InputError(f"{self.path} holds points of {len(subjects)} subjects; choose with subject=: {subjects}")
+            raise InputError(
+                f"{self.path} holds points of {len(subjects)} subjects, {subjects}; choose one by the option subject"
+            )
         if subject is not None and subject not in subjects:
             raise InputError(f"{self.path} holds no points of subject {subject!r}; there are {subjects}")
         return [row for row in self.table.rows if subject is None or self._subject(row) == subject]
@@ -227,7 +231,7 @@ def write_point_table(points: Points) -> str:
     lines = [",".join(header)]
     for i, (name, position) in enumerate(zip(points.names, points.positions.tolist(), strict=True)):
         score = [] if points.scores is None else [repr(float(points.scores[i]))]
-        lines.append(",".join([quoted(name), *map(repr, position), *score]))
+        lines.append(",".join([quoted(safe_cell(name)), *map(repr, position), *score]))
     return "\n".join(lines) + "\n"
 
 

@@ -54,8 +54,7 @@ def read_markups(text: str, path: Path) -> Points:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(
-            f"cannot read {path}: not a 3D Slicer markups file, or cut ({type(error).__name__}: {str(error)[:100]}); "
-            "export it again"
+            f'cannot read {path}: no 3D Slicer markups file, which is JSON with a list "markups", or cut; export it again'
         ) from error
     if not points:
         return Points(np.zeros((0, 3)))

@@ -19,6 +19,33 @@ log = logging.getLogger(__name__)
 AIR = -1024.0  # HU
 
 
+_MAX_LABELS = 256
+_MIN_EQUAL_SHARE = 0.8  # of neighbours along the rows; of a picture of as few grey values far fewer are equal
+
+
+def is_label_image(image: Image) -> bool:
+    """Tell whether an image holds labels: whole numbers, few of them, in areas of one value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.spatial import Image
+    >>> labels = np.zeros((20, 20), np.uint8)
+    >>> labels[5:15, 5:15] = 3
+    >>> is_label_image(Image.from_array(labels)), is_label_image(Image.from_array(labels.astype(float)))
+    (True, False)
+    """
+    array = image.array
+    if array.dtype.kind == "b":
+        return True
+    if array.dtype.kind not in "iu" or array.size < 2:
+        return False
+    planes = array[:: max(1, len(array) // 16)]  # enough to tell most others at once
+    if len(np.unique(planes)) > _MAX_LABELS or (planes[..., 1:] == planes[..., :-1]).mean() < _MIN_EQUAL_SHARE:
+        return False
+    return len(np.unique(array)) <= _MAX_LABELS
+
+
 def oriented(image: Image) -> Image:
     """Permute and flip the axes so that the direction is as near to the identity (LPS) as can be.
 

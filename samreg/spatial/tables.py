@@ -247,6 +247,25 @@ def is_number(text: str, *, decimal_comma: bool = False) -> bool:
     return _NUMBER.fullmatch(text.strip().replace(",", ".") if decimal_comma else text.strip()) is not None
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that a spreadsheet would run
+
+
+def safe_cell(text: str) -> str:
+    """Return a name as a cell that no spreadsheet takes for a formula: after an apostrophe. Numbers stay as they are.
+
+    Examples
+    --------
+    >>> safe_cell("=1+1"), safe_cell("-3.2"), plain_cell(safe_cell("@tip"))
+    ("'=1+1", '-3.2', '@tip')
+    """
+    return "'" + text if text.startswith(_FORMULA) and not is_number(text) else text
+
+
+def plain_cell(text: str) -> str:
+    """Return a name as it was before :func:`safe_cell`."""
+    return text[1:] if text[:1] == "'" and text[1:].startswith(_FORMULA) and not is_number(text[1:]) else text
+
+
 def quoted(text: str) -> str:
     """Return a cell's text as a csv holds it, so that it is read as it was."""
     needs_quotes = any(c in text for c in ',;\t"\r\n') or text[:1] == " "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samreg.errors import InputError, MissingExtraError
+from samreg.spatial.files import reading
 from samreg.training.views import ViewConfig
 
 if TYPE_CHECKING:
@@ -192,14 +193,16 @@ def _read(path: Path) -> dict[str, Any]:
             import tomllib
         except ImportError:  # Python 3.10
             import tomli as tomllib  # type: ignore[no-redef]
-        with path.open("rb") as file:
-            values: Any = tomllib.load(file)
+        values: Any
+        with reading(path, "give 'name = value' per line"), path.open("rb") as file:
+            values = tomllib.load(file)
     elif path.suffix in (".yaml", ".yml"):
         try:
             import yaml
         except ImportError as error:
             raise MissingExtraError("a .yaml configuration needs pyyaml: pip install pyyaml") from error
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with reading(path, "give 'name: value' per line, plain values only"):
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
     else:
         raise InputError(f"{path}: give a .yaml or .toml file")
     if not isinstance(values, dict):

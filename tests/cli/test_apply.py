@@ -100,9 +100,15 @@ def test_an_image_of_another_place_is_refused(run, out, tmp_path):
     image = samreg.read_image(out.parent / "moving.nii.gz")
     away = Image(image.array, Grid(image.shape, image.origin * [-1, -1, 1], image.spacing, image.direction))
     samreg.write_image(away, tmp_path / "away.nii.gz")
-    done = run("apply", out, tmp_path / "away.nii.gz", "-o", tmp_path / "w.nii.gz")
-    assert done.exit_code == 2, done.output
-    assert "comes to lie on the reference" in done.output.replace("\n", " ")
+    to, any_image = ("-o", tmp_path / "w.nii.gz"), (out / "transform.h5", "--reference", out.parent / "fixed.nii.gz")
+    for transform, says in (
+        ((out,), "does not lie where the moving image"),
+        (any_image, "comes to lie on the reference"),
+    ):
+        done = run("apply", transform[0], tmp_path / "away.nii.gz", *to, *transform[1:])
+        assert done.exit_code == 2, done.output
+        assert says in done.output.replace("\n", " ")
     crumb = Image(image.array[:2, :2, :2], Grid.make((2, 2, 2), origin=CENTER + SHIFT, spacing=1.0))
     samreg.write_image(crumb, tmp_path / "crumb.nii.gz")  # smaller than the distance of the points looked at
-    assert run("apply", out, tmp_path / "crumb.nii.gz", "-o", tmp_path / "w.nii.gz").exit_code == 0
+    assert run("apply", any_image[0], tmp_path / "crumb.nii.gz", *to, *any_image[1:]).exit_code == 0
+    assert run("apply", out, out.parent / "moving.nii.gz", *to).exit_code == 0

@@ -289,7 +289,7 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("match", "--template-set", "{tmp}/none", "{fixed}", "-o", "{tmp}/f.csv"), "none"),
         (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/f.csv", "--pixel-size", "0.5"), "--pixel-size"),
         (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/o", "--target-series", "2"), "--target-series"),
-        (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "inverse.h5"),
+        (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "transform.h5"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),
         (("report", "{tmp}"), "no result.json"),
         (("report", "{tmp}", "-o", "{tmp}/r.pdf"), ".html"),

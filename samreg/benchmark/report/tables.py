@@ -11,6 +11,7 @@ import numpy as np
 
 from samreg.benchmark.metrics import SUCCESS_MM
 from samreg.report.kit import number
+from samreg.spatial.tables import safe_cell
 
 Record = Mapping[str, Any]
 
@@ -98,8 +99,12 @@ def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else safe_cell(value) if isinstance(value, str) else value
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
