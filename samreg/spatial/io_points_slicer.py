@@ -53,8 +53,10 @@ def read_markups(text: str, path: Path) -> Points:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        is_other = isinstance(error, (TypeError, AttributeError))  # its JSON holds something else
+        gist = 'no list "markups" of points' if is_other else f"{type(error).__name__}: {str(error)[:100]}"
         raise InputError(
-            f'cannot read {path}: no 3D Slicer markups file, which is JSON with a list "markups", or cut; export it again'
+            f"cannot read {path}: not a 3D Slicer markups file, or cut ({gist}); export it again"
         ) from error
     if not points:
         return Points(np.zeros((0, 3)))

@@ -117,7 +117,7 @@ def test_csv_without_names_or_header(tmp_path):
 
 def test_csv_of_several_subjects(tmp_path):
     text = "subject,landmark,x,y,z\nA,carina,1,2,3\nB,carina,4,5,6\nB,apex,7,8,9\n"
-    refused(tmp_path, "s.csv", text, "2 subjects", "subject=", "['A', 'B']")
+    refused(tmp_path, "s.csv", text, "2 subjects", "option subject", "['A', 'B']")
     points = read(tmp_path, "s.csv", text, subject="B")
     assert points.names == ("carina", "apex")
     assert points.positions.tolist() == [[4, 5, 6], [7, 8, 9]]
