@@ -240,10 +240,9 @@ class Stored:
             content = json.loads(os.fsdecode(path.read_bytes()))  # so that paths are found under any locale
             keys = ("ok", "reason", "fixed", "moving", "options", "timings_s", "versions", "notes", "quality")
             summary = {**content, **{key: content[key] for key in keys}}
-            stored = cls(Path(folder), summary)
             for role in ("fixed", "moving"):  # which are read later
-                _ = summary[role]["path"], summary[role]["name"], stored.grid(role)
-            return stored
+                _ = [summary[role][key] for key in ("name", "path", "size", "spacing_mm", "origin_lps_mm", "direction")]
+            return cls(Path(folder), summary)
 
     def __bool__(self) -> bool:
         return bool(self.summary["ok"])
