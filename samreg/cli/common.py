@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,7 +92,7 @@ def tolerate_any_terminal() -> None:
 
 @contextmanager
 def session(*, verbose: bool = False, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show logs, and the stage that runs, on stderr; the stages only when that is a terminal.
+    """Show logs, and the stage that runs, on stderr: on a terminal as it runs, elsewhere a line as each one starts.
 
     Yields
     ------
@@ -116,9 +117,13 @@ def session(*, verbose: bool = False, quiet: bool = False) -> Iterator[Callable[
         with Progress(*columns, console=console, transient=True, disable=not live) as bar:
             task = bar.add_task("reading", total=None)
 
+            start = time.monotonic()
+
             def stage(name: str) -> None:
                 bar.update(task, description=name)
                 log.info("%s", name)
+                if not (live or quiet or verbose):
+                    typer.echo(f"[{time.monotonic() - start:6.1f} s] {name}", err=True)
 
             yield stage
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,22 +12,70 @@ import numpy as np
 import typer
 
 from samreg.cli.common import load_image, session, show_table
+from samreg.errors import InputError
 
 _PACKAGES = ("samreg", "torch", "antspyx", "itk-elastix", "SimpleITK", "numpy", "scipy", "nibabel")
 
 
 def info(
-    file: Annotated[Path | None, typer.Argument(help="Image, DICOM folder or embedding (.h5) to describe.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Image, labels, DICOM folder, points, transform, embedding, or the folder of a result, to describe."
+        ),
+    ] = None,
     series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
 ) -> None:
     """Describe a FILE; without one, this installation: versions, devices, engines, models."""
     with session():
         if file is None:
             _installation()
-        elif file.suffix.lower() == ".h5":
-            _embedding(file)
-        else:
+            return
+        kind = _kind(file)
+        if series is not None and kind is not _image:
+            raise InputError(f"--series chooses within DICOM, but {file} is none; leave it out")
+        if kind is _image:
             _image(file, series)
+        else:
+            kind(file)
+
+
+def _kind(path: Path) -> Callable[..., None]:
+    """Return what describes a file of its kind."""
+    from samreg.registration.store import SUMMARY
+    from samreg.spatial.files import require_file
+    from samreg.spatial.io_itk_transforms import HDF5, MATLAB, is_text_transform
+    from samreg.spatial.io_points import POINT_SUFFIXES
+
+    name = require_file(path, "file").name.lower()
+    if path.is_dir():
+        return _result if (path / SUMMARY).is_file() else _image
+    if name.endswith(HDF5):
+        return _transform if _holds_transform(path) else _embedding
+    if name.endswith((".tfm", *MATLAB)) or (name.endswith(".txt") and is_text_transform(path)):
+        return _transform
+    if name.endswith(POINT_SUFFIXES):
+        return _points
+    return _transform if name.endswith(".npz") or _is_field(path) else _image
+
+
+def _holds_transform(path: Path) -> bool:
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        return "TransformGroup" in file
+
+
+def _is_field(path: Path) -> bool:
+    """Tell a displacement field in NIfTI from an image."""
+    from samreg.spatial.io_nifti import open_nibabel
+
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    with open_nibabel(path) as image:
+        return len(image.shape) == 5 and image.shape[3] == 1 and image.dataobj.dtype.names is None
 
 
 def _installation() -> None:
@@ -77,6 +126,8 @@ def _version(package: str) -> str:
 
 
 def _image(path: Path, series: str | None) -> None:
+    from samreg.spatial.standard import is_label_image
+
     image = load_image(path, series)
     grid = image.grid
     rows = [
@@ -90,7 +141,67 @@ def _image(path: Path, series: str | None) -> None:
     ]
     if not np.isfinite(image.array).all():
         rows.append(("not finite", f"{int((~np.isfinite(image.array)).sum())} voxels"))
+    if is_label_image(image):
+        values = np.unique(image.array)
+        shown = _numbers(values[:20]) + (", ..." if len(values) > 20 else "")
+        rows.append(("labels", f"{np.count_nonzero(values)} beside 0: {shown}" if 0 in values else shown))
     show_table(image.label, ("", ""), rows)
+
+
+def _result(folder: Path) -> None:
+    from samreg.registration.store import Stored
+
+    summary = Stored.open(folder).summary
+    options = {key: value for key, value in summary["options"].items() if value not in (None, {})}
+    rows = [
+        ("registered", "yes" if summary["ok"] else f"no: {summary['reason']}"),
+        *((f"{role} image", f"{summary[role]['path'] or summary[role]['name']}") for role in ("fixed", "moving")),
+        *((key.replace("_", " "), str(value)) for key, value in options.items()),
+        *((key.replace("_", " "), f"{value:.4g}") for key, value in summary["quality"].items()),
+        *(("check", flag) for flag in summary.get("flags", ())),
+        ("files", ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))),
+    ]
+    show_table(f"{folder}: a saved registration", ("", ""), rows)
+
+
+def _transform(path: Path) -> None:
+    from samreg.spatial import AffineTransform, DisplacementField, read_transform
+    from samreg.spatial.transforms import components
+
+    if path.name.lower().endswith(".npz"):
+        raise InputError(f"{path} counts voxels of the images, which it does not name; describe its folder instead")
+    parts = components(read_transform(path))
+    rows = [("direction", "fixed to moving points, LPS mm"), ("parts", f"{len(parts)}, the first applied first")]
+    for part in parts:
+        if isinstance(part, AffineTransform):
+            rows += [("affine, matrix", _numbers(row)) for row in part.matrix]
+            rows.append(("affine, translation mm", _numbers(part.translation)))
+            rows.append(("affine, change of volume", _numbers(np.linalg.det(part.matrix))))
+        elif isinstance(part, DisplacementField):
+            length = np.linalg.norm(part.displacement, axis=-1)
+            rows += [
+                ("field, size, voxels", _numbers(part.grid.size)),
+                ("field, voxel size, mm", _numbers(part.grid.spacing)),
+                ("field, displacement, mm", f"mean {length.mean():.3g}, largest {length.max():.3g}"),
+            ]
+    show_table(f"{path}: a transform in {parts[0].ndim}D", ("", ""), rows)
+
+
+def _points(path: Path) -> None:
+    from samreg.spatial import read_points
+    from samreg.spatial.points import require_some
+
+    points = read_points(path)
+    require_some(points, f"points in {path}")
+    rows: list[tuple[str, str]] = [("number", str(len(points)))]
+    rows += [
+        (f"{axis}, LPS mm", f"{_numbers([column.min()])} to {_numbers([column.max()])}")
+        for axis, column in zip("xyz", points.positions.T, strict=False)
+    ]
+    rows.append(("names", ", ".join(points.names[:10]) + (", ..." if len(points) > 10 else "")))
+    if points.scores is not None:
+        rows.append(("scores", f"{_numbers([np.nanmin(points.scores)])} to {_numbers([np.nanmax(points.scores)])}"))
+    show_table(f"{path}: points in {points.ndim}D", ("", ""), rows)
 
 
 def _embedding(path: Path) -> None:

@@ -74,6 +74,12 @@ def write_itk_transform(transform: Transform, path: Path) -> None:
         savemat(path, {kind: parameters[:, None], "fixed": fixed[:, None]}, format="4", appendmat=False)
 
 
+def is_text_transform(path: Path) -> bool:
+    """Tell whether a text file is an ITK transform; elastix's points end the same."""
+    with path.open("rb") as file:
+        return file.read(len(_FIRST_LINE)) == _FIRST_LINE.encode("ascii")
+
+
 def _require_complete(path: Path) -> None:
     """Refuse what ITK would read without a word although its end is missing."""
     if path.name.lower().endswith(MATLAB):

@@ -450,3 +450,26 @@ def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
     done = run("landmarks", "train", pictures, tmp_path / "no.csv", "-o", detector)
     assert done.exit_code == 2
     assert "no.csv" in done.output
+
+
+def test_info_describes_results_transforms_points_labels_and_embeddings(run, registered, files, tmp_path):
+    out, _ = registered
+    fixed = samreg.read_image(files.fixed)
+    samreg.write_image(fixed.with_array((fixed.array > -500).astype(np.uint8) * 7), tmp_path / "labels.nii.gz")
+    samreg.write_transform(files.truth, tmp_path / "truth.txt")
+    assert run("embed", files.fixed, "-o", tmp_path / "e.h5", "--model", "mind", "--quiet").exit_code == 0
+    for path, words in (
+        (out, ("a saved registration", "registered", "fixed.nii.gz", "correlation after", "warped.nii.gz")),
+        (out / "transform.h5", ("a transform in 3D", "affine, matrix", "fixed to moving")),
+        (out / "inverse.nii.gz", ("a transform in 3D", "field, voxel size, mm", "largest")),
+        (tmp_path / "truth.txt", ("affine, translation mm", "change of volume")),
+        (files.fixed_points, ("points in 3D", "number", "carina, left", "LPS mm")),
+        (tmp_path / "labels.nii.gz", ("1 beside 0: 0, 7", "uint8")),
+        (tmp_path / "e.h5", ("mind", "channels")),
+    ):
+        done = run("info", path)
+        assert done.exit_code == 0, done.output
+        for word in words:
+            assert word in " ".join(done.output.split()), done.output
+    done = run("info", out / "transform.npz")
+    assert (done.exit_code, "describe its folder" in " ".join(done.output.split())) == (2, True)

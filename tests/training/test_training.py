@@ -407,3 +407,9 @@ def test_learning_rate_warms_up_and_decays():
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) > 0.95
     assert rates[100] == pytest.approx(0.02)
+
+
+def test_the_minimal_configuration_is_complete():
+    path = Path(__file__).parents[2] / "pipelines" / "training" / "minimal.yaml"
+    config = TrainingConfig.from_file(path)
+    assert (config.steps, Path(config.images).name) == (2000, "scans")
