@@ -71,7 +71,8 @@ def test_hybrid_with_the_torch_engine(embedded, pair) -> None:
 
 @pytest.mark.parametrize("method", ["registration", "hybrid"])
 def test_a_given_start_takes_the_place_of_the_seed(embedded, pair, method) -> None:
-    call = {"method": method, "engine": "ants", "engine_options": {"iterations": (0,)}, "model": MODEL}
+    call = {"method": method, "engine": "ants", "engine_options": {"iterations": (0,)}}
+    call |= {"model": MODEL} if method == "hybrid" else {}
     result = samreg.register(pair.fixed.image, pair.moving.image, start=embedded.transform, **call)
     points = pair.fixed_landmarks.positions
     np.testing.assert_allclose(
@@ -360,7 +361,9 @@ def test_points_outside_are_refused_or_extrapolated(embedded, pair) -> None:
         ({"model": "nonsense", "method": "embedding"}, "unknown model 'nonsense'"),
         ({"spacing": 0.0}, "spacing must be a number between"),
         ({"threads": 0, "method": "embedding"}, "threads must be a whole number of at least 1"),
-        ({"engine": "ants", "engine_options": {"speed": 1}, "method": "registration"}, "unknown options"),
+        ({"engine": "ants", "engine_options": {"speed": 1}}, "unknown options"),
+        ({"engine": "ants", "method": "registration"}, 'method "registration" uses no model'),
+        ({"engine": "ants", "method": "embedding"}, 'method "embedding" uses no engine'),
     ],
 )
 def test_wrong_options_are_named(pair, change, message) -> None:
