@@ -10,7 +10,7 @@ from .landmarks import (
     match_set,
     read_templates,
 )
-from .registration import RegistrationResult, register
+from .registration import RegistrationResult, register, register_many
 from .spatial import (
     Image,
     Points,
@@ -54,6 +54,7 @@ __all__ = [
     "read_templates",
     "read_transform",
     "register",
+    "register_many",
     "track",
     "write_image",
     "write_points",

@@ -135,7 +135,7 @@ def run_step(
     ['done', 'kept', 'done']
     """
     start = time.perf_counter()
-    staging, aside = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    staging, aside = _staging(folder), folder.with_name(f".{folder.name}.old")
     try:
         if aside.is_dir() and not folder.exists():  # killed between the two renames below
             aside.rename(folder)
@@ -167,6 +167,20 @@ def run_step(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Outcome(folder.name, "done", seconds)
+
+
+def is_under_way(folder: Path) -> bool:
+    """Tell whether a process fills the folder, or was killed while it did."""
+    return _staging(folder).exists()
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Remove what a killed process had written for the folder."""
+    shutil.rmtree(_staging(folder), ignore_errors=True)
+
+
+def _staging(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
 
 
 def recorded(folder: Path) -> dict[str, Any] | None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from samreg.backends import BACKENDS, workers
 from samreg.benchmark.datasets import DataSet
 from samreg.benchmark.datasets.base import digest
 from samreg.benchmark.job import Job, execute, read_record
 from samreg.benchmark.methods import Method, get_method
-from samreg.errors import InputError, MissingExtraError, require_choice, require_number, require_seed
+from samreg.errors import InputError, require_choice, require_number, require_seed
 
-BACKENDS = ("local", "dask")
 _RECORD_VERSION = 1  # to be raised when a measure changes
-_SCHEDULER_TIMEOUT_S, _WORKERS_TIMEOUT_S = 10, 60
 
 
 @dataclass(frozen=True)
@@ -155,39 +153,15 @@ def run_jobs(
         Path(path).unlink()
         records[path] = None
     todo = [job for job in jobs if records[job.record] is None]
-    with _backend(backend, scheduler, parallel) as workers:
+    # each thread waits for a process of its own
+    with workers(backend, jobs=parallel, scheduler=scheduler, local="threading") as count:
         # jobs take minutes, so none may wait for another in a batch
-        work = joblib.Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")
+        work = joblib.Parallel(n_jobs=count, batch_size=1, return_as="generator_unordered")
         for record in work(joblib.delayed(execute)(job) for job in todo):
             records[record["record"]] = record
             if progress is not None:
-                progress(Progress(record, *_estimate(records, jobs, workers)))
+                progress(Progress(record, *_estimate(records, jobs, count)))
     return [record for record in records.values() if record is not None]
-
-
-@contextlib.contextmanager
-def _backend(name: str, scheduler: str | None, parallel: int) -> Iterator[int]:
-    """Make joblib run jobs on this machine or a cluster, and yield how many at a time."""
-    import joblib
-
-    if name == "local":
-        require_number("jobs", parallel, minimum=1, integer=True)
-        with joblib.parallel_config(backend="threading"):  # each thread waits for a process of its own
-            yield parallel
-        return
-    if scheduler is None:
-        raise InputError("the dask backend needs the address of its scheduler, as tcp://HOST:8786")
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise MissingExtraError('the dask backend needs distributed: pip install "samreg[cluster]"') from error
-    try:
-        client = Client(scheduler, timeout=_SCHEDULER_TIMEOUT_S)
-    except (OSError, ValueError) as error:
-        raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-    with client, joblib.parallel_config(backend="dask"):
-        client.wait_for_workers(1, timeout=_WORKERS_TIMEOUT_S)
-        yield sum(client.ncores().values())
 
 
 def _estimate(records: dict[str, dict[str, Any] | None], jobs: Sequence[Job], workers: int) -> tuple[int, int, float]:

@@ -14,6 +14,7 @@ import typer
 
 from samreg.cli.apply import apply
 from samreg.cli.atlas import atlas
+from samreg.cli.batch import batch
 from samreg.cli.benchmark import benchmark
 from samreg.cli.common import exit_codes, tolerate_any_terminal
 from samreg.cli.demo import demo
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 for command, example in (
     (register, "fixed.nii.gz moving.nii.gz -o out/"),
+    (batch, "pairs.csv -o out/ --jobs 2"),
     (match, "template.nii.gz points.csv target.nii.gz -o found.csv"),
     (track, "baseline.nii.gz followup.nii.gz lesions.csv -o out/"),
     (atlas, "scans/ -o atlas/ --jobs 2"),

@@ -47,6 +47,7 @@ def benchmark(
 
     Each result is stored as soon as it is there: run the same command again to go on where it stopped.
     """
+    from samreg.backends import duration_text
     from samreg.benchmark.datasets import load_dataset
     from samreg.benchmark.methods.registry import available_methods
     from samreg.benchmark.report.page import write_report
@@ -65,9 +66,11 @@ def benchmark(
         todo = plan(dataset, names, out, pairs=count, threads=threads, seed=seed)
 
         def tell(now: Progress) -> None:
-            progress(f"{now.done} of {now.total} registrations, about {_duration(now.remaining_s)} left")
+            progress(f"{now.done} of {now.total} registrations, about {duration_text(now.remaining_s)} left")
             if not quiet:
-                typer.echo(f"{now.done}/{now.total} {_line(now.record)}; {_duration(now.remaining_s)} left", err=True)
+                typer.echo(
+                    f"{now.done}/{now.total} {_line(now.record)}; {duration_text(now.remaining_s)} left", err=True
+                )
 
         parallel = jobs or max(1, (os.cpu_count() or 1) // threads)
         progress(f"{len(todo)} registrations")
@@ -102,10 +105,3 @@ def _line(record: dict[str, Any]) -> str:
         return f"{name}: failed: {record['reason'].splitlines()[0]}"
     error = record["metrics"].get("tre_mean")
     return f"{name}: " + (f"{error:.1f} mm, " if error is not None else "") + f"{record['seconds']:.0f} s"
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else "under a minute"
-    )

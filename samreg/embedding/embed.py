@@ -72,7 +72,7 @@ def embed(
     loaded = model_for(model, image)
     if cache is None:
         return loaded.embed(image, mask=mask, device=device, progress=progress)
-    source = _content_hash(image, mask)
+    source = content_hash(image, mask)
     if Path(cache).exists():
         cached = Embedding.load(cache)
         if (cached.source, cached.model) == (source, loaded.identity):
@@ -84,7 +84,7 @@ def embed(
     return embedding
 
 
-def _content_hash(*images: Image | None) -> str:
+def content_hash(*images: Image | None) -> str:
     """Hash of the voxels and grids, whatever the files were called."""
     digest = hashlib.blake2b(digest_size=16)
     for image in images:

@@ -146,7 +146,7 @@ def register(
     """
     require_choice("method", method, METHODS)
     require_progress(progress)
-    backend = None if method == "embedding" else _chosen_engine(engine, method)
+    backend = None if method == "embedding" else chosen_engine(engine, method)
     with remarks_kept() as remarks:
         images = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
         guides = None if landmarks is None else _guides(landmarks, *images)
@@ -321,7 +321,7 @@ class _Clock:
             self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _chosen_engine(engine: str | Engine | None, method: str) -> Engine:
+def chosen_engine(engine: str | Engine | None, method: str) -> Engine:
     """Return the engine of this name, one's own, or the one that suits the method best of those installed."""
     if engine is not None:
         return get_engine(engine) if isinstance(engine, str) else as_engine(engine)

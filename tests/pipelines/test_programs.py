@@ -19,7 +19,6 @@ def load(name: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("name", "call", "says"),
     [
-        ("register_folder", ["none.nii.gz", "none", "-o", "out"], "none"),
         ("segmentation_unet", ["none.nii.gz", "none.nii.gz", "none.nii.gz", "-o", "out"], "none.nii.gz"),
     ],
 )

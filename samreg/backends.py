@@ -1,0 +1,109 @@
+"""Where the parts of a long run are computed: in processes of this machine, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+from samreg.errors import InputError, MissingExtraError, require_choice, require_number
+
+BACKENDS = ("local", "dask")
+_SCHEDULER_TIMEOUT_S, _WORKERS_TIMEOUT_S = 10, 60
+_PARENT_CHECK_S = 0.5
+_watched: set[int] = set()  # parents whose end this process waits for
+
+
+@contextlib.contextmanager
+def workers(name: str, *, jobs: int = 1, scheduler: str | None = None, local: str = "loky") -> Iterator[int]:
+    """Let ``joblib.Parallel`` work on this machine or on a cluster within the block.
+
+    Parameters
+    ----------
+    name
+        "local", or "dask": on a cluster whose workers see code, data and results under the same paths.
+    jobs
+        Tasks at a time on this machine; a cluster decides for itself.
+    scheduler
+        Address of the Dask scheduler.
+    local
+        joblib's backend on this machine.
+
+    Yields
+    ------
+    int
+        How many tasks run at a time.
+
+    Raises
+    ------
+    InputError
+        For an unknown backend, or a scheduler that is missing or does not answer.
+    MissingExtraError
+        When Dask is not installed.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> with workers("local", jobs=2, local="threading") as count:
+    ...     joblib.Parallel(n_jobs=count)(joblib.delayed(abs)(number) for number in (-1, -2))
+    [1, 2]
+    """
+    import joblib
+
+    require_choice("backend", name, BACKENDS)
+    if name == "local":
+        require_number("jobs", jobs, minimum=1, integer=True)
+        with joblib.parallel_config(backend=local):
+            yield jobs
+        return
+    if scheduler is None:
+        raise InputError("the dask backend needs the address of its scheduler, as tcp://HOST:8786")
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingExtraError('the dask backend needs distributed: pip install "samreg[cluster]"') from error
+    try:
+        client = Client(scheduler, timeout=_SCHEDULER_TIMEOUT_S)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+    with client, joblib.parallel_config(backend="dask"):
+        client.wait_for_workers(1, timeout=_WORKERS_TIMEOUT_S)
+        yield sum(client.ncores().values())
+
+
+def end_with(parent: int) -> None:
+    """End this worker process soon after the process that started it, even one that was killed.
+
+    joblib's workers finish the task at hand when their parent is gone, and would write where the next run writes.
+
+    Parameters
+    ----------
+    parent
+        Process id of the parent. Where that is not this process's parent, as in the parent itself, nothing is done.
+    """
+    if parent in _watched or os.getppid() != parent:
+        return
+    _watched.add(parent)
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in words, to the minute.
+
+    Examples
+    --------
+    >>> [duration_text(seconds) for seconds in (20, 130, 7300)]
+    ['under a minute', '2 min', '2 h 2 min']
+    """
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else "under a minute"
+    )

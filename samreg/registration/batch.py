@@ -1,0 +1,470 @@
+"""register_many(): many pairs in one run that can be stopped and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samreg.backends import duration_text, end_with, workers
+from samreg.device import available_cpus, resolve_device
+from samreg.engines.registry import engine_packages
+from samreg.errors import EngineError, InputError, SamregError, require_choice, require_number, require_progress
+from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs, require_distinct
+from samreg.registration.quality import LandmarkErrors
+from samreg.registration.register import METHODS, TRANSFORMS, chosen_engine, register
+from samreg.registration.result import RegistrationResult
+from samreg.spatial.files import claimed_folder, locked_folder
+from samreg.spatial.image import Image
+from samreg.spatial.inputs import as_image, points_in
+from samreg.spatial.io_images import read_image
+from samreg.spatial.points import Points, paired_points
+from samreg.spatial.resample import resample
+from samreg.spatial.tables import plain_cell
+from samreg.steps import Outcome, forget_unfinished, is_under_way, recorded, run_step, write_table
+
+_OPTIONS = ("method", "engine", "transform", "model", "seed", "spacing", "engine_options")
+_MEASURES = "measures.csv"
+_KILLED = (
+    "its process, or one beside it, was ended by the system, probably out of memory; run the same command again with "
+    "fewer jobs"
+)
+
+
+@dataclass(frozen=True)
+class PairOutcome:
+    """How the registration of a pair ended: a line of ``summary.csv``.
+
+    Parameters
+    ----------
+    name, fixed, moving
+        Of the pair.
+    status
+        "registered"; "not registered", where the images are at fault; "failed", which the next run tries again.
+    seconds
+        It took, when it was done.
+    reason
+        Why there is no transform.
+    flags
+        What a careful reader should check, joined by semicolons.
+    landmarks
+        How many both images have; the errors there in mm are in the moving image.
+    error_before_mm, error_mean_mm, error_median_mm, error_p95_mm, error_max_mm
+        Before registration, the mean; and after it. None where there are no landmarks.
+    labels
+        How many both images have.
+    dice_mean, dice_min
+        Over them; None where there are none.
+
+    Examples
+    --------
+    >>> bool(PairOutcome("ANNA", "a.nii.gz", "b.nii.gz", "registered")), bool(PairOutcome("BOB", "a", "c", "failed"))
+    (True, False)
+    """
+
+    name: str
+    fixed: str
+    moving: str
+    status: str
+    seconds: float = 0.0
+    reason: str = ""
+    flags: str = ""
+    landmarks: int = 0
+    error_before_mm: float | None = None
+    error_mean_mm: float | None = None
+    error_median_mm: float | None = None
+    error_p95_mm: float | None = None
+    error_max_mm: float | None = None
+    labels: int = 0
+    dice_mean: float | None = None
+    dice_min: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.status == "registered"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all pairs of a run share, as any process can be told it."""
+
+    out: Path
+    options: Mapping[str, Any]
+    identity: tuple[str, ...]  # of the models that may embed
+    shared: frozenset[tuple[Path, Path | None]]  # images, with their masks, whose embeddings several pairs need
+    threads: int
+    devices: tuple[str, ...]
+    slots: str  # folder in which processes claim a device each
+    parent: int | None  # with which the processes end; None on a cluster
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        engine = self.options.get("engine")
+        return engine_packages(engine if isinstance(engine, str) else None)
+
+
+def register_many(
+    pairs: Sequence[RegistrationPair] | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    jobs: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    backend: str = "local",
+    scheduler: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> list[PairOutcome]:
+    r"""Register many pairs of images.
+
+    ``out`` receives a folder a pair (:meth:`RegistrationResult.save`, and ``landmarks.csv`` and ``dice.csv`` where
+    landmarks and labels are given), ``summary.csv``, and ``embeddings``: those of images that several pairs share are
+    computed once. A pair that fails is recorded, and the others go on. A run that was stopped, or killed, goes on where
+    it stopped: results are kept while files, model, options and the versions of all packages stay the same.
+
+    Parameters
+    ----------
+    pairs
+        From :func:`read_registration_pairs` or :func:`pairs_in_folder`, or the csv's file.
+    out
+        Folder for the results.
+    jobs
+        Pairs at a time, each in a process of its own; one for each device unless given.
+    threads
+        CPU threads of each; all that there are, divided among the jobs, unless given, and one on a cluster.
+    device
+        As in :func:`register`, or several, as "cuda:0,cuda:1", over which the processes are spread evenly.
+    backend, scheduler
+        "local", or "dask" with the scheduler's address: on a cluster whose workers see code, images and ``out`` under
+        the same paths.
+    progress
+        Called with what is being done, and about how long it will take.
+    **options
+        ``method``, ``engine``, ``transform``, ``model``, ``seed``, ``spacing`` and ``engine_options`` as in
+        :func:`register`; engine and model by name or file.
+
+    Returns
+    -------
+    list of PairOutcome
+        Of the pairs, in order.
+
+    Raises
+    ------
+    InputError
+        When an option is at fault, two pairs share a name, another run writes to ``out``, or the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import samreg
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> scan = np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32)
+    >>> samreg.write_image(samreg.Image.from_array(scan, spacing=8.0), folder / "scan.nii.gz")
+    >>> _ = (folder / "pairs.csv").write_text("fixed,moving\nscan.nii.gz,scan.nii.gz\nscan.nii.gz,none.nii.gz\n")
+    >>> options = {"method": "registration", "engine": "torch", "transform": "rigid"}
+    >>> [outcome.status for outcome in register_many(folder / "pairs.csv", folder / "out", **options)]
+    ['registered', 'failed']
+    """
+    require_progress(progress)
+    report = progress or (lambda text: None)
+    if isinstance(pairs, (str, os.PathLike)):
+        pairs = read_registration_pairs(pairs)
+    require_distinct(pairs)
+    devices = tuple(part.strip() for part in str(device).split(","))
+    if backend == "local":
+        for one in devices:
+            resolve_device(one)
+    elif len(devices) > 1:
+        raise InputError(f"device {device!r}: give one to a cluster; CUDA_VISIBLE_DEVICES chooses for each worker")
+    jobs = require_number("jobs", len(devices) if jobs is None else jobs, minimum=1, integer=True)
+    if threads is None:
+        threads = max(1, available_cpus() // jobs) if backend == "local" else 1
+    with (
+        claimed_folder(out),
+        tempfile.TemporaryDirectory(prefix="samreg-") as slots,
+        workers(backend, jobs=jobs, scheduler=scheduler) as count,
+    ):
+        run = _Run(
+            out=Path(out).absolute(),
+            options=dict(options),
+            identity=_checked(options),
+            shared=_shared_images(pairs) if options.get("method") != "registration" else frozenset(),
+            threads=require_number("threads", threads, minimum=1, integer=True),
+            devices=devices,
+            slots=slots,
+            parent=os.getpid() if backend == "local" else None,
+        )
+        for pair in pairs:
+            forget_unfinished(run.out / pair.name)
+        _embed_shared(pairs, run, count, report)
+        return _register_all(pairs, run, count, report)
+
+
+def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which models may embed; raise :class:`InputError` for options that no pair could be registered with."""
+    from samreg.embedding.registry import default_model, load_model
+
+    if unknown := sorted(set(options) - set(_OPTIONS)):
+        raise InputError(f"unknown option {', '.join(unknown)}; choose from {', '.join(_OPTIONS)}")
+    method = options.get("method", "hybrid")
+    require_choice("method", method, METHODS)
+    require_choice("transform", options.get("transform", "deformable"), TRANSFORMS)
+    if method != "embedding":
+        chosen_engine(options.get("engine"), method)
+    if method == "registration":
+        return ()
+    model = options.get("model")
+    named = [default_model(ndim) for ndim in (2, 3)] if model is None else [model]
+    return tuple(load_model(source).identity for source in named)
+
+
+def _shared_images(pairs: Sequence[RegistrationPair]) -> frozenset[tuple[Path, Path | None]]:
+    counts = Counter(key for pair in pairs for key in _embedded(pair))
+    return frozenset(key for key, count in counts.items() if count > 1)
+
+
+def _embedded(pair: RegistrationPair) -> list[tuple[Path, Path | None]]:
+    """Return both images with their masks."""
+    return [(pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask)]
+
+
+def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, report: Callable[[str], None]) -> None:
+    """Embed what several pairs need, before two processes do it at a time; who fails here will say so in its pairs."""
+    import joblib
+
+    waiting = [pair for pair in pairs if recorded(run.out / pair.name) is None]
+    keys = list(dict.fromkeys(key for pair in waiting for key in _embedded(pair) if key in run.shared))
+    tasks = (joblib.delayed(_embed_one)(image, mask, run) for image, mask in keys)
+    try:
+        for number, _ in enumerate(joblib.Parallel(n_jobs=count, return_as="generator_unordered")(tasks), start=1):
+            report(f"embedded {number} of {len(keys)} images that several pairs share")
+    except BrokenProcessPool:
+        report("a process that embedded an image was ended by the system; its pairs embed it themselves")
+
+
+def _embed_one(path: Path, mask: Path | None, run: _Run) -> None:
+    device = _own_device(run)
+    try:
+        image = read_image(path)
+        _keeping_model([image], run).embed(image, mask=None if mask is None else read_image(mask), device=device)
+    except SamregError:
+        pass
+
+
+def _register_all(
+    pairs: Sequence[RegistrationPair], run: _Run, count: int, report: Callable[[str], None]
+) -> list[PairOutcome]:
+    outcomes: dict[str, PairOutcome] = {}
+    count_done, elapsed_s = 0, 0.0  # without the pairs that were kept
+    start = time.monotonic()
+    for pair, outcome, was_kept in _outcomes(pairs, run, count):
+        outcomes[pair.name] = outcome
+        if not was_kept:
+            count_done, elapsed_s = count_done + 1, time.monotonic() - start
+        left = len(pairs) - len(outcomes)
+        estimate = f"; about {duration_text(left * elapsed_s / count_done)} left" if left and count_done else ""
+        kept = " (kept)" if was_kept else ""
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        report(f"{len(outcomes)} of {len(pairs)}, {pair.name}: {outcome.status}{kept}{reason}{estimate}")
+        ended = [outcomes[pair.name] for pair in pairs if pair.name in outcomes]
+        write_table(run.out / SUMMARY, [field.name for field in fields(PairOutcome)], map(_cells, ended))
+    return [outcomes[pair.name] for pair in pairs]
+
+
+def _outcomes(
+    pairs: Sequence[RegistrationPair], run: _Run, count: int
+) -> Iterator[tuple[RegistrationPair, PairOutcome, bool]]:
+    """Yield each pair's outcome as it ends, and whether an earlier run's was kept.
+
+    When the system ends a process, joblib gives up: the pairs then under way have failed, and the others go on.
+    """
+    import joblib
+
+    todo = {pair.name: pair for pair in pairs}
+    while todo:
+        tasks = (joblib.delayed(_register_one)(pair, run) for pair in [*todo.values()])
+        # pairs take long, so none may wait for another in a batch
+        work = joblib.Parallel(n_jobs=count, batch_size=1, return_as="generator_unordered")
+        try:
+            for outcome, was_kept in work(tasks):
+                yield todo.pop(outcome.name), outcome, was_kept
+        except BrokenProcessPool:
+            under_way = [pair for pair in todo.values() if is_under_way(run.out / pair.name)]
+            for pair in under_way or [*todo.values()][:count]:
+                forget_unfinished(run.out / pair.name)
+                yield todo.pop(pair.name), _outcome(pair, "failed", reason=_KILLED), False
+
+
+def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]:
+    """Register one pair in whatever process; return how it ended, and whether an earlier run's result was kept."""
+    device = _own_device(run)
+
+    def work(folder: Path) -> None:
+        try:
+            _register_into(folder, pair, run, device)
+        except (SamregError, OSError):
+            raise
+        except Exception as error:  # of a library; it must not stop the other pairs
+            raise EngineError(f"{type(error).__name__}: {error}") from error
+
+    engine = str(run.options.get("engine") or "")
+    code = [engine.rpartition(":")[0]] if ".py:" in engine else []
+    inputs = {**run.options, "model": run.identity}
+    step = run_step(run.out / pair.name, work, files=[*pair.files, *code], inputs=inputs, packages=run.packages)
+    if not step:
+        return _outcome(pair, "failed", seconds=step.seconds, reason=step.reason), False
+    return _recorded_outcome(pair, run.out / pair.name, step), step.status == "kept"
+
+
+def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str) -> None:
+    """Register a pair, save and measure the result."""
+    images = read_image(pair.fixed), read_image(pair.moving)
+    landmarks = _landmarks(pair, images)
+    labels = _labels(pair)
+    shared = [image for image, key in zip(images, _embedded(pair), strict=True) if key in run.shared]
+    given = run.options.get("model")
+    result = register(
+        *images,
+        **{
+            **run.options,
+            "model": _keeping_model(shared, run) if shared else given,
+            "fixed_mask": pair.fixed_mask,
+            "moving_mask": pair.moving_mask,
+            "threads": run.threads,
+            "device": device,
+        },
+    )
+    if shared:
+        result = _as_if_called_with(given, result)
+    result.save(folder)
+    errors = result.landmark_errors(*landmarks) if result and landmarks is not None else None
+    if errors is not None:
+        errors.write(folder / "landmarks.csv")
+    overlap = _overlap(result, *labels) if result and labels is not None else {}
+    if overlap:
+        write_table(folder / "dice.csv", ("label", "dice"), [(label, f"{dice:.4f}") for label, dice in overlap.items()])
+    measured = replace(
+        _outcome(pair, "registered" if result else "not registered", reason=result.reason),
+        flags="; ".join(result.flags) if result else "",
+        **_error_columns(errors),
+        **_dice_columns(overlap),
+    )
+    write_table(folder / _MEASURES, [field.name for field in fields(PairOutcome)], [_cells(measured)])
+
+
+def _keeping_model(images: Sequence[Image], run: _Run) -> Any:
+    from samreg.embedding.kept import KeepingModel
+    from samreg.embedding.registry import model_for
+
+    return KeepingModel(model_for(run.options.get("model"), images[0]), run.out / EMBEDDINGS, images)
+
+
+def _as_if_called_with(model: Any, result: RegistrationResult) -> RegistrationResult:
+    """Return the result with the model's name or file as the user gave it, and what its choice gives to note."""
+    from samreg.embedding.registry import default_notes
+
+    if model is None:
+        return replace(result, notes=(*result.notes, *default_notes(result.fixed)))
+    return replace(result, options={**result.options, "model": os.fspath(model)})
+
+
+def _landmarks(pair: RegistrationPair, images: tuple[Image, Image]) -> tuple[Points, Points] | None:
+    paths = pair.fixed_landmarks, pair.moving_landmarks
+    if paths[0] is None or paths[1] is None:
+        return None
+    fixed, moving = (points_in(path, image.grid, image.label) for path, image in zip(paths, images, strict=True))
+    return paired_points(fixed, moving)
+
+
+def _labels(pair: RegistrationPair) -> tuple[Image, Image] | None:
+    if pair.fixed_labels is None or pair.moving_labels is None:
+        return None
+    return as_image(pair.fixed_labels), as_image(pair.moving_labels)
+
+
+def _overlap(result: RegistrationResult, fixed: Image, moving: Image) -> dict[int, float]:
+    """Return the Dice overlap of each label that both maps have, on the fixed grid."""
+    from samreg.quality import dice
+
+    warped = result.warp(moving, interpolation="nearest", fill=0)
+    target = resample(fixed, result.fixed.grid, interpolation="nearest", fill=0)
+    return dice(target.array, warped.array, sorted({*np.unique(fixed.array)} & {*np.unique(moving.array)} - {0}))
+
+
+def _error_columns(errors: LandmarkErrors | None) -> dict[str, Any]:
+    from samreg.quality import summarise_errors
+
+    if errors is None:
+        return {}
+    after = summarise_errors(errors.transform)
+    return {
+        "landmarks": after.count,
+        "error_before_mm": float(errors.before.mean()),
+        "error_mean_mm": after.mean,
+        "error_median_mm": after.median,
+        "error_p95_mm": after.p95,
+        "error_max_mm": after.maximum,
+    }
+
+
+def _dice_columns(overlap: Mapping[int, float]) -> dict[str, Any]:
+    values = [*overlap.values()]
+    return {"labels": len(values), "dice_mean": float(np.mean(values)), "dice_min": min(values)} if values else {}
+
+
+def _outcome(pair: RegistrationPair, status: str, *, seconds: float = 0.0, reason: str = "") -> PairOutcome:
+    return PairOutcome(pair.name, os.fspath(pair.fixed), os.fspath(pair.moving), status, seconds, reason)
+
+
+def _recorded_outcome(pair: RegistrationPair, folder: Path, step: Outcome) -> PairOutcome:
+    """Return the outcome that a finished step has written."""
+    with (folder / _MEASURES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        (row,) = csv.DictReader(file)
+    texts = ("status", "reason", "flags")
+    counts = ("landmarks", "labels")
+    values: dict[str, Any] = {key: plain_cell(row[key]) for key in texts} | {key: int(row[key]) for key in counts}
+    for field in fields(PairOutcome):
+        if field.name.startswith(("error_", "dice_")):
+            values[field.name] = float(row[field.name]) if row[field.name] else None
+    return replace(_outcome(pair, values["status"]), seconds=step.seconds, **values)
+
+
+def _cells(outcome: PairOutcome) -> list[object]:
+    return [
+        "" if value is None else f"{value:.4g}" if isinstance(value, float) else value for value in astuple(outcome)
+    ]
+
+
+def _own_device(run: _Run) -> str:
+    """Return the device on which this process computes, as long as it lives."""
+    if run.parent is not None:
+        end_with(run.parent)
+    return run.devices[0] if len(run.devices) == 1 else run.devices[_slot(run.slots) % len(run.devices)]
+
+
+@functools.cache
+def _slot(folder: str) -> int:
+    """Return the first number that no living process of a run has claimed, and claim it until this process ends."""
+    number = 0
+    while True:
+        slot = Path(folder, str(number))
+        slot.mkdir(exist_ok=True)
+        try:
+            _claims.enter_context(locked_folder(slot))
+        except InputError:  # another process's
+            number += 1
+        else:
+            return number
+
+
+_claims = ExitStack()

@@ -1,0 +1,253 @@
+"""Many pairs in one run: what is recorded, kept, computed once, and gone on with after a kill."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import samreg
+from samreg.cli import app
+from samreg.embedding.mind import MindModel
+from samreg.errors import InputError
+from samreg.registration import batch
+from samreg.registration.pairs import RegistrationPair, pairs_in_folder, read_registration_pairs
+from samreg.spatial import Image
+
+RIGID = ("--method", "registration", "--engine", "torch", "--transform", "rigid")
+OPTIONS = {"method": "registration", "engine": "torch", "transform": "rigid"}
+SHIFT_MM = 8.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An egg with stripes, the same moved along x, landmarks and labels of both, and an image that is cut."""
+    z, y, x = np.mgrid[-12:12, -12:12, -12:12]
+    radius = np.sqrt(x**2 + 1.7 * y**2 + z**2)
+    egg = np.where(radius < 9, 40 + 20 * np.sin(radius) + x, -1000).astype(np.float32)
+    for name, shift in (("fixed", 0.0), ("moving", SHIFT_MM)):
+        origin = (shift, 0.0, 0.0)
+        labels = np.zeros(egg.shape, np.uint8)
+        labels[6:18, 6:18, 6:12], labels[6:18, 6:18, 12:18] = 1, 2
+        samreg.write_image(Image.from_array(egg, spacing=4.0, origin=origin), tmp_path / f"{name}.nii.gz")
+        samreg.write_image(Image.from_array(labels, spacing=4.0, origin=origin), tmp_path / f"{name}_labels.nii.gz")
+        points = samreg.Points(np.array([[40.0, 44.0, 56.0], [60.0, 40.0, 44.0]]) + origin, ("=carina", "apex"))
+        samreg.write_points(points, tmp_path / f"{name}.csv")
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "moving.nii.gz").read_bytes()[:2000])
+    return tmp_path
+
+
+def write_table(folder: Path, *rows: str) -> Path:
+    table = folder / "pairs.csv"
+    header = "name,fixed,moving,fixed_landmarks,moving_landmarks,fixed_labels,moving_labels,fixed_mask"
+    table.write_text("\n".join([header, *rows]))
+    return table
+
+
+FULL = "full,fixed.nii.gz,moving.nii.gz,fixed.csv,moving.csv,fixed_labels.nii.gz,moving_labels.nii.gz,"
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["batch", *map(str, arguments)])
+
+
+def read_summary(out: Path) -> list[dict[str, str]]:
+    with (out / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_is_measured_and_a_failing_pair_stops_nothing(folder):
+    table = write_table(folder, "broken,fixed.nii.gz,cut.nii.gz", FULL)
+    out = folder / "out"
+    done = run(table, "-o", out, *RIGID)
+    assert done.exit_code == 1, done.output
+    assert "1 of 2 not registered, first broken: " in done.output
+    broken, full = read_summary(out)
+    assert (broken["status"], "cut.nii.gz" in broken["reason"]) == ("failed", True)
+    assert (full["status"], full["landmarks"], full["labels"]) == ("registered", "2", "2")
+    assert float(full["error_before_mm"]) == pytest.approx(SHIFT_MM)
+    assert float(full["error_mean_mm"]) < 0.5 < float(full["dice_min"])
+    assert sorted(path.name for path in out.iterdir()) == ["full", "summary.csv"]
+    assert (out / "full" / "landmarks.csv").is_file()
+    assert (out / "full" / "dice.csv").read_text().startswith("label,dice\n1,")
+    result = samreg.RegistrationResult.load(out / "full")
+    np.testing.assert_allclose(result.transform.transform_points([[40, 40, 40]]), [[48, 40, 40]], atol=0.5)
+
+
+def test_only_what_changed_is_done_again(folder, monkeypatch):
+    table = write_table(folder, FULL, "masked,fixed.nii.gz,moving.nii.gz,,,,,fixed_labels.nii.gz")
+    out, said = folder / "out", []
+    first = samreg.register_many(table, out, **OPTIONS)
+    assert samreg.register_many(table, out, **OPTIONS, progress=said.append) == first
+    assert said == ["1 of 2, full: registered (kept)", "2 of 2, masked: registered (kept)"]
+    points = samreg.read_points(folder / "moving.csv")
+    samreg.write_points(samreg.Points(points.positions + 1.0, points.names), folder / "moving.csv")
+    said.clear()
+    again = samreg.register_many(table, out, **OPTIONS, progress=said.append)
+    assert [text.split(";")[0] for text in said] == ["1 of 2, full: registered", "2 of 2, masked: registered (kept)"]
+    assert again[0].error_mean_mm > first[0].error_mean_mm + 0.5
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
+    said.clear()
+    samreg.register_many(table, out, **OPTIONS, progress=said.append)
+    assert said[0] == "1 of 2, full: registered; about under a minute left"
+
+
+def test_the_embedding_of_a_shared_image_is_computed_once(body, folder, monkeypatch):
+    for name, shift in (("fixed", 0.0), ("moving", SHIFT_MM)):
+        image = Image.from_array(body.array, spacing=4.0, origin=(shift, 0.0, 0.0))
+        samreg.write_image(image, folder / f"{name}.nii.gz")
+    embedded = []
+    embed = MindModel.embed
+
+    def counted(self, image, **options):
+        embedded.append((Path(image.name).name, tuple(image.direction.ravel())))
+        return embed(self, image, **options)
+
+    monkeypatch.setattr(MindModel, "embed", counted)
+    rows = [f"{name},fixed.nii.gz,{moving}" for name, moving in (("a", "moving.nii.gz"), ("b", "fixed.nii.gz"))]
+    out = folder / "out"
+    options = {"method": "embedding", "transform": "rigid", "model": "mind"}
+    outcomes = samreg.register_many(write_table(folder, *rows), out, **options)
+    assert [outcome.status for outcome in outcomes] == ["registered"] * 2
+    fixed = [call for call in embedded if call[0] == "fixed.nii.gz"]
+    assert len(set(fixed)) == len(fixed), "as it lies, and mirrored, once each"
+    assert len(list((out / "embeddings").glob("*.h5"))) == len(fixed)
+    pair = samreg.register(folder / "fixed.nii.gz", folder / "moving.nii.gz", **options)
+    result = samreg.RegistrationResult.load(out / "a")
+    points = [[40.0, 40.0, 40.0], [60.0, 50.0, 40.0]]
+    np.testing.assert_allclose(
+        result.transform.transform_points(points), pair.transform.transform_points(points), atol=1e-3
+    )
+    assert {**result.options, "threads": None} == pair.options
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_a_killed_run_of_six_pairs_goes_on(folder):
+    table = write_table(folder, *(f"{name},fixed.nii.gz,moving.nii.gz" for name in "abcdef"))
+    out = folder / "out"
+    command = [sys.executable, "-m", "samreg.cli", "batch", str(table), "-o", str(out), *RIGID, "--jobs", "2"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("*/done.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # in which its workers end
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*/done.json")}
+    assert 1 <= len(written) < 6
+    assert run(table, "-o", out, *RIGID).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert [(row["name"], row["status"]) for row in read_summary(out)] == [(name, "registered") for name in "abcdef"]
+    assert sorted(path.name for path in out.iterdir()) == [*"abcdef", "summary.csv"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_a_pair_whose_process_dies_stops_nothing(folder):
+    engine = folder / "engine.py"
+    engine.write_text(
+        "import os, signal\n"
+        "from samreg.engines import Engine, EngineResult\n"
+        "from samreg.spatial import AffineTransform\n"
+        "class Mine(Engine):\n"
+        "    name = 'mine'\n"
+        "    def register(self, request):\n"
+        "        if 'cut' in request.moving.name: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return EngineResult(AffineTransform.identity(3), version='1', log='')\n"
+    )
+    (folder / "cut.nii.gz").write_bytes((folder / "moving.nii.gz").read_bytes())
+    moving = ("cut", "moving", "fixed", "moving", "fixed")
+    table = write_table(
+        folder, *(f"{name},fixed.nii.gz,{file}.nii.gz" for name, file in zip("abcde", moving, strict=True))
+    )
+    outcomes = samreg.register_many(
+        table, folder / "out", method="registration", engine=f"{engine}:Mine", transform="rigid", jobs=2
+    )
+    statuses = [outcome.status for outcome in outcomes]
+    assert statuses[0] == "failed"
+    assert "ended by the system" in outcomes[0].reason
+    assert statuses.count("registered") >= 3, "but the one, and perhaps the one beside it"
+
+
+def test_each_process_claims_a_device_of_its_own(tmp_path):
+    program = (
+        "import sys; from samreg.registration.batch import _slot\n"
+        "print(_slot(sys.argv[1]), _slot(sys.argv[1]), flush=True); sys.stdin.read()"
+    )
+    start = [sys.executable, "-c", program, str(tmp_path)]
+    with (
+        subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first,
+        subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as second,
+    ):
+        claimed = sorted(process.stdout.readline() for process in (first, second))
+        first.communicate()
+        second.communicate()
+    assert claimed == ["0 0\n", "1 1\n"]
+
+
+def test_pairs_of_a_folder(folder):
+    for name in ("fixed_labels", "moving_labels"):
+        (folder / f"{name}.nii.gz").unlink()
+    assert [pair.name for pair in pairs_in_folder(folder)] == ["cut--fixed", "cut--moving", "fixed--moving"]
+    out = folder / "out"
+    done = run(folder, "--fixed", folder / "fixed.nii.gz", "-o", out, *RIGID)
+    assert done.exit_code == 1
+    assert {row["name"]: row["status"] for row in read_summary(out)} == {"cut": "failed", "moving": "registered"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["a,fixed.nii.gz,"], "line 2: no moving image"),
+        (["a,fixed.nii.gz,moving.nii.gz", "a,fixed.nii.gz,cut.nii.gz"], r"share the names \['a'\]"),
+        (["a/b,fixed.nii.gz,moving.nii.gz"], "line 2: the name 'a/b'"),
+        (["embeddings,fixed.nii.gz,moving.nii.gz"], "'embeddings'"),
+        (["a,fixed.nii.gz,moving.nii.gz,fixed.csv"], "landmarks of its fixed image alone"),
+        ([], "at least one pair"),
+    ],
+)
+def test_tables_at_fault(folder, rows, says):
+    with pytest.raises(InputError, match=says):
+        read_registration_pairs(write_table(folder, *rows))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["."], "give --fixed IMAGE or --all-pairs"),
+        (["pairs.csv", "--all-pairs"], "is no folder"),
+        (["none.csv"], "none.csv"),
+        (["pairs.csv", "--device", "cpu,tpu"], "tpu"),
+        (["pairs.csv", "--jobs", "0"], "jobs must be"),
+        (["pairs.csv", "--engine", "antz"], "unknown engine 'antz'"),
+        (["pairs.csv", "--backend", "dask"], "address of its scheduler"),
+        (["pairs.csv", "--model", "ct-huge"], "unknown model"),
+    ],
+)
+def test_calls_at_fault_end_before_the_work(folder, monkeypatch, arguments, says):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(batch, "register", lambda *_, **__: pytest.fail("registered"))
+    write_table(folder, "a,fixed.nii.gz,moving.nii.gz")
+    done = run(*arguments, "-o", "out")
+    assert done.exit_code == 2, done.output
+    assert says in " ".join(done.output.split())
+    assert not (folder / "out").exists()
+
+
+def test_options_and_pairs_are_named_in_messages(tmp_path):
+    pair = RegistrationPair("a", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+    with pytest.raises(InputError, match="unknown option presets; choose from method, engine"):
+        samreg.register_many([pair], tmp_path / "out", presets="fast")
+    with pytest.raises(InputError, match="share the names"):
+        samreg.register_many([pair, pair], tmp_path / "out")
