@@ -3,6 +3,9 @@
 torch is imported with the first use, not with this package; ``__init__.pyi`` lists what it offers.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+try:
+    import lazy_loader
+except ImportError:  # where samreg only trains, modules are imported by their own names
+    __all__: list[str] = []
+else:
+    __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

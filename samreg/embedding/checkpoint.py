@@ -22,6 +22,7 @@ from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import EmbeddingNetwork, SamNetwork
 from samreg.embedding.preprocessing import AnyPreprocessing, preprocessing_from_dict, preprocessing_to_dict
+from samreg.embedding.tensor_file import is_tensor_file, read_tensors, write_tensors
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, require_file
 
@@ -112,7 +113,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = require_file(path, "checkpoint")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the checkpoint file in it")
-    weights, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), {})
+    weights, metadata = _read_safetensors(path) if is_tensor_file(path) else (_read_pickle(path), {})
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     architecture = _recognise(path, weights, metadata)
     left_out = sorted(key for key in weights if key.startswith(architecture.optional))
@@ -171,8 +172,6 @@ def save_checkpoint(
     landmarks
         Names and vectors of a landmark detector.
     """
-    from safetensors.torch import save_file
-
     metadata = {
         "architecture": architecture,
         "config": dict(config or {}),
@@ -183,25 +182,14 @@ def save_checkpoint(
     }
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata={_METADATA_KEY: json.dumps(metadata)})
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Safetensors start with the length of a JSON header (8 bytes), then the header."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{"
+        write_tensors(temporary, weights, {_METADATA_KEY: json.dumps(metadata)})
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_METADATA_KEY, "{}")
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError) as error:
+        weights, texts = read_tensors(path)
+        metadata = json.loads(texts.get(_METADATA_KEY, "{}"))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is a damaged safetensors file ({error}); copy or download it again") from error
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its samreg metadata is no JSON object; write it with save_checkpoint")

@@ -1,7 +1,8 @@
-"""What a training run is made of, read from a YAML or TOML file."""
+"""What a training run is made of, read from a YAML, TOML or JSON file."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -23,7 +24,8 @@ class TrainingConfig:
     Attributes
     ----------
     images
-        Folder of images, every format ``samreg.read_image`` reads, or a text file (.txt) that lists them.
+        Folder of images, every format ``samreg.read_image`` reads, a text file (.txt) that lists them, or a prepared
+        file (.npz, ``samreg.training.prepare``), as ``cross_subject`` and ``landmarks`` may be.
     modality
         "ct" (3D) or "xray" (2D).
     spacing
@@ -159,13 +161,17 @@ class TrainingConfig:
         return MODALITIES[self.modality](self.spacing)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> TrainingConfig:
+    def from_file(
+        cls, path: str | os.PathLike[str], *, prepared: str | os.PathLike[str] | None = None
+    ) -> TrainingConfig:
         """Read a configuration.
 
         Parameters
         ----------
         path
-            ``.yaml``, ``.yml`` or ``.toml``. Relative folders in it count from the file's own folder.
+            ``.yaml``, ``.yml``, ``.toml`` or ``.json``. Relative folders in it count from the file's own folder.
+        prepared
+            Prepared file to take the images from and, where the configuration uses them, landmarks and maps.
 
         Raises
         ------
@@ -181,6 +187,9 @@ class TrainingConfig:
         for key in ("images", "output", "cross_subject", "landmarks", "initial"):
             if values.get(key) is not None:
                 values[key] = str(path.parent / values[key])
+        if prepared is not None:
+            values["images"] = str(prepared)
+            values |= {key: str(prepared) for key in ("cross_subject", "landmarks") if values.get(key) is not None}
         for key in ("images", "output"):
             if key not in values:
                 raise InputError(f"{path}: give {key}, a folder")
@@ -200,11 +209,16 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             import yaml
         except ImportError as error:
-            raise MissingExtraError("a .yaml configuration needs pyyaml: pip install pyyaml") from error
+            raise MissingExtraError(
+                f"{path}: a .yaml configuration needs pyyaml; pip install pyyaml, or give a .toml or .json file"
+            ) from error
         with reading(path, "give 'name: value' per line, plain values only"):
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".json":
+        with reading(path, "give an object of names and values"):
+            values = json.loads(path.read_text(encoding="utf-8"))
     else:
-        raise InputError(f"{path}: give a .yaml or .toml file")
+        raise InputError(f"{path}: give a .yaml, .toml or .json file")
     if not isinstance(values, dict):
         raise InputError(f"{path}: a list of settings, 'name: value' per line, is expected")
     return values

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,9 +31,10 @@ from samreg.seeding.affine import fit_affine
 from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
 from samreg.spatial import Grid, Image, Transform, compose, read_image, resample_spacing
-from samreg.spatial.files import atomic_path
+from samreg.spatial.files import atomic_path, reading
 from samreg.spatial.standard import standardised
 from samreg.training.data import Map, Pair, Volume, halved, named_images, sample
+from samreg.training.prepared import PreparedFile, StoredMap, is_prepared
 
 logger = logging.getLogger(__name__)
 
@@ -224,8 +225,17 @@ def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding
     return TorchEngine().register(request).transform
 
 
-def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume], *, slack: tuple[float, float]) -> list[Pair]:
-    """Load the maps of a folder for these volumes; ``slack`` as in :class:`~samreg.training.data.Pair`.
+def load_pairs(source: str | os.PathLike[str], volumes: Sequence[Volume], *, slack: tuple[float, float]) -> list[Pair]:
+    """Load the maps between these volumes.
+
+    Parameters
+    ----------
+    source
+        A folder of maps, or a prepared file.
+    volumes
+        Found by their names.
+    slack
+        As in :class:`~samreg.training.data.Pair`.
 
     Raises
     ------
@@ -233,15 +243,27 @@ def load_pairs(folder: str | os.PathLike[str], volumes: Sequence[Volume], *, sla
         When there is none.
     """
     by_name = {volume.name: volume for volume in volumes}
-    pairs = []
+    maps: Iterator[StoredMap]
+    if is_prepared(source):
+        maps = (m for m in PreparedFile(source).maps() if m.fixed in by_name and m.moving in by_name)
+    else:
+        maps = stored_maps(source, by_name)
+    pairs = [
+        Pair(by_name[m.fixed], by_name[m.moving], _on_device(m, by_name[m.fixed].fine.device), slack=slack)
+        for m in maps
+    ]
+    if not pairs:
+        raise InputError(f"{source}: no maps (FIXED--MOVING.npz) between the training volumes; run build_maps")
+    return pairs
+
+
+def stored_maps(folder: str | os.PathLike[str], names: Container[str]) -> Iterator[StoredMap]:
+    """Yield the maps of a folder between images of these names."""
     for path in sorted(Path(folder).glob("*--*.npz")):
         fixed, moving = path.name.removesuffix(".npz").split("--")
-        if fixed in by_name and moving in by_name:
-            mapping = _read(path, by_name[fixed].fine.device)
-            pairs.append(Pair(by_name[fixed], by_name[moving], mapping, slack=slack))
-    if not pairs:
-        raise InputError(f"{folder}: no maps (FIXED--MOVING.npz) between the training volumes; run build_maps")
-    return pairs
+        if fixed in names and moving in names:
+            with reading(path, "build it again"), np.load(path) as stored:
+                yield StoredMap(fixed, moving, stored["displacement"], stored["trust"], float(stored["spacing"]))
 
 
 def reshaped(pair: Pair) -> Pair:
@@ -294,8 +316,7 @@ def _write(path: Path, fitted: FittedMap, fixed: Grid, moving: Grid) -> None:
         )
 
 
-def _read(path: Path, device: torch.device) -> Map:
-    with np.load(path) as stored:
-        displacement = torch.from_numpy(stored["displacement"]).movedim(-1, 0)[None]
-        trust = torch.from_numpy(stored["trust"])[None, None]
-        return Map(displacement.contiguous().to(device), trust.to(device), float(stored["spacing"]))
+def _on_device(given: StoredMap, device: torch.device) -> Map:
+    displacement = torch.from_numpy(given.displacement).movedim(-1, 0)[None]
+    trust = torch.from_numpy(given.trust)[None, None]
+    return Map(displacement.contiguous().to(device), trust.to(device), given.spacing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from samreg.spatial.io_images import READABLE
 from samreg.spatial.standard import standardised
 from samreg.training.config import TrainingConfig
 from samreg.training.modality import Modality
+from samreg.training.prepared import PreparedFile, StoredImage, is_prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +94,23 @@ def load_volumes(config: TrainingConfig, device: torch.device) -> list[Volume]:
     Raises
     ------
     InputError
-        When there is none, two share a name, or one is not what the modality expects.
+        When there is none, two share a name, one is not what the modality expects, or a prepared file was made for
+        another modality or spacing.
     """
-    return [
-        replace(make_volume(read_image(path, spacing=config.image_spacing), config.kind, device), name=name)
-        for name, path in named_images(config.images).items()
-        if name not in config.left_out
-    ]
+    if is_prepared(config.images):
+        prepared = PreparedFile(config.images)
+        prepared.require(config.modality, config.kind.preprocessing.spacing)
+        images = prepared.images(leave_out=config.left_out)
+    else:
+        images = (
+            stored_image(read_image(path, spacing=config.image_spacing), config.kind, name=name)
+            for name, path in named_images(config.images).items()
+            if name not in config.left_out
+        )
+    volumes = [as_volume(image, config.kind, device) for image in images]
+    if not volumes:
+        raise InputError(f"{config.images}: all images are left out; leave out fewer")
+    return volumes
 
 
 def named_images(source: str | os.PathLike[str], wanted: Iterable[str] = ()) -> dict[str, Path]:
@@ -150,15 +161,33 @@ def make_volume(given: Image, modality: Modality, device: torch.device) -> Volum
     InputError
         When the image is not what the modality expects.
     """
-    spacing = modality.preprocessing.spacing
+    return as_volume(stored_image(given, modality, name=given.name), modality, device)
+
+
+def stored_image(given: Image, modality: Modality, *, name: str) -> StoredImage:
+    """Return one image as training and prepared files keep it.
+
+    Raises
+    ------
+    InputError
+        When the image is not what the modality expects.
+    """
     modality.preprocessing.check(given)
-    image = standardised(given, spacing, fill=modality.preprocessing.fill)
-    array = modality.stored(image.array)
-    # even sizes: a coarse voxel is a cell of whole voxels
-    padding = [v for n in reversed(array.shape) for v in (0, n % 2)]
-    fine = F.pad(torch.from_numpy(array), padding)[None, None]
-    inside = torch.from_numpy(modality.preprocessing.body(image)[(slice(None, None, 2),) * image.ndim])
-    index = torch.nonzero(inside).flip(1).float()
+    image = standardised(given, modality.preprocessing.spacing, fill=modality.preprocessing.fill)
+    return StoredImage(
+        name,
+        # even sizes: a coarse voxel is a cell of whole voxels
+        np.pad(modality.level(image.array), [(0, n % 2) for n in image.shape]),
+        modality.preprocessing.body(image)[(slice(None, None, 2),) * image.ndim],
+        np.asarray(image.grid.origin, float),
+    )
+
+
+def as_volume(image: StoredImage, modality: Modality, device: torch.device) -> Volume:
+    """Return the volume of a stored image on the device."""
+    spacing = modality.preprocessing.spacing
+    fine = torch.from_numpy(modality.levels[image.levels])[None, None]
+    index = torch.nonzero(torch.from_numpy(image.inside)).flip(1).float()
     return Volume(
         name=image.name,
         modality=modality,
@@ -166,7 +195,7 @@ def make_volume(given: Image, modality: Modality, device: torch.device) -> Volum
         fine=fine.to(device),
         coarse=halved(fine).to(device),
         body=(index * 2 * spacing + spacing / 2).to(device),
-        origin=np.asarray(image.grid.origin, float),
+        origin=image.origin,
     )
 
 

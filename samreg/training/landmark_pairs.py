@@ -23,6 +23,7 @@ from samreg.errors import InputError
 from samreg.spatial.files import reading, require_file
 from samreg.spatial.points import Points
 from samreg.training.data import Map, Pair, Shoulder, Volume
+from samreg.training.prepared import PreparedFile, is_prepared
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def read_landmarks(path: str | os.PathLike[str], *, leave_out: Collection[str] =
     Parameters
     ----------
     path
-        A .csv with columns subject, landmark, x, y, z, LPS mm.
+        A .csv with columns subject, landmark, x, y, z, LPS mm, or a prepared file that holds landmarks.
     leave_out
         Names of landmarks that are not used, so that the embedding can be validated on classes it never saw.
 
@@ -56,6 +57,10 @@ def read_landmarks(path: str | os.PathLike[str], *, leave_out: Collection[str] =
     InputError
         When the file is missing or lacks a column, or a cell is no number.
     """
+    if is_prepared(path):
+        known = PreparedFile(path).landmarks()
+        chosen = {subject: [n for n in points.names if n not in leave_out] for subject, points in known.items()}
+        return {subject: known[subject].named(names) for subject, names in chosen.items() if names}
     path = require_file(Path(path), "table of landmarks")
     rows: dict[str, list[tuple[str, list[float]]]] = {}
     with reading(path, "give columns subject, landmark, x, y, z in LPS mm"), path.open(newline="") as file:
@@ -124,19 +129,14 @@ def landmark_map(fixed: NDArray[np.float64], moving: NDArray[np.float64], volume
     Map
         Its trust is 1 at a landmark and falls to 0.14 at twice 16 mm from the nearest one.
     """
-    from scipy.interpolate import RBFInterpolator
-    from scipy.spatial import cKDTree
-
     size = [int(np.ceil(n / _GRID_SPACING_MM)) + 1 for n in volume.extent.tolist()]
     axes = [_GRID_SPACING_MM * np.arange(n) for n in size]
     points = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], axis=-1).reshape(-1, len(size))
     held = np.clip(points, fixed.min(axis=0) - _MAX_RANGE_MM, fixed.max(axis=0) + _MAX_RANGE_MM)
     affine = _ridge_affine(fixed, moving)
-    residual = moving - _apply(affine, fixed)
-    spline = RBFInterpolator(fixed, residual, kernel="linear", smoothing=_READING_MM, degree=0)
-    displacement = _apply(affine, points) + spline(held) - points
-    distance, _ = cKDTree(fixed).query(points)
-    trust = np.exp(-0.5 * (distance / _REACH_MM) ** 2)
+    weights, constant = _linear_spline(fixed, moving - _apply(affine, fixed))
+    displacement = _apply(affine, points) - _distances(held, fixed) @ weights + constant - points
+    trust = np.exp(-0.5 * (_distances(points, fixed).min(axis=1) / _REACH_MM) ** 2)
     shape = size[::-1]
     device = volume.fine.device
     return Map(
@@ -148,6 +148,31 @@ def landmark_map(fixed: NDArray[np.float64], moving: NDArray[np.float64], volume
         torch.from_numpy(trust.astype(np.float32)).reshape(1, 1, *shape).to(device),
         _GRID_SPACING_MM,
     )
+
+
+def _linear_spline(
+    points: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (N, d) of minus the distances from points (N, 3), and a constant (d,), that come near values (N, d).
+
+    The biharmonic spline in three dimensions, smoothed; Wahba, Spline models for observational data, 1990.
+    """
+    count = len(points)
+    system = np.ones((count + 1, count + 1))
+    system[:count, :count] = _READING_MM * np.eye(count) - _distances(points, points)
+    system[count, count] = 0.0
+    right = np.vstack([values, np.zeros(values.shape[1])])
+    solution = np.asarray(np.linalg.solve(system, right), np.float64)
+    return solution[:-1], solution[-1]
+
+
+def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances (N, M) of points (N, d) from points (M, d)."""
+    exact = "donot_use_mm_for_euclid_dist"
+    distances: NDArray[np.float64] = torch.cdist(
+        torch.from_numpy(a)[None], torch.from_numpy(b)[None], compute_mode=exact
+    )[0].numpy()
+    return distances
 
 
 def _ridge_affine(fixed: NDArray[np.float64], moving: NDArray[np.float64]) -> NDArray[np.float64]:

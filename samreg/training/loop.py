@@ -26,9 +26,9 @@ from samreg.embedding.inference import on_device
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading
 from samreg.training.config import TrainingConfig
-from samreg.training.data import Pair, load_volumes
+from samreg.training.data import Pair, Volume, load_volumes
+from samreg.training.prepared import file_digest, is_prepared
 from samreg.training.step import TrainingStep, draw_sample
-from samreg.training.validate import as_model, summary, synthetic_errors
 
 logger = logging.getLogger(__name__)
 
@@ -123,13 +123,20 @@ def train(config: TrainingConfig) -> Path:
             )  # fmt: skip
             if rank == 0 and (step % config.save_every == 0 or step == config.steps):
                 _save(output, step, network, average, optimizer, config)
+                told = step, config.steps, float(results["loss"].detach()), time.perf_counter() - began
+                logger.info("step %d of %d: loss %.3f, %.2f s a step", *told)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
-                some = [pair.fixed for pair in pools[0][0][:2]]
-                errors = synthetic_errors(as_model(_network(average), config), some, views=config.views)
-                logger.info("step %d: synthetic matching, mean / median / 95 %%: %s", step, summary(errors))
+                _validate(step, _network(average), [pair.fixed for pair in pools[0][0][:2]], config)
     if world > 1:
         dist.destroy_process_group()
     return output / "weights.safetensors"
+
+
+def _validate(step: int, network: CompactNetwork, volumes: list[Volume], config: TrainingConfig) -> None:
+    from samreg.training.validate import as_model, summary, synthetic_errors
+
+    errors = synthetic_errors(as_model(network, config), volumes, views=config.views)
+    logger.info("step %d: synthetic matching, mean / median / 95 %%: %s", step, summary(errors))
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -235,9 +242,9 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
     """What must stay the same when a run goes on, as JSON values."""
     values = asdict(config)
     values |= {f"views.{key}": value for key, value in values.pop("views").items()}
-    values |= {
-        key: os.path.realpath(values[key]) for key in ("images", "cross_subject", "landmarks", "initial") if values[key]
-    }
+    for key in ("images", "cross_subject", "landmarks", "initial"):
+        if path := values[key]:  # a prepared file may lie elsewhere on the next machine
+            values[key] = f"prepared {file_digest(path)}" if is_prepared(path) else os.path.realpath(path)
     settings: dict[str, Any] = json.loads(json.dumps({key: values[key] for key in values if key not in _FREE}))
     return settings
 

@@ -13,6 +13,7 @@ import torch
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import SamNetwork
+from samreg.embedding.tensor_file import read_tensors, write_tensors
 from samreg.errors import InputError
 
 
@@ -158,3 +159,35 @@ def test_unknown_architecture_and_bad_metadata(tmp_path, weights):
     save_checkpoint(path, network, architecture="sam", name="x", config={"depth": 3})
     with pytest.raises(InputError, match="metadata"):
         load_checkpoint(path)
+
+
+def test_tensor_files_are_those_of_the_safetensors_package(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = {
+        "half": torch.randn(3, 5).half(), "number": torch.tensor(5), "none": torch.zeros(0, 3),
+        "brain": torch.randn(5).bfloat16(), "flags": torch.tensor([True, False, True]), "turned": torch.randn(2, 3).T,
+    }  # fmt: skip
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, tensors, {"key": "value"})
+    found = safetensors.load_file(path)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    safetensors.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"a": "b"})
+    read, metadata = read_tensors(path)
+    assert metadata == {"a": "b"}
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (b"[1]", "no JSON object"),
+        (b'{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}', "should have 12 bytes"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}', "should have 4 bytes"),
+        (b'{"a": {"dtype": "F31", "shape": [1], "data_offsets": [0, 4]}}', "does not describe 'a'"),
+    ],
+)
+def test_damaged_tensor_files(tmp_path, header, says):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"0123")
+    with pytest.raises(ValueError, match=says):
+        read_tensors(path)
