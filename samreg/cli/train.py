@@ -11,7 +11,9 @@ from samreg.cli.common import Quiet, Verbose, say, session
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Configuration, .yaml or .toml; pipelines/training has examples.")],
+    config: Annotated[
+        Path, typer.Argument(help="Configuration, .yaml, .toml or .json; pipelines/training has examples.")
+    ],
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.prepared is not None and not is_prepared(given.prepared):
         parser.error(f"{given.prepared} is no prepared file (.npz); make one with python -m samreg.training.prepare")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(message)s")
     try:
         weights = train(TrainingConfig.from_file(given.config, prepared=given.prepared))
     except SamregError as error:
         parser.error(str(error))
-    print(f"written to {weights}")
+    if is_first:
+        print(f"written to {weights}")
     return 0
 
 

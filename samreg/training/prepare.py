@@ -57,6 +57,17 @@ def prepare(
     ------
     InputError
         When an image, the table or a map cannot be used, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from samreg.spatial import Image, write_image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> hu = np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32)
+    >>> write_image(Image.from_array(hu, spacing=2.0), folder / "scans" / "ANNA.nii.gz")
+    >>> prepare(folder / "scans", folder / "prepared.npz").name
+    'prepared.npz'
     """
     require_choice("modality", modality, MODALITIES)
     kind = MODALITIES[modality](spacing)

@@ -121,6 +121,7 @@ def write_prepared(
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp(), "prepared.npz")
     >>> levels = np.zeros((4, 4, 6), np.uint8)
     >>> image = StoredImage("ANNA", levels, levels[::2, ::2, ::2] == 0, np.zeros(3))
