@@ -18,11 +18,11 @@ from samreg.cli.common import (
     Verbose,
     fail,
     parse_options,
-    require_writable,
     session,
     show_table,
 )
 from samreg.errors import InputError
+from samreg.spatial.files import require_writable
 
 if TYPE_CHECKING:
     from samreg.registration import PairOutcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import logging
 import os
 import tempfile
 import time
@@ -21,8 +22,8 @@ from samreg.backends import duration_text, end_with, workers
 from samreg.device import available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
 from samreg.errors import EngineError, InputError, SamregError, require_choice, require_number, require_progress
+from samreg.quality import LandmarkErrors, dice, summarise_errors
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs, require_distinct
-from samreg.registration.quality import LandmarkErrors
 from samreg.registration.register import METHODS, TRANSFORMS, chosen_engine, register
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.files import claimed_folder, locked_folder
@@ -33,6 +34,8 @@ from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample
 from samreg.spatial.tables import plain_cell
 from samreg.steps import Outcome, forget_unfinished, is_under_way, recorded, run_step, write_table
+
+log = logging.getLogger(__name__)
 
 _OPTIONS = ("method", "engine", "transform", "model", "seed", "spacing", "engine_options")
 _MEASURES = "measures.csv"
@@ -239,7 +242,7 @@ def _embedded(pair: RegistrationPair) -> list[tuple[Path, Path | None]]:
 
 
 def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, report: Callable[[str], None]) -> None:
-    """Embed what several pairs need, before two processes do it at a time; who fails here will say so in its pairs."""
+    """Embed what several pairs need, before two processes do it at a time."""
     import joblib
 
     waiting = [pair for pair in pairs if recorded(run.out / pair.name) is None]
@@ -257,8 +260,8 @@ def _embed_one(path: Path, mask: Path | None, run: _Run) -> None:
     try:
         image = read_image(path)
         _keeping_model([image], run).embed(image, mask=None if mask is None else read_image(mask), device=device)
-    except SamregError:
-        pass
+    except Exception as error:  # the pairs of this image meet it again, and record it
+        log.info("%s: not embedded in advance: %s", path, error)
 
 
 def _register_all(
@@ -272,7 +275,7 @@ def _register_all(
         if not was_kept:
             count_done, elapsed_s = count_done + 1, time.monotonic() - start
         left = len(pairs) - len(outcomes)
-        estimate = f"; about {duration_text(left * elapsed_s / count_done)} left" if left and count_done else ""
+        estimate = f"; {duration_text(left * elapsed_s / count_done)} left" if left and count_done else ""
         kept = " (kept)" if was_kept else ""
         reason = f": {outcome.reason}" if outcome.reason else ""
         report(f"{len(outcomes)} of {len(pairs)}, {pair.name}: {outcome.status}{kept}{reason}{estimate}")
@@ -352,7 +355,9 @@ def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str)
         errors.write(folder / "landmarks.csv")
     overlap = _overlap(result, *labels) if result and labels is not None else {}
     if overlap:
-        write_table(folder / "dice.csv", ("label", "dice"), [(label, f"{dice:.4f}") for label, dice in overlap.items()])
+        write_table(
+            folder / "dice.csv", ("label", "dice"), [(label, f"{share:.4f}") for label, share in overlap.items()]
+        )
     measured = replace(
         _outcome(pair, "registered" if result else "not registered", reason=result.reason),
         flags="; ".join(result.flags) if result else "",
@@ -394,16 +399,12 @@ def _labels(pair: RegistrationPair) -> tuple[Image, Image] | None:
 
 def _overlap(result: RegistrationResult, fixed: Image, moving: Image) -> dict[int, float]:
     """Return the Dice overlap of each label that both maps have, on the fixed grid."""
-    from samreg.quality import dice
-
     warped = result.warp(moving, interpolation="nearest", fill=0)
     target = resample(fixed, result.fixed.grid, interpolation="nearest", fill=0)
     return dice(target.array, warped.array, sorted({*np.unique(fixed.array)} & {*np.unique(moving.array)} - {0}))
 
 
 def _error_columns(errors: LandmarkErrors | None) -> dict[str, Any]:
-    from samreg.quality import summarise_errors
-
     if errors is None:
         return {}
     after = summarise_errors(errors.transform)

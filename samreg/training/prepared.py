@@ -138,7 +138,7 @@ def write_prepared(
 
         def write(name: str, array: NDArray[Any]) -> None:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
 
         about["images"] = []
         for number, image in enumerate(images):

@@ -97,7 +97,7 @@ def test_only_what_changed_is_done_again(folder, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
     said.clear()
     samreg.register_many(table, out, **OPTIONS, progress=said.append)
-    assert said[0] == "1 of 2, full: registered; about under a minute left"
+    assert said[0] == "1 of 2, full: registered; under a minute left"
 
 
 def test_the_embedding_of_a_shared_image_is_computed_once(body, folder, monkeypatch):
@@ -127,6 +127,16 @@ def test_the_embedding_of_a_shared_image_is_computed_once(body, folder, monkeypa
         result.transform.transform_points(points), pair.transform.transform_points(points), atol=1e-3
     )
     assert {**result.options, "threads": None} == pair.options
+
+
+def test_what_a_library_raises_is_recorded(folder, monkeypatch):
+    def out_of_memory(self, image, **options):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(MindModel, "embed", out_of_memory)
+    table = write_table(folder, "a,fixed.nii.gz,moving.nii.gz", "b,fixed.nii.gz,moving.nii.gz")
+    outcomes = samreg.register_many(table, folder / "out", method="embedding", model="mind")
+    assert [outcome.reason for outcome in outcomes] == ["RuntimeError: CUDA out of memory"] * 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
@@ -178,6 +188,19 @@ def test_a_pair_whose_process_dies_stops_nothing(folder):
     assert statuses[0] == "failed"
     assert "ended by the system" in outcomes[0].reason
     assert statuses.count("registered") >= 3, "but the one, and perhaps the one beside it"
+
+
+def test_a_dask_cluster_carries_it(folder):
+    distributed = pytest.importorskip("distributed")
+    table = write_table(folder, "broken,fixed.nii.gz,cut.nii.gz", "whole,fixed.nii.gz,moving.nii.gz")
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options, local_directory=str(folder / "dask")) as cluster:
+        outcomes = samreg.register_many(
+            table, folder / "out", backend="dask", scheduler=cluster.scheduler_address, **OPTIONS
+        )
+    assert [outcome.status for outcome in outcomes] == ["failed", "registered"]
+    with pytest.raises(InputError, match="give one to a cluster"):
+        samreg.register_many(table, folder / "out", backend="dask", scheduler="none", device="cpu,cpu")
 
 
 def test_each_process_claims_a_device_of_its_own(tmp_path):
