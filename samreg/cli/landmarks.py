@@ -1,12 +1,14 @@
-"""``samreg landmarks``: a detector for landmarks of which some images are labelled."""
+"""``samreg landmarks``: named landmarks of a scan, by an atlas; atlases and detectors from labelled images."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
+import typer.core
 
 from samreg.cli.common import (
     Device,
@@ -24,10 +26,127 @@ from samreg.cli.common import (
     show_table,
 )
 from samreg.errors import InputError
+from samreg.spatial.grid import FloatArray
 
 log = logging.getLogger(__name__)
 
-landmarks = typer.Typer(help="Train a landmark detector on a few labelled images, and use it.", no_args_is_help=True)
+
+class _FindUnlessNamed(typer.core.TyperGroup):
+    """``samreg landmarks SCAN`` is ``samreg landmarks find SCAN``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["find", *args]
+        return super().parse_args(ctx, args)
+
+
+landmarks = typer.Typer(
+    cls=_FindUnlessNamed,
+    help="Name the landmarks of a scan: samreg landmarks SCAN -o points.csv. Or make your own atlas or detector.",
+    no_args_is_help=True,
+)
+
+
+@landmarks.command(epilog="Example: samreg landmarks chest.nii.gz -o points.csv --report points.png")
+@exit_codes
+def find(
+    image: Annotated[
+        Path, typer.Argument(help="CT of the trunk, or whatever the atlas covers; or its embedding (.h5).")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .mrk.json, .fcsv, .pts or .txt.")],
+    atlas: Annotated[
+        Path | None, typer.Option(help="Landmark atlas (.h5) by `samreg landmarks build`; samreg's own unless given.")
+    ] = None,
+    unsure: Annotated[
+        bool, typer.Option("--unsure", help="Also write the landmarks in the image whose reliability is below 0.5.")
+    ] = False,
+    model: Model = None,
+    device: Device = "auto",
+    series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    pixel_size: PixelSize = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Picture of the landmarks: .png, or .html with the table.")
+    ] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the landmarks of an atlas in an IMAGE; the same as `samreg landmarks IMAGE`."""
+    import samreg
+    from samreg.spatial.io_points import WRITABLE_SUFFIXES
+
+    require_suffix(out, WRITABLE_SUFFIXES, inputs=[image])
+    is_embedding = image.suffix.lower() == ".h5"
+    if report is not None:
+        require_suffix(report, (".png", ".html"), inputs=[image])
+        if is_embedding:
+            raise InputError("--report draws the image; give the image itself and not its embedding")
+    with session(verbose=verbose, quiet=quiet) as progress:
+        loaded = samreg.Embedding.load(image) if is_embedding else load_image(image, series, pixel_size)
+        progress("finding landmarks")
+        found = samreg.find_landmarks(loaded, atlas=atlas, model=model, device=device)
+        samreg.write_points(found.to_points(unsure=unsure), out)
+        if report is not None:
+            from samreg.report import write_found_landmarks
+
+            progress("drawing")
+            assert isinstance(loaded, samreg.Image)
+            write_found_landmarks(loaded, found, report)
+    if not quiet:
+        axes = [f"{axis} mm" for axis in "xyz"[: found.points.shape[1]]]
+        shown = found.inside if unsure else found.sure
+        rows = [
+            (name, *map(float, position), float(reliability), float(spread))
+            for name, position, reliability, spread, wanted in zip(
+                found.names, found.points, found.reliability, found.spread, shown, strict=True
+            )
+            if wanted
+        ]
+        show_table(f"found in {image}, LPS", ("name", *axes, "reliability", "spread mm"), rows)
+        for note in found.notes:
+            say(note)
+        say(f"written to {out}" + ("" if report is None else f"; {report} shows them"))
+
+
+@landmarks.command(epilog="Example: samreg landmarks build annotated/ -o my-atlas.h5")
+@exit_codes
+def build(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Annotated images, in images/ or directly, and landmarks.csv (subject, landmark, x, y, z in LPS mm) "
+            "or a points file beside each image."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Landmark atlas, .h5.")],
+    model: Model = None,
+    device: Device = "auto",
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the images' embeddings.")] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a landmark atlas from the annotated images of a FOLDER, and test it on each by the others."""
+    import samreg
+
+    require_suffix(out, (".h5",))
+    with session(verbose=verbose, quiet=quiet) as progress:
+        atlas = samreg.build_landmark_atlas(folder, model=model, device=device, cache=cache, progress=progress)
+        atlas.save(out)
+    if not quiet:
+        assert atlas.errors is not None
+        rows = [
+            (name, int((~np.isnan(errors)).sum()), *_summary(errors))
+            for name, errors in [*zip(atlas.names, atlas.errors.T, strict=True), ("all", atlas.errors.ravel())]
+        ]
+        show_table("each person by the others, errors in mm", ("name", "people", "mean", "median", "p95"), rows)
+        say(f"{len(atlas.names)} landmarks of {len(atlas.people)} people; written to {out}")
+
+
+def _summary(errors: FloatArray) -> tuple[float, float, float]:
+    """Return mean, median and 95th percentile of what is known; NaN where nothing is."""
+    known = errors[~np.isnan(errors)]
+    if not len(known):
+        return (np.nan, np.nan, np.nan)
+    return float(known.mean()), float(np.median(known)), float(np.percentile(known, 95))
 
 
 @landmarks.command(

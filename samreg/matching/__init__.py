@@ -5,12 +5,13 @@ from samreg.matching.features import Features, features, interpolate
 from samreg.matching.matching import lattice, match_points, stable_matches
 from samreg.matching.reliability import Calibration, fit_calibration
 from samreg.matching.search import Prediction, find
-from samreg.matching.votes import Votes, geometric_median, vote
+from samreg.matching.votes import Neighbourhoods, Votes, geometric_median, neighbourhoods, vote, vote_of
 
 __all__ = [
     "Calibration",
     "Correspondences",
     "Features",
+    "Neighbourhoods",
     "Prediction",
     "Votes",
     "features",
@@ -20,6 +21,8 @@ __all__ = [
     "interpolate",
     "lattice",
     "match_points",
+    "neighbourhoods",
     "stable_matches",
     "vote",
+    "vote_of",
 ]

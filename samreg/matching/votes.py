@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
 from samreg.matching.features import Features, interpolate, rows_at
@@ -32,10 +32,13 @@ class Votes:
         (N, d) world positions in the moving image, LPS mm.
     spread
         (N,) median distance of the votes from the position, mm: small where the neighbourhood was found in one piece.
+    similarity
+        (N,) of the best place for the points themselves, at most 1.
     """
 
     positions: FloatArray
     spread: FloatArray
+    similarity: FloatArray
 
 
 def vote(
@@ -68,32 +71,69 @@ def vote(
         unless given.
     """
     points = np.asarray(points, dtype=np.float64)
+    if len(prediction.positions) != len(points):
+        raise InputError(f"{len(points)} points need as many predictions, got {len(prediction.positions)}")
+    return vote_of(neighbourhoods(fixed, points, reach=reach), moving, prediction=prediction, matrix=matrix)
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """The vectors of N points and of M - 1 neighbours around each: all that a vote needs of the fixed image.
+
+    Parameters
+    ----------
+    vectors
+        (N, M, C) unit vectors, the points' own first.
+    offsets
+        (N, M, d) from the points, mm; zero for their own.
+    in_body
+        (N, M) whether they lie in the body.
+    scale
+        Of the features (:attr:`samreg.matching.Features.scale`).
+    """
+
+    vectors: torch.Tensor
+    offsets: FloatArray
+    in_body: NDArray[np.bool_]
+    scale: float
+
+
+def neighbourhoods(source: Features, points: ArrayLike, *, reach: ArrayLike | None = None) -> Neighbourhoods:
+    """Take the vectors of points (N, d), LPS mm, and their neighbours; ``reach`` as in :func:`vote`."""
+    points = np.asarray(points, dtype=np.float64)
     n, ndim = points.shape
-    if len(prediction.positions) != n:
-        raise InputError(f"{n} points need as many predictions, got {len(prediction.positions)}")
     shells = (
-        np.full((n, 1), _NEIGHBOUR_DISTANCE_MM * fixed.scale) if reach is None else np.asarray(reach, dtype=np.float64)
+        np.full((n, 1), _NEIGHBOUR_DISTANCE_MM * source.scale) if reach is None else np.asarray(reach, dtype=np.float64)
     )
     around_one = (shells[:, :, None, None] * _directions(ndim)).reshape(n, -1, ndim)
     offsets = np.concatenate([np.zeros((n, 1, ndim)), around_one], axis=1)
-    moved = offsets @ np.swapaxes(np.broadcast_to(matrix, (n, ndim, ndim)), 1, 2)
     around = (points[:, None] + offsets).reshape(-1, ndim)
+    vectors = interpolate(source, around).unflatten(0, offsets.shape[:2])
+    return Neighbourhoods(vectors, offsets, _in_body(source, around).reshape(n, -1), source.scale)
+
+
+def vote_of(around: Neighbourhoods, moving: Features, *, prediction: Prediction, matrix: FloatArray) -> Votes:
+    """Let N points and their neighbours vote; ``prediction`` and ``matrix`` as in :func:`vote`."""
+    n, count, ndim = around.offsets.shape
+    moved = around.offsets @ np.swapaxes(np.broadcast_to(matrix, (n, ndim, ndim)), 1, 2)
     expected = (prediction.positions[:, None] + moved).reshape(-1, ndim)
     peaks = find(
-        interpolate(fixed, around),
+        around.vectors.flatten(0, 1),
         moving,
         prediction=Prediction(expected, prediction.radius, prediction.penalty),
         coarse=True,
     )
     votes = peaks.positions.reshape(n, -1, ndim) - moved
-    weight = np.maximum(peaks.similarity, _MIN_SIMILARITY).reshape(n, -1) ** _SIMILARITY_POWER
-    weight *= _in_body(fixed, around).reshape(n, -1)
+    similarity = peaks.similarity.reshape(n, count)
+    weight = np.maximum(similarity, _MIN_SIMILARITY) ** _SIMILARITY_POWER
+    weight *= around.in_body
     weight[:, 0] = np.maximum(_SELF_WEIGHT * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
-    median = geometric_median(votes, weight, soft=_MEDIAN_SOFTNESS_MM * fixed.scale)
-    return Votes(median, np.median(np.linalg.norm(votes - median[:, None], axis=2), axis=1))
+    median = geometric_median(votes, weight, soft=_MEDIAN_SOFTNESS_MM * around.scale)
+    spread = np.median(np.linalg.norm(votes - median[:, None], axis=2), axis=1)
+    return Votes(median, spread, similarity[:, 0])
 
 
-def _in_body(source: Features, points: FloatArray) -> FloatArray:
+def _in_body(source: Features, points: FloatArray) -> NDArray[np.bool_]:
     index = np.round(source.grid.world_to_index(points)).astype(int)
     return (rows_at(source, torch.as_tensor(index, device=source.device)) >= 0).cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""Landmarks of a template, and where they were matched in a target: a picture, or a page with it."""
+"""Landmarks of a template where they were matched in a target, and those of an atlas: a picture, or a page with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from samreg.report.kit import PICTURE_TEXT, Picture, Table, dark_figure, png, write_page, write_png
-from samreg.report.pictures import draw_slice
+from samreg.report.pictures import bare, draw_slice
 from samreg.report.views import grey, standard, views_of, window
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from samreg.landmarks.find import FoundLandmarks
     from samreg.landmarks.match import LandmarkMatches
 
 _IMAGE_INCHES, _CROP_INCHES = 7.0, 2.6  # width of a 2D image, and of the surroundings of one landmark in a volume
 _MAX_IMAGE_INCHES = 12.0  # height
 _CROP_MM = 120.0  # width of these surroundings
 _TEMPLATE_COLOUR = (0.5, 0.9, 1.0, 1.0)
+_PROJECTION_INCHES = 11.0  # width of the projections of a volume
 
 
 def write_landmark_report(
@@ -86,6 +88,85 @@ def write_landmark_report(
         picture=Picture(png(figure), "landmarks in template and target"),
         table=Table(rows, columns, numeric=range(2, len(columns))),
     )
+
+
+def write_found_landmarks(image: Image, found: FoundLandmarks, path: str | os.PathLike[str]) -> Path:
+    """Draw the landmarks that :func:`samreg.find_landmarks` found in an image.
+
+    Those it is sure of are named, in colours of their reliability; unsure ones are small dots. A volume is drawn by its
+    largest values along the view, from the front and from the left.
+
+    Parameters
+    ----------
+    image
+        In which they were found.
+    found
+        The landmarks.
+    path
+        The file: .png, or .html with the numbers as a table.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
+    """
+    figure = _draw_found(standard(image), found)
+    if Path(path).suffix.lower() != ".html":
+        return write_png(figure, path)
+    axes = "xyz"[: found.points.shape[1]]
+    columns = ("name", *(f"{axis} mm" for axis in axes), "reliability", "spread mm")
+    rows = [
+        (
+            found.names[i],
+            *(f"{x:.1f}" for x in found.points[i]),
+            f"{found.reliability[i]:.2f}",
+            f"{found.spread[i]:.1f}",
+        )
+        for i in np.flatnonzero(found.inside)[np.argsort(-found.reliability[found.inside], kind="stable")]
+    ]
+    return write_page(
+        path,
+        "landmarks.html",
+        title=f"Landmarks of {Path(image.name).name or 'image'}",
+        notes=found.notes,
+        picture=Picture(png(figure), "landmarks found"),
+        table=Table(rows, columns, numeric=range(1, len(columns))),
+    )
+
+
+def _draw_found(image: Image, found: FoundLandmarks) -> Figure:
+    from matplotlib.cm import ScalarMappable
+
+    colours = ScalarMappable(cmap="plasma")
+    colours.set_clim(0, 1)
+    views = views_of(image.ndim)[1:] if image.ndim == 3 else views_of(2)
+    widths, heights = np.transpose([(image.grid.extent[view.across], image.grid.extent[view.down]) for view in views])
+    scale = _PROJECTION_INCHES / widths.sum()
+    figure = dark_figure(_PROJECTION_INCHES, scale * heights.max() + 0.3, layout="tight")
+    panels = figure.subplots(1, len(views), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    for ax, view in zip(panels, views, strict=True):
+        bare(ax)
+        values, limits = image.array, window(image)
+        if view.through is not None:
+            values = image.array.max(axis=2 - view.through, keepdims=True)
+            low, high = np.percentile(values, (1, 99.5))
+            limits = (float(low), float(max(high, low + 1e-6)))
+        draw_slice(ax, grey(view.picture(values, 0), limits), view, image.grid)
+        places = view.place(image.grid, found.points)
+        unsure = found.inside & ~found.sure
+        ax.scatter(*places[unsure].T, color=colours.to_rgba(found.reliability[unsure]), s=5)
+        ax.scatter(*places[found.sure].T, color=colours.to_rgba(found.reliability[found.sure]), s=22, marker="+")
+        for i in np.flatnonzero(found.sure):
+            ax.annotate(
+                found.names[i].replace("_", " "), places[i], xytext=(4, 2), textcoords="offset points",
+                color=PICTURE_TEXT, fontsize=5, clip_on=True,
+            )  # fmt: skip
+    return figure
 
 
 def draw_landmarks(template: Image, points: Points, target: Image, matches: LandmarkMatches) -> Figure:

@@ -1,0 +1,189 @@
+"""Landmark atlases: constellations, finding by them, what is outside, files, commands; on phantoms."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import samreg
+from samreg.cli import app
+from samreg.errors import InputError
+from samreg.landmarks.atlas import LandmarkAtlas, build_landmark_atlas
+from samreg.landmarks.constellation import Constellation
+from samreg.landmarks.find import ATLASES, find_landmarks
+from samreg.landmarks.templates import Template
+from samreg.phantoms.phantom import make_phantom
+
+PEOPLE = 4
+
+
+@pytest.fixture(scope="module")
+def templates() -> list[Template]:
+    phantoms = [make_phantom(i, spacing=5.0, field_of_view=(-95.0, 80.0)) for i in range(PEOPLE)]
+    return [Template(f"P{i}", samreg.embed(p.image), p.landmarks) for i, p in enumerate(phantoms)]
+
+
+@pytest.fixture(scope="module")
+def atlas(templates) -> LandmarkAtlas:
+    return build_landmark_atlas(templates[:-1])
+
+
+@pytest.fixture(scope="module")
+def found(atlas, templates):
+    return find_landmarks(templates[-1].embedding, atlas=atlas)
+
+
+def spine(count: int, rng: np.random.Generator) -> np.ndarray:
+    """People (K, L, 3): levels 20 mm apart, 2 mm of variation, and a landmark beside the first."""
+    place = np.zeros((8, count + 1, 3))
+    place[:, :count, 2] = -20.0 * np.arange(count)
+    place[:, count] = [60.0, 0.0, 0.0]
+    return place * rng.uniform(0.9, 1.1, (8, 1, 1)) + rng.normal(0, 2.0, place.shape) + rng.normal(0, 50, (8, 1, 3))
+
+
+def test_the_right_level_is_chosen_though_each_looks_more_like_its_neighbour() -> None:
+    """Of the candidates at every level a wrong one scores higher, but for the first landmark and that beside it."""
+    count = 8
+    rng = np.random.default_rng(0)
+    constellation = Constellation.from_positions(spine(count, rng))
+    levels = constellation.mean[0] + np.outer(np.arange(count + 1), [0.0, 0.0, -20.0])
+    candidates = [levels] * count + [constellation.mean[count][None]]
+    scores = [np.where(np.arange(count + 1) == i + (i > 0), 0.0, -0.5) for i in range(count)] + [np.zeros(1)]
+    scores[0] = np.where(np.arange(count + 1) == 0, 0.0, -20.0)
+    assert constellation.choose(candidates, scores).tolist() == [*range(count), 0]
+
+
+def test_landmarks_without_candidates_are_not_chosen_and_hinder_none() -> None:
+    constellation = Constellation.from_positions(spine(5, np.random.default_rng(1)))
+    places = [place[None] for place in constellation.mean]
+    places[2] = np.zeros((0, 3))
+    chosen = constellation.choose(places, [np.zeros(len(place)) for place in places])
+    assert chosen.tolist() == [0, 0, -1, 0, 0, 0]
+
+
+def test_size_and_place_are_found_though_most_landmarks_are_wrong() -> None:
+    rng = np.random.default_rng(2)
+    constellation = Constellation.from_positions(spine(12, rng))
+    places = 1.15 * constellation.mean + [100.0, -50.0, 20.0]
+    wrong = rng.permutation(len(places))[:7]
+    places[wrong] += rng.normal(0, 200, (7, 3))
+    size, shift = constellation.align(places)
+    right = np.setdiff1d(np.arange(len(places)), wrong)
+    assert abs(size * constellation.mean + shift - places)[right].max() < 3
+
+
+def test_landmarks_at_one_place_clash() -> None:
+    constellation = Constellation.from_positions(spine(4, np.random.default_rng(3)))
+    assert len(constellation.clashing(constellation.mean)) == 0
+    places = constellation.mean.copy()
+    places[1] = places[0]
+    assert [0, 1] in constellation.clashing(places).tolist()
+
+
+def test_landmarks_of_another_person_are_found(found, templates) -> None:
+    truth = templates[-1].points
+    shown = np.isin(found.names, truth.names)
+    error = np.linalg.norm(found.points[shown] - truth.named(np.array(found.names)[shown]).positions, axis=1)
+    assert np.median(error) < 6  # the voxels are 5 mm
+    assert np.mean(error < 15) > 0.8
+    assert found.inside[shown].mean() > 0.9
+    assert set(found.to_points().names) <= set(found.to_points(unsure=True).names) <= set(found.names)
+
+
+def test_the_errors_told_are_those_of_each_person_by_the_others(atlas, templates) -> None:
+    assert atlas.errors.shape == (PEOPLE - 1, len(atlas.names))
+    others = build_landmark_atlas(templates[:2])
+    located = find_landmarks(templates[2].embedding, atlas=others)
+    expected = {
+        name: np.linalg.norm(located.points[others.names.index(name)] - place)
+        for name, place in zip(templates[2].points.names, templates[2].points.positions, strict=True)
+        if name in others.names
+    }
+    told = dict(zip(atlas.names, atlas.errors[2], strict=True))
+    assert {name for name, error in told.items() if np.isfinite(error)} == set(expected)
+    assert all(abs(told[name] - error) < 0.1 for name, error in expected.items())
+
+
+def test_what_the_image_does_not_show_is_said_to_be_outside(atlas) -> None:
+    top = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(10.0, 80.0))
+    whole = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(-95.0, 80.0)).landmarks
+    result = find_landmarks(top.image, atlas=atlas)
+    names = [name for name in result.names if name in whole.names]
+    rows = [result.names.index(name) for name in names]
+    depth = top.image.grid.depth(whole.named(names).positions)
+    clear = np.abs(depth) > 25
+    assert (depth[clear] < 0).sum() > 2
+    assert (depth[clear] > 0).sum() > 2
+    assert (result.inside[rows] == (depth > 0))[clear].mean() > 0.9
+    assert not (result.sure[rows] & (depth < -25)).any()
+    assert (result.reliability[~result.inside] == 0).all()
+    assert "outside the image" in result.notes[0]
+
+
+def test_an_atlas_comes_back_as_it_was(atlas, found, templates, tmp_path) -> None:
+    atlas.save(tmp_path / "atlas.h5")
+    again = find_landmarks(templates[-1].embedding, atlas=tmp_path / "atlas.h5")
+    assert again.names == found.names
+    np.testing.assert_allclose(again.points, found.points, atol=0.5)  # half precision
+    np.testing.assert_allclose(again.reliability, found.reliability, atol=0.02)
+    assert LandmarkAtlas.load(tmp_path / "atlas.h5").people == atlas.people
+
+
+def test_damaged_and_other_files_are_refused(atlas, templates, tmp_path) -> None:
+    atlas.save(tmp_path / "atlas.h5")
+    whole = (tmp_path / "atlas.h5").read_bytes()
+    (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
+    templates[0].embedding.save(tmp_path / "embedding.h5")
+    for name in ("half.h5", "embedding.h5", "missing.h5"):
+        with pytest.raises(InputError, match=name):
+            LandmarkAtlas.load(tmp_path / name)
+
+
+def test_an_atlas_of_another_model_is_refused(atlas, templates) -> None:
+    other = samreg.embed(make_phantom(0, spacing=8.0).image, model="mind")
+    with pytest.raises(InputError, match="landmark atlas is of the model ct-small"):
+        find_landmarks(other, atlas=atlas)
+    with pytest.raises(InputError, match="no landmark atlas for the model mind"):
+        find_landmarks(other)
+
+
+def test_one_person_or_two_of_one_name_are_no_atlas(templates) -> None:
+    with pytest.raises(InputError, match="at least 2"):
+        build_landmark_atlas(templates[:1])
+    with pytest.raises(InputError, match="name of its own"):
+        build_landmark_atlas([templates[0], templates[0]])
+
+
+def test_the_atlas_that_is_shipped_fits_the_model_that_is_shipped() -> None:
+    shipped = LandmarkAtlas.load(ATLASES / "ct-small.h5")
+    assert shipped.model == samreg.load_model("ct-small").identity
+    assert {"vertebra_T5", "left_glenoid", "aortic_valve", "pubic_symphysis"} <= set(shipped.names)
+    assert np.nanmedian(shipped.errors) < 6
+
+
+def test_commands(tmp_path, templates) -> None:
+    phantoms = [make_phantom(i, spacing=8.0) for i in range(3)]
+    rows = [("subject", "landmark", "x", "y", "z")]
+    for i, phantom in enumerate(phantoms):
+        samreg.write_image(phantom.image, tmp_path / "set" / "images" / f"P{i}.nii.gz")
+        if i < 2:
+            positions = phantom.landmarks.positions.tolist()
+            rows += [(f"P{i}", name, *p) for name, p in zip(phantom.landmarks.names, positions, strict=True)]
+    with (tmp_path / "set" / "landmarks.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    run = CliRunner().invoke
+    built = run(app, ["landmarks", "build", str(tmp_path / "set"), "-o", str(tmp_path / "atlas.h5"), "-q"])
+    assert built.exit_code == 0, built.output
+    scan, out, page = tmp_path / "set" / "images" / "P2.nii.gz", tmp_path / "out.csv", tmp_path / "page.html"
+    options = ["--atlas", str(tmp_path / "atlas.h5"), "-o", str(out), "--unsure", "--report", str(page)]
+    result = run(app, ["landmarks", str(scan), *options])
+    assert result.exit_code == 0, result.output
+    assert "landmarks found" in result.output
+    assert len(samreg.read_points(out)) > 5
+    assert "data:image" in page.read_text()
+    refused = run(app, ["landmarks", str(scan), "-o", str(tmp_path / "out.txt.gz")])
+    assert refused.exit_code == 2
+    assert "out.txt.gz" in refused.output
