@@ -35,9 +35,13 @@ class _FindUnlessNamed(typer.core.TyperGroup):
     """``samreg landmarks SCAN`` is ``samreg landmarks find SCAN``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["find", *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self._named(args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, self._named(args))
+
+    def _named(self, args: list[str]) -> list[str]:
+        return ["find", *args] if args and args[0] not in (*self.commands, "--help") else args
 
 
 landmarks = typer.Typer(
