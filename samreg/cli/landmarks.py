@@ -41,7 +41,7 @@ class _FindUnlessNamed(typer.core.TyperGroup):
         return super().resolve_command(ctx, self._named(args))
 
     def _named(self, args: list[str]) -> list[str]:
-        return ["find", *args] if args and args[0] not in (*self.commands, "--help") else args
+        return ["find", *args] if args and args[0] not in (*self.commands, "--help", "-h") else args
 
 
 landmarks = typer.Typer(
