@@ -297,11 +297,11 @@ IMAGE = Image.from_array(np.random.default_rng(1).normal(0, 80, (24, 24, 24)).as
 RESULT = samreg.RegistrationResult(IMAGE, IMAGE, AffineTransform.identity(3))
 FAR = Image(IMAGE.array, Grid.make(IMAGE.shape, origin=(900, 0, 0), spacing=4.0))
 KEYWORDS: tuple[dict[str, Any], ...] = (
-    {"seed": -1}, {"seed": "a"}, {"seed": 1.5}, {"engine": 3}, {"engine": object()}, {"engine": "magic"},
+    {"seed": -1}, {"seed": "a"}, {"seed": 1.5}, {"engine": 3}, {"engine": object}, {"engine": "magic"},
     {"engine_options": "fast"}, {"engine_options": {"magic": 1}}, {"engine_options": 3}, {"engine_options": {1: 2}},
     {"spacing": "2"}, {"spacing": 0}, {"spacing": float("nan")}, {"spacing": (2, 2, 2)}, {"threads": 1.5},
     {"threads": 0}, {"threads": "all"}, {"method": "magic"}, {"method": None}, {"transform": "magic"}, {"transform": 3},
-    {"model": 3}, {"model": "magic"}, {"model": object()}, {"device": "tpu"}, {"device": None}, {"device": "cuda:99"},
+    {"model": 3}, {"model": "magic"}, {"model": object}, {"device": "tpu"}, {"device": None}, {"device": "cuda:99"},
     {"start": 3}, {"start": "none.h5"}, {"start": np.eye(4)}, {"landmarks": 3}, {"landmarks": ([[1, 2]], [[1, 2]])},
     {"landmarks": ([], [])}, {"landmarks": ([[1, 2, 3]],)}, {"fixed_mask": "none.nii.gz"}, {"fixed_mask": 3},
     {"fixed_mask": FAR}, {"progress": 3}, {"verbose": "no"}, {"method": "embedding", "engine": "ants"},
