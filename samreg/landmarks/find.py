@@ -59,7 +59,7 @@ class FoundLandmarks:
     Examples
     --------
     >>> one = np.ones(2)
-    >>> found = FoundLandmarks(np.zeros((2, 3)), ("carina", "apex"), 0.4 * one + [0.5, 0], one, one, one > 0)
+    >>> found = FoundLandmarks(np.zeros((2, 3)), ("carina", "apex"), 0.4 * one + [0.5, 0], one, one > 0)
     >>> found.sure.tolist(), found.to_points().names
     ([True, False], ('carina',))
     """

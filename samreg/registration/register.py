@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samreg.device import cpu_threads, resolve_device
 from samreg.engines.base import mask_on
@@ -452,7 +453,12 @@ def _fields_then_affine(transform: Transform, grid: Grid, spacing: float) -> Tra
     fields = [part for part in parts if isinstance(part, DisplacementField)]
     others = [part for part in parts if not isinstance(part, DisplacementField) and part is not affine]
     if not others and all(_covers(field.grid, grid, spacing) for field in fields):
-        return compose(*(_zero_at_border(field, grid) for field in fields), affine)
+        reached = grid  # where points of the image can be when a field moves them on
+        zeroed = []
+        for field in fields:
+            zeroed.append(_zero_at_border(field, reached))
+            reached = reached.padded(float(np.linalg.norm(field.displacement, axis=-1).max()))
+        return compose(*zeroed, affine)
     grid = grid.with_spacing(np.minimum(spacing, grid.extent)).padded(_FIELD_MARGIN_MM)
     residual = sample_displacement(compose(transform, affine.inverse()), grid)
     return compose(tapered(residual, _FIELD_MARGIN_MM), affine)
@@ -463,8 +469,20 @@ def _covers(field: Grid, image: Grid, spacing: float) -> bool:
     return bool(field.spacing.min() >= 0.99 * spacing and field.depth(image.corners()).min() >= -field.spacing.max())
 
 
+def _faces(displacement: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield the outermost layers of a field along each axis of its grid."""
+    for axis in range(displacement.ndim - 1):
+        yield np.moveaxis(displacement, axis, 0)[0]
+        yield np.moveaxis(displacement, axis, 0)[-1]
+
+
 def _zero_at_border(field: DisplacementField, image: Grid) -> DisplacementField:
-    """Return the field as it is within the image, and falling to zero over a margin around it."""
+    """Return the field as it is within the image, and falling to zero over a margin around it.
+
+    One that ends at zero is returned as it is: a second fall could fold what the first does not.
+    """
+    if all(not face.any() for face in _faces(field.displacement)):
+        return field
     voxel = float(field.grid.spacing.max())
     missing = max(_FIELD_MARGIN_MM, 3 * voxel) - float(field.grid.depth(image.corners()).min())
     if missing > 0:

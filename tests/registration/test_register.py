@@ -441,3 +441,21 @@ def test_what_was_decided_in_reading_stands_in_the_result(body, tmp_path, caplog
     assert "every voxel that is not zero counts as inside" in probabilities
     assert result.summary()["notes"] == [geometry, probabilities]
     assert geometry in caplog.text
+
+
+def test_fields_are_the_engines_own_throughout_the_image_even_where_the_first_leads_out_of_it() -> None:
+    """The second field fell to zero just outside the image, where the first leads, and folded there."""
+    from samreg.registration.register import _fields_then_affine
+    from samreg.spatial import AffineTransform, DisplacementField, Grid, compose
+
+    image = Grid.make((20, 20, 20), spacing=4.0)
+    wide = image.with_spacing(8.0).padded(120.0)
+    across = wide.world_points()[..., 0]
+    outwards, shift = (np.zeros((*wide.shape, 3), np.float32) for _ in range(2))
+    outwards[..., 0] = np.clip(0.5 * (across - 38.0), -45, 45)  # past either side of the image
+    shift[..., 0] = 30.0
+    parts = (DisplacementField(outwards, wide), DisplacementField(shift, image.with_spacing(8.0).padded(60.0)))
+    given = compose(*parts, AffineTransform.identity(3))
+    points = image.world_points().reshape(-1, 3)
+    kept = _fields_then_affine(given, image, 2.0)
+    np.testing.assert_allclose(kept.transform_points(points), given.transform_points(points), atol=1e-3)
