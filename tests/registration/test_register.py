@@ -450,11 +450,11 @@ def test_fields_are_the_engines_own_throughout_the_image_even_where_the_first_le
 
     image = Grid.make((20, 20, 20), spacing=4.0)
     wide = image.with_spacing(8.0).padded(120.0)
-    across = wide.world_points()[..., 0]
-    outwards, shift = (np.zeros((*wide.shape, 3), np.float32) for _ in range(2))
-    outwards[..., 0] = np.clip(0.5 * (across - 38.0), -45, 45)  # past either side of the image
+    near = image.with_spacing(8.0).padded(60.0)
+    outwards, shift = np.zeros((*wide.shape, 3), np.float32), np.zeros((*near.shape, 3), np.float32)
+    outwards[..., 0] = np.clip(0.5 * (wide.world_points()[..., 0] - 38.0), -45, 45)  # past either side of the image
     shift[..., 0] = 30.0
-    parts = (DisplacementField(outwards, wide), DisplacementField(shift, image.with_spacing(8.0).padded(60.0)))
+    parts = (DisplacementField(outwards, wide), DisplacementField(shift, near))
     given = compose(*parts, AffineTransform.identity(3))
     points = image.world_points().reshape(-1, 3)
     kept = _fields_then_affine(given, image, 2.0)
