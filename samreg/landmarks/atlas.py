@@ -7,32 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samreg.errors import InputError, SamregError, require_progress
+from samreg.errors import InputError, SamregError
 from samreg.landmarks.constellation import Constellation
-from samreg.landmarks.templates import Template, read_templates
-from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration, fit_calibration
-from samreg.matching.votes import Neighbourhoods, neighbourhoods
+from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration
+from samreg.matching.votes import Neighbourhoods
 from samreg.spatial.files import atomic_path, require_file
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import FloatArray
 from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
 
 if TYPE_CHECKING:
-    from samreg.embedding import Embedding, EmbeddingModel
-    from samreg.landmarks.find import Located
+    pass
 
 _FORMAT = "samreg-landmark-atlas"
 _VERSION = 1
-_RIGHT_MM = 10.0  # at a scale of 1: an error up to which a landmark counts as found
 _METRIC_RIDGE = 0.1  # of the mean variance, added to the covariance of the vectors
 _MIN_FOR_METRIC = 3  # people with a landmark, for its vectors to tell how vectors vary
 
@@ -173,128 +168,3 @@ class LandmarkAtlas:
             raise
         except Exception as error:  # h5py raises anything on damaged bytes
             raise InputError(f"{path} is not a whole landmark atlas ({error}); copy it again or build it") from error
-
-
-def build_landmark_atlas(
-    templates: Sequence[Template] | str | os.PathLike[str],
-    *,
-    model: str | os.PathLike[str] | EmbeddingModel | None = None,
-    device: str = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> LandmarkAtlas:
-    """Make a landmark atlas from annotated images, and test it on each person by the others.
-
-    Parameters
-    ----------
-    templates
-        Annotated images: the folder that :func:`samreg.read_templates` takes, or what it returns. They may show
-        different parts of the body and need not have the same landmarks. At least two, 2D or 3D.
-    model, device, cache, progress
-        As in :func:`samreg.read_templates`; the model is the templates' own where they are given.
-
-    Returns
-    -------
-    LandmarkAtlas
-        With its errors, and with its reliability fitted to them where there are enough.
-
-    Raises
-    ------
-    InputError
-        For fewer than two images, two of one name, or what :func:`samreg.read_templates` refuses.
-
-    Examples
-    --------
-    >>> from samreg.embedding.embed import embed
-    >>> from samreg.spatial import Points
-    >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
-    >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
-    >>> points = Points([[60.0, 60.0, 60.0], [60.0, 60.0, 100.0]], ("carina", "apex"))
-    >>> build_landmark_atlas([Template(name, embedding, points) for name in ("ALICE", "BOB")]).names
-    ('carina', 'apex')
-    """
-    from samreg.landmarks.find import locate
-    from samreg.matching import features
-    from samreg.seeding.seed import require_one_model
-
-    require_progress(progress)
-    if isinstance(templates, (str, os.PathLike)):
-        known = read_templates(Path(templates), model=model, device=device, cache=cache, progress=progress)
-    else:
-        known = tuple(templates)
-    people = tuple(template.name for template in known)
-    if len(known) < 2 or len(set(people)) < len(people):
-        raise InputError(
-            f"a landmark atlas needs at least 2 annotated images, each with a name of its own; got {list(people)}"
-        )
-    for template in known[1:]:
-        require_one_model(known[0].embedding, template.embedding)
-    names = tuple(dict.fromkeys(name for template in known for name in template.points.names))
-    positions = np.full((len(known), len(names), known[0].points.ndim), np.nan)
-    for k, template in enumerate(known):
-        positions[k, [names.index(name) for name in template.points.names]] = template.points.positions
-    prepared = [features(template.embedding) for template in known]
-    parts = [
-        neighbourhoods(source, place[~np.isnan(place[:, 0])]) for source, place in zip(prepared, positions, strict=True)
-    ]
-    around = Neighbourhoods(
-        torch.cat([part.vectors for part in parts]),
-        np.concatenate([part.offsets for part in parts]),
-        np.concatenate([part.in_body for part in parts]),
-        parts[0].scale,
-    )
-    atlas = LandmarkAtlas(names, people, positions, around, known[0].embedding.model)
-    errors = np.full(positions.shape[:2], np.nan)
-    evidence = []
-    for k, template in enumerate(known):
-        if progress is not None:
-            progress(f"{template.name} by the others")
-        try:
-            others = atlas.without(k)
-            found = locate(others, prepared[k], template.embedding.image_grid)
-        except InputError:  # the others share too little to make an atlas
-            continue
-        columns = [names.index(name) for name in others.names]
-        truth = positions[k, columns]
-        errors[k, columns] = np.linalg.norm(found.positions - truth, axis=1)
-        evidence.append(_evidence(found, truth, template.embedding.image_grid))
-        for half, inside in _halves(template.embedding):  # what a scan looks like that does not show everything
-            if (template.embedding.body & inside).any():
-                part = locate(others, features(template.embedding, inside=inside), half)
-                evidence.append(_evidence(part, truth, half))
-    calibration = _fitted(np.concatenate(evidence) if evidence else np.zeros((0, 5)), around.scale)
-    return replace(atlas, errors=errors, calibration=calibration)
-
-
-def _halves(embedding: Embedding) -> list[tuple[Grid, NDArray[np.bool_]]]:
-    """Return the grids of the two halves of an image along its last axis, and where the local vectors lie in each."""
-    whole = embedding.local_grid
-    middle = whole.shape[0] // 2
-    halves = []
-    for first, last in ((0, middle), (middle, whole.shape[0])):
-        inside = np.zeros(whole.shape, dtype=bool)
-        inside[first:last] = True
-        start = np.zeros(whole.ndim)
-        start[-1] = first
-        shape = (last - first, *whole.shape[1:])
-        halves.append((Grid(shape, whole.index_to_world(start[None])[0], whole.spacing, whole.direction), inside))
-    return halves
-
-
-def _evidence(found: Located, truth: FloatArray, grid: Grid) -> FloatArray:
-    """Return evidence and error (N, 5) of the landmarks of known place, if found inside; those outside are errors."""
-    rows = ~np.isnan(truth[:, 0]) & (found.evidence[3] >= 0)
-    error = np.linalg.norm(found.positions[rows] - truth[rows], axis=1)
-    error = np.where(grid.contains(truth[rows]), error, np.inf)
-    return np.column_stack([*(part[rows] for part in found.evidence), error])
-
-
-def _fitted(evidence: FloatArray, scale: float) -> Calibration:
-    """Fit the calibration to evidence and error (N, 5); the cautious default where all or none are right."""
-    error = evidence[:, 4]
-    tolerance = _RIGHT_MM * scale
-    right = error <= tolerance
-    if min(right.sum(), (~right).sum()) < 10:
-        return DEFAULT_LANDMARK_CALIBRATION
-    similarity, misfit, spread, depth = evidence[:, :4].T
-    return fit_calibration(similarity, misfit, error, spread=spread, depth=depth, tolerance=tolerance)

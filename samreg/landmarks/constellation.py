@@ -148,7 +148,9 @@ class Constellation:
         first, second = self.edges.T
         usual = np.linalg.norm(self.offsets, axis=1)
         distance = np.linalg.norm(places[second] - places[first], axis=1)
-        return self.edges[(distance < _MIN_DISTANCE_SHARE * usual) & (usual > _MIN_USUAL_DISTANCE_MM * self.scale)]
+        close = (distance < _MIN_DISTANCE_SHARE * usual) & (usual > _MIN_USUAL_DISTANCE_MM * self.scale)
+        clashing: NDArray[np.int64] = self.edges[np.flatnonzero(close)]
+        return clashing
 
     def expected(self, places: FloatArray) -> FloatArray:
         """Return where the neighbours (L, d) of each landmark put it; places as in ``choose``, NaN where unknown."""

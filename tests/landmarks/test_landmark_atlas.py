@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 import samreg
 from samreg.cli import app
 from samreg.errors import InputError
-from samreg.landmarks.atlas import LandmarkAtlas, build_landmark_atlas
+from samreg.landmarks.atlas import LandmarkAtlas
+from samreg.landmarks.build import build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
 from samreg.landmarks.find import ATLASES, find_landmarks
 from samreg.landmarks.templates import Template
