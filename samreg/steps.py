@@ -200,6 +200,20 @@ def _version(package: str) -> str | None:
         return None
 
 
+def require_distinct(names: Sequence[str], where: str = "") -> None:
+    """Raise :class:`InputError` when two pairs of a run would share a folder.
+
+    Parameters
+    ----------
+    names
+        Of the pairs.
+    where
+        How the message begins.
+    """
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{where}pairs share the names {doubled[:5]}; give each pair a name of its own")
+
+
 def find_inputs(out: Path, *paths: str | os.PathLike[str]) -> dict[str, Path]:
     """Return the images that paths stand for, by name, without the folder for the results where it lies among them.
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from samreg.errors import InputError, SamregError
-from samreg.spatial.files import atomic_path, require_file
+from samreg.errors import InputError
+from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import Grid
-from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
+from samreg.spatial.hdf5 import create_hdf5, open_hdf5, read_array, write_array
 
 _FORMAT = "samreg-embedding"
 _VERSION = 1
@@ -146,32 +146,22 @@ class Embedding:
         InputError
             When the file is missing, damaged, of another kind or of a newer version.
         """
-        import h5py
-
-        path = require_file(path, "embedding")
-        try:
-            with h5py.File(path, "r") as file:
-                if file.attrs.get("format") != _FORMAT:
-                    raise InputError(f"{path} is no samreg embedding; give a file written by Embedding.save")
-                if (version := int(file.attrs["version"])) > _VERSION:
-                    raise InputError(f"{path}: embedding format {version} is newer than {_VERSION}; update samreg")
-                local, local_grid = _read_vectors(file["local"])
-                global_, global_grid = _read_vectors(file["global"]) if "global" in file else (None, None)
-                return cls(
-                    local=local,
-                    local_grid=local_grid,
-                    global_=global_,
-                    global_grid=global_grid,
-                    body=read_array(file["body"]),
-                    image_grid=_read_grid(file["image"]),
-                    model=str(file.attrs["model"]),
-                    calibration=json.loads(file.attrs["calibration"]),
-                    source=str(file.attrs["source"]),
-                )
-        except SamregError:
-            raise
-        except Exception as error:  # h5py raises anything on damaged bytes
-            raise InputError(f"{path} is not a whole embedding file ({error}); delete it and embed again") from error
+        with open_hdf5(
+            path, "embedding", file_format=_FORMAT, version=_VERSION, remedy="give a file written by Embedding.save"
+        ) as file:
+            local, local_grid = _read_vectors(file["local"])
+            global_, global_grid = _read_vectors(file["global"]) if "global" in file else (None, None)
+            return cls(
+                local=local,
+                local_grid=local_grid,
+                global_=global_,
+                global_grid=global_grid,
+                body=read_array(file["body"]),
+                image_grid=_read_grid(file["image"]),
+                model=str(file.attrs["model"]),
+                calibration=json.loads(file.attrs["calibration"]),
+                source=str(file.attrs["source"]),
+            )
 
 
 def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:

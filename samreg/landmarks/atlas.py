@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samreg.errors import InputError, SamregError
 from samreg.landmarks.constellation import Constellation
 from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration
 from samreg.matching.votes import Neighbourhoods
-from samreg.spatial.files import atomic_path, require_file
+from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
-from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
+from samreg.spatial.hdf5 import create_hdf5, open_hdf5, read_array, write_array
 
 if TYPE_CHECKING:
     pass
@@ -140,31 +139,25 @@ class LandmarkAtlas:
         InputError
             When the file is missing, damaged, of another kind or of a newer version.
         """
-        import h5py
-
-        path = require_file(path, "landmark atlas")
-        try:
-            with h5py.File(path, "r") as file:
-                if file.attrs.get("format") != _FORMAT:
-                    raise InputError(f"{path} is no landmark atlas; make one with `samreg landmarks build`")
-                if (version := int(file.attrs["version"])) > _VERSION:
-                    raise InputError(f"{path}: landmark atlas format {version} is newer than {_VERSION}; update samreg")
-                around = Neighbourhoods(
-                    torch.from_numpy(read_array(file["vectors"])).float(),
-                    read_array(file["offsets"]).astype(float),
-                    read_array(file["in_body"]),
-                    float(file.attrs["scale"]),
-                )
-                return cls(
-                    tuple(json.loads(file.attrs["names"])),
-                    tuple(json.loads(file.attrs["people"])),
-                    read_array(file["positions"]).astype(float),
-                    around,
-                    str(file.attrs["model"]),
-                    Calibration(**json.loads(file.attrs["calibration"])),
-                    read_array(file["errors"]).astype(float) if "errors" in file else None,
-                )
-        except SamregError:
-            raise
-        except Exception as error:  # h5py raises anything on damaged bytes
-            raise InputError(f"{path} is not a whole landmark atlas ({error}); copy it again or build it") from error
+        with open_hdf5(
+            path,
+            "landmark atlas",
+            file_format=_FORMAT,
+            version=_VERSION,
+            remedy="make one with `samreg landmarks build`",
+        ) as file:
+            around = Neighbourhoods(
+                torch.from_numpy(read_array(file["vectors"])).float(),
+                read_array(file["offsets"]).astype(float),
+                read_array(file["in_body"]),
+                float(file.attrs["scale"]),
+            )
+            return cls(
+                tuple(json.loads(file.attrs["names"])),
+                tuple(json.loads(file.attrs["people"])),
+                read_array(file["positions"]).astype(float),
+                around,
+                str(file.attrs["model"]),
+                Calibration(**json.loads(file.attrs["calibration"])),
+                read_array(file["errors"]).astype(float) if "errors" in file else None,
+            )

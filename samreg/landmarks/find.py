@@ -34,6 +34,8 @@ _MEDIAN_SOFTNESS_MM = 2.0
 _SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
 _BLOCK_MB = 256
 _VERTEBRA = "vertebra_"
+_MIN_MEAN_RELIABILITY = 0.4  # of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down
+_LEVEL_MM = 12.0  # an error beyond which a vertebra lies on another level: about half the distance between two
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,20 +153,32 @@ def find_landmarks(
     for pair in known.constellation.clashing(located.positions):  # one of them was found where the other is
         reliability[pair[reliability[pair].argmin()]] = 0.0
     found = FoundLandmarks(located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside)
-    return replace(found, notes=_notes(found))
+    return replace(found, notes=_notes(found, known))
 
 
-def _notes(found: FoundLandmarks) -> tuple[str, ...]:
+def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
     sure, inside = int(found.sure.sum()), int(found.inside.sum())
     notes = [f"{sure} landmarks found, {inside - sure} unsure, {len(found) - inside} expected outside the image"]
-    vertebrae = [
-        name.removeprefix(_VERTEBRA)
-        for name, sure in zip(found.names, found.sure, strict=True)
-        if sure and name.startswith(_VERTEBRA)
-    ]
-    if vertebrae:
-        notes.append(f"vertebrae {', '.join(vertebrae)}: one in four lies on a neighbouring level; count before use")
+    if inside and found.reliability[found.inside].mean() < _MIN_MEAN_RELIABILITY:
+        notes.append(
+            "little of the image looks as in the atlas's people: check that it shows what the atlas covers, in the "
+            "atlas's units, and that its header has head and feet, front and back where they are"
+        )
+    is_vertebra = np.array([name.startswith(_VERTEBRA) for name in found.names])
+    levels = [found.names[i].removeprefix(_VERTEBRA) for i in np.flatnonzero(found.sure & is_vertebra)]
+    if levels:
+        notes.append(f"vertebrae {', '.join(levels)}" + _level_warning(atlas, is_vertebra))
     return tuple(notes)
+
+
+def _level_warning(atlas: LandmarkAtlas, is_vertebra: NDArray[np.bool_]) -> str:
+    """Return how often the atlas's own people had a vertebra on another level."""
+    errors = np.zeros(0) if atlas.errors is None else atlas.errors[:, is_vertebra]
+    errors = errors[~np.isnan(errors)]
+    if not len(errors):
+        return "; count the levels before use"
+    wrong = np.mean(errors > _LEVEL_MM)
+    return f"; {wrong:.0%} of the vertebrae of the atlas's people were put on another level: count before use"
 
 
 @lru_cache(maxsize=4)

@@ -23,7 +23,7 @@ from samreg.device import available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
 from samreg.errors import EngineError, InputError, SamregError, require_choice, require_number, require_progress
 from samreg.quality import LandmarkErrors, dice, summarise_errors
-from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs, require_distinct
+from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
 from samreg.registration.register import METHODS, TRANSFORMS, chosen_engine, register
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.files import claimed_folder, locked_folder
@@ -33,7 +33,7 @@ from samreg.spatial.io_images import read_image
 from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample
 from samreg.spatial.tables import plain_cell
-from samreg.steps import Outcome, forget_unfinished, is_under_way, recorded, run_step, write_table
+from samreg.steps import Outcome, forget_unfinished, is_under_way, recorded, require_distinct, run_step, write_table
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def register_many(
     report = progress or (lambda text: None)
     if isinstance(pairs, (str, os.PathLike)):
         pairs = read_registration_pairs(pairs)
-    require_distinct(pairs)
+    require_distinct([pair.name for pair in pairs])
     devices = tuple(part.strip() for part in str(device).split(","))
     if backend == "local":
         for one in devices:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from samreg.errors import InputError
 from samreg.spatial.io_images import find_images
 from samreg.spatial.tables import read_table
-from samreg.steps import find_inputs
+from samreg.steps import find_inputs, require_distinct
 
 #: Names that a pair cannot have, since its folder lies beside these.
 EMBEDDINGS, SUMMARY = "embeddings", "summary.csv"
@@ -119,7 +118,7 @@ def read_registration_pairs(path: str | os.PathLike[str]) -> tuple[RegistrationP
             raise InputError(f"{table.path}, line {row.line}: {error}") from None
     if not pairs:
         raise InputError(f"{table.path}: give at least one pair")
-    require_distinct(pairs, f"{table.path}: ")
+    require_distinct([pair.name for pair in pairs], f"{table.path}: ")
     return tuple(pairs)
 
 
@@ -170,18 +169,3 @@ def pairs_in_folder(
     if not pairs:
         raise InputError(f"{folder} holds {len(images)} image, and none to register it to; give a folder of several")
     return tuple(pairs)
-
-
-def require_distinct(pairs: Sequence[RegistrationPair], where: str = "") -> None:
-    """Raise :class:`InputError` when two pairs would share a folder.
-
-    Parameters
-    ----------
-    pairs
-        All of a run.
-    where
-        How the message begins.
-    """
-    names = [pair.name for pair in pairs]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{where}pairs share the names {doubled[:5]}; give each pair a name of its own")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError
+from samreg.errors import InputError, SamregError
+from samreg.spatial.files import require_file
 
 _CHECKSUM = "crc32"  # attribute of a data set
 
@@ -37,6 +39,42 @@ def create_hdf5(path: Path) -> Iterator[Any]:
             yield file
     if sink.error is not None:
         raise sink.error
+
+
+@contextlib.contextmanager
+def open_hdf5(path: str | os.PathLike[str], kind: str, *, file_format: str, version: int, remedy: str) -> Iterator[Any]:
+    """Yield an ``h5py.File`` of one of samreg's own formats, to be read within the ``with`` block.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        What it should be, as messages call it: "embedding".
+    file_format, version
+        Its attributes ``format``, and the newest ``version`` that can be read.
+    remedy
+        How such a file comes about.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, of another kind or of a newer version; also for what the block raises.
+    """
+    import h5py
+
+    path = require_file(path, kind)
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != file_format:
+                raise InputError(f"{path} is no samreg {kind}; {remedy}")
+            if (written := int(file.attrs["version"])) > version:
+                raise InputError(f"{path}: {kind} format {written} is newer than {version}; update samreg")
+            yield file
+    except SamregError:
+        raise
+    except Exception as error:  # h5py raises anything on damaged bytes
+        raise InputError(f"{path} is not a whole {kind} file ({error}); delete it and {remedy}") from error
 
 
 def write_array(group: Any, name: str, array: NDArray[Any], **options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from samreg.errors import InputError
 from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.landmarks.build import build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
-from samreg.landmarks.find import ATLASES, find_landmarks
+from samreg.landmarks.find import ATLASES, _notes, find_landmarks
 from samreg.landmarks.templates import Template
 from samreg.phantoms.phantom import make_phantom
+from samreg.spatial import Grid
 
 PEOPLE = 4
 
@@ -94,6 +96,23 @@ def test_landmarks_of_another_person_are_found(found, templates) -> None:
     assert set(found.to_points().names) <= set(found.to_points(unsure=True).names) <= set(found.names)
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_the_places_are_those_of_the_world_however_the_image_is_stored(found, atlas, axes) -> None:
+    """The same scan with its first index axis turned round, and with its axes in another order."""
+    image = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(-95.0, 80.0)).image
+    grid = image.grid
+    array = image.array[:, :, ::-1].transpose(axes)
+    last = grid.index_to_world([[grid.size[0] - 1.0, 0.0, 0.0]])[0]
+    direction = grid.direction * [-1.0, 1.0, 1.0]
+    order = [2 - axes[2 - i] for i in range(3)]  # of the index axes (x, y, z); arrays are (z, y, x)
+    stored = samreg.Image(
+        np.ascontiguousarray(array), Grid(array.shape, last, grid.spacing[order], direction[:, order])
+    )
+    again = find_landmarks(stored, atlas=atlas)
+    assert again.inside.tolist() == found.inside.tolist()
+    assert np.linalg.norm(again.points - found.points, axis=1)[found.sure].max() < 1.0
+
+
 def test_the_errors_told_are_those_of_each_person_by_the_others(atlas, templates) -> None:
     assert atlas.errors.shape == (PEOPLE - 1, len(atlas.names))
     others = build_landmark_atlas(templates[:2])
@@ -122,6 +141,21 @@ def test_what_the_image_does_not_show_is_said_to_be_outside(atlas) -> None:
     assert not (result.sure[rows] & (depth < -25)).any()
     assert (result.reliability[~result.inside] == 0).all()
     assert "outside the image" in result.notes[0]
+
+
+def test_an_image_unlike_the_atlas_is_told(atlas, found) -> None:
+    assert "little of the image" not in " ".join(found.notes)
+    image = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(-95.0, 80.0)).image
+    turned = samreg.Image(np.ascontiguousarray(image.array[::-1, ::-1]), image.grid)
+    assert "little of the image" in " ".join(find_landmarks(turned, atlas=atlas).notes)
+
+
+def test_wrong_levels_are_told_as_often_as_they_were_measured(atlas, found) -> None:
+    names = ("vertebra_T1", *atlas.names[1:])
+    errors = np.zeros_like(atlas.errors)
+    errors[0, 0] = 20.0
+    told = _notes(replace(found, names=names, reliability=np.ones(len(names))), replace(atlas, errors=errors))
+    assert told[1].startswith("vertebrae T1; 33% ")
 
 
 def test_an_atlas_comes_back_as_it_was(atlas, found, templates, tmp_path) -> None:
