@@ -18,6 +18,7 @@ from samreg.cli.batch import batch
 from samreg.cli.benchmark import benchmark
 from samreg.cli.common import exit_codes, tolerate_any_terminal
 from samreg.cli.demo import demo
+from samreg.cli.dicom import dicom
 from samreg.cli.embed import embed
 from samreg.cli.info import info
 from samreg.cli.landmarks import landmarks
@@ -45,6 +46,7 @@ for command, example in (
     (track, "baseline.nii.gz followup.nii.gz lesions.csv -o out/"),
     (atlas, "scans/ -o atlas/ --jobs 2"),
     (apply, "out/ moving_labels.nii.gz -o warped_labels.nii.gz --interpolation nearest"),
+    (dicom, "out/ --fixed fixed-folder --moving moving-folder -o registration.dcm"),
     (report, "out/"),
     (view, "out/"),
     (embed, "template.nii.gz -o template.h5"),

@@ -28,15 +28,26 @@ def apply(
     transform: Annotated[
         Path, typer.Argument(help="Folder that `samreg register` wrote, or a transform file (fixed to moving points).")
     ],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Image, labels, or points (by suffix).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Image or points file to write.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Image, labels, points (by suffix), or DICOM contours (RTSTRUCT).")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Image or points file to write; .dcm for labels (DICOM SEG) and contours."),
+    ],
     to: Annotated[
         str,
         typer.Option(metavar="fixed|moving", help="The image to bring INPUT to; it belongs to the other one."),
     ] = "fixed",
     reference: Annotated[
         Path | None,
-        typer.Option(help="Image on whose grid to write an image.", show_default="the folder's warped image"),
+        typer.Option(
+            help="Image on whose grid to write an image; for .dcm the DICOM series to which it is to belong.",
+            show_default="the folder's warped image; for .dcm the image that was registered",
+        ),
+    ] = None,
+    reference_series: Annotated[
+        str | None, typer.Option(help="DICOM series of --reference: number, UID or description.")
     ] = None,
     interpolation: Annotated[
         str | None,
@@ -64,6 +75,7 @@ def apply(
     With --to fixed, what belongs to the moving image comes to the fixed one; --to moving is the way back. Images
     need the --reference whose grid they take: the fixed image for --to fixed, the moving one for --to moving.
     """
+    from samreg.spatial.io_dicom_objects import DICOM, is_dicom_structures
     from samreg.spatial.io_points import POINT_SUFFIXES, WRITABLE_SUFFIXES
     from samreg.spatial.resample import INTERPOLATIONS
     from samreg.spatial.standard import is_label_image
@@ -72,6 +84,21 @@ def apply(
     require_choice("--outside", outside or "error", ("error", "extrapolate"))
     require_choice("--interpolation", interpolation or "linear", INTERPOLATIONS)
     is_points = source.name.lower().endswith(POINT_SUFFIXES)
+    is_contours = is_dicom_structures(source)
+    if is_contours or (out.name.lower().endswith(DICOM) and not is_points):
+        require_suffix(out, (DICOM,), inputs=(source, reference, transform))
+        for option, given in (("--interpolation", interpolation), ("--subject", subject), ("--pixel-size", pixel_size)):
+            if given is not None:
+                raise InputError(f"{option} has no meaning for {source} as a DICOM object; leave it out")
+        with session(quiet=quiet) as progress:
+            series = _dicom_reference(transform, reference, to), reference_series
+            progress("drawing contours" if is_contours else "warping")
+            _write_dicom(transform, source, out, series, to=to, is_contours=is_contours, outside=outside)
+        if not quiet:
+            say(f"{source} brought to the {to} image; written to {out}")
+        return
+    if reference_series is not None:
+        raise InputError("--reference-series is for DICOM objects; name the --out file .dcm, or leave it out")
     endings = WRITABLE_SUFFIXES if is_points else _IMAGE_SUFFIXES
     require_suffix(out, endings, inputs=(source, reference, transform))
     for_images = {"--reference": reference, "--interpolation": interpolation}
@@ -182,6 +209,46 @@ def _write_image(mapping: Transform, image: Image, grid: Grid, out: Path, interp
             f"nothing of {image.label} comes to lie on the reference; does it belong to the other image? See --to"
         )
     write_image(resample(image, grid, transform=mapping, interpolation=interpolation), out)
+
+
+def _dicom_reference(transform: Path, given: Path | None, to: str) -> Path:
+    """Return the DICOM series to which an object is to belong: the one given, or the image that was registered."""
+    from samreg.registration.store import saved_path
+
+    path = given or saved_path(transform, to)
+    if path is None:
+        raise InputError(f"give --reference, the DICOM series of the {to} image, to which the object is to belong")
+    return path
+
+
+def _write_dicom(
+    transform: Path,
+    source: Path,
+    out: Path,
+    reference: tuple[Path, str | None],
+    *,
+    to: str,
+    is_contours: bool,
+    outside: str | None,
+) -> None:
+    """Bring labels or contours to a DICOM series; both are pulled against the transform."""
+    if outside is not None and not is_contours:
+        raise InputError(f"--outside is for points and contours, but {source} holds labels; leave it out")
+    from samreg.spatial.dicom.source import image_series
+    from samreg.spatial.io_dicom_objects import dicom_points, warp_dicom_structures, write_dicom_segmentation
+    from samreg.spatial.points import Points
+
+    folder, series = reference
+    target, origin = (_saved_grid(transform, role) for role in (to, "moving" if to == "fixed" else "fixed"))
+    if target is not None and not target.overlaps(image_series(folder, series, what="the reference").grid):
+        raise InputError(f"{folder} does not lie where the {to} image of {transform} does; give that image's series")
+    backward = to == "moving"
+    mapping = _in_folder(transform, backward, is_contours) if transform.is_dir() else _in_file(transform, backward)
+    if is_contours:
+        _require_known(Points(dicom_points(source)), mapping.inverse(), origin, transform, outside or "error")
+        warp_dicom_structures(source, out, reference=folder, series=series, transform=mapping)
+    else:
+        write_dicom_segmentation(source, out, reference=folder, series=series, transform=mapping)
 
 
 def _overlaps(mapping: Transform, source: Grid, target: Grid) -> bool:

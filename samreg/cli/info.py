@@ -44,6 +44,7 @@ def _kind(path: Path) -> Callable[..., None]:
     """Return what describes a file of its kind."""
     from samreg.registration.store import SUMMARY
     from samreg.spatial.files import require_file
+    from samreg.spatial.io_dicom_objects import is_dicom_registration
     from samreg.spatial.io_itk_transforms import HDF5, MATLAB, is_text_transform
     from samreg.spatial.io_points import POINT_SUFFIXES
 
@@ -52,7 +53,11 @@ def _kind(path: Path) -> Callable[..., None]:
         return _result if (path / SUMMARY).is_file() else _image
     if name.endswith(HDF5):
         return _transform if _holds_transform(path) else _embedding
-    if name.endswith((".tfm", *MATLAB)) or (name.endswith(".txt") and is_text_transform(path)):
+    if (
+        name.endswith((".tfm", *MATLAB))
+        or is_dicom_registration(path)
+        or (name.endswith(".txt") and is_text_transform(path))
+    ):
         return _transform
     if name.endswith(POINT_SUFFIXES):
         return _points

@@ -83,6 +83,9 @@ def register(
     fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
     moving_series: Annotated[str | None, typer.Option(help="DICOM series of the moving image.")] = None,
     pixel_size: PixelSize = None,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Write registration.dcm as well, a DICOM (Deformable) Spatial Registration.")
+    ] = False,
     report: Annotated[bool, typer.Option("--report", help="Write report.html as well.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -93,8 +96,9 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
-    from samreg.registration.store import FIELD_GRIDS, require_folder, require_formats, space_needed
+    from samreg.registration.store import FIELD_GRIDS, REGISTRATION, require_folder, require_formats, space_needed
     from samreg.spatial.files import claimed_folder
+    from samreg.spatial.io_dicom_objects import require_dicom_series, write_dicom_registration
 
     require_choice("--field-grid", field_grid, FIELD_GRIDS)
     wanted = _formats(formats)
@@ -103,6 +107,9 @@ def register(
         raise InputError("--fixed-subject and --moving-subject choose rows of --landmarks or --guide; leave them out")
     inputs = (fixed, moving, fixed_mask, moving_mask, start, *(landmarks or ()), *(guide or ()))
     require_folder(out, inputs=inputs)
+    if dicom:  # before the work
+        for role, path, series in (("fixed", fixed, fixed_series), ("moving", moving, moving_series)):
+            require_dicom_series(path, series, role=role)
     with session(verbose=verbose, quiet=quiet) as progress, claimed_folder(out):
         images = load_image(fixed, fixed_series, pixel_size), load_image(moving, moving_series, pixel_size)
         require_formats(wanted, images[0].ndim)
@@ -139,6 +146,16 @@ def register(
         errors = result.landmark_errors(*pairs) if pairs is not None and result else None
         if errors is not None:
             errors.write(out / "landmarks.csv")
+        if dicom and result.transform is not None:
+            progress("writing the DICOM registration")
+            write_dicom_registration(
+                result.transform,
+                out / REGISTRATION,
+                fixed=fixed,
+                moving=moving,
+                fixed_series=fixed_series,
+                moving_series=moving_series,
+            )
         if report:
             progress("writing the report")
             result.report(out / "report.html", landmarks=errors)

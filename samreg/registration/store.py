@@ -57,6 +57,8 @@ START = "start.h5"
 REPORT = "report.html"
 LANDMARK_ERRORS = "landmarks.csv"
 _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW = "warped.nii.gz", "affine.tfm", "transformix.txt", "preview.png"
+#: The DICOM registration object that the command writes beside them.
+REGISTRATION = "registration.dcm"
 _CORRESPONDENCES, _BODY, _LOG = "correspondences.csv", "body.nii.gz", "engine.log"
 _MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
 
@@ -72,7 +74,7 @@ SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
 #: All that :func:`save` may write, the summary apart.
 _FILES = (
     _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW, _CORRESPONDENCES, *_MATCHES.values(), _BODY, _LOG, START,
-    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()),
+    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()), REGISTRATION,
 )  # fmt: skip
 
 
@@ -316,6 +318,13 @@ class Stored:
         """Return the matches behind the seed; None without embeddings."""
         path = self.folder / _CORRESPONDENCES
         return _read_correspondences(path) if path.is_file() else None
+
+
+def saved_path(folder: str | os.PathLike[str], role: str) -> Path | None:
+    """Return where the "fixed" or "moving" image of a saved result was, if it is still there."""
+    folder = Path(folder)
+    path = Stored.open(folder).summary[role]["path"] if (folder / SUMMARY).is_file() else None
+    return Path(path) if path is not None and Path(path).exists() else None
 
 
 def load_transform(folder: str | os.PathLike[str], name: str) -> Transform:

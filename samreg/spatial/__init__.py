@@ -3,6 +3,7 @@
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points
+from samreg.spatial.io_dicom_objects import warp_dicom_structures, write_dicom_registration, write_dicom_segmentation
 from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
@@ -49,6 +50,9 @@ __all__ = [
     "resample_spacing",
     "sample_displacement",
     "sample_mask",
+    "warp_dicom_structures",
+    "write_dicom_registration",
+    "write_dicom_segmentation",
     "write_image",
     "write_points",
     "write_transform",

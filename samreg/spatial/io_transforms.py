@@ -1,7 +1,8 @@
 """Reading and writing transforms: the door to one module for each family of formats.
 
 ``io_itk_transforms`` holds ITK's .h5, .tfm and .mat, ``io_fields`` displacement fields in NIfTI and Learn2Reg's .npz,
-``io_nrrd`` those in NRRD and MetaImage, ``io_transformix`` elastix's parameter files.
+``io_nrrd`` those in NRRD and MetaImage, ``io_transformix`` elastix's parameter files, ``io_dicom_objects`` DICOM's
+registration objects.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import Grid
+from samreg.spatial.io_dicom_objects import DICOM
 from samreg.spatial.io_fields import (
     LEARN2REG,
     learn2reg_displacement,
@@ -56,6 +58,8 @@ def read_transform(
         - .npz: Learn2Reg, one array (x, y, z, 3). Element [i, j, k] belongs to the fixed voxel (i, j, k) in the
           NIfTI file's own order, and its components say how many voxels further along the same axes the moving
           voxel lies: ``moving index = fixed index + u``.
+        - .dcm: a DICOM Spatial Registration or Deformable Spatial Registration of one image to another; the
+          registered frame of reference is the fixed one.
     fixed_grid
         Grid of the fixed image; .npz needs it and nothing else uses it.
     moving_grid
@@ -99,11 +103,15 @@ def read_transform(
                 return read_learn2reg(path, fixed_grid, moving_grid or fixed_grid)
             if name.endswith(ITK_TRANSFORMS):
                 return read_itk_transform(path)
+            if name.endswith(DICOM):
+                from samreg.spatial.dicom.registration import read_registration  # loads pydicom
+
+                return read_registration(path)
     except InputError as error:
         if str(path) in str(error):
             raise
         raise InputError(f"{path}: {error}") from error
-    known = (*ITK_TRANSFORMS, *NIFTI, *NRRD, *METAIMAGE, LEARN2REG)
+    known = (*ITK_TRANSFORMS, *NIFTI, *NRRD, *METAIMAGE, LEARN2REG, DICOM)
     raise InputError(f"unknown transform format: {path}; give {', '.join(known)}")
 
 
@@ -171,6 +179,11 @@ def write_transform(
         field = transform if grid is None and isinstance(transform, DisplacementField) else None
         field = field or sample_displacement(transform, _field_grid(transform, grid, path))
         write = partial(write_nifti_field, field)
+    elif name.endswith(DICOM):
+        raise InputError(
+            f"cannot write {path}: a DICOM registration names the images it belongs to; use "
+            "samreg.spatial.write_dicom_registration or `samreg dicom`"
+        )
     else:
         raise InputError(f"cannot write {path}: unknown transform format; use .h5, .tfm, .mat, .nii.gz or .npz")
     with atomic_path(path) as temporary:

@@ -4,4 +4,8 @@
 gathers both, so that a frame of a file and a file of a series are the same thing. ``stacks`` sorts planes into stacks
 and checks that a stack is a regular volume. ``series`` lists a folder and chooses, ``pixels`` decodes, ``volume`` puts
 the image together.
+
+``source`` is the series that a new object refers to, whose patient and study it shares; ``registration``,
+``segmentation`` and ``structures`` write such objects (``samreg.spatial.io_dicom_objects`` is the door), ``regions``
+draws contours anew on other slices.
 """

@@ -252,7 +252,20 @@ def _uncompressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[A
     if not pixels.streamed:
         source = dcmread(pixels.path, force=True)
         source.file_meta.TransferSyntaxUID = pixels.syntax
+    if pixels.bits_allocated == 1:
+        yield from _bits(pixels, numbers)
+        return
     yield from iter_pixels(source, indices=numbers, raw=True, **_options(pixels))
+
+
+def _bits(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:
+    """Unpack frames of single bits, which may begin amid a byte: pydicom's reader of chosen frames refuses those."""
+    packed = np.frombuffer(dcmread(pixels.path, force=True).PixelData, np.uint8)
+    size = pixels.rows * pixels.columns
+    for number in numbers:
+        first, last = number * size, (number + 1) * size
+        bits = np.unpackbits(packed[first // 8 : -(-last // 8)], bitorder="little")
+        yield bits[first % 8 : first % 8 + size].reshape(pixels.rows, pixels.columns)
 
 
 def _options(pixels: PixelFormat) -> dict[str, Any]:

@@ -39,6 +39,12 @@ class _Series:
 
 def read_chosen(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Image:
     """Read a file or a folder; parameters and errors as ``samreg.spatial.io_dicom.read_dicom``."""
+    stack, name = chosen_stack(path, series, spacing)
+    return stack_image(stack, name=name, thickness=_distance(None if spacing is None else _checked_spacing(spacing)))
+
+
+def chosen_stack(path: Path, series: str | int | None, spacing: ArrayLike | None = None) -> tuple[Stack, str]:
+    """Return the slices that are meant, and what to call their image in messages; parameters as of ``read_chosen``."""
     given = None if spacing is None else _checked_spacing(spacing)
     wanted = "" if series is None else str(series).strip()
     folder_series = _find_series(path) if path.is_dir() else [_series(read_elements(path, _SERIES_KEYWORDS), [path])]
@@ -50,8 +56,7 @@ def read_chosen(path: Path, series: str | int | None, spacing: ArrayLike | None)
     planes = [plane for file in chosen.files for plane in _read_file(file, given, wanted)]
     stack = _choose_stack(split_stacks(planes), wanted, number, path)
     description = ", ".join(filter(None, (number and (chosen.description or chosen.uid), stack.detail)))
-    name = f"{path} ({description})" if description else str(path)
-    return stack_image(stack, name=name, thickness=_distance(given))
+    return stack, f"{path} ({description})" if description else str(path)
 
 
 _SERIES_KEYWORDS = ("SeriesInstanceUID", "SeriesDescription", "Rows")
@@ -126,7 +131,7 @@ def _choose_series(several: list[_Series], wanted: str, folder: Path) -> tuple[_
 
 def _choose_stack(stacks: list[Stack], wanted: str, series_number: str, path: Path) -> Stack:
     """Return the stack that is meant by its number within the series, or by a part of its detail."""
-    if len(stacks) == 1 and wanted in ("", "1"):
+    if len(stacks) == 1 and (wanted in ("", "1") or wanted.lower() in stacks[0].planes[0].segment.lower()):
         return stacks[0]
     matches = [stack for number, stack in enumerate(stacks, start=1) if wanted == str(number)]
     matches = matches or [stack for stack in stacks if wanted and wanted.lower() in stack.detail.lower()]
