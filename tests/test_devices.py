@@ -1,0 +1,140 @@
+"""The same numbers on every device that the machine has: embedding, matching, seed, engine, and all together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+import samreg
+from samreg.embedding import load_model
+from samreg.engines import Request, get_engine
+from samreg.landmarks.detector import LandmarkDetector
+from samreg.matching import features, lattice, match_points
+from samreg.seeding import make_seed
+from samreg.spatial import AffineTransform, Image
+
+GPUS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+pytestmark = pytest.mark.parametrize("device", ["cpu", *(name for name, is_present in GPUS.items() if is_present)])
+
+SHIFT_MM = (5.0, -3.0, 8.0)
+MAX_APART_MM = 0.5  # between the results of two devices: half precision, and sums in another order
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Image, Image]:
+    """A small body of mottled tissue, and the same moved."""
+    size = 24
+    mottled = 400 * gaussian_filter(np.random.default_rng(0).normal(0, 3, (size, size, size)), 1.0)
+    axis = np.arange(size) - size / 2
+    radius = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij")), axis=0)
+    array = np.where(radius < 0.45 * size, mottled, -1000).astype(np.float32)
+    fixed = Image.from_array(array, spacing=5.0, name="fixed")
+    return fixed, Image.from_array(array, spacing=5.0, origin=SHIFT_MM, name="moving")
+
+
+@pytest.fixture(scope="module")
+def embeddings(images):
+    """Of both, computed on the CPU."""
+    model = load_model("ct-small")
+    return tuple(model.embed(image, device="cpu") for image in images)
+
+
+@pytest.fixture(scope="module")
+def points(images):
+    """All over the body."""
+    return images[0].grid.world_points()[images[0].array > -900][::7]
+
+
+def apart(transform, other, points) -> float:
+    """Return how far two transforms carry points apart, mm at most."""
+    return np.linalg.norm(transform.transform_points(points) - other.transform_points(points), axis=1).max()
+
+
+def test_embeddings_are_the_same(device, images, embeddings):
+    embedding = load_model("ct-small").embed(images[0], device=device)
+    for part in ("local", "global_"):
+        cosine = (getattr(embedding, part).float().cpu() * getattr(embeddings[0], part).float()).sum(dim=0)
+        assert cosine.min() > 0.97
+        assert cosine.mean() > 0.999
+    assert (embedding.body == embeddings[0].body).all()
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_matches_are_the_same(device, embeddings, coarse):
+    expected, result = (
+        match_points(fixed, lattice(fixed, 16.0), moving, coarse=coarse)
+        for fixed, moving in ([features(e, device=where) for e in embeddings] for where in ("cpu", device))
+    )
+    assert np.median(np.linalg.norm(result.moving - expected.fixed - SHIFT_MM, axis=1)) < 2
+    # the best of two voxels that are about as good may be another one
+    is_same = np.linalg.norm(result.moving - expected.moving, axis=1) < MAX_APART_MM
+    assert is_same.mean() > 0.95
+    assert abs(result.similarity - expected.similarity)[is_same].max() < 0.02
+
+
+@pytest.mark.parametrize("transform", ["rigid", "affine", "deformable"])
+def test_seeds_are_the_same(device, embeddings, points, transform):
+    expected, result = (
+        make_seed(*embeddings, transform=transform, device=where).transform for where in ("cpu", device)
+    )
+    assert apart(expected, result, points) < MAX_APART_MM
+    assert apart(expected, AffineTransform(np.eye(3), SHIFT_MM), points) < 4
+
+
+@pytest.mark.parametrize(("preset", "similarity"), [("fast", "lncc"), ("default", "lncc"), ("fast", "mind")])
+def test_the_torch_engine_gives_the_same(device, images, embeddings, points, preset, similarity):
+    start = AffineTransform(np.eye(3), (4.0, -3.0, 8.0))
+    options = {"preset": preset, "similarity": similarity}
+    expected, result = (
+        get_engine("torch")
+        .register(
+            Request(
+                fixed=images[0], moving=images[1], start=start, embeddings=embeddings, options=options, device=where
+            )
+        )
+        .transform
+        for where in ("cpu", device)
+    )
+    assert apart(expected, result, points) < MAX_APART_MM
+
+
+def test_the_torch_engine_finds_the_same_affine(device, images, points):
+    expected, result = (
+        get_engine("torch")
+        .register(Request(fixed=images[0], moving=images[1], transform="affine", spacing=5.0, device=where))
+        .transform
+        for where in ("cpu", device)
+    )
+    assert apart(expected, result, points) < MAX_APART_MM
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "embedding"}, {"engine": "torch"}, {"engine": "torch", "model": "mind"}]
+)
+def test_registrations_are_the_same(device, images, points, options):
+    expected, result = (samreg.register(*images, device=where, **options) for where in ("cpu", device))
+    assert expected, expected.reason
+    assert result, result.reason
+    assert apart(expected.transform, result.transform, points) < MAX_APART_MM
+
+
+@pytest.mark.parametrize("search", ["guided", "global"])
+def test_landmarks_are_the_same(device, images, search):
+    wanted = images[0].grid.center + np.array([[0.0, 0.0, 0.0], [10.0, -5.0, 12.0], [-20.0, 8.0, -4.0]])
+    expected, result = (
+        samreg.match(images[0], wanted, images[1], search=search, device=where) for where in ("cpu", device)
+    )
+    assert np.linalg.norm(expected.points - result.points, axis=1).max() < MAX_APART_MM
+    assert np.linalg.norm(result.points - wanted - SHIFT_MM, axis=1).max() < 4
+
+
+def test_a_detector_finds_the_same(device, images):
+    wanted = samreg.Points(images[0].grid.center + np.array([[0.0, 0.0, 0.0], [12.0, -5.0, 9.0]]), ("a", "b"))
+    model = load_model("ct-small")
+    detectors = [LandmarkDetector.from_labels(model, [images[0]], [wanted], device=where) for where in ("cpu", device)]
+    expected, result = (
+        detector(images[1], device=where).positions for detector, where in zip(detectors, ("cpu", device), strict=True)
+    )
+    assert np.linalg.norm(expected - result, axis=1).max() < MAX_APART_MM
