@@ -149,15 +149,17 @@ class ResampleImageFilter:
 
 
 class ProcessObject:
-    """Torch's threads do the work."""
+    """A number of threads that is kept; torch has its own."""
 
-    @staticmethod
-    def SetGlobalDefaultNumberOfThreads(count):  # noqa: N802
-        pass
+    threads = torch.get_num_threads()
 
-    @staticmethod
-    def GetGlobalDefaultNumberOfThreads():  # noqa: N802
-        return torch.get_num_threads()
+    @classmethod
+    def SetGlobalDefaultNumberOfThreads(cls, count):  # noqa: N802
+        cls.threads = count
+
+    @classmethod
+    def GetGlobalDefaultNumberOfThreads(cls):  # noqa: N802
+        return cls.threads
 
 
 def GetImageFromArray(array, isVector=False):  # noqa: N802, N803
