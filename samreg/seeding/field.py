@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from samreg.device import single_threaded_blas
 from samreg.errors import ImagesAtFault
 from samreg.matching.correspondences import Correspondences
 from samreg.spatial.grid import FloatArray, Grid
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    jacobian_determinant,
-    tapered,
-)
+from samreg.spatial.transforms import AffineTransform, DisplacementField
 
 _MEMBRANE_WEIGHT = 0.02  # of the first derivative beside the second
 _MIN_RELIABILITY = 1e-3  # a match counts at least this much
@@ -27,6 +24,7 @@ _REWEIGHTINGS = 3
 _OUTLIER_NOISE = 3.0  # a match that misses by so many times the noise counts a quarter
 _MAX_ITERATIONS = 100  # of the conjugate gradients
 _RELATIVE_RESIDUAL = 5e-3  # at which they stop
+_DATA_SHARE = 0.3  # of the mean data weight, in the preconditioner: most knots are far from any match
 
 
 def fit_displacement(
@@ -41,6 +39,7 @@ def fit_displacement(
     spacing: float = 4.0,
     min_jacobian: float = 0.1,
     scale: float = 1.0,
+    device: str | torch.device = "cpu",
 ) -> DisplacementField:
     """Fit the displacement u of T(x) = affine(x + u(x)) to correspondences.
 
@@ -70,6 +69,8 @@ def fit_displacement(
         Smallest Jacobian determinant allowed.
     scale
         Multiplies all lengths above; of the features that were matched.
+    device
+        Where to compute, in double precision.
 
     Returns
     -------
@@ -98,22 +99,20 @@ def fit_displacement(
     knot_spacing, noise, margin, spacing = (scale * length for length in (knot_spacing, noise, margin, spacing))
     stiffness = stiffness / scale**2
     field_grid = grid.with_spacing(np.minimum(spacing, grid.extent)).padded(margin)
-    displacements = affine.inverse().transform_points(correspondences.moving) - correspondences.fixed
-    spline = _Spline.over(field_grid, knot_spacing)
     weight = np.maximum(correspondences.reliability, _MIN_RELIABILITY)
+    displacements = affine.inverse().transform_points(correspondences.moving) - correspondences.fixed
+    index = field_grid.world_to_index(correspondences.fixed)
+    # one transfer in, one out
+    data = torch.from_numpy(np.column_stack([weight, displacements, index])).to(device)
+    problem = _Problem.of(data, _Spline.over(field_grid, knot_spacing), noise)
+    evaluation = _Evaluation.on(problem.spline, margin, data.device)
     coefficients = None
-    with single_threaded_blas():
-        design = spline.design_matrix(field_grid.world_to_index(correspondences.fixed))
-        evaluation = [
-            spline.axis_matrix(axis, np.arange(size).astype(np.float64)) for axis, size in enumerate(field_grid.size)
-        ]
-        for _ in range(_MAX_STIFFENINGS):
-            coefficients = _robust_solve(design, displacements, weight, spline.knots, stiffness, noise, coefficients)
-            displacement = _evaluate(coefficients, spline.knots, evaluation)
-            result = tapered(DisplacementField(displacement.astype(np.float32), field_grid), margin)
-            if jacobian_determinant(result, field_grid).min() >= min_jacobian:
-                return result
-            stiffness *= _STIFFENING
+    for _ in range(_MAX_STIFFENINGS):
+        coefficients = problem.robust_solution(stiffness, coefficients)
+        displacement = evaluation.displacement(coefficients)
+        if evaluation.smallest_jacobian(displacement) >= min_jacobian:
+            return DisplacementField(displacement.movedim(0, -1).contiguous().cpu().numpy(), field_grid)
+        stiffness *= _STIFFENING
     raise ImagesAtFault("the matches contradict each other: every displacement field through them folds")
 
 
@@ -141,134 +140,273 @@ class _Spline:
         step = knot_spacing / grid.spacing
         return cls(grid, tuple(int(n) + 4 for n in np.floor((np.asarray(grid.size) - 1) / step)), step)
 
-    def axis_matrix(self, axis: int, index: FloatArray) -> Any:
-        """Return the sparse (N, knots) weights at voxel indices (N,) along one axis, x first; four in each row."""
-        from scipy.interpolate import BSpline
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of coefficients along (z,) y, x."""
+        return self.knots[::-1]
 
-        inside = np.clip(index, 0, self.grid.size[axis] - 1)
-        return BSpline.design_matrix(inside / self.step[axis], _knot_positions(self.knots[axis]), 3)
+    def along(self, axis: int, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first of the four knots that count at voxel indices (N,) along an axis, and their weights (N, 4).
 
-    def design_matrix(self, index: FloatArray) -> Any:
-        """Return the sparse (N, K) weights at voxel indices (N, d); K in order (z, y, x)."""
-        from scipy.sparse import csr_array
+        Axis 0 is x.
+        """
+        position = index.clamp(0, self.grid.size[axis] - 1) / float(self.step[axis])
+        first = position.floor().clamp(max=self.knots[axis] - 4)
+        u = position - first
+        weights = [(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3]
+        return first.long(), torch.stack(weights, dim=1) / 6
 
+    def design(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the knots (N, 4**d), counted in order (z, y, x), that count at voxel indices (N, d); their weights."""
         n = len(index)
-        columns, weights = np.zeros((n, 1), dtype=np.int64), np.ones((n, 1))
+        columns = torch.zeros(n, 1, dtype=torch.long, device=index.device)
+        weights = torch.ones(n, 1, dtype=index.dtype, device=index.device)
         for axis in reversed(range(self.grid.ndim)):
-            matrix = self.axis_matrix(axis, index[:, axis])
-            along, weight = matrix.indices.reshape(n, 1, 4), matrix.data.reshape(n, 1, 4)
-            columns = (columns[:, :, None] * self.knots[axis] + along).reshape(n, -1)
-            weights = (weights[:, :, None] * weight).reshape(n, -1)
-        first = np.arange(n + 1) * columns.shape[1]
-        return csr_array((weights.ravel(), columns.ravel(), first), shape=(n, int(np.prod(self.knots))))
+            first, weight = self.along(axis, index[:, axis])
+            knots = first[:, None] + torch.arange(4, device=index.device)
+            columns = (columns[:, :, None] * self.knots[axis] + knots[:, None]).flatten(1)
+            weights = (weights[:, :, None] * weight[:, None]).flatten(1)
+        return columns, weights
+
+    def axis_matrix(self, axis: int, device: torch.device) -> Tensor:
+        """Return the matrix (voxels, knots), float32, from coefficients to values along an axis; axis 0 is x."""
+        index = torch.arange(self.grid.size[axis], dtype=torch.float64, device=device)
+        first, weights = self.along(axis, index)
+        matrix = torch.zeros(len(index), self.knots[axis], dtype=torch.float64, device=device)
+        return matrix.scatter_(1, first[:, None] + torch.arange(4, device=device), weights).float()
 
 
-def _knot_positions(count: int) -> FloatArray:
-    """Return the knots of ``count`` cubic B-splines a unit apart, the second of which is centred at 0."""
-    return np.arange(count + 4, dtype=np.float64) - 3
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """The least-squares problem of N matches; coefficients are (d, *spline.shape), in the axes of the displacements.
 
-
-def _robust_solve(
-    design: Any,
-    displacements: FloatArray,
-    weight: FloatArray,
-    knots: tuple[int, ...],
-    stiffness: float,
-    noise: float,
-    coefficients: FloatArray | None,
-) -> FloatArray:
-    """Return spline coefficients (K, d), in the axes of the displacements, by reweighted least squares."""
-    from scipy.sparse import diags
-
-    smoothness = stiffness * _smoothness_matrix(knots)
-    solution = np.zeros((design.shape[1], displacements.shape[1])) if coefficients is None else coefficients
-    scale = _OUTLIER_NOISE * noise
-    for iteration in range(_REWEIGHTINGS):
-        miss = np.linalg.norm(design @ solution - displacements, axis=1)
-        is_first = coefficients is None and iteration == 0
-        robust = (weight if is_first else weight * (scale**2 / (scale**2 + miss**2)) ** 2) / noise**2
-        system = (design.T @ diags(robust) @ design + smoothness).tocsr()
-        precondition = _cosine_preconditioner(knots, stiffness, robust.sum() / design.shape[1])
-        solution = _conjugate_gradients(system, design.T @ (displacements * robust[:, None]), solution, precondition)
-    return solution
-
-
-def _conjugate_gradients(
-    system: Any, right: FloatArray, start: FloatArray, precondition: Callable[[FloatArray], FloatArray]
-) -> FloatArray:
-    """Solve system @ x = right for all columns (K, d) at once.
-
-    scipy's solver takes one column at a time: one pass over the matrix for each where this takes one for all.
+    Parameters
+    ----------
+    spline
+        Of the displacement.
+    displacements, weight
+        (N, d) mm, and (N,).
+    columns, weights
+        (N, 4**d) knots that count at each match, counted flat, and how much.
+    rows, row_weights, starts
+        The same the other way round: the matches at which each knot counts, one knot's after the other's, how much, and
+        where each knot's begin, (K,).
+    noise
+        Expected error of a good match, mm.
     """
-    solution, residual = start.copy(), right - system @ start
+
+    spline: _Spline
+    displacements: Tensor
+    weight: Tensor
+    columns: Tensor
+    weights: Tensor
+    rows: Tensor
+    row_weights: Tensor
+    starts: Tensor
+    noise: float
+
+    @classmethod
+    def of(cls, data: Tensor, spline: _Spline, noise: float) -> _Problem:
+        """Return the problem of matches (N, 1 + 2 d): weight, displacement in mm, voxel index of the fixed point."""
+        ndim = spline.grid.ndim
+        columns, weights = spline.design(data[:, 1 + ndim :])
+        order = columns.flatten().argsort(stable=True)
+        counts = torch.bincount(columns.flatten(), minlength=int(np.prod(spline.shape)))
+        return cls(
+            spline, data[:, 1 : 1 + ndim], data[:, 0], columns, weights,
+            rows=order // columns.shape[1], row_weights=weights.flatten()[order], starts=counts.cumsum(0) - counts,
+            noise=noise,
+        )  # fmt: skip
+
+    def at_matches(self, coefficients: Tensor) -> Tensor:
+        """Return the spline (N, d), mm, at the matches."""
+        table = coefficients.flatten(1).T.contiguous()
+        return F.embedding_bag(self.columns, table, per_sample_weights=self.weights, mode="sum")
+
+    def at_knots(self, values: Tensor) -> Tensor:
+        """Return the transpose of :meth:`at_matches` of values (N, d) at the matches."""
+        sums = F.embedding_bag(
+            self.rows, values.contiguous(), self.starts, per_sample_weights=self.row_weights, mode="sum"
+        )
+        return sums.T.reshape(-1, *self.spline.shape)
+
+    def robust_solution(self, stiffness: float, start: Tensor | None) -> Tensor:
+        """Return coefficients by reweighted least squares; without a start, the first round trusts all matches."""
+        shape = (self.spline.grid.ndim, *self.spline.shape)
+        solution = self.weight.new_zeros(shape) if start is None else start
+        smoothness = _Smoothness.of(self.spline.shape, stiffness, self.weight)
+        scale = _OUTLIER_NOISE * self.noise
+        for iteration in range(_REWEIGHTINGS):
+            robust = self.weight / self.noise**2
+            if start is not None or iteration > 0:
+                miss = (self.at_matches(solution) - self.displacements).square().sum(dim=1)
+                robust = robust * (scale**2 / (scale**2 + miss)) ** 2
+            weight = robust[:, None]
+
+            def system(x: Tensor, weight: Tensor = weight) -> Tensor:
+                return self.at_knots(weight * self.at_matches(x)) + smoothness(x)
+
+            precondition = smoothness.preconditioner(robust.sum() / int(np.prod(self.spline.shape)))
+            right = self.at_knots(weight * self.displacements)
+            solution = _conjugate_gradients(system, right, solution, precondition)
+        return solution
+
+
+Linear = Callable[[Tensor], Tensor]
+
+
+def _conjugate_gradients(system: Linear, right: Tensor, start: Tensor, precondition: Linear) -> Tensor:
+    """Solve system(x) = right for all components (d, *shape) at once, each by itself."""
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))
+
+    solution, residual = start, right - system(start)
     direction = improved = precondition(residual)
-    product = (residual * improved).sum(axis=0)
-    goal = _RELATIVE_RESIDUAL**2 * np.square(right).sum()
+    product = dot(residual, improved)
+    goal = _RELATIVE_RESIDUAL**2 * right.square().sum()
     for _ in range(_MAX_ITERATIONS):
-        if np.square(residual).sum() <= goal:
+        if residual.square().sum() <= goal:
             break
-        image = system @ direction
-        step = product / np.maximum((direction * image).sum(axis=0), 1e-30)
-        solution += step * direction
+        image = system(direction)
+        step = product / dot(direction, image).clamp(min=1e-30)
+        solution = solution + step * direction
         residual = residual - step * image
         improved = precondition(residual)
-        product, before = (residual * improved).sum(axis=0), product
-        direction = improved + product / np.maximum(before, 1e-30) * direction
+        product, before = dot(residual, improved), product
+        direction = improved + product / before.clamp(min=1e-30) * direction
     return solution
 
 
-def _cosine_preconditioner(
-    knots: tuple[int, ...], stiffness: float, data_weight: float
-) -> Callable[[FloatArray], FloatArray]:
-    """Return the inverse of the system for evenly spread data, which cosines diagonalise."""
-    from scipy.fft import dctn, idctn
+@dataclass(frozen=True, eq=False)
+class _Smoothness:
+    """The bending energy plus a little membrane energy of spline coefficients; differences stand for derivatives.
 
-    shape = knots[::-1]
-    axes = tuple(range(len(shape)))
-    laplacian: FloatArray = np.zeros(shape)
-    for axis, n in enumerate(shape):
-        along = 2 - 2 * np.cos(np.pi * np.arange(n) / n)
-        laplacian = laplacian + along.reshape([-1 if i == axis else 1 for i in axes])
-    inverse = 1 / (stiffness * (laplacian**2 + _MEMBRANE_WEIGHT * laplacian) + 0.3 * data_weight + 1e-6)
-
-    def apply(residual: FloatArray) -> FloatArray:
-        spectrum = dctn(residual.reshape(*shape, -1), norm="ortho", axes=axes)
-        result: FloatArray = idctn(spectrum * inverse[..., None], norm="ortho", axes=axes).reshape(residual.shape)
-        return result
-
-    return apply
-
-
-def _smoothness_matrix(knots: tuple[int, ...]) -> Any:
-    """Return the bending energy plus a little membrane energy of spline coefficients, (K, K) sparse.
-
-    Differences of the coefficients stand for derivatives.
+    Parameters
+    ----------
+    stiffness
+        What both are multiplied by.
+    first, second
+        For each axis of the coefficients the (n, n) matrix of the squared first and second differences.
+    cosines, eigenvalues
+        For each axis the orthonormal cosines (n, n), and the first differences' eigenvalues (n,) of them.
     """
-    from scipy.sparse import diags, identity, kron
 
-    def difference(n: int, order: int) -> Any:
-        taps = {1: (-1.0, 1.0), 2: (1.0, -2.0, 1.0)}[order]
-        return diags(taps, range(order + 1), shape=(n - order, n))
+    stiffness: float
+    first: tuple[Tensor, ...]
+    second: tuple[Tensor, ...]
+    cosines: tuple[Tensor, ...]
+    eigenvalues: tuple[Tensor, ...]
 
-    def along(orders: dict[int, int]) -> Any:
-        matrix = identity(1)
-        for axis in reversed(range(len(knots))):
-            part = difference(knots[axis], orders[axis]) if axis in orders else identity(knots[axis])
-            matrix = kron(matrix, part)
-        return matrix.T @ matrix
+    @classmethod
+    def of(cls, shape: Sequence[int], stiffness: float, like: Tensor) -> _Smoothness:
+        """Return that of coefficients of a shape, on the device of a tensor and of its type."""
+        parts: list[tuple[Tensor, ...]] = []
+        for n in shape:
+            identity = torch.eye(n, dtype=like.dtype, device=like.device)
+            first, second = (identity.diff(n=order, dim=0) for order in (1, 2))
+            k = torch.arange(n, dtype=like.dtype, device=like.device)
+            cosines = torch.cos(np.pi / n * (k + 0.5) * k[:, None]) * (2 / n) ** 0.5
+            cosines[0] /= 2**0.5
+            parts.append((first.T @ first, second.T @ second, cosines, 2 - 2 * torch.cos(np.pi / n * k)))
+        return cls(stiffness, *zip(*parts, strict=True))
 
-    ndim = len(knots)
-    bending = sum(along({axis: 2}) for axis in range(ndim))
-    bending = bending + 2 * sum(along({a: 1, b: 1}) for a in range(ndim) for b in range(a))
-    membrane = sum(along({axis: 1}) for axis in range(ndim))
-    return (bending + _MEMBRANE_WEIGHT * membrane + 1e-6 * identity(bending.shape[0])).tocsr()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return half the energy's gradient at coefficients (d, *shape)."""
+        axes = range(len(self.first))
+        slopes = [_along(axis, self.first[axis], x) for axis in axes]
+        result = 1e-6 * x + _MEMBRANE_WEIGHT * reduce(torch.add, slopes)
+        for axis in axes:
+            result = result + _along(axis, self.second[axis], x)
+            if axis:
+                result = result + 2 * _along(axis, self.first[axis], reduce(torch.add, slopes[:axis]))
+        return self.stiffness * result
+
+    def preconditioner(self, data_weight: Tensor) -> Linear:
+        """Return the inverse of the system for evenly spread data, which cosines diagonalise."""
+        ndim = len(self.eigenvalues)
+        laplacian = reduce(
+            torch.add,
+            [e.reshape(*[-1 if i == axis else 1 for i in range(ndim)]) for axis, e in enumerate(self.eigenvalues)],
+        )
+        smoothness = self.stiffness * (laplacian**2 + _MEMBRANE_WEIGHT * laplacian)
+        inverse = 1 / (smoothness + _DATA_SHARE * data_weight + 1e-6)
+
+        def apply(residual: Tensor) -> Tensor:
+            for axis, matrix in enumerate(self.cosines):
+                residual = _along(axis, matrix, residual)
+            residual = residual * inverse
+            for axis, matrix in enumerate(self.cosines):
+                residual = _along(axis, matrix.T, residual)
+            return residual
+
+        return apply
 
 
-def _evaluate(coefficients: FloatArray, knots: tuple[int, ...], matrices: list[Any]) -> FloatArray:
-    """Return the spline (*grid.shape, d) at all voxels from coefficients (K, d)."""
-    field = coefficients.reshape(*knots[::-1], -1)
-    for axis, matrix in zip(reversed(range(len(knots))), matrices, strict=True):  # x is the last array axis
-        moved = np.moveaxis(field, axis, 0)
-        values = matrix @ moved.reshape(len(moved), -1)
-        field = np.moveaxis(values.reshape(len(values), *moved.shape[1:]), 0, axis)
-    return field
+def _along(axis: int, matrix: Tensor, x: Tensor) -> Tensor:
+    """Return the matrix (m, n) times an array (d, ..., n, ...) along an axis, those after the first counted."""
+    before, n = x.shape[: axis + 1], x.shape[axis + 1]
+    after = x.shape[axis + 2 :]
+    if not after:
+        return x @ matrix.T
+    return (matrix @ x.reshape(-1, n, int(np.prod(after)))).reshape(*before, len(matrix), *after)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """From coefficients to the field on its grid, falling to zero over the margin, and how near it is to folding.
+
+    Parameters
+    ----------
+    grid
+        Of the field.
+    matrices
+        For each axis (z,) y, x the matrix (voxels, knots) from coefficients to values.
+    windows
+        For each axis (voxels,), 1 inside and falling to 0 at the border, as :func:`samreg.spatial.tapered` does.
+    """
+
+    grid: Grid
+    matrices: tuple[Tensor, ...]
+    windows: tuple[Tensor, ...]
+
+    @classmethod
+    def on(cls, spline: _Spline, margin: float, device: torch.device) -> _Evaluation:
+        """Return that of a spline; the margin is in mm."""
+        axes = [*reversed(range(spline.grid.ndim))]
+        matrices = tuple(spline.axis_matrix(axis, device) for axis in axes)
+        windows = []
+        for axis in axes:
+            place = torch.arange(spline.grid.size[axis], dtype=torch.float64, device=device)
+            t = torch.minimum(place, place.flip(0)) * (float(spline.grid.spacing[axis]) / max(margin, 1e-6))
+            t = t.clamp(max=1)
+            windows.append((t * t * (3 - 2 * t)).float())
+        return cls(spline.grid, matrices, tuple(windows))
+
+    def displacement(self, coefficients: Tensor) -> Tensor:
+        """Return the displacement (d, *grid.shape), float32, mm."""
+        field = coefficients.float()
+        for axis, (matrix, window) in enumerate(zip(self.matrices, self.windows, strict=True)):
+            field = _along(axis, matrix * window[:, None], field)
+        return field
+
+    def smallest_jacobian(self, displacement: Tensor) -> float:
+        """Return the smallest determinant at a voxel, as :func:`samreg.spatial.jacobian_determinant` takes them."""
+        ndim = self.grid.ndim
+        inverse = np.linalg.inv(self.grid.index_matrix)
+        rows: list[list[Tensor]] = []
+        for component in range(ndim):
+            # array axis k is index axis ndim-1-k
+            by_index = torch.gradient(displacement[component])[::-1]
+            rows.append(
+                [
+                    reduce(torch.add, [float(inverse[i, j]) * by_index[i] for i in range(ndim) if inverse[i, j]])
+                    + float(component == j)
+                    for j in range(ndim)
+                ]
+            )
+        if ndim == 2:
+            (a, b), (c, d) = rows
+            return float((a * d - b * c).min())
+        (a, b, c), (d, e, f), (g, h, i) = rows
+        return float((a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)).min())

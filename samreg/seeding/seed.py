@@ -210,7 +210,9 @@ def refine_seed(
         )
         if transform == "deformable":
             try:
-                displacement = fit_displacement(pairs, fit.transform, grid, spacing=search.voxel_mm, scale=scale)
+                displacement = fit_displacement(
+                    pairs, fit.transform, grid, spacing=search.voxel_mm, scale=scale, device=fixed.device
+                )
             except ImagesAtFault as error:
                 return Seed(None, fit, pairs, error.reason)
             current = compose(displacement, fit.transform)
