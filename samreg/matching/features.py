@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.device import inference_dtype
 from samreg.errors import InputError, require_choice
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import FloatArray, Grid, as_points_array
 
 if TYPE_CHECKING:
     from samreg.embedding.embedding import Embedding
@@ -22,6 +22,42 @@ if TYPE_CHECKING:
 PARTS = ("local", "global")
 _CT_VOXEL_MM = 4.0
 _MEMORY_LIMIT_MB = 256  # for one block of distances
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The axes of a grid on a device, in double precision.
+
+    Parameters
+    ----------
+    matrix, inverse
+        (d, d), from steps of an index (x, y(, z)) to mm, and back.
+    origin
+        (d,) world position of the first voxel, LPS mm.
+    last
+        (d,) index of the last voxel.
+    """
+
+    matrix: torch.Tensor
+    inverse: torch.Tensor
+    origin: torch.Tensor
+    last: torch.Tensor
+
+    @classmethod
+    def of(cls, grid: Grid, device: torch.device) -> Frame:
+        """Return the axes of a grid, by one transfer."""
+        matrix = grid.index_matrix
+        packed = np.column_stack([matrix, np.linalg.inv(matrix), grid.origin, np.asarray(grid.size) - 1])
+        matrix_, inverse, origin, last = torch.from_numpy(packed).to(device).split([grid.ndim, grid.ndim, 1, 1], dim=1)
+        return cls(matrix_, inverse, origin[:, 0], last[:, 0])
+
+    def world(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the world points (N, d), LPS mm, of voxel indices (N, d)."""
+        return index.double() @ self.matrix.T + self.origin
+
+    def index(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the continuous voxel indices (N, d) of world points (N, d), LPS mm."""
+        return (points - self.origin) @ self.inverse.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +110,23 @@ class Features:
         """Where the vectors are."""
         return self.index.device
 
+    @cached_property
+    def frame(self) -> Frame:
+        """The axes of ``grid``, where the vectors are."""
+        return Frame.of(self.grid, self.device)
+
+    @cached_property
+    def _global_frame(self) -> Frame:
+        assert self.global_grid is not None
+        return Frame.of(self.global_grid, self.device)
+
     def positions(self, rows: torch.Tensor) -> FloatArray:
         """Return the world positions (N, d) of rows (N,), LPS mm."""
-        return self.grid.index_to_world(self.index[rows].cpu().numpy())
+        return self.places(rows).cpu().numpy()
+
+    def places(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the world positions (N, d) of rows (N,), LPS mm, where the vectors are."""
+        return self.frame.world(self.index[rows])
 
     def vectors(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the unit vectors (N, C) of rows (N,), in the type that multiplies fastest."""
@@ -84,7 +134,7 @@ class Features:
         if self.local is not None:
             parts.append(self.local[_flat(self.index[rows], self.grid)].to(inference_dtype(self.device)))
         if self.global_ is not None and self.global_grid is not None:
-            parts.append(self._global_at(self.positions(rows)).to(inference_dtype(self.device)))
+            parts.append(self._global_at(self.places(rows)).to(inference_dtype(self.device)))
         return torch.cat(parts, dim=1).mul_(len(parts) ** -0.5)
 
     @cached_property
@@ -101,7 +151,7 @@ class Features:
     @cached_property
     def sparse_positions(self) -> torch.Tensor:
         """(S, d) world positions of ``sparse_rows``, LPS mm."""
-        return torch.from_numpy(self.positions(self.sparse_rows)).to(self.device)
+        return self.places(self.sparse_rows)
 
     @cached_property
     def sparse_place(self) -> torch.Tensor:
@@ -110,17 +160,14 @@ class Features:
         place[self.sparse_rows] = torch.arange(len(self.sparse_rows), device=self.device)
         return place
 
-    def _global_at(self, points: FloatArray) -> torch.Tensor:
+    def _global_at(self, points: torch.Tensor) -> torch.Tensor:
         """Return the unit global vectors (N, C2), float32, at world points by linear interpolation."""
         assert self.global_ is not None
         assert self.global_grid is not None
-        grid = self.global_grid
-        index = np.clip(grid.world_to_index(points), 0, np.asarray(grid.size) - 1)
-        corners, weights = _corners(index)
-        corners = np.minimum(corners, np.asarray(grid.size) - 1)
-        flat = _flat(torch.as_tensor(corners, device=self.device), grid)
-        weight = torch.as_tensor(weights, dtype=torch.float32, device=self.device)
-        return F.normalize(F.embedding_bag(flat, self.global_, per_sample_weights=weight, mode="sum"), dim=1)
+        frame = self._global_frame
+        corners, weights = _corners(frame.index(points).clamp(min=0).minimum(frame.last))
+        flat = _flat(corners.minimum(frame.last.long()), self.global_grid)
+        return F.normalize(F.embedding_bag(flat, self.global_, per_sample_weights=weights, mode="sum"), dim=1)
 
 
 def features(
@@ -164,22 +211,22 @@ def features(
     if global_ is None and "local" not in parts:
         raise InputError(f"the embedding of {embedding.model} has no global part")
     body = embedding.body if inside is None else embedding.body & inside
-    voxels = torch.from_numpy(np.argwhere(body))
+    inside_body = torch.tensor(body, device=device)
+    voxels = inside_body.nonzero()
     if len(voxels) == 0:
         raise InputError("the mask leaves no voxel of the body to match; check that both lie in one frame")
-    row = torch.full(embedding.local_grid.shape, -1, dtype=torch.int32)
-    row[tuple(voxels.T)] = torch.arange(len(voxels), dtype=torch.int32)
+    rows = (inside_body.flatten().cumsum(0, dtype=torch.int32) - 1).reshape(inside_body.shape)
     return Features(
         embedding.local.flatten(1).T.to(device) if "local" in parts else None,
         None if global_ is None else global_.flatten(1).T.to(device).float().contiguous(),
         embedding.local_grid,
         None if global_ is None else embedding.global_grid,
-        voxels.flip(1).contiguous().to(device),
-        row.to(device),
+        voxels.flip(1).contiguous(),
+        torch.where(inside_body, rows, -1),
     )
 
 
-def interpolate(source: Features, points: ArrayLike) -> torch.Tensor:
+def interpolate(source: Features, points: ArrayLike | torch.Tensor) -> torch.Tensor:
     """Return unit vectors (N, C), float32, at world points (N, d), LPS mm, by linear interpolation.
 
     Of the local vectors only neighbours inside the body count; a point without any takes the nearest body voxel.
@@ -192,52 +239,71 @@ def interpolate(source: Features, points: ArrayLike) -> torch.Tensor:
     >>> len(interpolate(body, [[60.0, 60.0, 60.0], [64.0, 60.0, 60.0]]))
     2
     """
-    points = np.asarray(points, dtype=np.float64)
+    points = on_device(points, source)
     parts = []
     if source.local is not None:
-        index = source.grid.world_to_index(points)
+        index = source.frame.index(points)
         corners, weights = _corners(index)
-        rows = rows_at(source, torch.as_tensor(corners, device=source.device))
-        weight = torch.as_tensor(weights, dtype=torch.float32, device=source.device) * (rows >= 0)
-        outside = (weight.sum(dim=1) < 1e-6).nonzero()[:, 0]
+        rows = rows_at(source, corners)
+        weights = weights * (rows >= 0)
+        outside = (weights.sum(dim=1) < 1e-6).nonzero()[:, 0]
         if len(outside):
-            rows[outside, 0] = nearest_rows(source, index[outside.cpu().numpy()])
-            weight[outside, 0] = 1.0
+            rows[outside, 0] = nearest_rows(source, index[outside])
+            weights[outside, 0] = 1.0
         gathered = source.local[_flat(source.index[rows.clamp(min=0)], source.grid)].float()
-        parts.append(F.normalize((gathered * weight[..., None]).sum(dim=1), dim=1))
+        parts.append(F.normalize(torch.bmm(weights[:, None], gathered)[:, 0], dim=1))
     if source.global_ is not None:
         parts.append(source._global_at(points))
     return torch.cat(parts, dim=1).mul(len(parts) ** -0.5)
 
 
+def on_device(points: ArrayLike | torch.Tensor, source: Features) -> torch.Tensor:
+    """Return points (N, d) in double precision where the vectors of ``source`` are.
+
+    Raises
+    ------
+    InputError
+        When they are not (N, d).
+    """
+    if isinstance(points, torch.Tensor):
+        return points.to(source.device, torch.float64)
+    return torch.tensor(as_points_array(points, source.grid.ndim), device=source.device)
+
+
 def rows_at(source: Features, index: torch.Tensor) -> torch.Tensor:
     """Return the rows (...,) of voxel indices (..., d) in order (x, y, z); -1 outside the body or grid."""
-    size = torch.as_tensor(source.grid.size, device=index.device)
-    inside = ((index >= 0) & (index < size)).all(dim=-1)
-    safe = torch.minimum(index.clamp(min=0), size - 1)
+    last = source.frame.last.long()
+    inside = ((index >= 0) & (index <= last)).all(dim=-1)
+    safe = torch.minimum(index.clamp(min=0), last)
     rows = source.row[tuple(safe[..., axis] for axis in reversed(range(source.grid.ndim)))].long()
     return torch.where(inside, rows, -1)
 
 
-def nearest_rows(source: Features, index: FloatArray, *, memory_limit_mb: int = _MEMORY_LIMIT_MB) -> torch.Tensor:
+def nearest_rows(
+    source: Features, index: FloatArray | torch.Tensor, *, memory_limit_mb: int = _MEMORY_LIMIT_MB
+) -> torch.Tensor:
     """Return the row of the body voxel nearest to each continuous index (N, d), to one voxel.
 
     The distances are computed in blocks of at most ``memory_limit_mb``.
     """
-    wanted = torch.from_numpy(source.grid.index_to_world(index)).to(source.device)
+    wanted = source.frame.world(on_device(index, source))
     positions = source.sparse_positions
     block = max(1, memory_limit_mb * 2**20 // (positions.element_size() * len(positions)))
     nearest = [torch.cdist(points, positions).argmin(dim=1) for points in wanted.split(block)]
     return source.sparse_rows[torch.cat(nearest)]
 
 
-def _corners(index: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
-    """Return the voxels around continuous indices (N, d): indices (N, 2**d, d), weights (N, 2**d)."""
+def _corners(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the voxels around continuous indices (N, d): indices (N, 2**d, d), weights (N, 2**d), float32."""
     ndim = index.shape[1]
-    base = np.floor(index).astype(np.int64)
-    steps = np.stack(np.meshgrid(*[(0, 1)] * ndim, indexing="ij"), axis=-1).reshape(-1, ndim)
-    fraction = (index - base)[:, None]
-    return base[:, None] + steps, np.where(steps, fraction, 1 - fraction).prod(axis=-1)
+    base = index.floor()
+    steps = torch.cartesian_prod(*[torch.arange(2, device=index.device)] * ndim)
+    ahead = (index - base).float()
+    weights = torch.stack([1 - ahead, ahead])  # (2, N, d)
+    weight = weights[steps[:, 0], :, 0]
+    for axis in range(1, ndim):
+        weight = weight * weights[steps[:, axis], :, axis]
+    return base.long()[:, None] + steps, weight.T
 
 
 def _flat(index: torch.Tensor, grid: Grid) -> torch.Tensor:

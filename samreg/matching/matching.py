@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from samreg.errors import require_choice
 from samreg.matching.correspondences import Correspondences
-from samreg.matching.features import Features, interpolate
+from samreg.matching.features import Features, interpolate, on_device
 from samreg.matching.reliability import DEFAULT_CALIBRATION, Calibration
-from samreg.matching.search import Prediction, find
+from samreg.matching.search import Prediction, best_places, find
 from samreg.spatial.grid import FloatArray
 
 
@@ -60,23 +61,26 @@ def match_points(
     """
     require_choice("home", home, ("near", "anywhere"))
     points = np.asarray(points, dtype=np.float64)
-    forward = find(interpolate(fixed, points), moving, prediction=prediction, coarse=coarse)
+    wanted = on_device(points, fixed)
+    there, similarity = best_places(interpolate(fixed, wanted), moving, prediction=prediction, coarse=coarse)
     home_window = None if prediction is None or home == "anywhere" else replace(prediction, positions=points)
     # searching the whole body for the way back by every second voxel tells as much, eight times as fast
-    back = find(
-        interpolate(moving, forward.positions), fixed, prediction=home_window, coarse=coarse or home == "anywhere"
+    back, _ = best_places(
+        interpolate(moving, there), fixed, prediction=home_window, coarse=coarse or home == "anywhere"
     )
-    cycle_error = np.linalg.norm(back.positions - points, axis=1)
-    return Correspondences(
-        points, forward.positions, forward.similarity, calibration(forward.similarity, cycle_error), cycle_error
-    )
+    cycle_error = torch.linalg.vector_norm(back - wanted, dim=1)
+    result = torch.column_stack([there, similarity, cycle_error]).cpu().numpy()
+    matches = Correspondences(points, result[:, :-2], result[:, -2], result[:, -2], result[:, -1])
+    return replace(matches, reliability=calibration(matches.similarity, matches.cycle_error))
 
 
 def lattice(source: Features, spacing: float) -> FloatArray:
     """Return body voxels on a lattice of about ``spacing`` mm, (N, d) world points, LPS mm."""
-    step = np.maximum(1, np.round(spacing / source.grid.spacing)).astype(int)
-    index = source.index.cpu().numpy()
-    return source.grid.index_to_world(index[(index % step == step // 2).all(axis=1)])
+    steps = np.maximum(1, np.round(spacing / source.grid.spacing)).astype(int).tolist()
+    chosen = torch.ones(len(source), dtype=torch.bool, device=source.device)
+    for axis, step in enumerate(steps):
+        chosen &= source.index[:, axis] % step == step // 2
+    return source.grid.index_to_world(source.index[chosen].cpu().numpy())
 
 
 def stable_matches(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from samreg.matching.features import Features, nearest_rows, rows_at
 from samreg.spatial.grid import FloatArray
@@ -92,6 +93,23 @@ def find(
     >>> bool(abs(peaks.positions - 60).max() < 8)  # mm
     True
     """
+    positions, similarity = best_places(
+        query, target, prediction=prediction, coarse=coarse, memory_limit_mb=memory_limit_mb
+    )
+    result = torch.column_stack([positions, similarity]).cpu().numpy()
+    return Peaks(result[:, :-1], result[:, -1])
+
+
+def best_places(
+    query: torch.Tensor,
+    target: Features,
+    *,
+    prediction: Prediction | None = None,
+    coarse: bool = False,
+    memory_limit_mb: int = MEMORY_LIMIT_MB,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what :func:`find` does, where the vectors of ``target`` are: positions (N, d) and similarities (N,)."""
+    query = query.to(target.device)
     if prediction is None:
         best = _search_all(query, target, coarse, memory_limit_mb)
     else:
@@ -120,10 +138,8 @@ def _vectors(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor
     return target.sparse_vectors[target.sparse_place[rows]] if coarse else target.vectors(rows)
 
 
-def _positions(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor:
-    if coarse:
-        return target.sparse_positions[target.sparse_place[rows]]
-    return torch.from_numpy(target.positions(rows)).to(target.device)
+def _places(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor:
+    return target.sparse_positions[target.sparse_place[rows]] if coarse else target.places(rows)
 
 
 def _search_near(
@@ -134,34 +150,45 @@ def _search_near(
     Queries whose predictions lie in one cell share a box of candidates, so that the work is a few matrix
     products.
     """
-    grid, device = target.grid, target.device
-    best = torch.empty(len(query), dtype=torch.long, device=device)
+    if len(query) == 0:
+        return torch.zeros(0, dtype=torch.long, device=target.device)
     # thousands of coarse queries share large boxes; a few fine ones are cheapest each in a box of its own
     width = max(2 * prediction.radius, 96.0 * target.scale) if coarse else prediction.radius / 4
-    cell = np.floor(prediction.positions / width).astype(int)
-    _, member = np.unique(cell, axis=0, return_inverse=True)
-    order = np.argsort(member.ravel(), kind="stable")
-    for members in np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1]):
-        expected = prediction.positions[members]
-        rows = _rows_in_box(target, expected, prediction.radius, coarse)
+    order, first = _cells(prediction.positions, width)
+    index = target.grid.world_to_index(prediction.positions[order])
+    reach = prediction.radius / target.grid.spacing
+    boxes = zip(np.minimum.reduceat(index, first) - reach, np.maximum.reduceat(index, first) + reach, strict=True)
+    # in the order of the cells, by one transfer
+    packed = torch.from_numpy(np.column_stack([order, prediction.positions[order]])).to(target.device)
+    place, expected = packed[:, 0].long(), packed[:, 1:]
+    query = query[place]
+    best = torch.full((len(query),), -1, dtype=torch.long, device=target.device)
+    for (low, high), start, stop in zip(boxes, first, [*first[1:], len(order)], strict=True):
+        rows = _rows_in_box(target, low, high, coarse)
         if len(rows) == 0:
-            best[members] = nearest_rows(target, grid.world_to_index(expected))
             continue
-        center = expected.mean(axis=0)  # differences from it keep the squared distances exact in float32
-        positions = (_positions(target, rows, coarse) - torch.from_numpy(center).to(device)).float()
+        center = expected[start:stop].mean(dim=0)  # differences from it keep the squared distances exact in float32
+        positions = (_places(target, rows, coarse) - center).float()
         keys = _vectors(target, rows, coarse).T
         block = max(1, memory_limit_mb * 2**20 // (12 * len(rows)))
-        for start in range(0, len(members), block):
-            part = members[start : start + block]
-            predicted = torch.tensor(prediction.positions[part] - center, dtype=torch.float32, device=device)
-            distance = _squared_distance(predicted, positions).div_(prediction.radius**2)
+        for begin in range(start, stop, block):
+            part = slice(begin, min(begin + block, stop))
+            distance = _squared_distance((expected[part] - center).float(), positions).div_(prediction.radius**2)
             score = (query[part].to(keys.dtype) @ keys).float().sub_(distance, alpha=prediction.penalty)
             value, choice = score.masked_fill_(distance > 1, -torch.inf).max(dim=1)
-            best[part] = rows[choice]
-            empty = (value == -torch.inf).cpu().numpy()
-            if empty.any():
-                best[part[empty]] = nearest_rows(target, grid.world_to_index(prediction.positions[part[empty]]))
-    return best
+            best[part] = torch.where(value > -torch.inf, rows[choice], -1)
+    empty = (best < 0).nonzero()[:, 0]
+    if len(empty):
+        best[empty] = nearest_rows(target, target.frame.index(expected[empty]))
+    return torch.empty_like(best).index_copy_(0, place, best)
+
+
+def _cells(positions: FloatArray, width: float) -> tuple[NDArray[np.int64], list[int]]:
+    """Return the order (N,) in which points (N, d) in one cell of ``width`` mm follow each other; each cell's first."""
+    cell = np.floor(positions / width).astype(np.int64)
+    order = np.lexsort(cell.T)
+    is_new = (np.diff(cell[order], axis=0) != 0).any(axis=1)
+    return order, [0, *(np.flatnonzero(is_new) + 1).tolist()]
 
 
 def _squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -169,38 +196,34 @@ def _squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.square().sum(dim=1, keepdim=True) + b.square().sum(dim=1)).addmm_(a, b.T, alpha=-2)
 
 
-def _rows_in_box(target: Features, positions: FloatArray, radius: float, coarse: bool) -> torch.Tensor:
-    """Return the rows of the body voxels in the index box around world points (N, d) grown by ``radius`` mm."""
-    index = target.grid.world_to_index(positions)
-    reach = radius / target.grid.spacing
-    low = np.clip(np.floor(index.min(axis=0) - reach), 0, None).astype(int)
-    high = np.clip(np.ceil(index.max(axis=0) + reach) + 1, 0, target.grid.size).astype(int)
+def _rows_in_box(target: Features, low: FloatArray, high: FloatArray, coarse: bool) -> torch.Tensor:
+    """Return the rows of the body voxels in a box of continuous indices, from ``low`` (d,) to ``high`` (d,)."""
+    first = np.clip(np.floor(low), 0, None).astype(int)
+    last = np.clip(np.ceil(high) + 1, 0, target.grid.size).astype(int)
     step = 2 if coarse else 1
-    low += low % step
-    box = target.row[tuple(slice(a, b, step) for a, b in zip(low[::-1], high[::-1], strict=True))].flatten()
+    first += first % step
+    box = target.row[tuple(slice(a, b, step) for a, b in zip(first[::-1], last[::-1], strict=True))].flatten()
     return box[box >= 0].long()
 
 
-def _refine(query: torch.Tensor, target: Features, best: torch.Tensor, memory_limit_mb: int) -> Peaks:
+def _refine(
+    query: torch.Tensor, target: Features, best: torch.Tensor, memory_limit_mb: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Climb to the best voxel of the neighbourhood in full precision, then between voxels."""
-    device, ndim = target.device, target.grid.ndim
-    neighbourhood = torch.stack(
-        torch.meshgrid(*[torch.arange(-1, 2, device=device)] * ndim, indexing="ij"), dim=-1
-    ).reshape(-1, ndim)
-    steps = torch.cat([torch.zeros(1, ndim), torch.eye(ndim), -torch.eye(ndim)]).long().to(device)
-    index = np.empty((len(query), ndim))
-    similarity = np.empty(len(query))
+    ndim, device = target.grid.ndim, target.device
+    neighbourhood = torch.cartesian_prod(*[torch.arange(-1, 2, device=device)] * ndim)
+    identity = torch.eye(ndim, dtype=torch.long, device=device)
+    steps = torch.cat([torch.zeros_like(identity[:1]), identity, -identity])
     block = max(1, memory_limit_mb * 2**20 // (3**ndim * query.shape[1] * 12))
-    for start in range(0, len(query), block):
-        part = slice(start, start + block)
-        voxels = target.index[best[part]][:, None] + neighbourhood
-        choice = _similarities(query[part], target, rows_at(target, voxels)).argmax(dim=1)
-        peak = voxels[torch.arange(len(voxels), device=device), choice]
-        around = _similarities(query[part], target, rows_at(target, peak[:, None] + steps))
-        shift = _parabola(around[:, 1 : ndim + 1], around[:, :1], around[:, ndim + 1 :])
-        index[part] = (peak + shift).cpu().numpy()
-        similarity[part] = around[:, 0].cpu().numpy()
-    return Peaks(target.grid.index_to_world(index), similarity)
+    indices, similarities = [], []
+    for part, rows in zip(query.split(block), best.split(block), strict=True):
+        voxels = target.index[rows][:, None] + neighbourhood
+        choice = _similarities(part, target, rows_at(target, voxels)).argmax(dim=1)
+        peak = target.index[rows] + neighbourhood[choice]
+        around = _similarities(part, target, rows_at(target, peak[:, None] + steps))
+        indices.append(peak + _parabola(around[:, 1 : ndim + 1], around[:, :1], around[:, ndim + 1 :]))
+        similarities.append(around[:, 0])
+    return target.frame.world(torch.cat(indices)), torch.cat(similarities).double()
 
 
 def _parabola(after: torch.Tensor, peak: torch.Tensor, before: torch.Tensor) -> torch.Tensor:

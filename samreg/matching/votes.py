@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
-from samreg.matching.features import Features, interpolate, rows_at
-from samreg.matching.search import Prediction, find
+from samreg.matching.features import Features, interpolate, on_device, rows_at
+from samreg.matching.search import Prediction, best_places
 from samreg.spatial.grid import FloatArray
 
 _NEIGHBOURS = 12
@@ -117,25 +117,27 @@ def vote_of(around: Neighbourhoods, moving: Features, *, prediction: Prediction,
     n, count, ndim = around.offsets.shape
     moved = around.offsets @ np.swapaxes(np.broadcast_to(matrix, (n, ndim, ndim)), 1, 2)
     expected = (prediction.positions[:, None] + moved).reshape(-1, ndim)
-    peaks = find(
+    positions, likeness = best_places(
         around.vectors.flatten(0, 1),
         moving,
         prediction=Prediction(expected, prediction.radius, prediction.penalty),
         coarse=True,
     )
-    votes = peaks.positions.reshape(n, -1, ndim) - moved
-    similarity = peaks.similarity.reshape(n, count)
-    weight = np.maximum(similarity, _MIN_SIMILARITY) ** _SIMILARITY_POWER
-    weight *= around.in_body
-    weight[:, 0] = np.maximum(_SELF_WEIGHT * weight[:, 0], 1e-6)  # so that a point outside the body has a vote
-    median = geometric_median(votes, weight, soft=_MEDIAN_SOFTNESS_MM * around.scale)
-    spread = np.median(np.linalg.norm(votes - median[:, None], axis=2), axis=1)
-    return Votes(median, spread, similarity[:, 0])
+    packed = torch.from_numpy(np.concatenate([moved, around.in_body[..., None]], axis=2)).to(moving.device)
+    votes = positions.reshape(n, count, ndim) - packed[..., :-1]
+    similarity = likeness.reshape(n, count)
+    weight = similarity.clamp(min=_MIN_SIMILARITY) ** _SIMILARITY_POWER * packed[..., -1]
+    weight[:, 0] = (_SELF_WEIGHT * weight[:, 0]).clamp(min=1e-6)  # so that a point outside the body has a vote
+    median = _geometric_median(votes, weight, soft=_MEDIAN_SOFTNESS_MM * around.scale)
+    distance = (votes - median[:, None]).norm(dim=2).sort(dim=1).values
+    spread = (distance[:, (count - 1) // 2] + distance[:, count // 2]) / 2  # the median
+    result = torch.column_stack([median, spread, similarity[:, 0]]).cpu().numpy()
+    return Votes(result[:, :-2], result[:, -2], result[:, -1])
 
 
 def _in_body(source: Features, points: FloatArray) -> NDArray[np.bool_]:
-    index = np.round(source.grid.world_to_index(points)).astype(int)
-    return (rows_at(source, torch.as_tensor(index, device=source.device)) >= 0).cpu().numpy()
+    index = source.frame.index(on_device(points, source)).round().long()
+    return (rows_at(source, index) >= 0).cpu().numpy()
 
 
 def geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> FloatArray:
@@ -150,13 +152,16 @@ def geometric_median(votes: FloatArray, weight: FloatArray, *, soft: float) -> F
     >>> bool(abs(median).max() < 1)  # two of three agree
     True
     """
+    return _geometric_median(torch.tensor(votes), torch.tensor(weight), soft=soft).numpy()
 
-    def weighted_mean(weights: FloatArray) -> FloatArray:
-        return np.asarray(np.einsum("nk,nkd->nd", weights, votes) / weights.sum(axis=1, keepdims=True))
+
+def _geometric_median(votes: torch.Tensor, weight: torch.Tensor, *, soft: float) -> torch.Tensor:
+    def weighted_mean(weights: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(weights[:, None], votes)[:, 0] / weights.sum(dim=1, keepdim=True)
 
     median = weighted_mean(weight)
     for _ in range(_ITERATIONS):
-        median = weighted_mean(weight / (np.linalg.norm(votes - median[:, None], axis=2) + soft))
+        median = weighted_mean(weight / ((votes - median[:, None]).norm(dim=2) + soft))
     return median
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from samreg.errors import require_choice
@@ -60,6 +61,7 @@ def fit_affine(
     min_share: float = 0.08,
     scale: float = 1.0,
     seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> AffineFit:
     """Fit a transform that most of the reliability agrees with.
 
@@ -82,6 +84,8 @@ def fit_affine(
         Multiplies the tolerance; of the features that were matched.
     seed
         Of the random triples.
+    device
+        Where the transforms through them are compared, in double precision.
 
     Returns
     -------
@@ -110,7 +114,7 @@ def fit_affine(
         return AffineFit(None, none, 0.0, np.inf, f"too few matches: {n}, at least {min_inliers} are needed")
     fixed, moving = correspondences.fixed, correspondences.moving
     weight = np.maximum(correspondences.reliability, _MIN_RELIABILITY)
-    start = _ransac(fixed, moving, weight, 2 * tolerance, np.random.default_rng(seed))
+    start = _ransac(fixed, moving, weight, 2 * tolerance, np.random.default_rng(seed), device)
     if start is None:
         return AffineFit(None, none, 0.0, np.inf, "the matches lie on a line or in one place")
     transform = _refined(start, fixed, moving, weight, kind=kind, tolerance=tolerance)
@@ -175,7 +179,12 @@ def fit_least_squares(
 
 
 def _ransac(
-    fixed: FloatArray, moving: FloatArray, weight: FloatArray, tolerance: float, rng: np.random.Generator
+    fixed: FloatArray,
+    moving: FloatArray,
+    weight: FloatArray,
+    tolerance: float,
+    rng: np.random.Generator,
+    device: str | torch.device,
 ) -> AffineTransform | None:
     """Return the best of many similarity transforms through d random pairs, or None."""
     n, ndim = fixed.shape
@@ -199,11 +208,19 @@ def _ransac(
     translation = mc[:, 0] - np.einsum("hij,hj->hi", matrix, fc[:, 0])
     count = min(n, _MAX_SCORED_MATCHES)
     scored = rng.choice(n, size=count, replace=False, p=probability if n > count else None)
-    predicted = np.einsum("hij,nj->hni", matrix, fixed[scored]) + translation[:, None]
-    squared = ((predicted - moving[scored]) ** 2).sum(axis=-1)
-    score = np.maximum(0, 1 - squared / tolerance**2).sum(axis=1)
-    best = int(score.argmax())
+    hypotheses = np.concatenate([matrix, translation[..., None]], axis=2)
+    best = _best_hypothesis(hypotheses, np.stack([fixed[scored], moving[scored]]), tolerance, device)
     return AffineTransform(matrix[best], translation[best])
+
+
+def _best_hypothesis(hypotheses: FloatArray, pairs: FloatArray, tolerance: float, device: str | torch.device) -> int:
+    """Return which transform (H, d, d + 1) brings pairs (2, N, d) together best, by a truncated quadratic."""
+    transforms, points = (torch.from_numpy(array).to(device) for array in (hypotheses, pairs))
+    squared = points.new_zeros(len(hypotheses), pairs.shape[1])
+    for axis in range(pairs.shape[2]):
+        predicted = torch.addmm(transforms[:, axis, -1:], transforms[:, axis, :-1], points[0].T)
+        squared += (predicted - points[1, :, axis]).square_()
+    return int((1 - squared / tolerance**2).clamp_(min=0).sum(dim=1).argmax())
 
 
 def _distance(transform: AffineTransform, fixed: FloatArray, moving: FloatArray) -> FloatArray:

@@ -103,7 +103,8 @@ def match_lattice(
 
 def fit_globally(pairs: Correspondences, fixed: Features, kind: str, *, seed: int = 0) -> AffineFit:
     """Fit one robust transform to matches, with a tolerance that suits the features of the fixed image."""
-    return fit_affine(pairs, kind=kind, seed=seed, scale=max(fixed.scale, _MIN_TOLERANCE_SCALE))
+    scale = max(fixed.scale, _MIN_TOLERANCE_SCALE)
+    return fit_affine(pairs, kind=kind, seed=seed, scale=scale, device=fixed.device)
 
 
 def make_seed(
