@@ -57,6 +57,25 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return resolved
 
 
+def search_device(device: str | torch.device) -> torch.device:
+    """Return where to search for matches: the device, or the CPU in place of one without double precision (MPS).
+
+    Raises
+    ------
+    InputError
+        As :func:`resolve_device` does.
+
+    Examples
+    --------
+    >>> search_device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    resolved = resolve_device(device)
+    return torch.device("cpu") if resolved.type == "mps" else resolved
+
+
 def inference_dtype(device: torch.device) -> torch.dtype:
     """Return the fastest safe floating-point type: half precision where the hardware computes in it.
 

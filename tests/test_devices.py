@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torch.overrides import TorchFunctionMode
 
 import samreg
 from samreg.embedding import load_model
 from samreg.engines import Request, get_engine
 from samreg.landmarks.detector import LandmarkDetector
-from samreg.matching import features, lattice, match_points
-from samreg.seeding import make_seed
-from samreg.spatial import AffineTransform, Image
+from samreg.matching import Correspondences, Prediction, features, lattice, match_points, neighbourhoods, vote_of
+from samreg.seeding import fit_displacement, make_seed
+from samreg.spatial import AffineTransform, Grid, Image
 
 GPUS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 pytestmark = pytest.mark.parametrize("device", ["cpu", *(name for name, is_present in GPUS.items() if is_present)])
@@ -138,3 +139,95 @@ def test_a_detector_finds_the_same(device, images):
         detector(images[1], device=where).positions for detector, where in zip(detectors, ("cpu", device), strict=True)
     )
     assert np.linalg.norm(expected - result, axis=1).max() < MAX_APART_MM
+
+
+class Transfers(TorchFunctionMode):
+    """Counts within its block what goes between numpy and torch, hence between the processor and a GPU.
+
+    Attributes
+    ----------
+    to_device, to_host
+        Number of elements of each array that was transferred.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.to_device, self.to_host = [], []
+        self._from_numpy = torch.from_numpy
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name in ("numpy", "tolist", "__array__"):
+            self.to_host.append(args[0].numel())
+        elif name in ("tensor", "as_tensor") and isinstance(args[0], (np.ndarray, list, tuple)):
+            self.to_device.append(np.size(args[0]))
+        elif name in ("__getitem__", "__setitem__"):
+            parts = args[1] if isinstance(args[1], tuple) else args[1:2]
+            self.to_device += [part.size for part in parts if isinstance(part, np.ndarray)]
+        return function(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        torch.from_numpy = lambda array: self.to_device.append(array.size) or self._from_numpy(array)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.from_numpy = self._from_numpy
+        return super().__exit__(*error)
+
+
+@pytest.mark.parametrize("count", [50, 400])
+def test_matching_takes_the_points_and_gives_the_matches_and_transfers_nothing_else(device, embeddings, count):
+    fixed, moving = (features(e, device=device) for e in embeddings)
+    points = lattice(fixed, 8.0)[:count]
+    match_points(fixed, points, moving, coarse=True)  # what is kept for every search is made
+    with Transfers() as transfers:
+        match_points(fixed, points, moving, coarse=True)
+    assert transfers.to_device == [3 * count]
+    assert transfers.to_host == [5 * count]  # position, similarity, cycle error
+    with Transfers() as transfers:
+        match_points(fixed, points, moving, coarse=True, prediction=Prediction(points + SHIFT_MM, 20.0, 0.1))
+    assert transfers.to_device == [3 * count, 4 * count, 4 * count]  # where to look, there and back
+    assert transfers.to_host == [5 * count]
+
+
+def test_votes_are_counted_on_the_device(device, embeddings):
+    fixed, moving = (features(e, device=device) for e in embeddings)
+    points = lattice(fixed, 16.0)[:10]
+    around = neighbourhoods(fixed, points)
+    prediction = Prediction(points + SHIFT_MM, 20.0, 0.1)
+    vote_of(around, moving, prediction=prediction, matrix=np.eye(3))
+    with Transfers() as transfers:
+        votes = vote_of(around, moving, prediction=prediction, matrix=np.eye(3))
+    assert len(transfers.to_device) == 2  # where to look, and the neighbours' offsets
+    assert transfers.to_host == [5 * len(points)]
+    assert np.linalg.norm(votes.positions - points - SHIFT_MM, axis=1).max() < 4
+
+
+def test_vectors_stay_on_the_device_from_the_network_to_the_seed(device, images, embeddings):
+    model = load_model("ct-small")
+    model.embed_on_device(images[0], device=device)
+    with Transfers() as transfers:
+        on_device = [model.embed_on_device(image, device=device) for image in images]
+    assert not transfers.to_host
+    assert len(transfers.to_device) == 2  # the images
+    assert {e.local.device.type for e in on_device} == {device}
+    with Transfers() as transfers:
+        seed = make_seed(*on_device, device=device)
+    assert seed
+    vectors = embeddings[0].local.numel()
+    assert max(transfers.to_host) < max(vectors / 4, 3 * seed.transform.transforms[0].grid.world_points().size)
+    assert sum(transfers.to_device) < vectors / 4
+
+
+def test_the_field_is_fitted_by_one_transfer_in_and_one_out(device):
+    rng = np.random.default_rng(0)
+    grid = Grid.make((12, 12, 12), spacing=10.0)
+    points = rng.uniform(10, 100, (300, 3))
+    pairs = Correspondences.from_points(points, points + 4 * np.sin(points / 20))
+    affine = AffineTransform.identity(3)
+    expected = fit_displacement(pairs, affine, grid, device="cpu")
+    with Transfers() as transfers:
+        field = fit_displacement(pairs, affine, grid, device=device)
+    assert transfers.to_device == [300 * (1 + 3 + 3)]  # weight, displacement, place
+    assert transfers.to_host == [field.displacement.size]
+    assert abs(field.displacement - expected.displacement).max() < 0.05

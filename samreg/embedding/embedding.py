@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Embedding:
     Attributes
     ----------
     local
-        (C, z, y, x) fine appearance, unit length over C, half precision on the CPU. Channels vary fastest in memory:
+        (C, z, y, x) fine appearance, unit length over C, half precision. Channels vary fastest in memory:
         ``local.flatten(1).T`` is an (N, C) view.
     local_grid
         World position (LPS mm) of each local vector, the centre of its receptive field.
@@ -72,6 +72,15 @@ class Embedding:
             return
         if tuple(self.global_.shape[1:]) != self.global_grid.shape:
             raise InputError(f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ")
+
+    def to(self, device: str | torch.device) -> Embedding:
+        """Return the embedding with its vectors on a device of torch; itself where they are there."""
+        where = torch.device(device)
+        if self.local.device == where:
+            return self
+        return replace(
+            self, local=self.local.to(where), global_=None if self.global_ is None else self.global_.to(where)
+        )
 
     def sample_local(self, points: ArrayLike) -> Tensor:
         """Interpolate the local vectors.
@@ -166,7 +175,7 @@ class Embedding:
 
 def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:
     index = grid.world_to_index(points)
-    rows = vectors.flatten(1).T
+    rows = vectors.cpu().flatten(1).T
     size = np.asarray(grid.size)
     index = np.clip(index, 0, size - 1)
     base = np.minimum(index.astype(np.int64), np.maximum(size - 2, 0))
@@ -182,7 +191,7 @@ def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:
 
 def _write_vectors(file: Any, name: str, vectors: Tensor, grid: Grid) -> None:
     group = file.create_group(name)
-    write_array(group, "vectors", vectors.to(torch.float16).movedim(0, -1).contiguous().numpy())
+    write_array(group, "vectors", vectors.to("cpu", torch.float16).movedim(0, -1).contiguous().numpy())
     _write_grid(group, grid)
 
 

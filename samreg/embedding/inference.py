@@ -56,6 +56,7 @@ def embed_volume(
     pad_value: float,
     slab: int | None = None,
     store: torch.dtype = torch.float16,
+    where: torch.device | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embed one preprocessed image, 3D or 2D.
@@ -72,18 +73,21 @@ def embed_volume(
         Input slices computed at once; 32 of a volume, all rows of a 2D image unless given.
     store
         Type of the result.
+    where
+        Device of the result; the CPU unless given.
     progress
         Called with the fraction done, 0 to 1.
 
     Returns
     -------
     local_embedding, global_embedding : Tensor
-        (C, (z',) y', x') each on the CPU, unit length over C. Channels vary fastest in memory, so that
+        (C, (z',) y', x') each, unit length over C. Channels vary fastest in memory, so that
         ``.flatten(1).T`` is an (N, C) view.
     """
     geometry = network.geometry
     report = progress or (lambda fraction: None)
     parameter = next(network.parameters())
+    where = torch.device("cpu") if where is None else where
 
     x = torch.from_numpy(volume)[None, None]
     padding = [
@@ -106,14 +110,14 @@ def embed_volume(
     fused, deepest = network.trunk(features)
     del features
     report(0.8)
-    global_embedding = _empty(deepest, deepest.shape[2], store, torch.device("cpu"))
-    global_embedding.copy_(F.normalize(deepest.float(), dim=1))
+    global_embedding = _empty(deepest, deepest.shape[2], store, where)
+    global_embedding.copy_(F.normalize(deepest.float(), dim=1).to(store))  # half as much to transfer
 
     local_embedding: Tensor | None = None
     for part, start, stop in _in_slabs(network.head, fused, slab=slab // 2, halo=network.head_halo, stride=1):
         if local_embedding is None:
-            local_embedding = _empty(part, fused.shape[2], store, torch.device("cpu"))
-        local_embedding[:, :, start:stop] = F.normalize(part.float(), dim=1)
+            local_embedding = _empty(part, fused.shape[2], store, where)
+        local_embedding[:, :, start:stop] = F.normalize(part.float(), dim=1).to(store)
         report(0.8 + 0.2 * stop / fused.shape[2])
     assert local_embedding is not None
     return local_embedding[0], global_embedding[0]

@@ -58,8 +58,19 @@ class KeepingModel(EmbeddingModel):
         progress: Progress | None = None,
     ) -> Embedding:
         """See ``EmbeddingModel``."""
-        if not any(np.shares_memory(image.array, array, max_work=1) for array in self._arrays):
+        if not self._keeps(image):
             return self.model.embed(image, mask=mask, device=device, progress=progress)
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / f"{content_hash(image, mask)}-{self.fingerprint}.h5"
         return embed(image, model=self.model, mask=mask, device=str(device), cache=file, progress=progress)
+
+    def embed_on_device(
+        self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"
+    ) -> Embedding:
+        """See ``EmbeddingModel``; those that are kept come from their files."""
+        if self._keeps(image):
+            return self.embed(image, mask=mask, device=device)
+        return self.model.embed_on_device(image, mask=mask, device=device)
+
+    def _keeps(self, image: Image) -> bool:
+        return any(np.shares_memory(image.array, array, max_work=1) for array in self._arrays)

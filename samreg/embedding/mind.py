@@ -70,6 +70,18 @@ class MindModel(EmbeddingModel):
         progress: Progress | None = None,
     ) -> Embedding:
         """Embed one CT; see ``EmbeddingModel.embed``."""
+        return self._embedded(image, mask, device, progress).to("cpu")
+
+    @torch.inference_mode()
+    def embed_on_device(
+        self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"
+    ) -> Embedding:
+        """Embed one CT; see ``EmbeddingModel.embed_on_device``."""
+        return self._embedded(image, mask, device, None)
+
+    def _embedded(
+        self, image: Image, mask: Image | None, device: str | torch.device, progress: Progress | None
+    ) -> Embedding:
         report = progress or (lambda fraction: None)
         where = resolve_device(device)
         check_ct(image)
@@ -274,4 +286,4 @@ def _unpooled(channels: Tensor, size: torch.Size, factor: int) -> Tensor:
 
 
 def _stored(vectors: Tensor) -> Tensor:
-    return vectors.half().cpu().movedim(0, -1).contiguous().movedim(-1, 0)
+    return vectors.half().movedim(0, -1).contiguous().movedim(-1, 0)

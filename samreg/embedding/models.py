@@ -82,6 +82,15 @@ class EmbeddingModel(ABC):
             When the image cannot be what the model expects, holds no body, or the mask leaves nothing of it.
         """
 
+    def embed_on_device(
+        self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"
+    ) -> Embedding:
+        """Embed one image as :meth:`embed` does, but leave the vectors on the device where the model can.
+
+        They are matched and compared there next; to the CPU and back they would be transferred twice.
+        """
+        return self.embed(image, mask=mask, device=device)
+
 
 class NetworkModel(EmbeddingModel):
     """An embedding network with the preprocessing it was trained for.
@@ -134,7 +143,23 @@ class NetworkModel(EmbeddingModel):
         progress: Progress | None = None,
     ) -> Embedding:
         """Embed one image; see ``EmbeddingModel.embed``."""
+        return self._embedded(image, mask, resolve_device(device), torch.device("cpu"), progress)
+
+    def embed_on_device(
+        self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"
+    ) -> Embedding:
+        """Embed one image; see ``EmbeddingModel.embed_on_device``."""
         where = resolve_device(device)
+        return self._embedded(image, mask, where, where, None)
+
+    def _embedded(
+        self,
+        image: Image,
+        mask: Image | None,
+        where: torch.device,
+        kept_on: torch.device,
+        progress: Progress | None,
+    ) -> Embedding:
         geometry, settings = self.network.geometry, self.preprocessing
         settings.check(image)
         volume = standardised(image, settings.spacing, fill=settings.fill)
@@ -144,6 +169,7 @@ class NetworkModel(EmbeddingModel):
             self._on(where),
             settings.normalise(volume.array),
             pad_value=settings.padding,
+            where=kept_on,
             progress=progress,
         )
         local_grid = strided_grid(volume.grid, local.shape[1:], geometry.local_stride, geometry.local_offset)

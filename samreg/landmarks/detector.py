@@ -59,15 +59,15 @@ class LandmarkDetector:
         image
             As :func:`samreg.register` takes it.
         device
-            "auto", "cpu", "cuda" or "mps", for the embedding.
+            "auto", "cpu", "cuda" or "mps", where to embed and to search.
 
         Returns
         -------
         Points
             (N, d) LPS mm, at the peaks of the heat maps, scored by similarity, at most 1.
         """
-        embedding = self.model.embed(as_image(image, name="image"), device=device)
-        peaks = find(self.vectors, features(embedding))
+        embedding = self.model.embed_on_device(as_image(image, name="image"), device=device)
+        peaks = find(self.vectors, features(embedding, device=device))
         return Points(peaks.positions, self.names, peaks.similarity)
 
     @classmethod

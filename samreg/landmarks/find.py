@@ -112,7 +112,7 @@ def find_landmarks(
     model
         Name, path or model; must be the atlas's own. samreg's default unless given.
     device
-        "auto", "cpu", "cuda" or "mps", for the embedding.
+        "auto", "cpu", "cuda" or "mps", where to embed and to search.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def find_landmarks(
         )
     from samreg.matching import features
 
-    located = locate(known, features(embedding), embedding.image_grid)
+    located = locate(known, features(embedding, device=device), embedding.image_grid)
     similarity, misfit, spread, depth = located.evidence
     inside = depth >= 0
     reliability = np.where(inside, known.calibration(similarity, misfit, spread=spread, depth=depth), 0.0)

@@ -105,7 +105,7 @@ def match(
         vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). "global" takes
         the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
-        "auto", "cpu", "cuda" or "mps", for the embedding.
+        "auto", "cpu", "cuda" or "mps", where to embed and to match.
     seed
         Of the robust fit.
 
@@ -142,7 +142,7 @@ def match(
     require_one_model(fixed, moving)
     with remarks_kept() as remarks:
         wanted = points_in(points, fixed.image_grid, "the template")
-    fixed_features, moving_features = features(fixed), features(moving)
+    fixed_features, moving_features = (features(embedding, device=device) for embedding in (fixed, moving))
     calibration = Calibration.from_mapping(fixed.calibration)
     images = [source for source in (template, target) if isinstance(source, Image)]
     notes = (*(text for image in images for text in image.remarks), *remarks)
@@ -252,7 +252,7 @@ def embedded(source: Any, model: Any, device: str, name: str) -> Embedding:
     from samreg.embedding.registry import model_for
 
     image = _read(source, name)
-    return model_for(model, image).embed(image, device=device) if isinstance(image, Image) else image
+    return model_for(model, image).embed_on_device(image, device=device) if isinstance(image, Image) else image
 
 
 def _read(source: Any, name: str) -> Image | Embedding:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from samreg.device import inference_dtype
+from samreg.device import inference_dtype, search_device
 from samreg.errors import InputError, require_choice
 from samreg.spatial.grid import FloatArray, Grid, as_points_array
 
@@ -188,12 +188,13 @@ def features(
     inside
         Optional (*local_grid.shape) mask that narrows the body.
     device
-        Where to search.
+        Where to search, as :func:`samreg.register` takes it; on the CPU in place of "mps", which has no double
+        precision.
 
     Raises
     ------
     InputError
-        For an unknown part, when none of the parts is there, or no voxel is left.
+        For an unknown part or device, when none of the parts is there, or no voxel is left.
 
     Examples
     --------
@@ -211,14 +212,15 @@ def features(
     if global_ is None and "local" not in parts:
         raise InputError(f"the embedding of {embedding.model} has no global part")
     body = embedding.body if inside is None else embedding.body & inside
-    inside_body = torch.tensor(body, device=device)
+    where = search_device(device)
+    inside_body = torch.tensor(body, device=where)
     voxels = inside_body.nonzero()
     if len(voxels) == 0:
         raise InputError("the mask leaves no voxel of the body to match; check that both lie in one frame")
     rows = (inside_body.flatten().cumsum(0, dtype=torch.int32) - 1).reshape(inside_body.shape)
     return Features(
-        embedding.local.flatten(1).T.to(device) if "local" in parts else None,
-        None if global_ is None else global_.flatten(1).T.to(device).float().contiguous(),
+        embedding.local.flatten(1).T.to(where) if "local" in parts else None,
+        None if global_ is None else global_.flatten(1).T.to(where).float().contiguous(),
         embedding.local_grid,
         None if global_ is None else embedding.global_grid,
         voxels.flip(1).contiguous(),

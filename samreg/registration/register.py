@@ -101,7 +101,7 @@ def register(
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
         transform, its folder or a file, instead of the embeddings' seed or the images' centres of mass.
     device
-        "auto", "cpu", "cuda" or "mps", for the embeddings and the torch engine.
+        "auto", "cpu", "cuda" or "mps", for the embeddings, their matching and the torch engine.
     seed
         0 to 2**32 - 1. The same seed gives the same result on one machine with the same number of threads; None lets
         ANTs and elastix draw their samples anew.
@@ -251,7 +251,7 @@ class _Run:
             network = model_for(self.model, request.fixed)
 
         def embed(image: Image, mask: Image | None) -> Embedding:
-            return network.embed(image, mask=mask, device=request.device)
+            return network.embed_on_device(image, mask=mask, device=request.device)
 
         if self.model is None:
             self.notes += default_notes(request.fixed)

@@ -28,7 +28,6 @@ from samreg.seeding.seed import (
     match_lattice,
     refine_seed,
     require_one_model,
-    search_device,
 )
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -271,7 +270,7 @@ def seed_any_orientation(
     """
     require_one_model(fixed_embedding, moving_embedding)
     pair = _Pair(
-        fixed, moving, moving_mask, features(fixed_embedding, device=search_device(device)),
+        fixed, moving, moving_mask, features(fixed_embedding, device=device),
         Calibration.from_mapping(fixed_embedding.calibration), embed, global_kind(transform), seed,
     )  # fmt: skip
     best, lead = pair.best_pose(pair.pose(np.eye(fixed.ndim), moving_embedding))

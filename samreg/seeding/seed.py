@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from samreg.device import resolve_device
 from samreg.embedding.embedding import Embedding
 from samreg.errors import ImagesAtFault, InputError, require_choice
 from samreg.matching.correspondences import Correspondences
@@ -146,8 +145,7 @@ def make_seed(
     """
     require_choice("transform", transform, TRANSFORMS)
     require_one_model(fixed, moving)
-    where = search_device(device)
-    f, m = features(fixed, device=where), features(moving, device=where)
+    f, m = features(fixed, device=device), features(moving, device=device)
     calibration = Calibration.from_mapping(fixed.calibration)
     fit, pairs = global_affine(f, m, kind=global_kind(transform), calibration=calibration, seed=seed)
     return refine_seed(
@@ -223,12 +221,6 @@ def refine_seed(
                 return Seed(None, refit, pairs, refit.reason)
             fit, current = refit, refit.transform
     return Seed(current, fit, pairs)
-
-
-def search_device(device: str | torch.device) -> torch.device:
-    """Return where to search for matches: the device, or the CPU in place of one without double precision."""
-    resolved = resolve_device(device)
-    return torch.device("cpu") if resolved.type == "mps" else resolved
 
 
 def require_one_model(fixed: Embedding, moving: Embedding) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +104,14 @@ def track(
     notes = (*baseline.remarks, *followup.remarks, *remarks, *left_out)
     network = model_for(model, baseline)
     report("embedding")
-    embeddings = network.embed(baseline, device=device), network.embed(followup, device=device)
+    embeddings = tuple(network.embed_on_device(image, device=device) for image in (baseline, followup))
     report("aligning")
     try:
-        transform = _aligned(embeddings, seed)
+        transform = _aligned(embeddings, device, seed)
     except ImagesAtFault as fault:
         return LesionTracks((), baseline, followup, None, notes, fault.reason)
     report("matching lesions")
-    matches = _match(embeddings, transform, inside)
+    matches = _match(embeddings, device, transform, inside)
     report("measuring lesions")
     tracked = tuple(_measure(baseline, followup, inside, matches, i) for i in range(len(inside)))
     return LesionTracks(tracked, baseline, followup, transform, notes)
@@ -142,21 +142,21 @@ class _Matches:
     stretch: FloatArray
 
 
-def _aligned(embeddings: tuple[Embedding, Embedding], seed: int) -> Transform:
+def _aligned(embeddings: Sequence[Embedding], device: str, seed: int) -> Transform:
     """Return the field from baseline to follow-up; raise :class:`ImagesAtFault` where there is none."""
     from samreg.seeding import make_seed
 
-    fitted = make_seed(*embeddings, seed=seed)
+    fitted = make_seed(*embeddings, device=device, seed=seed)
     if fitted.transform is None:
         raise ImagesAtFault(fitted.reason)
     return fitted.transform
 
 
-def _match(embeddings: tuple[Embedding, Embedding], transform: Transform, lesions: Lesions) -> _Matches:
+def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, lesions: Lesions) -> _Matches:
     """Let each lesion and its neighbours vote where it is, near where the field puts it."""
     from samreg.matching import Calibration, Prediction, features, match_points, vote
 
-    baseline, followup = (features(embedding) for embedding in embeddings)
+    baseline, followup = (features(embedding, device=device) for embedding in embeddings)
     centers = lesions.points.positions
     radius = np.where(np.isnan(lesions.radii), _DEFAULT_RADIUS_MM, lesions.radii)
     expected, jacobian = transform.transform_points(centers), transform.jacobian(centers, step=_JACOBIAN_STEP_MM)

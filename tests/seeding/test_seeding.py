@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from samreg.device import search_device
 from samreg.errors import ImagesAtFault, InputError
 from samreg.matching import Correspondences
 from samreg.seeding import fit_affine, fit_displacement, predict_locally
-from samreg.seeding.seed import search_device
 from samreg.spatial import (
     AffineTransform,
     DisplacementField,
@@ -186,6 +186,6 @@ def test_matches_that_only_a_fold_fits_are_the_images_fault() -> None:
 
 
 def test_the_cpu_searches_where_the_device_has_no_double_precision(monkeypatch) -> None:
-    monkeypatch.setattr("samreg.seeding.seed.resolve_device", lambda device: torch.device(device))
+    monkeypatch.setattr("samreg.device.resolve_device", lambda device: torch.device(device))
     assert search_device("mps") == torch.device("cpu")
     assert search_device("cuda") == torch.device("cuda")

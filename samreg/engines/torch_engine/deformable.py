@@ -392,18 +392,15 @@ def _embedded(
 def _vectors(embedding: Embedding, points: FloatArray, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the vectors (N, C) of an embedding at world points, zero outside its body, and which are inside."""
     from samreg.matching import features, interpolate
-    from samreg.matching.features import rows_at
+    from samreg.matching.features import on_device, rows_at
 
-    source = features(embedding, device=device)
-    index = torch.as_tensor(np.round(source.grid.world_to_index(points)).astype(int), device=device)
-    inside = rows_at(source, index) >= 0
-    where = inside.nonzero()[:, 0].cpu().numpy()
-    if len(where) == 0:
-        return torch.zeros(len(points), 1, device=device), inside
-    parts = [interpolate(source, points[where[i : i + _POINTS_AT_ONCE]]) for i in range(0, len(where), _POINTS_AT_ONCE)]
-    vectors = torch.zeros(len(points), parts[0].shape[1], device=device)
+    source = features(embedding, device=device)  # not where there is no double precision
+    places = on_device(points, source)
+    inside = rows_at(source, source.frame.index(places).round().long()) >= 0
+    parts = [interpolate(source, part) for part in places[inside].split(_POINTS_AT_ONCE)]
+    vectors = parts[0].new_zeros(len(points), parts[0].shape[1])
     vectors[inside] = torch.cat(parts)
-    return vectors, inside
+    return vectors.to(device), inside.to(device)
 
 
 @dataclass(frozen=True)
