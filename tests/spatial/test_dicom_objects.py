@@ -26,7 +26,7 @@ from samreg.spatial import (
 )
 
 TURN = np.array([[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]])
-FIXED = Grid.make((8, 20, 22), origin=(-40, -30, 200), spacing=(2, 2.5, 4))
+FIXED = Grid.make((8, 21, 22), origin=(-40, -30, 200), spacing=(2, 2.5, 4))
 MOVING = Grid.make((9, 21, 23), origin=(300, -500, -90), spacing=(2, 2, 3), direction=TURN)
 SHIFT = np.array([345.0, -480.0, -300.0])  # from the middle of the fixed image to about that of the moving one
 RIGID = AffineTransform.about(FIXED.center, TURN @ TURN, SHIFT)
@@ -224,7 +224,7 @@ def test_labels_lie_on_the_slices_of_the_reference(pair, tmp_path):
 
 def test_segments_that_overlap_keep_names_and_codes(pair, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed (the extra dicom)")
-    masks = np.random.default_rng(3).random((2, *FIXED.shape)) < 0.5  # 440 pixels a slice
+    masks = np.random.default_rng(3).random((2, *FIXED.shape)) < 0.5  # 462 pixels a slice: frames share bytes
     item = pydicom.dcmread(next(iter(pair[0].iterdir())))
     item.SOPClassUID = item.file_meta.MediaStorageSOPClassUID = SegmentationStorage
     item.Modality, item.NumberOfFrames, item.BitsAllocated, item.BitsStored, item.HighBit = "SEG", 16, 1, 1, 0
