@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ def window_system():
     """A display of our own, so that napari opens a real window that nobody sees."""
     pytest.importorskip("napari", reason="napari is not installed (the extra view)")
     pytest.importorskip("PyQt6", reason="PyQt6 is not installed (the extra view)")
-    if shutil.which("Xvfb") is None:
-        pytest.skip("no Xvfb on the PATH to open napari's window on")
+    if shutil.which("Xvfb") is None or ctypes.util.find_library("xcb-cursor") is None:
+        pytest.skip("no Xvfb on the PATH to open napari's window on, or no libxcb-cursor")
     reading, writing = os.pipe()
     call = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1500x1000x24", "-nolisten", "tcp"]
     server = subprocess.Popen(call, pass_fds=[writing], stderr=subprocess.DEVNULL)
