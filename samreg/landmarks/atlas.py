@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samreg.errors import InputError
 from samreg.landmarks.constellation import Constellation
 from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration
 from samreg.matching.votes import Neighbourhoods
@@ -22,9 +23,7 @@ from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.hdf5 import create_hdf5, open_hdf5, read_array, write_array
 
-if TYPE_CHECKING:
-    pass
-
+ATLASES = Path(__file__).parent / "atlases"
 _FORMAT = "samreg-landmark-atlas"
 _VERSION = 1
 _METRIC_RIDGE = 0.1  # of the mean variance, added to the covariance of the vectors
@@ -161,3 +160,30 @@ class LandmarkAtlas:
                 Calibration(**json.loads(file.attrs["calibration"])),
                 read_array(file["errors"]).astype(float) if "errors" in file else None,
             )
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path) -> LandmarkAtlas:
+    return LandmarkAtlas.load(path)
+
+
+def shipped_atlas(model: str) -> LandmarkAtlas | None:
+    """Return the atlas that samreg ships for a model, ``name@fingerprint``; None where it has none of these weights."""
+    path = ATLASES / f"{model.split('@')[0]}.h5"
+    if not path.is_file():
+        return None
+    atlas = _read(path)
+    return atlas if atlas.model == model else None
+
+
+def atlas_for(model: str) -> LandmarkAtlas:
+    """Return the atlas shipped for a model, ``name@fingerprint``, by its name."""
+    name = model.split("@")[0]
+    path = ATLASES / f"{name}.h5"
+    if not path.is_file():
+        shipped = sorted(file.stem for file in ATLASES.glob("*.h5"))
+        raise InputError(
+            f"samreg has no landmark atlas for the model {name}, but for {', '.join(shipped) or 'none'}; give atlas=, "
+            "built by `samreg landmarks build`"
+        )
+    return _read(path)

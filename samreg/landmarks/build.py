@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas
-from samreg.landmarks.find import Located, locate
+from samreg.landmarks.locate import Located, locate
 from samreg.landmarks.templates import Template, read_templates
 from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration, fit_calibration
 from samreg.matching.votes import Neighbourhoods, neighbourhoods

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
-from samreg.landmarks.atlas import LandmarkAtlas
-from samreg.landmarks.match import embedded
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
+from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
+from samreg.landmarks.locate import locate
+from samreg.landmarks.match import embedded, read
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
 from samreg.spatial.points import Points
 
-if TYPE_CHECKING:
-    from samreg.matching import Features
-
-ATLASES = Path(__file__).parent / "atlases"
 MIN_RELIABILITY = 0.5  # below which a landmark is called unsure
-
-_CANDIDATES = 24  # places considered for each landmark
-_SEARCHED = 3000  # most likely voxels among which they are
-# at a scale of 1 (:attr:`samreg.matching.Features.scale`):
-_APART_MM = 8.0  # between two candidates
-_OUTSIDE_MM = 40.0  # outside the image a landmark is not looked for
-_WINDOW_MM, _WINDOW_PENALTY = 16.0, 0.2  # of the search around the place chosen
-_MEDIAN_SOFTNESS_MM = 2.0
-_SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
-_BLOCK_MB = 256
 _VERTEBRA = "vertebra_"
 _MIN_MEAN_RELIABILITY = 0.4  # of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down
 _LEVEL_MM = 12.0  # an error beyond which a vertebra lies on another level: about half the distance between two
@@ -135,8 +121,9 @@ def find_landmarks(
     >>> bool(abs(found.points - points.positions).max() < 8)  # mm
     True
     """
+    image = read(image, "image")
     embedding = embedded(image, model, device, "image")
-    known = _atlas_for(embedding.model) if atlas is None else atlas
+    known = atlas_for(embedding.model) if atlas is None else atlas
     if not isinstance(known, LandmarkAtlas):
         known = LandmarkAtlas.load(known)
     if known.model != embedding.model:
@@ -153,7 +140,12 @@ def find_landmarks(
     for pair in known.constellation.clashing(located.positions):  # one of them was found where the other is
         reliability[pair[reliability[pair].argmin()]] = 0.0
     found = FoundLandmarks(located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside)
-    return replace(found, notes=_notes(found, known))
+    notes = _notes(found, known)
+    if isinstance(image, Image) and image.ndim == 3:
+        mirrored = embedded(mirror_image(image), model, device, "image")
+        t = laterality(embedding, mirrored, atlas=known)
+        notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
+    return replace(found, notes=notes)
 
 
 def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
@@ -179,131 +171,3 @@ def _level_warning(atlas: LandmarkAtlas, is_vertebra: NDArray[np.bool_]) -> str:
         return "; count the levels before use"
     wrong = np.mean(errors > _LEVEL_MM)
     return f"; {wrong:.0%} of the vertebrae of the atlas's people were put on another level: count before use"
-
-
-@lru_cache(maxsize=4)
-def _read(path: Path) -> LandmarkAtlas:
-    return LandmarkAtlas.load(path)
-
-
-def _atlas_for(model: str) -> LandmarkAtlas:
-    """Return the atlas shipped for a model, ``name@fingerprint``."""
-    name = model.split("@")[0]
-    path = ATLASES / f"{name}.h5"
-    if not path.is_file():
-        shipped = sorted(file.stem for file in ATLASES.glob("*.h5"))
-        raise InputError(
-            f"samreg has no landmark atlas for the model {name}, but for {', '.join(shipped) or 'none'}; give atlas=, "
-            "built by `samreg landmarks build`"
-        )
-    return _read(path)
-
-
-@dataclass(frozen=True, eq=False)
-class Located:
-    """Places of L landmarks and what speaks for them.
-
-    Parameters
-    ----------
-    positions
-        (L, d) LPS mm.
-    evidence
-        Four (L,): similarity of the vectors, distance from where the neighbours put the landmark (mm), spread of what
-        the people say (mm), how deep in the image the landmark is expected (mm, negative outside).
-    """
-
-    positions: FloatArray
-    evidence: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
-
-
-def locate(atlas: LandmarkAtlas, target: Features, grid: Grid) -> Located:
-    """Find an atlas's landmarks in features of the same model.
-
-    Parameters
-    ----------
-    atlas
-        With at least two landmarks on one person.
-    target
-        Of the image.
-    grid
-        Of the image: what it shows.
-
-    Raises
-    ------
-    InputError
-        When how the landmarks lie to each other cannot be learnt from the atlas.
-    """
-    constellation, scale = atlas.constellation, target.scale
-    candidates, scores = _candidates(atlas, target)
-    size, shift = constellation.align(np.array([places[0] for places in candidates]))
-    expected = size * constellation.mean + shift
-    looked_for = grid.depth(expected) > -_OUTSIDE_MM * scale
-    nothing = np.zeros((0, expected.shape[1]))
-    chosen = constellation.choose(
-        [(c - shift) / size if wanted else nothing for c, wanted in zip(candidates, looked_for, strict=True)],
-        [s if wanted else s[:0] for s, wanted in zip(scores, looked_for, strict=True)],
-    )
-    positions = np.array([c[i] if i >= 0 else place for c, i, place in zip(candidates, chosen, expected, strict=True)])
-    similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
-    voted = np.flatnonzero(looked_for)
-    positions[voted], similarity[voted], spread[voted] = _voted(atlas, target, positions, voted)
-    seen = np.where(looked_for[:, None], (positions - shift) / size, np.nan)
-    neighbours_say = size * constellation.expected(seen) + shift
-    neighbours_say = np.where(np.isnan(neighbours_say), expected, neighbours_say)
-    misfit = np.linalg.norm(positions - neighbours_say, axis=1)
-    return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)))
-
-
-def _candidates(atlas: LandmarkAtlas, target: Features) -> tuple[list[FloatArray], list[FloatArray]]:
-    """Return for each landmark the most likely places (K, d), best first, and their log likelihoods less the best's."""
-    whitening, means = atlas.metric
-    device = target.device
-    whitening, means = whitening.to(device), means.to(device)
-    best = torch.full((len(means), 0), 0.0, device=device)
-    rows = torch.zeros((len(means), 0), dtype=torch.long, device=device)
-    block = max(1, _BLOCK_MB * 2**20 // (4 * (len(means) + 2 * whitening.shape[0])))
-    for part in torch.arange(len(target), device=device).split(block):
-        vectors = target.vectors(part).float() @ whitening.T
-        score = means @ vectors.T - 0.5 * vectors.square().sum(dim=1)
-        score, order = torch.cat([best, score], dim=1).topk(min(_SEARCHED, best.shape[1] + len(part)), dim=1)
-        rows = torch.cat([rows, part.expand(len(means), -1)], dim=1).gather(1, order)
-        best = score
-    apart = _APART_MM * target.scale
-    places, scores = [], []
-    for score, row in zip(best.cpu().numpy(), rows, strict=True):
-        position = target.positions(row)
-        kept: list[int] = []
-        free = np.ones(len(position), dtype=bool)
-        while free.any() and len(kept) < _CANDIDATES:
-            kept.append(int(free.argmax()))
-            free &= ((position - position[kept[-1]]) ** 2).sum(axis=1) > apart**2
-        places.append(position[kept])
-        scores.append(2 * _SCORE_WEIGHT * (score[kept] - score[kept[0]]))
-    return places, scores
-
-
-def _voted(
-    atlas: LandmarkAtlas, target: Features, positions: FloatArray, wanted: NDArray[np.int64]
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Match every person's landmarks around the positions (L, d); return place, similarity, spread of those wanted."""
-    from samreg.matching import Prediction, geometric_median, vote_of
-
-    scale = target.scale
-    landmark = atlas.rows[:, 1]
-    used = np.isin(landmark, wanted)
-    landmark = landmark[used]
-    around = replace(
-        atlas.around, vectors=atlas.around.vectors[torch.from_numpy(used)].to(target.device),
-        offsets=atlas.around.offsets[used], in_body=atlas.around.in_body[used],
-    )  # fmt: skip
-    window = Prediction(positions[landmark], _WINDOW_MM * scale, _WINDOW_PENALTY)
-    votes = vote_of(around, target, prediction=window, matrix=np.eye(positions.shape[1]))
-    places, similarity, spread = [], [], []
-    for i in wanted:
-        own = landmark == i
-        weight = 1 / (votes.spread[own] + 4.0 * scale)
-        place = geometric_median(votes.positions[own][None], weight[None], soft=_MEDIAN_SOFTNESS_MM * scale)[0]
-        places.append(place)
-        similarity.append(float(np.median(votes.similarity[own])))
-        spread.append(float(np.median(np.linalg.norm(votes.positions[own] - place, axis=1))))
-    return np.array(places), np.array(similarity), np.array(spread)

@@ -137,7 +137,7 @@ def match(
     require_choice("search", search, SEARCHES)
     seed = require_seed(seed)
     resolve_device(device)
-    template, target = _read(template, "template"), _read(target, "target")
+    template, target = read(template, "template"), read(target, "target")
     fixed, moving = embedded(template, model, device, "template"), embedded(target, model, device, "target")
     require_one_model(fixed, moving)
     with remarks_kept() as remarks:
@@ -251,11 +251,12 @@ def embedded(source: Any, model: Any, device: str, name: str) -> Embedding:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
     from samreg.embedding.registry import model_for
 
-    image = _read(source, name)
+    image = read(source, name)
     return model_for(model, image).embed_on_device(image, device=device) if isinstance(image, Image) else image
 
 
-def _read(source: Any, name: str) -> Image | Embedding:
+def read(source: Any, name: str) -> Image | Embedding:
+    """Return the image, or the embedding where one is given, in memory or as an .h5 file."""
     from samreg.embedding import Embedding
 
     if isinstance(source, Embedding):

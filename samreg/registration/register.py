@@ -272,6 +272,8 @@ class _Run:
         embed: Callable[[Image, Image | None], Embedding],
     ) -> Request:
         """Return the request with the start that the embeddings make, and the embeddings that fit it."""
+        from samreg.landmarks.atlas import shipped_atlas
+        from samreg.landmarks.laterality import laterality
         from samreg.seeding import seed_any_orientation
 
         kind = request.transform if self.engine is None else self.engine.seed_transform(request)
@@ -282,7 +284,9 @@ class _Run:
                 fixed,
                 moving,
                 embed=embed,
+                fixed_mask=request.fixed_mask,
                 moving_mask=request.moving_mask,
+                laterality=None if shipped_atlas(fixed.model) is None else laterality,
                 transform=kind,
                 device=request.device,
                 seed=0 if request.seed is None else request.seed,

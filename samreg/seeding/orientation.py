@@ -3,7 +3,8 @@
 Embeddings know how a body lies. They find a counterpart that is tilted by up to 30 degrees, and little beyond 60. Where
 the matches are poor, coarse correlation proposes rotations and the embeddings of the image so turned decide. Left and
 right are another matter: a body and its mirror image are so alike that one is matched to the other almost as well as to
-itself. So the mirror image is always embedded too, and the side is told by which of the two matches more closely.
+itself. So the mirror image is always embedded too, and the side is told by which of the two matches more closely, and
+by what each image shows of its own laterality. Where all that is within the noise, left and right cannot be told apart.
 """
 
 from __future__ import annotations
@@ -53,7 +54,15 @@ _REMEDIES = {2: "turn or flip the picture", 3: "correct its direction matrix, or
 _AXES = ("the left-right axis", "the front-back axis", "the head-foot axis")
 _MAX_AXIS_TILT_DEG = 20.0  # of a rotation's axis, to be named after one of the body's
 
+# Log odds that the evidence gives: of the pair's matches for each unit of effect, and at most of anything; Student's t
+# is taken as log odds, which allows for landmarks and matches that are not independent of their neighbours.
+_LOG_ODDS_OF_EFFECT, _MAX_LOG_ODDS = 30.0, 6.0
+_MAX_DOUBT = 0.05  # probability of a mirrored image with which nothing is said; and less 1, with which it is refused
+_NAMED_SHARE = 0.8  # of that probability, which must be one image's for it to be named
+
 Embed = Callable[[Image, Image | None], Embedding]
+#: Says by how much an embedding fits anatomy better than that of the mirror image, as Student's t.
+Laterality = Callable[[Embedding, Embedding], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +145,9 @@ class _Pair:
 
     fixed: Image
     moving: Image
+    fixed_mask: Image | None
     moving_mask: Image | None
+    fixed_embedding: Embedding
     fixed_features: Features
     calibration: Calibration
     embed: Embed
@@ -149,16 +160,26 @@ class _Pair:
 
     def embedded(self, turn: FloatArray) -> Embedding:
         """Embed the moving image after a turn, and bring the embedding back to the world of the image as given."""
-        center = self.moving.grid.center
-        mask = None if self.moving_mask is None else reoriented(self.moving_mask, turn, center)[0]
-        embedding = self.embed(reoriented(self.moving, turn, center)[0], mask)
-        global_grid = embedding.global_grid
-        return replace(
-            embedding,
-            local_grid=turned_grid(embedding.local_grid, turn.T, center),
-            global_grid=None if global_grid is None else turned_grid(global_grid, turn.T, center),
-            image_grid=self.moving.grid,
+        embedding = self._embedded_after(turn, self.moving, self.moving_mask)
+        return replace(_turned(embedding, turn.T, self.moving.grid.center), image_grid=self.moving.grid)
+
+    def _embedded_after(self, turn: FloatArray, image: Image, mask: Image | None) -> Embedding:
+        """Embed an image after a turn about its centre, in the world that it is turned to."""
+        center = image.grid.center
+        return self.embed(
+            reoriented(image, turn, center)[0], None if mask is None else reoriented(mask, turn, center)[0]
         )
+
+    def sides(self, match: _Match, laterality: Laterality | None) -> Sides:
+        """Return what the matches, and each image by itself, say of left and right as the images were given."""
+        sign = -1 if match.pose.is_mirrored else 1
+        if laterality is None:
+            return Sides.of(sign * match.lead.log_odds)
+        mirror, center = _mirror(self.fixed.ndim), self.moving.grid.center
+        fixed = laterality(self.fixed_embedding, self._embedded_after(mirror, self.fixed, self.fixed_mask))
+        turn = match.pose.turn
+        moving = laterality(_turned(match.pose.embedding, turn, center), _turned(match.mirror, mirror @ turn, center))
+        return Sides.of(sign * match.lead.log_odds, fixed, sign * moving)
 
     def pose(self, turn: FloatArray, embedding: Embedding | None = None) -> _Pose:
         """Embed the moving image after a turn, unless it is embedded already, and match it."""
@@ -170,8 +191,8 @@ class _Pair:
         fit = fit_globally(as_embedded, self.fixed_features, self.kind, seed=self.seed)
         return _Pose(turn, embedding, pairs, fit)
 
-    def best_pose(self, upright: _Pose) -> tuple[_Pose, _Lead]:
-        """Return the pose whose matches are closest, and by how much they are closer than those of its mirror image."""
+    def best_match(self, upright: _Pose) -> _Match:
+        """Return the pose whose matches are closest, with its mirror image."""
         best = upright
         for turn in self._turns(upright):
             pose = self.pose(turn)
@@ -183,16 +204,23 @@ class _Pair:
         while True:
             mirror = _mirror(self.fixed.ndim) @ best.turn
             embedding = self.embedded(mirror)
-            lead = _Lead.of(best.similarity, self._similarity(embedding, best.correspondences.fixed))
+            lead = Lead.of(best.similarity, self._similarity(embedding, best.correspondences.fixed))
             if lead.of_the_first or not (lead.of_the_second or best.is_mirrored):
-                return best, lead
+                return _Match(best, embedding, lead)
             reflection = self.pose(mirror, embedding)
             if not (reflection.is_credible and lead.of_the_second):  # neither is better beyond doubt
-                return (reflection if best.is_mirrored else best), lead
+                if best.is_mirrored:
+                    return _Match(reflection, best.embedding, lead.reversed())
+                return _Match(best, embedding, lead)
             straight = self._straightened(reflection)
             if straight is reflection:
-                return reflection, _Lead.of(reflection.similarity, best.similarity)
+                return _Match(reflection, best.embedding, Lead.of(reflection.similarity, best.similarity))
             best = straight  # its own mirror image lies another way than what was tried so far
+
+    def mirrored(self, match: _Match) -> _Match:
+        """Return the match of the mirror image instead."""
+        pose = self.pose(_mirror(self.fixed.ndim) @ match.pose.turn, match.mirror)
+        return _Match(pose, match.pose.embedding, match.lead.reversed())
 
     def _turns(self, upright: _Pose) -> Iterator[FloatArray]:
         """Yield turns to try, the most promising first; none for bodies that match well and lie alike."""
@@ -234,7 +262,9 @@ def seed_any_orientation(
     moving_embedding: Embedding,
     *,
     embed: Embed,
+    fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
+    laterality: Laterality | None = None,
     transform: str,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -248,9 +278,11 @@ def seed_any_orientation(
     fixed_embedding, moving_embedding
         Their embeddings.
     embed
-        Embeds the turned or mirrored moving image, within its mask where there is one.
-    moving_mask
-        Where to look in the moving image.
+        Embeds a turned or mirrored image, within its mask where there is one.
+    fixed_mask, moving_mask
+        Where to look in each image.
+    laterality
+        What each image shows by itself of being mirrored; without, the matches alone tell.
     transform
         "rigid", "affine" or "deformable".
     device
@@ -270,16 +302,18 @@ def seed_any_orientation(
     """
     require_one_model(fixed_embedding, moving_embedding)
     pair = _Pair(
-        fixed, moving, moving_mask, features(fixed_embedding, device=device),
+        fixed, moving, fixed_mask, moving_mask, fixed_embedding, features(fixed_embedding, device=device),
         Calibration.from_mapping(fixed_embedding.calibration), embed, global_kind(transform), seed,
     )  # fmt: skip
-    best, lead = pair.best_pose(pair.pose(np.eye(fixed.ndim), moving_embedding))
+    match = pair.best_match(pair.pose(np.eye(fixed.ndim), moving_embedding))
+    sides = pair.sides(match, laterality)
+    if match.pose.is_mirrored and sides.is_sure:  # each image shows by itself which side is which
+        match = pair.mirrored(match)
+    best = match.pose
     fit = pair.as_given(best)
-    if best.is_mirrored:
-        reason = (
-            f"{moving.label} looks mirrored ({describe_reflection(best.turn)}): its mirror image matches {fixed.label} "
-            f"better than itself; {_REMEDIES[fixed.ndim]}"
-        )
+    if best.is_mirrored or sides.opposed > 1 - _MAX_DOUBT:
+        exchanged = describe_reflection(best.turn if best.is_mirrored else _mirror(fixed.ndim) @ best.turn)
+        reason = _refusal(sides, fixed, moving, exchanged)
         return OrientedSeed(Seed(None, fit, best.correspondences, reason), best.embedding)
     seed_ = refine_seed(
         pair.fixed_features,
@@ -292,11 +326,11 @@ def seed_any_orientation(
         calibration=pair.calibration,
         seed=seed,
     )
-    return OrientedSeed(seed_, best.embedding, _notes(seed_, fixed, moving, lead) if seed_ else ())
+    return OrientedSeed(seed_, best.embedding, _notes(seed_, fixed, moving, sides) if seed_ else ())
 
 
 @dataclass(frozen=True)
-class _Lead:
+class Lead:
     """By how much one set of N similarities exceeds another of the same points.
 
     Parameters
@@ -311,12 +345,16 @@ class _Lead:
     t: float
 
     @classmethod
-    def of(cls, first: FloatArray, second: FloatArray) -> _Lead:
+    def of(cls, first: FloatArray, second: FloatArray) -> Lead:
         """Compare two sets of similarities, (N,) each."""
         difference = first - second
         spread = float(difference.std())
         effect = float(difference.mean()) / spread if spread > 0 else 0.0
         return cls(effect, effect * len(difference) ** 0.5)
+
+    def reversed(self) -> Lead:
+        """Return the lead of the second set."""
+        return Lead(-self.effect, -self.t)
 
     @property
     def of_the_first(self) -> bool:
@@ -326,16 +364,100 @@ class _Lead:
     @property
     def of_the_second(self) -> bool:
         """Whether the second is larger beyond doubt."""
-        return self.effect < -_MIN_EFFECT and self.t < -_MIN_T
+        return self.reversed().of_the_first
+
+    @property
+    def log_odds(self) -> float:
+        """What it is worth as evidence for the first."""
+        return float(np.sign(self.effect)) * min(_LOG_ODDS_OF_EFFECT * abs(self.effect), abs(self.t), _MAX_LOG_ODDS)
+
+
+@dataclass(frozen=True, eq=False)
+class _Match:
+    """The moving image in the pose that matches best.
+
+    Parameters
+    ----------
+    pose
+        The pose.
+    mirror
+        Embedding of the mirror image of it, left and right exchanged, in the world of the image as given.
+    lead
+        Of the pose's matches over those of the mirror image.
+    """
+
+    pose: _Pose
+    mirror: Embedding
+    lead: Lead
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is known of left and right in two images, either of which may be mirrored.
+
+    Parameters
+    ----------
+    both_right
+        Probability that neither is mirrored.
+    fixed_mirrored, moving_mirrored
+        That the fixed, or the moving image alone is.
+    both_mirrored
+        That both are.
+
+    Examples
+    --------
+    >>> sides = Sides.of(5.0, 4.0, 3.0)
+    >>> sides.is_sure, round(sides.opposed, 3)
+    (True, 0.001)
+    """
+
+    both_right: float
+    fixed_mirrored: float
+    moving_mirrored: float
+    both_mirrored: float
+
+    @classmethod
+    def of(cls, pair: float, fixed: float = 0.0, moving: float = 0.0) -> Sides:
+        """Combine log odds: that the two have one laterality, and that each image has the anatomical one."""
+        f, m = (float(np.clip(value, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)) for value in (fixed, moving))
+        scores = np.array([f + m + pair, -f + m - pair, f - m - pair, -f - m + pair]) / 2
+        weights = np.exp(scores - scores.max())
+        return cls(*map(float, weights / weights.sum()))
+
+    @property
+    def opposed(self) -> float:
+        """Probability that one is mirrored against the other."""
+        return self.fixed_mirrored + self.moving_mirrored
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the two certainly have one laterality."""
+        return self.opposed < _MAX_DOUBT
+
+
+def _refusal(sides: Sides, fixed: Image, moving: Image, exchanged: str) -> str:
+    """Return why images of which one is mirrored are not registered, naming the one if it can be told."""
+    remedy = _REMEDIES[fixed.ndim]
+    if sides.fixed_mirrored > _NAMED_SHARE * sides.opposed:
+        fixed, moving = moving, fixed
+    elif sides.moving_mirrored < _NAMED_SHARE * sides.opposed:
+        return (
+            f"{moving.label} or {fixed.label} looks mirrored ({exchanged}): the mirror image of the one matches the "
+            f"other better than itself; find out which, and {remedy}"
+        )
+    return (
+        f"{moving.label} looks mirrored ({exchanged}): its mirror image matches {fixed.label} better than itself; "
+        f"{remedy}"
+    )
 
 
 def _is_clearly_better(pose: _Pose, other: _Pose) -> bool:
     """Tell whether the matches of a pose agree and are clearly closer than those of another."""
     is_closer = pose.distance < _MAX_DISTANCE_RATIO * other.distance
-    return pose.is_credible and is_closer and _Lead.of(pose.similarity, other.similarity).of_the_first
+    return pose.is_credible and is_closer and Lead.of(pose.similarity, other.similarity).of_the_first
 
 
-def _notes(seed: Seed, fixed: Image, moving: Image, lead: _Lead) -> tuple[str, ...]:
+def _notes(seed: Seed, fixed: Image, moving: Image, sides: Sides) -> tuple[str, ...]:
     """Return what the user should know of the orientation."""
     assert seed.affine.transform is not None
     notes = []
@@ -345,12 +467,25 @@ def _notes(seed: Seed, fixed: Image, moving: Image, lead: _Lead) -> tuple[str, .
             f"{moving.label} lies turned against {fixed.label} ({describe_turn(turn)}); it was registered so. "
             f"If that is not how the patient lay, {_REMEDIES[fixed.ndim]}"
         )
-    if not lead.of_the_first:
+    if sides.both_mirrored > 1 - _MAX_DOUBT:
+        notes.append(f"{fixed.label} and {moving.label} both look mirrored; {_REMEDIES[fixed.ndim]} of each")
+    if not sides.is_sure:
         notes.append(
             f"left and right cannot be told apart: {moving.label} matches {fixed.label} about as well as its mirror "
             "image does; check that neither of them is mirrored"
         )
     return tuple(notes)
+
+
+def _turned(embedding: Embedding, turn: FloatArray, center: FloatArray) -> Embedding:
+    """Return an embedding whose places are turned or mirrored about a point of the world."""
+    global_grid = embedding.global_grid
+    return replace(
+        embedding,
+        local_grid=turned_grid(embedding.local_grid, turn, center),
+        global_grid=None if global_grid is None else turned_grid(global_grid, turn, center),
+        image_grid=turned_grid(embedding.image_grid, turn, center),
+    )
 
 
 def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Image, AffineTransform]:

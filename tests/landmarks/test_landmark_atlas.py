@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 import samreg
 from samreg.cli import app
 from samreg.errors import InputError
-from samreg.landmarks.atlas import LandmarkAtlas
+from samreg.landmarks.atlas import ATLASES, LandmarkAtlas
 from samreg.landmarks.build import build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
-from samreg.landmarks.find import ATLASES, _notes, find_landmarks
+from samreg.landmarks.find import _notes, find_landmarks
+from samreg.landmarks.laterality import laterality, mirror_image
 from samreg.landmarks.templates import Template
 from samreg.phantoms.phantom import make_phantom
 from samreg.spatial import Grid
@@ -222,3 +223,15 @@ def test_commands(tmp_path, templates) -> None:
     refused = run(app, ["landmarks", str(scan), "-o", str(tmp_path / "out.txt.gz")])
     assert refused.exit_code == 2
     assert "out.txt.gz" in refused.output
+
+
+def test_a_mirrored_scan_is_said_to_be_and_the_right_way_round_nothing() -> None:
+    """Landmarks were named in a mirrored scan as if nothing were wrong, left for right."""
+    image = make_phantom(2, spacing=8.0).image
+    assert not any("mirrored" in note for note in find_landmarks(image).notes)
+    assert find_landmarks(mirror_image(image)).notes[-1].startswith("the image looks mirrored")
+
+
+def test_laterality_asks_nothing_of_a_model_without_an_atlas() -> None:
+    embedding = samreg.embed(make_phantom(2, spacing=8.0).image, model="mind")
+    assert laterality(embedding, embedding) == 0.0

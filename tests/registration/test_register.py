@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -292,11 +293,15 @@ def test_a_turned_image_is_registered_and_said(pair, axes) -> None:
     assert np.linalg.norm(found - pair.moving_landmarks.positions, axis=1).mean() < 25
 
 
-def test_a_mirrored_image_is_refused_with_a_reason(pair) -> None:
-    mirrored, _ = reoriented(pair.moving.image, np.diag([-1.0, 1.0, 1.0]), pair.moving.image.grid.center)
-    result = samreg.register(pair.fixed.image, mirrored, method="embedding", transform="affine", model=MODEL)
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_a_mirrored_image_is_refused_and_named(pair, side) -> None:
+    """The fixed image was never looked at, nor was it said which of the two is at fault."""
+    images = {"fixed": pair.fixed.image, "moving": pair.moving.image}
+    mirrored, _ = reoriented(images[side], np.diag([-1.0, 1.0, 1.0]), images[side].grid.center)
+    images[side] = replace(mirrored, name="culprit.nii.gz")
+    result = samreg.register(**images, method="embedding", transform="affine", model="ct-small")
     assert not result
-    assert "mirrored" in result.reason
+    assert result.reason.startswith("culprit.nii.gz looks mirrored (right and left are exchanged)")
     assert result.summary()["ok"] is False
     with pytest.raises(SamregError, match="mirrored"):
         _ = result.warped

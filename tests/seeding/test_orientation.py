@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from samreg.matching import Correspondences
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
 from samreg.seeding.coarse import angle_between, masked_correlation, propose_turns, rotations
-from samreg.seeding.orientation import describe_reflection, describe_turn, nearest_rotation, reoriented
+from samreg.seeding.orientation import Sides, describe_reflection, describe_turn, nearest_rotation, reoriented
 from samreg.spatial import AffineTransform, Grid, Image
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])
@@ -136,10 +137,13 @@ def test_a_mirrored_scan_is_refused_with_its_matches_where_they_lie(seeded, turn
     assert np.linalg.det(result.seed.affine.transform.matrix) < 0
 
 
+def symmetric_phantom() -> Image:
+    image = phantom_pair(1, 1, spacing=8.0).fixed.image
+    return image.with_array(np.maximum(image.array, image.array[..., ::-1]))
+
+
 def test_where_both_sides_look_alike_the_user_is_told() -> None:
-    pair = phantom_pair(1, 1, spacing=8.0)
-    array = pair.fixed.image.array
-    symmetric = pair.fixed.image.with_array(np.maximum(array, array[..., ::-1]))
+    symmetric = symmetric_phantom()
     embedding = MODEL.embed(symmetric)
     result = seed_any_orientation(
         symmetric, symmetric, embedding, embedding, embed=lambda image, _: MODEL.embed(image), transform="affine"
@@ -147,6 +151,52 @@ def test_where_both_sides_look_alike_the_user_is_told() -> None:
     assert result.seed
     (note,) = result.notes
     assert "left and right cannot be told apart" in note
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "words"),
+    [
+        (6.0, -5.0, "moving looks mirrored (right and left are exchanged)"),
+        (-6.0, 5.0, "fixed looks mirrored (right and left are exchanged)"),
+        (6.0, 5.0, ""),
+        (0.0, 3.0, "left and right cannot be told apart"),
+        (-6.0, -5.0, "fixed and moving both look mirrored"),
+    ],
+)
+def test_where_the_matches_cannot_tell_each_image_does_by_itself(fixed, moving, words) -> None:
+    """Mirrored scans of other people passed: the matches of a body and of its mirror image are about as good."""
+    images = [replace(symmetric_phantom(), name=name) for name in ("fixed", "moving")]
+    embedding = MODEL.embed(images[0])
+    answers = iter([fixed, moving])
+    result = seed_any_orientation(
+        *images, embedding, embedding, embed=lambda image, _: MODEL.embed(image), transform="affine",
+        laterality=lambda scan, mirrored: next(answers),
+    )  # fmt: skip
+    said = " ".join([result.seed.reason, *result.notes])
+    assert words in said
+    assert bool(said) == bool(words)
+    assert bool(result.seed) != ("looks mirrored (" in words)
+
+
+def test_each_image_is_shown_upright_beside_its_mirror_image(seeded) -> None:
+    """Laterality is the patient's: a scan that lies turned must be shown as it was embedded, not as it was given."""
+    shown = []
+
+    def laterality(scan, mirrored) -> float:
+        shown.append((scan, mirrored))
+        return 6.0
+
+    seeded(about((0, 0, 1), 90), laterality=laterality)
+    assert len(shown) == 2
+    for embedding in itertools.chain(*shown):
+        across, deep, _ = np.ptp(embedding.local_grid.world_points()[embedding.body], axis=0)
+        assert across > deep
+
+
+def test_sides_that_both_images_show_outweigh_doubtful_matches() -> None:
+    assert Sides.of(-3.0).opposed > 0.9
+    assert Sides.of(-3.0, 6.0, 6.0).opposed < 0.1
+    assert Sides.of(3.0, 5.0, -5.0).opposed > 0.5
 
 
 def test_the_mask_turns_with_its_image(seeded, upright) -> None:

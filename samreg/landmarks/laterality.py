@@ -1,0 +1,81 @@
+"""Whether a scan is mirrored, told by itself: an atlas's landmarks fit the scan better, or its mirror image.
+
+Heart, arch, liver and spleen make the two sides of the trunk differ, and an embedding shows it around them. So the
+atlas's landmarks are placed in the scan and in its mirror image, and the likelihoods are compared landmark by landmark.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from samreg.landmarks.atlas import shipped_atlas
+from samreg.landmarks.locate import place
+from samreg.seeding.orientation import reoriented
+
+if TYPE_CHECKING:
+    from samreg.embedding import Embedding
+    from samreg.landmarks.atlas import LandmarkAtlas
+    from samreg.spatial.image import Image
+
+_MIN_LANDMARKS = 10  # in both, for a comparison
+_MIN_T = 2.0  # of the differences, for a decision
+
+
+def laterality(scan: Embedding, mirrored: Embedding, *, atlas: LandmarkAtlas | None = None) -> float:
+    """Return how much better the landmarks of an atlas fit a scan than its mirror image.
+
+    Parameters
+    ----------
+    scan, mirrored
+        Embeddings of the scan and of its mirror image, left and right exchanged, each in its own world, in which the
+        patient lies upright.
+    atlas
+        Of their model; the one that samreg ships unless given.
+
+    Returns
+    -------
+    float
+        Student's t of the differences in log likelihood. In 35 people that are not mirrored -0.5 to 7.5, median 3.6;
+        0 where there is no atlas or too few of its landmarks are in view.
+    """
+    from samreg.matching import features
+
+    known = shipped_atlas(scan.model) if atlas is None else atlas
+    if known is None or known.positions.shape[2] != scan.image_grid.ndim:
+        return 0.0
+    placed = [place(known, features(part), part.image_grid, sparse=True) for part in (scan, mirrored)]
+    grids = scan.image_grid, mirrored.image_grid
+    shown = [
+        (grid.depth(one.by_neighbours(known, one.positions)) >= 0) & one.looked_for
+        for one, grid in zip(placed, grids, strict=True)
+    ]
+    difference = (placed[0].log_likelihood - placed[1].log_likelihood)[shown[0] & shown[1]]
+    spread = float(difference.std()) if len(difference) >= _MIN_LANDMARKS else 0.0
+    return float(difference.mean()) / spread * len(difference) ** 0.5 if spread > 0 else 0.0
+
+
+def laterality_notes(t: float) -> tuple[str, ...]:
+    """Return what the user should know of a scan with this :func:`laterality`; nothing where it is the right way round.
+
+    Examples
+    --------
+    >>> laterality_notes(4.0)
+    ()
+    >>> laterality_notes(0.3)
+    ('left and right cannot be told apart in the image: check that it is not mirrored',)
+    """
+    if t > _MIN_T:
+        return ()
+    if t < -_MIN_T:
+        return (
+            "the image looks mirrored, left and right exchanged: the landmarks fit its mirror image better; correct "
+            "its direction matrix, or flip its array",
+        )
+    return ("left and right cannot be told apart in the image: check that it is not mirrored",)
+
+
+def mirror_image(image: Image) -> Image:
+    """Return a volume with left and right exchanged."""
+    return reoriented(image, np.diag([-1.0, 1.0, 1.0]), image.grid.center)[0]

@@ -1,0 +1,189 @@
+"""Where an atlas's landmarks lie in an image: candidates, the most plausible constellation, and the people's votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samreg.landmarks.atlas import LandmarkAtlas
+from samreg.spatial.grid import FloatArray, Grid
+
+if TYPE_CHECKING:
+    from samreg.matching import Features
+
+_CANDIDATES = 24  # places considered for each landmark
+_SEARCHED = 3000  # most likely voxels among which they are
+# at a scale of 1 (:attr:`samreg.matching.Features.scale`):
+_APART_MM = 8.0  # between two candidates
+_OUTSIDE_MM = 40.0  # outside the image a landmark is not looked for
+_WINDOW_MM, _WINDOW_PENALTY = 16.0, 0.2  # of the search around the place chosen
+_MEDIAN_SOFTNESS_MM = 2.0
+_SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
+_BLOCK_MB = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Places of L landmarks and what speaks for them.
+
+    Parameters
+    ----------
+    positions
+        (L, d) LPS mm.
+    evidence
+        Four (L,): similarity of the vectors, distance from where the neighbours put the landmark (mm), spread of what
+        the people say (mm), how deep in the image the landmark is expected (mm, negative outside).
+    """
+
+    positions: FloatArray
+    evidence: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+
+
+def locate(atlas: LandmarkAtlas, target: Features, grid: Grid) -> Located:
+    """Find an atlas's landmarks in features of the same model.
+
+    Parameters
+    ----------
+    atlas
+        With at least two landmarks on one person.
+    target
+        Of the image.
+    grid
+        Of the image: what it shows.
+
+    Raises
+    ------
+    InputError
+        When how the landmarks lie to each other cannot be learnt from the atlas.
+    """
+    placed = place(atlas, target, grid)
+    positions = placed.positions.copy()
+    similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
+    voted = np.flatnonzero(placed.looked_for)
+    positions[voted], similarity[voted], spread[voted] = _voted(atlas, target, positions, voted)
+    neighbours_say = placed.by_neighbours(atlas, positions)
+    misfit = np.linalg.norm(positions - neighbours_say, axis=1)
+    return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The most plausible constellation of candidates for L landmarks.
+
+    Parameters
+    ----------
+    positions
+        (L, d) LPS mm; for a landmark that was not looked for, where it is expected.
+    log_likelihood
+        (L,) of the candidates by their vectors alone, up to a constant of the landmark; NaN where not looked for.
+    looked_for
+        (L,) those expected in or near the image.
+    expected
+        (L, d) the atlas's mean places, brought to the image, LPS mm.
+    size, shift
+        What brought them: size * mean + shift.
+    """
+
+    positions: FloatArray
+    log_likelihood: FloatArray
+    looked_for: NDArray[np.bool_]
+    expected: FloatArray
+    size: float
+    shift: FloatArray
+
+    def by_neighbours(self, atlas: LandmarkAtlas, positions: FloatArray) -> FloatArray:
+        """Return where its neighbours at ``positions`` (L, d) put each landmark, (L, d) LPS mm."""
+        seen = np.where(self.looked_for[:, None], (positions - self.shift) / self.size, np.nan)
+        places = self.size * atlas.constellation.expected(seen) + self.shift
+        return np.where(np.isnan(places), self.expected, places)
+
+
+def place(atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool = False) -> Placed:
+    """Choose the most plausible constellation of candidates; the first step of :func:`locate`.
+
+    Parameters
+    ----------
+    atlas, target, grid
+        As for :func:`locate`.
+    sparse
+        Look at every second voxel along each axis only: several times as fast, and to a voxel as good.
+    """
+    constellation = atlas.constellation
+    rows = target.sparse_rows if sparse else torch.arange(len(target), device=target.device)
+    candidates, scores, best = _candidates(atlas, target, rows, _SEARCHED // (2**grid.ndim if sparse else 1))
+    size, shift = constellation.align(np.array([places[0] for places in candidates]))
+    expected = size * constellation.mean + shift
+    looked_for = grid.depth(expected) > -_OUTSIDE_MM * target.scale
+    nothing = np.zeros((0, expected.shape[1]))
+    chosen = constellation.choose(
+        [(c - shift) / size if wanted else nothing for c, wanted in zip(candidates, looked_for, strict=True)],
+        [s if wanted else s[:0] for s, wanted in zip(scores, looked_for, strict=True)],
+    )
+    positions = np.array([c[i] if i >= 0 else e for c, i, e in zip(candidates, chosen, expected, strict=True)])
+    own = np.array([s[i] if i >= 0 else np.nan for s, i in zip(scores, chosen, strict=True)])
+    return Placed(positions, best + own / (2 * _SCORE_WEIGHT), looked_for, expected, size, shift)
+
+
+def _candidates(
+    atlas: LandmarkAtlas, target: Features, searched: torch.Tensor, most: int
+) -> tuple[list[FloatArray], list[FloatArray], FloatArray]:
+    """Return for each landmark the most likely places (K, d), best first, and how likely they are.
+
+    ``searched`` are the rows to look at, ``most`` the number of the likeliest among which the places are. The second
+    part holds log likelihoods (K,) less the best's, weighted; the third the best's own (L,).
+    """
+    whitening, means = atlas.metric
+    device = target.device
+    whitening, means = whitening.to(device), means.to(device)
+    best = torch.full((len(means), 0), 0.0, device=device)
+    rows = torch.zeros((len(means), 0), dtype=torch.long, device=device)
+    block = max(1, _BLOCK_MB * 2**20 // (4 * (len(means) + 2 * whitening.shape[0])))
+    for part in searched.split(block):
+        vectors = target.vectors(part).float() @ whitening.T
+        score = means @ vectors.T - 0.5 * vectors.square().sum(dim=1)
+        score, order = torch.cat([best, score], dim=1).topk(min(most, best.shape[1] + len(part)), dim=1)
+        rows = torch.cat([rows, part.expand(len(means), -1)], dim=1).gather(1, order)
+        best = score
+    apart = _APART_MM * target.scale
+    places, scores = [], []
+    for score, row in zip(best.cpu().numpy(), rows, strict=True):
+        position = target.positions(row)
+        kept: list[int] = []
+        free = np.ones(len(position), dtype=bool)
+        while free.any() and len(kept) < _CANDIDATES:
+            kept.append(int(free.argmax()))
+            free &= ((position - position[kept[-1]]) ** 2).sum(axis=1) > apart**2
+        places.append(position[kept])
+        scores.append(2 * _SCORE_WEIGHT * (score[kept] - score[kept[0]]))
+    return places, scores, best[:, 0].cpu().numpy().astype(float)
+
+
+def _voted(
+    atlas: LandmarkAtlas, target: Features, positions: FloatArray, wanted: NDArray[np.int64]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Match every person's landmarks around the positions (L, d); return place, similarity, spread of those wanted."""
+    from samreg.matching import Prediction, geometric_median, vote_of
+
+    scale = target.scale
+    landmark = atlas.rows[:, 1]
+    used = np.isin(landmark, wanted)
+    landmark = landmark[used]
+    around = replace(
+        atlas.around, vectors=atlas.around.vectors[torch.from_numpy(used)].to(target.device),
+        offsets=atlas.around.offsets[used], in_body=atlas.around.in_body[used],
+    )  # fmt: skip
+    window = Prediction(positions[landmark], _WINDOW_MM * scale, _WINDOW_PENALTY)
+    votes = vote_of(around, target, prediction=window, matrix=np.eye(positions.shape[1]))
+    places, similarity, spread = [], [], []
+    for i in wanted:
+        own = landmark == i
+        weight = 1 / (votes.spread[own] + 4.0 * scale)
+        place = geometric_median(votes.positions[own][None], weight[None], soft=_MEDIAN_SOFTNESS_MM * scale)[0]
+        places.append(place)
+        similarity.append(float(np.median(votes.similarity[own])))
+        spread.append(float(np.median(np.linalg.norm(votes.positions[own] - place, axis=1))))
+    return np.array(places), np.array(similarity), np.array(spread)
