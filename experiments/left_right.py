@@ -1,9 +1,10 @@
-"""Mirrored scans of other people: refused, told that left and right are unsure, or passed unsaid.
+"""Mirrored scans of other people: how often they are refused, told to be unsure, or passed unsaid; and true pairs.
 
-    python experiments/left_right.py FOLDER --pairs 60      (FOLDER: images/*.nii.gz)
+    python experiments/left_right.py FOLDER --pairs 150      (FOLDER: images/*.nii.gz)
 
-Ordered pairs of people, drawn at random, are seeded as they are, with the moving image mirrored, and with the fixed one
-mirrored. The headers are mirrored, not the voxels. People whom the landmark atlas holds are taken out of it.
+Each image and its mirror image are embedded, and the evidence of :mod:`samreg.seeding.orientation` is gathered for
+ordered pairs of people drawn at random. Mirroring an image exchanges the two embeddings, and so turns its evidence
+round. People whom the landmark atlas holds are taken out of it when they are looked at.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import Counter
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,10 @@ import numpy as np
 import samreg
 from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
 from samreg.landmarks.laterality import laterality, mirror_image
-from samreg.seeding import seed_any_orientation
+from samreg.matching import features
+from samreg.matching.reliability import Calibration
+from samreg.seeding.orientation import Lead, Sides
+from samreg.seeding.seed import match_lattice
 
 
 def main() -> None:
@@ -28,53 +30,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="ct-small")
-    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--pairs", type=int, default=150)
     arguments = parser.parse_args()
     model = samreg.load_model(arguments.model)
-    images = {
-        path.name.split(".")[0]: samreg.read_image(path) for path in sorted(arguments.folder.glob("images/*.nii.gz"))
-    }
-    pairs = list(itertools.permutations(images, 2))
-    chosen = np.random.default_rng(0).permutation(len(pairs))[: arguments.pairs]
+    embeddings, own = {}, {}
+    for path in sorted(arguments.folder.glob("images/*.nii.gz")):
+        name, image = path.name.split(".")[0], samreg.read_image(path)
+        embeddings[name] = model.embed(image), model.embed(mirror_image(image))
+        own[name] = laterality(*embeddings[name], atlas=_without(shipped_atlas(embeddings[name][0].model), name))
+        print(f"{name}: {own[name]:.1f}", flush=True)
+    pairs = list(itertools.permutations(embeddings, 2))
+    chosen = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[: arguments.pairs]]
     counts: Counter[tuple[str, str]] = Counter()
-    for fixed, moving in (pairs[i] for i in chosen):
-        for situation in ("as they are", "moving mirrored", "fixed mirrored"):
-            given = [replace(images[name], name=name) for name in (fixed, moving)]
-            if situation != "as they are":
-                index = int(situation == "moving mirrored")
-                given[index] = replace(mirror_image(given[index]), name="culprit")
-            embeddings = [model.embed(image) for image in given]
-            atlas = shipped_atlas(embeddings[0].model)
-            oriented = seed_any_orientation(
-                *given,
-                *embeddings,
-                embed=lambda image, mask: model.embed(image, mask=mask),
-                laterality=None if atlas is None else partial(laterality, atlas=_without(atlas, {fixed, moving})),
-                transform="affine",
-            )
-            said = _said(oriented)
-            counts[situation, said] += 1
-            print(
-                f"{fixed} <- {moving}, {situation}: {said}; {oriented.seed.reason or ', '.join(oriented.notes)}",
-                flush=True,
-            )
-    for (situation, said), count in sorted(counts.items()):
-        print(f"| {situation} | {said} | {count} of {len(chosen)} |")
+    for fixed, moving in chosen:
+        source, *targets = (features(e) for e in (embeddings[fixed][0], *embeddings[moving]))
+        calibration = Calibration.from_mapping(embeddings[fixed][0].calibration)
+        matches = [match_lattice(source, target, calibration=calibration).similarity for target in targets]
+        pair, f, m = Lead.of(*matches).log_odds, own[fixed], own[moving]
+        for situation, sides in (
+            ("neither mirrored", Sides.of(pair, f, m)),
+            ("moving mirrored", Sides.of(-pair, f, -m)),
+            ("fixed mirrored", Sides.of(-pair, -f, m)),
+        ):
+            counts[situation, _said(sides)] += 1
+    for situation in ("neither mirrored", "moving mirrored", "fixed mirrored"):
+        said = [counts[situation, answer] for answer in ("refused", "unsure", "passed")]
+        print(f"| {situation} | {len(chosen)} | {' | '.join(map(str, said))} |")
 
 
-def _without(atlas: LandmarkAtlas, people: set[str]) -> LandmarkAtlas:
-    for person in people & set(atlas.people):
-        atlas = atlas.without(atlas.people.index(person))
-    return atlas
+def _without(atlas: LandmarkAtlas | None, person: str) -> LandmarkAtlas | None:
+    return atlas.without(atlas.people.index(person)) if atlas is not None and person in atlas.people else atlas
 
 
-def _said(oriented: samreg.seeding.OrientedSeed) -> str:
-    if "looks mirrored" in oriented.seed.reason:
-        return "refused, and named" if oriented.seed.reason.startswith("culprit looks") else "refused as mirrored"
-    if not oriented.seed:
-        return "refused for another reason"
-    unsure = any("told apart" in note or "both look mirrored" in note for note in oriented.notes)
-    return "left and right unsure" if unsure else "passed"
+def _said(sides: Sides) -> str:
+    return "refused" if sides.is_opposed else "passed" if sides.is_sure else "unsure"
 
 
 if __name__ == "__main__":

@@ -311,7 +311,7 @@ def seed_any_orientation(
         match = pair.mirrored(match)
     best = match.pose
     fit = pair.as_given(best)
-    if best.is_mirrored or sides.opposed > 1 - _MAX_DOUBT:
+    if best.is_mirrored or sides.is_opposed:
         exchanged = describe_reflection(best.turn if best.is_mirrored else _mirror(fixed.ndim) @ best.turn)
         reason = _refusal(sides, fixed, moving, exchanged)
         return OrientedSeed(Seed(None, fit, best.correspondences, reason), best.embedding)
@@ -407,8 +407,8 @@ class Sides:
     Examples
     --------
     >>> sides = Sides.of(5.0, 4.0, 3.0)
-    >>> sides.is_sure, round(sides.opposed, 3)
-    (True, 0.001)
+    >>> sides.is_sure, round(sides.both_right, 3)
+    (True, 0.999)
     """
 
     both_right: float
@@ -433,6 +433,11 @@ class Sides:
     def is_sure(self) -> bool:
         """Whether the two certainly have one laterality."""
         return self.opposed < _MAX_DOUBT
+
+    @property
+    def is_opposed(self) -> bool:
+        """Whether one is certainly mirrored against the other."""
+        return self.opposed > 1 - _MAX_DOUBT
 
 
 def _refusal(sides: Sides, fixed: Image, moving: Image, exchanged: str) -> str:
