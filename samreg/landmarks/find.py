@@ -143,7 +143,7 @@ def find_landmarks(
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3:
         mirrored = embedded(mirror_image(image), model, device, "image")
-        t = laterality(embedding, mirrored, atlas=known)
+        t = laterality(embedding, mirrored, atlas=known, device=device)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(found, notes=notes)
 

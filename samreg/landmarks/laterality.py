@@ -23,7 +23,9 @@ _MIN_LANDMARKS = 10  # in both, for a comparison
 _MIN_T = 2.0  # of the differences, for a decision
 
 
-def laterality(scan: Embedding, mirrored: Embedding, *, atlas: LandmarkAtlas | None = None) -> float:
+def laterality(
+    scan: Embedding, mirrored: Embedding, *, atlas: LandmarkAtlas | None = None, device: str = "cpu"
+) -> float:
     """Return how much better the landmarks of an atlas fit a scan than its mirror image.
 
     Parameters
@@ -33,6 +35,8 @@ def laterality(scan: Embedding, mirrored: Embedding, *, atlas: LandmarkAtlas | N
         patient lies upright.
     atlas
         Of their model; the one that samreg ships unless given.
+    device
+        Where to search.
 
     Returns
     -------
@@ -45,7 +49,7 @@ def laterality(scan: Embedding, mirrored: Embedding, *, atlas: LandmarkAtlas | N
     known = shipped_atlas(scan.model) if atlas is None else atlas
     if known is None or known.positions.shape[2] != scan.image_grid.ndim:
         return 0.0
-    placed = [place(known, features(part), part.image_grid, sparse=True) for part in (scan, mirrored)]
+    placed = [place(known, features(part, device=device), part.image_grid, sparse=True) for part in (scan, mirrored)]
     grids = scan.image_grid, mirrored.image_grid
     shown = [
         (grid.depth(one.by_neighbours(known, one.positions)) >= 0) & one.looked_for

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,7 +287,7 @@ class _Run:
                 embed=embed,
                 fixed_mask=request.fixed_mask,
                 moving_mask=request.moving_mask,
-                laterality=None if shipped_atlas(fixed.model) is None else laterality,
+                laterality=None if shipped_atlas(fixed.model) is None else partial(laterality, device=request.device),
                 transform=kind,
                 device=request.device,
                 seed=0 if request.seed is None else request.seed,
