@@ -21,8 +21,8 @@ from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
 from samreg.landmarks.laterality import laterality, mirror_image
 from samreg.matching import features
 from samreg.matching.reliability import Calibration
-from samreg.seeding.orientation import Lead, Sides
-from samreg.seeding.seed import match_lattice
+from samreg.seeding.orientation import Lead, Sides, is_credible
+from samreg.seeding.seed import fit_globally, match_lattice
 
 
 def main() -> None:
@@ -45,14 +45,18 @@ def main() -> None:
     for fixed, moving in chosen:
         source, *targets = (features(e) for e in (embeddings[fixed][0], *embeddings[moving]))
         calibration = Calibration.from_mapping(embeddings[fixed][0].calibration)
-        matches = [match_lattice(source, target, calibration=calibration).similarity for target in targets]
-        pair, f, m = Lead.of(*matches).log_odds, own[fixed], own[moving]
+        matches = [match_lattice(source, target, calibration=calibration) for target in targets]
+        believed = is_credible(fit_globally(matches[0], source, "affine"))
+        pair = Lead.of(*(found.similarity for found in matches)).log_odds if believed else 0.0
+        f, m = own[fixed], own[moving]
         for situation, sides in (
             ("neither mirrored", Sides.of(pair, f, m)),
             ("moving mirrored", Sides.of(-pair, f, -m)),
             ("fixed mirrored", Sides.of(-pair, -f, m)),
         ):
             counts[situation, _said(sides)] += 1
+            if situation == "neither mirrored" and sides.is_opposed:
+                print(f"refused though neither is mirrored: {fixed} <- {moving}", flush=True)
     for situation in ("neither mirrored", "moving mirrored", "fixed mirrored"):
         said = [counts[situation, answer] for answer in ("refused", "unsure", "passed")]
         print(f"| {situation} | {len(chosen)} | {' | '.join(map(str, said))} |")

@@ -113,10 +113,7 @@ class _Pose:
     @property
     def is_credible(self) -> bool:
         """Whether the matches agree so much, on bodies of like size, that a turn or a reflection is believed."""
-        if self.fit.transform is None or self.fit.inlier_share < _MIN_TURNED_SHARE:
-            return False
-        ratio = abs(float(np.linalg.det(self.fit.transform.matrix)))
-        return 1 / _MAX_VOLUME_RATIO < ratio < _MAX_VOLUME_RATIO
+        return is_credible(self.fit)
 
     @property
     def similarity(self) -> FloatArray:
@@ -173,13 +170,14 @@ class _Pair:
     def sides(self, match: _Match, laterality: Laterality | None) -> Sides:
         """Return what the matches, and each image by itself, say of left and right as the images were given."""
         sign = -1 if match.pose.is_mirrored else 1
+        pair = sign * match.lead.log_odds if match.pose.is_credible else 0.0
         if laterality is None:
-            return Sides.of(sign * match.lead.log_odds)
+            return Sides.of(pair)
         mirror, center = _mirror(self.fixed.ndim), self.moving.grid.center
         fixed = laterality(self.fixed_embedding, self._embedded_after(mirror, self.fixed, self.fixed_mask))
         turn = match.pose.turn
         moving = laterality(_turned(match.pose.embedding, turn, center), _turned(match.mirror, mirror @ turn, center))
-        return Sides.of(sign * match.lead.log_odds, fixed, sign * moving)
+        return Sides.of(pair, fixed, sign * moving)
 
     def pose(self, turn: FloatArray, embedding: Embedding | None = None) -> _Pose:
         """Embed the moving image after a turn, unless it is embedded already, and match it."""
@@ -454,6 +452,14 @@ def _refusal(sides: Sides, fixed: Image, moving: Image, exchanged: str) -> str:
         f"{moving.label} looks mirrored ({exchanged}): its mirror image matches {fixed.label} better than itself; "
         f"{remedy}"
     )
+
+
+def is_credible(fit: AffineFit) -> bool:
+    """Tell whether matches agree so much, on bodies of like size, that a turn or a reflection is believed."""
+    if fit.transform is None or fit.inlier_share < _MIN_TURNED_SHARE:
+        return False
+    ratio = abs(float(np.linalg.det(fit.transform.matrix)))
+    return 1 / _MAX_VOLUME_RATIO < ratio < _MAX_VOLUME_RATIO
 
 
 def _is_clearly_better(pose: _Pose, other: _Pose) -> bool:
