@@ -7,11 +7,12 @@ from pathlib import Path
 
 from samreg.benchmark.datasets.base import Case, DataSet, sha256
 from samreg.errors import require_number
-from samreg.phantoms import Phantom, anatomy, followup, make_phantom
+from samreg.phantoms import Phantom, anatomy, dicom, followup, make_phantom
 
 _PAIRS = 20
 _MIN_SPACING_MM, _MAX_SPACING_MM = 0.5, 20.0
-_CODE = sorted(set(Path(anatomy.__file__).parent.glob("*.py")) - {Path(followup.__file__)})  # what the images depend on
+_OTHER_CODE = {Path(followup.__file__), Path(dicom.__file__)}
+_CODE = sorted(set(Path(anatomy.__file__).parent.glob("*.py")) - _OTHER_CODE)  # what the images depend on
 
 
 def phantoms(pairs: int = _PAIRS, *, spacing: float | None = None) -> DataSet:
