@@ -13,7 +13,7 @@ from samreg.cli.common import PixelSize, Quiet, load_image, require_suffix, say,
 from samreg.errors import InputError, require_choice
 
 if TYPE_CHECKING:
-    from samreg.spatial.grid import Grid
+    from samreg.spatial.grid import FloatArray, Grid
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
     from samreg.spatial.transforms import Transform
@@ -115,7 +115,7 @@ def apply(
             points = _read_points(source, grid, subject)
             mapping = mapping or _in_file(transform, backward)
             _require_known(points, mapping, grid, transform, outside or "error")
-            _write_points(points, mapping, out)
+            _write_points(points, mapping, out, transform, to)
         else:
             image = _registered_grid(source, pixel_size, transform, "moving" if to == "fixed" else "fixed")
             if interpolation is None and is_label_image(image):
@@ -193,11 +193,22 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
         )
 
 
-def _write_points(points: Points, mapping: Transform, out: Path) -> None:
+def _write_points(points: Points, mapping: Transform, out: Path, folder: Path, to: str) -> None:
     from samreg.spatial.io_points import write_points
     from samreg.spatial.points import Points
 
-    write_points(Points(mapping.transform_points(points.positions), points.names, points.scores), out)
+    mapped = Points(mapping.transform_points(points.positions), points.names, points.scores)
+    expected = _expected_error(folder, points if to == "moving" else mapped)
+    write_points(mapped, out, columns={} if expected is None else {"expected_error_mm": expected})
+
+
+def _expected_error(folder: Path, fixed: Points) -> FloatArray | None:
+    """Return the expected error at points of the fixed image, mm, where the folder of a result has it."""
+    from samreg.registration.confidence import at_points
+    from samreg.registration.store import SUMMARY, Stored
+
+    expected = Stored.open(folder).error_map() if (folder / SUMMARY).is_file() else None
+    return None if expected is None else at_points(expected, fixed.positions)
 
 
 def _write_image(mapping: Transform, image: Image, grid: Grid, out: Path, interpolation: str) -> None:

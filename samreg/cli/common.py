@@ -20,6 +20,7 @@ from samreg.spatial.files import require_not_input, require_writable
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.registration.result import RegistrationResult
+    from samreg.registration.verdict import Verdict
     from samreg.spatial.image import Image
     from samreg.spatial.points import Points
     from samreg.steps import Outcome
@@ -162,6 +163,12 @@ def show_outcomes(outcomes: Sequence[Outcome], out: Path, *, quiet: bool) -> Non
 def say(text: str) -> None:
     """Print a line on stdout as it is."""
     typer.echo(text)
+
+
+def say_verdict(verdict: Verdict) -> None:
+    """Print a verdict on stdout, its status in the colours of a traffic light."""
+    colour = {"good": typer.colors.GREEN, "check": typer.colors.YELLOW, "failed": typer.colors.RED}[verdict.status]
+    typer.echo(f"{typer.style(verdict.status, fg=colour, bold=True)}: {verdict.text}")
 
 
 def load_image(path: Path, series: str | None = None, pixel_size: float | None = None) -> Image:

@@ -22,6 +22,7 @@ from samreg.cli.common import (
     load_points,
     parse_options,
     say,
+    say_verdict,
     session,
     show_table,
 )
@@ -142,8 +143,8 @@ def register(
             verbose=verbose,
             progress=progress,
         )
-        result.save(out, formats=wanted, field_grid=field_grid, progress=progress)
         errors = result.landmark_errors(*pairs) if pairs is not None and result else None
+        result.save(out, formats=wanted, field_grid=field_grid, landmarks=errors, progress=progress)
         if errors is not None:
             errors.write(out / "landmarks.csv")
         if dicom and result.transform is not None:
@@ -176,13 +177,15 @@ def _formats(text: str) -> tuple[str, ...]:
 
 
 def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) -> None:
+    verdict = result.judge(errors)
+    say_verdict(verdict)
     rows = [(key.replace("_", " "), f"{value:.4g}") for key, value in result.quality.items()]
     rows += [(f"time, {stage}", f"{seconds:.1f} s") for stage, seconds in result.timings.items()]
     show_table(f"{result.moving.label} to {result.fixed.label}", ("measure", "value"), rows)
     if errors is not None:
         _show_errors(result, errors)
-    for flag in result.flags:
-        say(f"check: {flag}")
+    for reason in verdict.reasons:
+        say(f"check: {reason}")
     say(f"written to {out}")
 
 

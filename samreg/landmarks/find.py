@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from samreg.errors import InputError
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
-from samreg.landmarks.locate import locate
+from samreg.landmarks.locate import locate, reliability_of
 from samreg.landmarks.match import embedded, read
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -134,9 +134,9 @@ def find_landmarks(
     from samreg.matching import features
 
     located = locate(known, features(embedding, device=device), embedding.image_grid)
-    similarity, misfit, spread, depth = located.evidence
+    _, _, spread, depth = located.evidence
     inside = depth >= 0
-    reliability = np.where(inside, known.calibration(similarity, misfit, spread=spread, depth=depth), 0.0)
+    reliability = reliability_of(located, known)
     for pair in known.constellation.clashing(located.positions):  # one of them was found where the other is
         reliability[pair[reliability[pair].argmin()]] = 0.0
     found = FoundLandmarks(located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside)

@@ -43,7 +43,7 @@ class Located:
     evidence: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 
 
-def locate(atlas: LandmarkAtlas, target: Features, grid: Grid) -> Located:
+def locate(atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool = False) -> Located:
     """Find an atlas's landmarks in features of the same model.
 
     Parameters
@@ -54,13 +54,15 @@ def locate(atlas: LandmarkAtlas, target: Features, grid: Grid) -> Located:
         Of the image.
     grid
         Of the image: what it shows.
+    sparse
+        As for :func:`place`.
 
     Raises
     ------
     InputError
         When how the landmarks lie to each other cannot be learnt from the atlas.
     """
-    placed = place(atlas, target, grid)
+    placed = place(atlas, target, grid, sparse=sparse)
     positions = placed.positions.copy()
     similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
     voted = np.flatnonzero(placed.looked_for)
@@ -68,6 +70,12 @@ def locate(atlas: LandmarkAtlas, target: Features, grid: Grid) -> Located:
     neighbours_say = placed.by_neighbours(atlas, positions)
     misfit = np.linalg.norm(positions - neighbours_say, axis=1)
     return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)))
+
+
+def reliability_of(located: Located, atlas: LandmarkAtlas) -> FloatArray:
+    """Return the probability (L,) that each landmark lies within 10 mm of the truth; 0 outside the image."""
+    similarity, misfit, spread, depth = located.evidence
+    return np.where(depth >= 0, atlas.calibration(similarity, misfit, spread=spread, depth=depth), 0.0)
 
 
 @dataclass(frozen=True, eq=False)

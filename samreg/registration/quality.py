@@ -30,8 +30,10 @@ _MIN_COMMON_SHARE = 0.1  # of the body, under which two world frames are unrelat
 # Beyond these a flag is raised.
 _MAX_LOST_BODY_PERCENT = 10.0
 _MAX_FOLDING_PERCENT = 0.1
-_MAX_INVERSE_P95_MM = 1.0
+_MAX_INVERSE_P95_MM, _MAX_INVERSE_MM = 1.0, 10.0
 _GOOD_CORRELATION = 0.9  # that a registration need not improve
+_MIN_CORRELATION = 0.7
+_MIN_JACOBIAN = 0.05
 _MIN_INLIER_PERCENT = 30.0
 _MIN_MATCHES = 30
 _MAX_VOLUME_FACTOR = 2.0
@@ -149,12 +151,20 @@ def quality_flags(quality: Mapping[str, float]) -> tuple[str, ...]:
     before, after = quality.get("correlation_before", -1.0), quality.get("correlation_after", 1.0)
     if after <= before and after < _GOOD_CORRELATION:
         flags.append("the images are no more alike after registration than before")
+    elif after < _MIN_CORRELATION:
+        flags.append(f"the images are little alike after registration: correlation {after:.2f}")
     folding = quality.get("folding_percent", 0.0)
     if folding > _MAX_FOLDING_PERCENT:
         flags.append(f"{folding:.1f} % of the voxels fold")
     miss = quality.get("inverse_residual_p95_mm", 0.0)
     if miss > _MAX_INVERSE_P95_MM:
         flags.append(f"the inverse misses by {miss:.1f} mm (95th percentile)")
+    largest = quality.get("inverse_residual_max_mm", 0.0)
+    if largest > _MAX_INVERSE_MM:
+        flags.append(f"the inverse misses by up to {largest:.0f} mm; map points of the moving image there with care")
+    smallest = quality.get("jacobian_min", 1.0)
+    if folding <= _MAX_FOLDING_PERCENT and smallest < _MIN_JACOBIAN:
+        flags.append(f"tissue shrinks to {100 * max(smallest, 0.0):.0f} % of its volume in places")
     agreeing = quality.get("inlier_percent", 100.0)
     if agreeing < _MIN_INLIER_PERCENT:
         flags.append(f"only {agreeing:.0f} % of the matches agree with one affine transform")

@@ -176,6 +176,7 @@ def register(
             found, reason = run.transform(), ""
         except ImagesAtFault as fault:
             found, reason = None, fault.reason
+        expected = None if found is None or run.embeddings is None else run.error_map(found, run.embeddings)
     return RegistrationResult(
         *images,
         found,
@@ -189,6 +190,7 @@ def register(
         reason=reason,
         start=request.start,
         guides=guides,
+        error_map=expected,
     )
 
 
@@ -205,6 +207,7 @@ class _Run:
     body: Image | None = None
     notes: tuple[str, ...] = ()
     log: str = ""
+    embeddings: tuple[Embedding, Embedding] | None = None
     versions: dict[str, str] = field(
         default_factory=lambda: {
             "samreg": importlib.metadata.version("samreg"),
@@ -225,6 +228,7 @@ class _Run:
         request = self.request
         if self.method != "registration" and (request.start is None or self._engine_compares_embeddings):
             request = self._embedded(request)
+        self.embeddings = request.embeddings
         transform = request.start if self.engine is None else self._engine_transform(self.engine, request)
         assert transform is not None
         with self.clock("composition"):
@@ -234,6 +238,14 @@ class _Run:
             name = "the embedding" if self.engine is None else self.engine.name
             raise EngineError(f"{name} returned a transform that is not finite")
         return transform
+
+    def error_map(self, transform: Transform, embeddings: tuple[Embedding, Embedding]) -> Image | None:
+        """Return the expected error of the transform on a coarse grid; None where it is not known."""
+        from samreg.registration.confidence import error_map
+
+        method = "embedding" if self.engine is None else "engine"
+        with self.clock("expected error"):
+            return error_map(self.request.fixed, transform, embeddings, method=method, device=self.request.device)
 
     @property
     def _spacing(self) -> float:

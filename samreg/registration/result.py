@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 
 from samreg.errors import InputError, SamregError, require_choice
 from samreg.registration import store
+from samreg.registration.confidence import at_points
 from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
+from samreg.registration.verdict import Verdict, judge
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points, points_in
@@ -60,6 +62,9 @@ class RegistrationResult:
         Fixed to moving, LPS mm, where it was given to start from.
     guides
         Landmarks of the fixed and the moving image that were given to guide the registration.
+    error_map
+        The expected error on a coarse grid over the fixed image, mm; see :meth:`expected_error`. None where it is not
+        known: without embeddings, in 2D, and for models that were not calibrated.
 
     Examples
     --------
@@ -87,6 +92,7 @@ class RegistrationResult:
     reason: str = ""
     start: Transform | None = field(default=None, repr=False)
     guides: tuple[Points, Points] | None = field(default=None, repr=False)
+    error_map: Image | None = field(default=None, repr=False)
 
     def __bool__(self) -> bool:
         return self.transform is not None
@@ -138,6 +144,73 @@ class RegistrationResult:
         """What a careful reader should check, in plain words; empty when nothing stands out."""
         return (*self.notes, *(quality_flags(self.quality) if self else (self.reason,)))
 
+    @property
+    def verdict(self) -> Verdict:
+        """What to think of the result, in plain words; see :meth:`judge`."""
+        return self.judge()
+
+    def judge(self, landmarks: LandmarkErrors | None = None) -> Verdict:
+        """Return one verdict: "good", "check" or "failed", and why.
+
+        Parameters
+        ----------
+        landmarks
+            What :meth:`landmark_errors` returned; measured errors come first.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import samreg
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> str(samreg.RegistrationResult(image, image, None, reason="too few matches").judge())
+        'failed: too few matches'
+        """
+        return judge(self, landmarks)
+
+    def expected_error(self, points: Points | ArrayLike | str | os.PathLike[str]) -> FloatArray:
+        """Return how far off the registration is likely to be at points: in four of five such places at most so much.
+
+        Estimated from evidence that the engine did not optimise and calibrated on landmarks of chest and abdominal CT
+        of training people; see :mod:`samreg.registration.confidence`.
+
+        Parameters
+        ----------
+        points
+            Points of the fixed image, an array (N, d), LPS mm, or a file.
+
+        Returns
+        -------
+        ndarray
+            (N,) mm, measured in the moving image.
+
+        Raises
+        ------
+        InputError
+            When a point lies outside the fixed image.
+        SamregError
+            When the registration failed, or the error is not known, as in 2D or without embeddings.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import samreg
+        >>> from samreg.spatial import AffineTransform
+        >>> image = samreg.Image.from_array(np.zeros((20, 20, 20), np.float32), spacing=2.0, name="scan")
+        >>> expected = image.with_array(np.full((20, 20, 20), 7.5, np.float32))
+        >>> result = samreg.RegistrationResult(image, image, AffineTransform.identity(3), error_map=expected)
+        >>> result.expected_error([[10.0, 10.0, 10.0]])
+        array([7.5])
+        """
+        self._transform()
+        if self.error_map is None:
+            raise SamregError(
+                "the expected error is not known: it is estimated for volumes, by register() with the embeddings of a "
+                "model that samreg ships for CT"
+            )
+        given = as_points(points, self.fixed.ndim, grid=self.fixed.grid)
+        require_inside(given, self.fixed.grid, f"the fixed image {self.fixed.name}")
+        return at_points(self.error_map, given.positions)
+
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, fixed: Any = None, moving: Any = None) -> RegistrationResult:
         """Read what :meth:`save` wrote; the images are read from where they were, or given.
@@ -186,6 +259,7 @@ class RegistrationResult:
             log=stored.log(),
             reason=stored.summary["reason"],
             start=stored.start(),
+            error_map=stored.error_map(),
             stored=stored,
         )
 
@@ -318,15 +392,16 @@ class RegistrationResult:
         *,
         formats: Sequence[str] = ("h5",),
         field_grid: str = "compact",
+        landmarks: LandmarkErrors | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Path:
         """Write everything to a folder: all files, or none.
 
         ``warped.nii.gz`` on the fixed image's grid, ``transform.*`` (fixed to moving), ``inverse.*`` (moving to fixed,
         for other programs; samreg inverts ``transform.*`` again), ``affine.tfm``, ``correspondences.csv``,
-        ``body.nii.gz``, ``start.h5`` where a start was given, ``engine.log``, ``preview.png`` and ``result.json``. A
-        failed result writes ``result.json``, and its body, matches, start and log where there are any. :meth:`load`
-        reads it again.
+        ``expected_error.nii.gz`` (see :meth:`expected_error`), ``body.nii.gz``, ``start.h5`` where a start was given,
+        ``engine.log``, ``preview.png`` and ``result.json``. A failed result writes ``result.json``, and its body,
+        matches, start and log where there are any. :meth:`load` reads it again.
 
         Parameters
         ----------
@@ -342,6 +417,8 @@ class RegistrationResult:
             "compact" writes displacement fields on grids as coarse as they allow: ``transform.*`` differs by at most
             0.05 mm within the fixed image, and ``inverse.*`` in 95 % of the moving image by at most 0.5 mm and half a
             voxel of the fixed image. "full" samples them at the voxels of the images, as "npz" always does.
+        landmarks
+            Errors that were measured, for the verdict.
         progress
             Called with the name of each stage as it starts.
 
@@ -370,11 +447,17 @@ class RegistrationResult:
         from samreg.report import write_preview
 
         return store.save(
-            self, folder, formats=formats, picture=write_preview, field_grid=field_grid, progress=progress
+            self,
+            folder,
+            formats=formats,
+            picture=write_preview,
+            field_grid=field_grid,
+            landmarks=landmarks,
+            progress=progress,
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``result.json`` holds: options, versions, timings, quality, flags.
+        """Return what ``result.json`` holds: verdict, options, versions, timings, quality, flags.
 
         Examples
         --------

@@ -1,11 +1,12 @@
 """The folder of a saved result: what lies in it, how it is written and how it is read again.
 
 ============================  ==========================================================================================
-``result.json``               options, versions, timings, quality and flags; where it lies, everything does
+``result.json``               verdict, options, versions, timings, quality, flags; where it lies, everything does
 ``transform.*, inverse.*``    fixed to moving points and back, in the formats asked for
 ``affine.tfm``                the affine part of ``transform``
 ``transformix.txt``           with which transformix applies ``transform.nii.gz``
 ``warped.nii.gz``             the moving image on the fixed grid
+``expected_error.nii.gz``     the expected error on a coarse grid over the fixed image, mm
 ``body.nii.gz``               the fixed body, on the grid of the embedding
 ``correspondences.csv``       the matches; for 3D Slicer also ``fixed_matches.mrk.json``, ``moving_matches.mrk.json``
 ``start.h5``                  the transform that was given to start from
@@ -60,6 +61,7 @@ _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW = "warped.nii.gz", "affine.tfm", "trans
 #: The DICOM registration object that the command writes beside them.
 REGISTRATION = "registration.dcm"
 _CORRESPONDENCES, _BODY, _LOG = "correspondences.csv", "body.nii.gz", "engine.log"
+ERROR_MAP = "expected_error.nii.gz"
 _MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
 
 #: On which grids displacement fields are written: as coarse as they allow, or those of the images.
@@ -73,7 +75,7 @@ TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
 SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
 #: All that :func:`save` may write, the summary apart.
 _FILES = (
-    _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW, _CORRESPONDENCES, *_MATCHES.values(), _BODY, _LOG, START,
+    _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW, _CORRESPONDENCES, *_MATCHES.values(), ERROR_MAP, _BODY, _LOG, START,
     *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()), REGISTRATION,
 )  # fmt: skip
 
@@ -152,6 +154,7 @@ def save(
     formats: str | Sequence[str],
     picture: Callable[[RegistrationResult, Path], object],
     field_grid: str = "compact",
+    landmarks: LandmarkErrors | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a result to a folder, all files or none; see :meth:`samreg.RegistrationResult.save`.
@@ -168,6 +171,8 @@ def save(
         Draws a result of volumes into a PNG file.
     field_grid
         Of :data:`FIELD_GRIDS`.
+    landmarks
+        Errors that were measured, for the verdict.
     progress
         Called with the name of each stage as it starts.
     """
@@ -179,12 +184,17 @@ def save(
         others.add(LANDMARK_ERRORS)
     with replaced_files(folder, summary=SUMMARY, others=others) as staging:
         _write_into(staging, result, formats, picture, field_grid, progress or _say_nothing)
+        _write_summary(staging, result, landmarks)
     return folder
 
 
-def summary(result: RegistrationResult) -> dict[str, Any]:
+def summary(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -> dict[str, Any]:
     """Return what ``result.json`` holds."""
+    verdict = result.judge(landmarks)
     return {
+        "status": verdict.status,
+        "verdict": str(verdict),
+        "to_check": list(verdict.reasons),
         "ok": bool(result),
         "reason": result.reason,
         "fixed": describe(result.fixed),
@@ -304,6 +314,11 @@ class Stored:
         path = self.folder / _BODY
         return as_image(path) if path.is_file() else None
 
+    def error_map(self) -> Image | None:
+        """Return the expected error on its coarse grid, mm; None where it was not estimated."""
+        path = self.folder / ERROR_MAP
+        return as_image(path) if path.is_file() else None
+
     def log(self) -> str:
         """Return what the engine printed."""
         path = self.folder / _LOG
@@ -367,11 +382,16 @@ def _write_into(
     if result.start is not None:
         plain = all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(result.start))
         write_transform(result.start, folder / START, grid=None if plain else result.fixed.grid)
+    if result.error_map is not None:
+        write_image(result.error_map, folder / ERROR_MAP)
     if result.body is not None:
         write_image(result.body, folder / _BODY)
     if result.log:
         (folder / _LOG).write_text(result.log, encoding="utf-8", errors="surrogateescape")
-    text = json.dumps(summary(result), indent=2, default=_plain, ensure_ascii=False) + "\n"
+
+
+def _write_summary(folder: Path, result: RegistrationResult, landmarks: LandmarkErrors | None) -> None:
+    text = json.dumps(summary(result, landmarks), indent=2, default=_plain, ensure_ascii=False) + "\n"
     (folder / SUMMARY).write_text(text, encoding="utf-8", errors="surrogateescape")  # paths as the disk holds them
 
 

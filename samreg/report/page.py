@@ -11,6 +11,7 @@ import numpy as np
 
 from samreg.quality.landmarks import summarise_errors
 from samreg.registration.quality import initial_alignment
+from samreg.registration.verdict import MAX_LARGEST_MM
 from samreg.report.kit import Picture, Table, number, png, write_page
 from samreg.report.pictures import draw_matches, draw_projections
 from samreg.report.recipe import recipe
@@ -49,9 +50,10 @@ _MODES = (
     ("moving", "moving"),
     ("fixed", "fixed"),
     ("displacement", "displacement"),
+    ("error", "expected error"),
     ("jacobian", "change of volume"),
 )
-_MAPS = ("displacement", "jacobian")
+_MAPS = ("displacement", "error", "jacobian")
 
 _MAX_ROWS = 40  # landmarks; more are folded away below their summary
 
@@ -100,6 +102,7 @@ def write_report(
         "registration.html",
         title=f"{_short(result.moving)} registered to {_short(result.fixed)}",
         result=result,
+        verdict=result.judge(landmarks),
         viewer={"data": data, "modes": modes},
         quality=_quality_table(result.quality) if result else None,
         landmarks=_landmarks(result, landmarks) if result and landmarks is not None else None,
@@ -129,13 +132,21 @@ def _landmarks(result: RegistrationResult, errors: LandmarkErrors) -> dict[str, 
     summaries = [summarise_errors(way) for way in ways]
     measures = {"mean": "mean", "median": "median", "95th percentile": "p95", "largest": "maximum"}
     summary = [(label, *(f"{getattr(s, key):.1f}" for s in summaries)) for label, key in measures.items()]
-    single = [(name, *(f"{error:.1f}" for error in row)) for name, *row in zip(errors.names, *ways, strict=True)]
+    worst_first = sorted(zip(errors.names, *ways, strict=True), key=lambda row: -row[2])
+    single = [(name, *(f"{error:.1f}" for error in row)) for name, *row in worst_first]
+    doubtful = sum(row[2] > MAX_LARGEST_MM for row in worst_first)
     numeric = range(1, len(columns))
     many = len(single) > _MAX_ROWS
     return {
         "count": len(single),
-        "table": Table([*summary, *([] if many else single)], columns, numeric, summary=len(summary)),
-        "single": Table(single, columns, numeric) if many else None,
+        "table": Table(
+            [*summary, *([] if many else single)],
+            columns,
+            numeric,
+            summary=len(summary),
+            marked=[] if many else range(len(summary), len(summary) + doubtful),
+        ),
+        "single": Table(single, columns, numeric, marked=range(doubtful)) if many else None,
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.quality.deformation import determinants
+from samreg.registration.confidence import at_points
 from samreg.registration.quality import body_on, initial_alignment, working_grid
 from samreg.report.views import View, focus, grey, standard, views_of, window
 from samreg.spatial.grid import Grid
@@ -26,6 +27,7 @@ _MARGIN_MM = 10.0  # shown around the body
 # slices a plane and quality of their compression, tried in this order until the strips are small enough
 _SLICES_AND_QUALITY = ((36, 75), (36, 50), (24, 40), (12, 30), (6, 20))
 _MAX_BYTES = 2_800_000
+_MAX_ERROR_MM = 40.0  # at the end of the colours
 _MAX_LOG = float(np.log(2.5))  # log det J at the ends of the colours
 _OUTSIDE_CODE, _FOLD_CODE = 0, 255  # codes of a map's pixels; 1 to 254 run along its colours
 
@@ -140,6 +142,18 @@ def _maps(result: RegistrationResult, fixed: Image) -> dict[str, tuple[Image, di
             "folds": False,
         },
     )
+    if result.error_map is not None:
+        codes[body] = coded(at_points(result.error_map, points), 0, _MAX_ERROR_MM)
+        maps["error"] = (
+            Image(codes.copy(), grid),
+            {
+                "title": "Expected error, mm: in four of five places it is at most this",
+                "colours": _colours("inferno"),
+                "ticks": [f"{t:.0f}" for t in np.linspace(0, _MAX_ERROR_MM, 5)[:-1]]
+                + [f"{_MAX_ERROR_MM:.0f} and more"],
+                "folds": False,
+            },
+        )
     codes[body] = np.where(det > 0, coded(change, -_MAX_LOG, _MAX_LOG), _FOLD_CODE)
     maps["jacobian"] = (
         Image(codes, grid),

@@ -90,12 +90,19 @@ def slice_grid(grid: Grid, view: View, index: int) -> Grid:
 
 
 def focus(result: RegistrationResult) -> FloatArray:
-    """Return a fixed point (d,), LPS mm, in the middle of what both images show of the body."""
-    grid = working_grid(result.fixed)
-    points = grid.world_points()[body_on(result, grid)]
+    """Return the fixed point (d,), LPS mm, with the largest expected error of what both images show of the body.
+
+    Where no error is known, the middle of it.
+    """
+    grid = working_grid(result.fixed) if result.error_map is None else result.error_map.grid
+    body = body_on(result, grid)
+    points = grid.world_points()[body]
     if result.transform is not None:
         inside = result.moving.grid.contains(result.transform.transform_points(points))
         points = points[inside] if inside.any() else points
+        if result.error_map is not None and inside.any():
+            worst: FloatArray = points[result.error_map.array[body][inside].argmax()]
+            return worst
     middle: FloatArray = (points.min(axis=0) + points.max(axis=0)) / 2
     return middle
 

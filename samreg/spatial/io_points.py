@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from samreg.errors import InputError, require_choice
 from samreg.spatial.files import atomic_path, require_file
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.io_points_csv import parse_point_table, read_point_table, write_point_table
 from samreg.spatial.io_points_slicer import is_fiducials, read_fiducials, read_markups, write_fiducials, write_markups
 from samreg.spatial.io_points_text import read_dirlab, read_elastix, write_elastix
@@ -32,7 +32,6 @@ WRITABLE_SUFFIXES = (".csv", ".json", ".fcsv", ".pts", ".txt")
 
 _FORMAT_OF = {".csv": "csv", ".tsv": "csv", ".json": "mrk.json", ".fcsv": "fcsv", ".pts": "elastix", ".txt": "elastix"}
 _WRITERS = {
-    "csv": write_point_table,
     "mrk.json": write_markups,
     "fcsv": write_fiducials,
     "elastix": write_elastix,
@@ -149,11 +148,22 @@ def find_points(where: str | os.PathLike[str], names: Iterable[str]) -> dict[str
     return files
 
 
-def write_points(points: Points, path: str | os.PathLike[str]) -> None:
+def write_points(
+    points: Points, path: str | os.PathLike[str], *, columns: Mapping[str, FloatArray] | None = None
+) -> None:
     """Write points in LPS mm; the format follows from the suffix.
 
     .csv, .mrk.json and .fcsv keep names and scores and read back exactly; elastix's .pts and .txt hold positions
     alone. Slicer's formats are 3D.
+
+    Parameters
+    ----------
+    points
+        Points, LPS mm.
+    path
+        The file.
+    columns
+        Further numbers (N,) for a csv, mm, by the names of their columns, such as expected errors.
 
     Raises
     ------
@@ -177,7 +187,8 @@ def write_points(points: Points, path: str | os.PathLike[str]) -> None:
     if kind in ("mrk.json", "fcsv") and points.ndim != 3:
         raise InputError(f"cannot write {path}: 3D Slicer's points are 3D; write 2D points as .csv")
     try:
-        data = _WRITERS[kind](points).encode("utf-8")
+        text = write_point_table(points, columns) if kind == "csv" else _WRITERS[kind](points)
+        data = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"cannot write {path}: a name is not valid Unicode ({error.reason}); rename it") from error
     with atomic_path(path) as temporary:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from samreg.errors import InputError
+from samreg.spatial.grid import FloatArray
 from samreg.spatial.points import Points
 from samreg.spatial.remarks import remark
 from samreg.spatial.tables import (
@@ -225,13 +226,15 @@ def is_placed(status: str, where: str, *, flag: bool) -> bool:
     return placed
 
 
-def write_point_table(points: Points) -> str:
-    """Return the text of a csv that keeps names, positions and scores."""
-    header = ["name", *"xyz"[: points.ndim]] + ([] if points.scores is None else ["score"])
+def write_point_table(points: Points, columns: Mapping[str, FloatArray] | None = None) -> str:
+    """Return the text of a csv that keeps names, positions and scores, and further numbers (N,), mm to a tenth."""
+    further = dict(columns or {})
+    header = ["name", *"xyz"[: points.ndim]] + ([] if points.scores is None else ["score"]) + [*further]
     lines = [",".join(header)]
     for i, (name, position) in enumerate(zip(points.names, points.positions.tolist(), strict=True)):
         score = [] if points.scores is None else [repr(float(points.scores[i]))]
-        lines.append(",".join([quoted(safe_cell(name)), *map(repr, position), *score]))
+        numbers = [f"{values[i]:.1f}" for values in further.values()]
+        lines.append(",".join([quoted(safe_cell(name)), *map(repr, position), *score, *numbers]))
     return "\n".join(lines) + "\n"
 
 

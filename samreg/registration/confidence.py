@@ -1,0 +1,243 @@
+"""How far off a registration is likely to be, place by place, from evidence that the engine did not optimise.
+
+At the points of a coarse grid over the fixed image several kinds of evidence are gathered (:data:`EVIDENCE`). A linear
+score of them predicts the logarithm of the error, and a quantile regression of known errors on that score (Koenker and
+Bassett, Econometrica 1978) says below what the error stays in four of five such places. Both were fitted to landmarks
+of training people by ``python -m samreg.training.expected_error``, which writes ``expected_error.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.image import Image
+from samreg.spatial.transforms import Transform
+
+if TYPE_CHECKING:
+    from samreg.embedding import Embedding
+    from samreg.landmarks.atlas import LandmarkAtlas
+    from samreg.matching import Features
+
+COEFFICIENTS = Path(__file__).with_name("expected_error.json")
+#: The kinds of evidence. ``residual``: of a lattice of matches searched anew around the transform; ``cycle``: how far
+#: from its start their way back ends; ``loss``: of similarity from the match to the counterpart; ``overall``: the
+#: residual of a lattice matched to the whole body; ``anchors``: that of landmarks found in both images, see
+#: :func:`samreg.find_landmarks`. Distances are ln(mm + 4). The more of each, the larger the error.
+EVIDENCE = ("residual", "cycle", "loss", "overall", "anchors")
+#: By what a transform was made.
+METHODS = ("embedding", "engine")
+
+_MAP_MM = 12.0  # voxels of the map
+_LATTICE_MM, _WINDOW_MM, _WINDOW_PENALTY = 20.0, 36.0, 0.1  # of the matches around the transform
+_VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
+_AROUND_MM, _ANCHORS_AROUND_MM = 20.0, 25.0  # standard deviations of the weights of what lies around a point
+_NEIGHBOURS = 32
+_MIN_ANCHOR_WEIGHT = 0.05
+_SOFTNESS_MM = 4.0  # added to distances, whose logarithm is taken
+_MAX_RESIDUAL_MM = 100.0
+_ERROR_RANGE_MM = (0.5, 100.0)  # that is told
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """From evidence to the error that four of five points stay below.
+
+    Parameters
+    ----------
+    weights
+        Of each kind of evidence, in the score that predicts ln(mm + 1).
+    bias
+        Of the score.
+    quantile_bias, quantile_slope
+        Of the 80th percentile of ln(mm + 1) given the score.
+
+    Examples
+    --------
+    >>> model = ErrorModel({"residual": 1.0}, 0.0, 0.5, 1.0)
+    >>> model({"residual": np.log([8.0, 16.0])}).round(1)
+    array([12.2, 25.4])
+    """
+
+    weights: Mapping[str, float]
+    bias: float
+    quantile_bias: float
+    quantile_slope: float
+
+    def score(self, evidence: Mapping[str, FloatArray]) -> FloatArray:
+        """Return the predicted ln(mm + 1), (N,)."""
+        return np.asarray(self.bias + sum(weight * evidence[name] for name, weight in self.weights.items()))
+
+    def __call__(self, evidence: Mapping[str, FloatArray]) -> FloatArray:
+        """Return the errors (N,), mm, that four of five such points stay below."""
+        logarithm = self.quantile_bias + self.quantile_slope * self.score(evidence)
+        return np.asarray(np.clip(np.expm1(np.minimum(logarithm, 10.0)), *_ERROR_RANGE_MM))
+
+    @classmethod
+    def shipped(cls, model: str, method: str) -> ErrorModel | None:
+        """Return the fit for the embeddings of a model, ``name@fingerprint``, and a method; None where there is none.
+
+        Parameters
+        ----------
+        model
+            Name, and fingerprint or not.
+        method
+            Of :data:`METHODS`.
+        """
+        fits = _read(COEFFICIENTS).get(model.split("@")[0])
+        return None if fits is None else cls(**fits[method])
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def error_map(
+    fixed: Image,
+    transform: Transform,
+    embeddings: tuple[Embedding, Embedding],
+    *,
+    method: str = "engine",
+    device: str = "cpu",
+) -> Image | None:
+    """Return the expected error of a registration of volumes on a coarse grid, float32, mm.
+
+    Parameters
+    ----------
+    fixed
+        The fixed image.
+    transform
+        Fixed to moving, LPS mm.
+    embeddings
+        Of the fixed and the moving image.
+    method
+        Of :data:`METHODS`.
+    device
+        Where to match.
+
+    Returns
+    -------
+    Image or None
+        None for models that were not calibrated or whose landmark atlas is missing, and where nothing of the fixed body
+        lies in the moving image.
+    """
+    from samreg.landmarks.atlas import shipped_atlas
+
+    model, atlas = ErrorModel.shipped(embeddings[0].model, method), shipped_atlas(embeddings[0].model)
+    if fixed.ndim != 3 or model is None or atlas is None:
+        return None
+    grid = fixed.grid.with_spacing(np.maximum(np.minimum(_MAP_MM, fixed.grid.extent / 2), fixed.spacing))
+    evidence = gather(grid.world_points().reshape(-1, 3), transform, embeddings, atlas, device=device)
+    if evidence is None:
+        return None
+    return Image(model(evidence).reshape(grid.shape).astype(np.float32), grid, "expected error")
+
+
+def at_points(expected: Image, points: FloatArray) -> FloatArray:
+    """Return an error map's values at points (N, 3), LPS mm; (N,) mm."""
+    return _sampled(expected.array, expected.grid, points)
+
+
+def gather(
+    points: FloatArray,
+    transform: Transform,
+    embeddings: tuple[Embedding, Embedding],
+    atlas: LandmarkAtlas,
+    *,
+    device: str = "cpu",
+) -> dict[str, FloatArray] | None:
+    """Return the evidence at points (N, 3) of the fixed image, LPS mm: (N,) of each kind of :data:`EVIDENCE`.
+
+    None where nothing of the fixed body lies in the moving image. ``atlas`` is that of the anchors.
+    """
+    from samreg.matching import features
+    from samreg.matching.reliability import Calibration
+    from samreg.seeding.seed import match_lattice
+
+    source, target = (features(embedding, device=device) for embedding in embeddings)
+    grids = embeddings[0].image_grid, embeddings[1].image_grid
+    around = _matches_around(points, transform, source, target, grids[1])
+    if around is None:
+        return None
+    calibration = Calibration.from_mapping(embeddings[0].calibration)
+    whole = match_lattice(source, target, calibration=calibration)
+    overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
+    return {
+        **around,
+        "overall": _mean_around(points, whole.fixed, overall)[:, 0],
+        "anchors": _anchors(points, transform, (source, target), grids, atlas),
+    }
+
+
+def _matches_around(
+    points: FloatArray, transform: Transform, source: Features, target: Features, grid: Grid
+) -> dict[str, FloatArray] | None:
+    """Match a lattice around the transform; return residual, cycle and loss at points (N, 3), (N,) each."""
+    from samreg.matching.features import interpolate
+    from samreg.matching.matching import lattice, match_points
+    from samreg.matching.search import Prediction
+
+    places = lattice(source, _LATTICE_MM * source.scale)
+    expected = transform.transform_points(places)
+    shown = grid.contains(expected, margin=_VIEW_MARGIN_MM * source.scale)
+    if not shown.any():
+        return None
+    places, expected = places[shown], expected[shown]
+    window = Prediction(expected, _WINDOW_MM * source.scale, _WINDOW_PENALTY)
+    pairs = match_points(source, places, target, prediction=window, coarse=True, home="anywhere")
+    at_counterpart = (interpolate(source, places) * interpolate(target, expected)).sum(dim=1).cpu().numpy()
+    values = np.column_stack(
+        [_log(pairs.moving - expected), np.log(pairs.cycle_error + _SOFTNESS_MM), pairs.similarity - at_counterpart]
+    )
+    return dict(zip(("residual", "cycle", "loss"), _mean_around(points, places, values).T, strict=True))
+
+
+def _anchors(
+    points: FloatArray,
+    transform: Transform,
+    images: tuple[Features, Features],
+    grids: tuple[Grid, Grid],
+    atlas: LandmarkAtlas,
+) -> FloatArray:
+    """Return the residual of the landmarks that an atlas finds in both images, around points (N, 3); (N,)."""
+    from samreg.landmarks.locate import locate, reliability_of
+
+    found = [locate(atlas, image, grid, sparse=True) for image, grid in zip(images, grids, strict=True)]
+    weight = np.prod([reliability_of(located, atlas) for located in found], axis=0) + _MIN_ANCHOR_WEIGHT
+    first, second = (located.positions for located in found)
+    residual = _log(second - transform.transform_points(first))
+    squared = ((first[None] - points[:, None]) ** 2).sum(axis=2)
+    near = np.exp(-0.5 * (squared - squared.min(axis=1, keepdims=True)) / _ANCHORS_AROUND_MM**2) * weight
+    return np.asarray((near @ residual) / near.sum(axis=1))
+
+
+def _mean_around(points: FloatArray, places: FloatArray, values: FloatArray) -> FloatArray:
+    """Return the means (N, K) of values (M, K) at the places (M, 3) nearest to points (N, 3), Gaussian in distance."""
+    from scipy.spatial import cKDTree
+
+    count = min(_NEIGHBOURS, len(places))
+    distance, index = (part.reshape(len(points), count) for part in cKDTree(places).query(points, k=count))
+    weight = np.exp(-0.5 * (distance**2 - distance[:, :1] ** 2) / _AROUND_MM**2)  # the nearest counts, however far
+    return np.asarray(np.einsum("nk,nkc->nc", weight, values[index]) / weight.sum(axis=1, keepdims=True))
+
+
+def _log(offset: FloatArray) -> FloatArray:
+    return np.asarray(np.log(np.minimum(np.linalg.norm(offset, axis=1), _MAX_RESIDUAL_MM) + _SOFTNESS_MM))
+
+
+def _sampled(array: NDArray[np.float32], grid: Grid, points: FloatArray) -> FloatArray:
+    """Return the values of a map at points (N, 3), linearly, the border's outside."""
+    from scipy.ndimage import map_coordinates
+
+    index = grid.world_to_index(points).T[::-1]
+    return np.asarray(map_coordinates(array.astype(np.float64), index, order=1, mode="nearest"))

@@ -1,0 +1,141 @@
+"""One verdict on a registration in plain words: good, to be checked, or failed.
+
+Measured errors come first, then what the expected error says of the body, then what stands out in the measures. The
+thresholds are explained in ``docs/howto/report.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.registration.quality import body_on
+from samreg.spatial.grid import FloatArray
+
+if TYPE_CHECKING:
+    from samreg.quality import LandmarkErrors
+    from samreg.registration.result import RegistrationResult
+
+STATUSES = ("good", "check", "failed")
+
+_FINE_MM, _GOOD_MM, _UNSURE_MM = 5.0, 10.0, 20.0  # of the expected error
+_MIN_GOOD_SHARE = 0.7  # of the body, expected to be within 10 mm
+_MIN_UNSURE_SHARE = 0.05  # of the body, for its place to be named
+MAX_MEAN_MM, MAX_LARGEST_MM = 5.0, 15.0  # of measured errors, in a good result
+_MAX_PLACES = 3
+_MIN_PLACE_SHARE = 0.1  # of what is unsure or not shown, for a region to be named
+_MIDDLE_SHARE = 0.25  # of the extent, on either side of the middle, that is called neither
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to think of a registration.
+
+    Parameters
+    ----------
+    status
+        "good", "check" or "failed".
+    text
+        Why, in one line.
+    reasons
+        What to check, in plain words, the most important first; empty when good.
+
+    Examples
+    --------
+    >>> str(Verdict("good", "expected within 5 mm in 80 % of the body"))
+    'good: expected within 5 mm in 80 % of the body'
+    """
+
+    status: str
+    text: str
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.text}"
+
+
+def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -> Verdict:
+    """Return the verdict on a registration; measured errors, where there are some, rule over expected ones.
+
+    Parameters
+    ----------
+    result
+        Failed or not.
+    landmarks
+        Errors that were measured.
+    """
+    if not result:
+        return Verdict("failed", result.reason, result.notes)
+    expected, doubts = _expected(result)
+    lines: tuple[str, ...]
+    reasons: tuple[str, ...]
+    if landmarks is not None and len(landmarks.transform):
+        measured, is_good = _measured(landmarks)
+        lines, reasons = (measured, *expected), () if is_good else (measured,)
+    elif expected:
+        lines, reasons = expected, doubts
+    else:
+        lines = reasons = ("the error was neither measured nor could it be estimated",)
+    reasons = tuple(dict.fromkeys((*reasons, *result.flags)))
+    return Verdict("check" if reasons else "good", "; ".join(lines), reasons)
+
+
+def _measured(landmarks: LandmarkErrors) -> tuple[str, bool]:
+    """Return what was measured at landmarks, and whether it is good."""
+    errors, worst = landmarks.transform, int(landmarks.transform.argmax())
+    mean, largest = float(errors.mean()), float(errors[worst])
+    text = (
+        f"measured at {len(errors)} landmarks: mean error {mean:.1f} mm, largest {largest:.1f} mm "
+        f"({landmarks.names[worst]})"
+    )
+    return text, mean <= MAX_MEAN_MM and largest <= MAX_LARGEST_MM
+
+
+def _expected(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what the expected error says of the body, and what of it is to be checked."""
+    if result.error_map is None or result.transform is None:
+        return (), ()
+    grid = result.error_map.grid
+    body = body_on(result, grid)
+    points = grid.world_points()
+    shown = result.moving.grid.contains(result.transform.transform_points(points[body]))
+    error = result.error_map.array[body]
+    if not shown.any():
+        lost = "nothing of the fixed body lies in the moving image"
+        return (lost,), (lost,)
+    within = [float(np.mean(error[shown] <= limit)) for limit in (_FINE_MM, _GOOD_MM)]
+    limit, share = (_FINE_MM, within[0]) if within[0] >= _MIN_GOOD_SHARE else (_GOOD_MM, within[1])
+    lines = [f"expected within {limit:g} mm in {share:.0%} of the body"]
+    reasons = []
+    if within[1] < _MIN_GOOD_SHARE:
+        reasons.append(f"expected within {_GOOD_MM:g} mm in only {within[1]:.0%} of the body")
+    unsure = shown & (error > _UNSURE_MM)
+    share = float(unsure.sum() / shown.sum())
+    if share > _MIN_UNSURE_SHARE:
+        where = _regions(points[body], unsure)
+        lines.append(f"unsure {where}")
+        reasons.append(f"{_UNSURE_MM:g} mm off and more may be {share:.0%} of the body, {where}")
+    if (~shown).mean() > _MIN_UNSURE_SHARE:
+        lines.append(f"not in the moving image: {_regions(points[body], ~shown).removeprefix('at ')}")
+    return tuple(map(_spaced, lines)), tuple(map(_spaced, reasons))
+
+
+def _spaced(text: str) -> str:
+    return text.replace("%", " %")
+
+
+def _regions(body: FloatArray, chosen: NDArray[np.bool_]) -> str:
+    """Return where points chosen of the body (N, 3), LPS mm, lie, such as "at the head end, right; in the middle"."""
+    low, high = np.percentile(body, (2, 98), axis=0)
+    place = np.clip((body[chosen] - low) / np.maximum(high - low, 1e-6), 0, 1)
+    code = (place > 0.5 - _MIDDLE_SHARE / 2).astype(int) + (place > 0.5 + _MIDDLE_SHARE / 2)
+    code[:, 2] = (place[:, 2] > 1 / 3).astype(int) + (place[:, 2] > 2 / 3)
+    regions, counts = np.unique(code[:, [2, 0]], axis=0, return_counts=True)
+    order = np.argsort(-counts)[:_MAX_PLACES]
+    named = [regions[i] for i in order if counts[i] >= _MIN_PLACE_SHARE * counts.sum()] or [regions[order[0]]]
+    ends, sides = ("foot end", "middle", "head end"), ("right", "", "left")
+    places = [", ".join(part for part in (ends[end], sides[side]) if part) for end, side in named]
+    return "at the " + "; ".join(places)

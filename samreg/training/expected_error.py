@@ -1,0 +1,183 @@
+"""Fitting the expected error of registrations to landmarks of training people.
+
+    python -m samreg.training.expected_error IMAGES data/landmarks/train/landmarks.csv --model ct-small
+
+Pairs of people are registered by the default method, preset "fast", and by their embeddings alone; evidence is gathered
+at the landmarks (:mod:`samreg.registration.confidence`) and the fit written to ``expected_error.json`` beside that
+module. Printed is how well it does on pairs of people neither of whom it was fitted to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import samreg
+from samreg.errors import InputError
+from samreg.landmarks.atlas import shipped_atlas
+from samreg.registration.confidence import COEFFICIENTS, EVIDENCE, METHODS, ErrorModel, gather
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.points import Points
+from samreg.training.landmark_pairs import read_landmarks
+
+_MIN_LANDMARKS = 15  # that both people of a pair have
+_QUANTILE = 0.8
+_RIDGE = 3.0  # in the number of landmarks
+_SAID_MM, _GROSS_MM = 10.0, 30.0  # of the measures that are printed
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Landmarks of one registration.
+
+    Parameters
+    ----------
+    people
+        Names of the fixed and the moving one.
+    method
+        By what it was made, of ``samreg.registration.confidence.METHODS``.
+    evidence
+        (N,) of each kind.
+    errors
+        (N,) mm.
+    """
+
+    people: tuple[str, str]
+    method: str
+    evidence: dict[str, FloatArray]
+    errors: FloatArray
+
+
+def fit(cases: Sequence[Case]) -> ErrorModel:
+    """Fit an error model: ridge regression of ln(mm + 1) with weights of at least 0, then its 80th percentile."""
+    from scipy.optimize import minimize, nnls
+
+    evidence = np.concatenate([np.column_stack([case.evidence[kind] for kind in EVIDENCE]) for case in cases])
+    target = np.log1p(np.concatenate([case.errors for case in cases]))
+    mean, spread = evidence.mean(axis=0), evidence.std(axis=0) + 1e-6
+    design = (evidence - mean) / spread
+    damped = np.vstack([design, _RIDGE**0.5 * np.eye(len(EVIDENCE))])
+    slope = nnls(damped, np.concatenate([target - target.mean(), np.zeros(len(EVIDENCE))]))[0] / spread
+    bias = float(target.mean() - slope @ mean)
+    score = bias + evidence @ slope
+
+    def pinball(line: FloatArray) -> float:
+        residual = target - line[0] - line[1] * score
+        return float(np.maximum(_QUANTILE * residual, (_QUANTILE - 1) * residual).mean())
+
+    line = minimize(pinball, [0.5, 1.0], method="Nelder-Mead").x
+    weights = {kind: round(float(value), 4) for kind, value in zip(EVIDENCE, slope, strict=True)}
+    return ErrorModel(weights, *(round(float(value), 4) for value in (bias, *line)))
+
+
+def left_out(cases: Sequence[Case]) -> list[FloatArray]:
+    """Return the expected errors (N,) of each case by a fit to the pairs that share no person with it."""
+    expected = []
+    for case in cases:
+        others = [other for other in cases if not set(other.people) & set(case.people)]
+        expected.append(fit(others)(case.evidence))
+    return expected
+
+
+def gather_case(
+    fixed: str,
+    moving: str,
+    images: dict[str, samreg.Image],
+    landmarks: dict[str, Points],
+    model: samreg.embedding.EmbeddingModel,
+    transforms: dict[str, samreg.spatial.Transform],
+) -> list[Case]:
+    """Return the landmarks of a pair with their evidence, for each method's transform."""
+    names = [name for name in landmarks[fixed].names if name in set(landmarks[moving].names)]
+    first, second = (landmarks[person].named(names).positions for person in (fixed, moving))
+    embeddings = model.embed(images[fixed]), model.embed(images[moving])
+    atlas = shipped_atlas(embeddings[0].model)
+    if atlas is None:
+        raise InputError(f"samreg ships no landmark atlas for {embeddings[0].model}; make it first")
+    for person in {fixed, moving} & set(atlas.people):
+        atlas = atlas.without(atlas.people.index(person))
+    cases = []
+    for method, transform in transforms.items():
+        evidence = gather(first, transform, embeddings, atlas)
+        if evidence is None:
+            continue
+        errors = np.linalg.norm(transform.transform_points(first) - second, axis=1)
+        cases.append(Case((fixed, moving), method, evidence, errors))
+    return cases
+
+
+def pairs_of(landmarks: dict[str, Points], count: int) -> list[tuple[str, str]]:
+    """Return pairs that share enough landmarks, each person about equally often."""
+    people = list(landmarks)
+    rounds = [(a, people[(i + step) % len(people)]) for step in range(1, len(people)) for i, a in enumerate(people)]
+    names = {person: set(points.names) for person, points in landmarks.items()}
+    shared = [(a, b) for a, b in rounds if len(names[a] & names[b]) >= _MIN_LANDMARKS]
+    return [shared[i] for i in np.random.default_rng(0).permutation(len(shared))[:count]]
+
+
+def report(cases: Sequence[Case]) -> None:
+    """Print how well expected errors tell the errors of people left out."""
+    from scipy.stats import spearmanr
+
+    for method in METHODS:
+        some = [case for case in cases if case.method == method]
+        expected = left_out(some)
+        errors, told = np.concatenate([case.errors for case in some]), np.concatenate(expected)
+        within = told <= _SAID_MM
+        right = np.mean(errors[within] <= _SAID_MM) if within.any() else np.nan
+        gross = np.array([case.errors.max() > _GROSS_MM for case in some])
+        worst = np.array([np.percentile(values, 90) for values in expected])
+        print(
+            f"{method}: {len(some)} pairs, {len(errors)} landmarks, mean error {errors.mean():.1f} mm; Spearman "
+            f"{spearmanr(told, errors)[0]:.2f}; {np.mean(errors <= told):.0%} below what is told; {within.mean():.0%} "
+            f"said to be within {_SAID_MM:g} mm, of which {right:.0%} are; AUC for an error above {_GROSS_MM:g} mm in "
+            f"a pair {_auc(worst, gross):.2f} ({gross.sum()} of {len(gross)})"
+        )
+
+
+def _auc(score: FloatArray, positive: np.ndarray) -> float:
+    first, second = score[positive][:, None], score[~positive][None]
+    return float(((first > second) + 0.5 * (first == second)).mean()) if first.size and second.size else float("nan")
+
+
+def write(cases: Sequence[Case], path: Path, model: str) -> None:
+    """Fit to all cases and keep the coefficients for the model."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known[model] = {m: asdict(fit([case for case in cases if case.method == m])) for m in METHODS}
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("landmarks", type=Path)
+    parser.add_argument("--model", default="ct-small")
+    parser.add_argument("--pairs", type=int, default=36)
+    parser.add_argument("--out", type=Path, default=COEFFICIENTS)
+    arguments = parser.parse_args()
+    model = samreg.load_model(arguments.model)
+    known = read_landmarks(arguments.landmarks)
+    landmarks = {name: points for name, points in known.items() if len(points) >= _MIN_LANDMARKS}
+    images = {name: samreg.read_image(next(arguments.images.glob(f"{name}.*"))) for name in landmarks}
+    cases: list[Case] = []
+    for fixed, moving in pairs_of(landmarks, arguments.pairs):
+        options = {"preset": "fast"}
+        result = samreg.register(images[fixed], images[moving], model=model, engine_options=options, threads=1)
+        if result.transform is None or result.seed is None or result.seed.transform is None:
+            print(f"{fixed} <- {moving}: {result.reason}", flush=True)
+            continue
+        transforms = {"engine": result.transform, "embedding": result.seed.transform}
+        cases += gather_case(fixed, moving, images, landmarks, model, transforms)
+        print(f"{fixed} <- {moving}: {cases[-2].errors.mean():.1f} mm", flush=True)
+    report(cases)
+    write(cases, arguments.out, model.name.split("@")[0])
+
+
+if __name__ == "__main__":
+    main()

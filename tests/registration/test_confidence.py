@@ -1,0 +1,105 @@
+"""Expected errors: fitted, gathered, stored with a result, told beside points, and what the verdict makes of them."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import samreg
+from samreg.cli import app
+from samreg.errors import InputError, SamregError
+from samreg.phantoms.phantom import PhantomPair, phantom_pair
+from samreg.registration.confidence import EVIDENCE, ErrorModel, error_map
+from samreg.spatial import AffineTransform, compose
+from samreg.training.expected_error import Case, fit, left_out
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return phantom_pair(1, 2, spacing=8.0)
+
+
+@pytest.fixture(scope="module")
+def result(pair: PhantomPair) -> samreg.RegistrationResult:
+    return samreg.register(pair.fixed.image, pair.moving.image, method="embedding")
+
+
+def cases(people: int = 6) -> list[Case]:
+    """Made-up registrations whose errors grow with the residual alone."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(people):
+        evidence = {kind: rng.normal(0, 1, 200) for kind in EVIDENCE}
+        evidence["residual"] = rng.uniform(1.5, 4.0, 200)
+        errors = np.expm1(0.8 * evidence["residual"] + rng.normal(0, 0.4, 200)).clip(0.1)
+        made.append(Case((f"P{i}", f"P{(i + 1) % people}"), "engine", evidence, errors))
+    return made
+
+
+def test_four_of_five_errors_of_people_left_out_stay_below_what_is_told() -> None:
+    known = cases()
+    told, errors = np.concatenate(left_out(known)), np.concatenate([case.errors for case in known])
+    assert np.mean(errors <= told) == pytest.approx(0.8, abs=0.05)
+    assert np.mean(errors[told <= 10] <= 10) > 0.8
+    weights = fit(known).weights
+    assert weights["residual"] > 10 * max(abs(weight) for kind, weight in weights.items() if kind != "residual")
+
+
+def test_a_registration_that_is_moved_off_is_expected_to_be_off(result, pair) -> None:
+    embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
+    images = pair.fixed.image, pair.moving.image
+    points = pair.fixed_landmarks.positions
+    right, off = (
+        error_map(images[0], transform, embeddings)
+        for transform in (
+            pair.transform,
+            compose(pair.transform, AffineTransform(np.eye(3), [0.0, 30.0, 0.0])),
+        )
+    )
+    told = [
+        samreg.RegistrationResult(*images, pair.transform, error_map=m).expected_error(points) for m in (right, off)
+    ]
+    assert np.median(told[1]) > 2 * np.median(told[0])
+    assert np.mean(told[1] > told[0]) > 0.95
+
+
+def test_it_is_told_at_every_point_and_kept_with_the_result(result, pair, tmp_path) -> None:
+    points = pair.fixed_landmarks
+    told = result.expected_error(points)
+    assert told.shape == (len(points),)
+    assert ((told > 0) & (told <= 100)).all()
+    corners = result.fixed.grid.corners()
+    assert np.isfinite(result.expected_error(0.98 * corners + 0.02 * result.fixed.grid.center)).all()
+    for phantom in (pair.fixed, pair.moving):
+        samreg.write_image(phantom.image, tmp_path / f"{phantom.subject}.nii.gz")
+    folder = result.save(tmp_path / "out")
+    again = samreg.RegistrationResult.load(folder, fixed=pair.fixed.image, moving=pair.moving.image)
+    np.testing.assert_allclose(again.expected_error(points), told, atol=1e-3)
+    assert str(again.verdict) == str(result.verdict)
+    with pytest.raises(InputError, match="outside"):
+        result.expected_error([[5000.0, 0.0, 0.0]])
+    samreg.write_points(points, tmp_path / "fixed.csv")
+    run = CliRunner().invoke(
+        app, ["apply", str(folder), str(tmp_path / "fixed.csv"), "-o", str(tmp_path / "there.csv"), "--to", "moving"]
+    )
+    assert run.exit_code == 0, run.output
+    rows = list(csv.DictReader((tmp_path / "there.csv").open()))
+    np.testing.assert_allclose([float(row["expected_error_mm"]) for row in rows], told, atol=0.06)
+    back = CliRunner().invoke(
+        app, ["apply", str(folder), str(tmp_path / "there.csv"), "-o", str(tmp_path / "back.csv"), "--to", "fixed"]
+    )
+    assert back.exit_code == 0, back.output
+    rows = list(csv.DictReader((tmp_path / "back.csv").open()))
+    np.testing.assert_allclose([float(row["expected_error_mm"]) for row in rows], told, atol=1.0)
+
+
+def test_without_a_calibrated_model_nothing_is_told(pair) -> None:
+    plain = samreg.register(pair.fixed.image, pair.moving.image, method="embedding", model="mind", transform="affine")
+    assert plain.error_map is None
+    assert ErrorModel.shipped("mind@12345678", "engine") is None
+    with pytest.raises(SamregError, match="not known"):
+        plain.expected_error([plain.fixed.grid.center])
+    assert plain.verdict.status == "check"

@@ -1,0 +1,124 @@
+"""One verdict on a registration in plain words: what is never green, and what rules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import samreg
+from samreg.cli import app
+from samreg.quality import LandmarkErrors
+from samreg.spatial import AffineTransform, Grid, Image, Points
+
+SIZE = (40, 40, 40)
+
+
+def scan(name: str = "scan") -> Image:
+    z, y, x = np.mgrid[-20:20, -20:20, -20:20]
+    radius = np.sqrt(x**2 + 1.7 * y**2 + z**2)
+    return Image.from_array(
+        np.where(radius < 15, 40 + 20 * np.sin(radius) + x, -1000).astype(np.float32), spacing=4.0, name=name
+    )
+
+
+def result(expected=4.0, matrix=1.0, **changes) -> samreg.RegistrationResult:
+    image = scan()
+    array = np.broadcast_to(np.asarray(expected, dtype=np.float32), SIZE).copy()
+    center = image.grid.center
+    transform = AffineTransform(matrix * np.eye(3), center - matrix * center)
+    given = {"error_map": image.with_array(array), "body": image.with_array((image.array > -500).astype(np.uint8))}
+    return samreg.RegistrationResult(image, image, transform, **{**given, **changes})
+
+
+def errors(*values: float) -> LandmarkErrors:
+    names = tuple(f"place_{i}" for i in range(len(values)))
+    return LandmarkErrors(names, np.full(len(values), 50.0), np.array(values), np.array(values))
+
+
+def test_a_good_result_says_how_good_in_how_much_of_the_body() -> None:
+    verdict = result().verdict
+    assert str(verdict) == "good: expected within 5 mm in 100 % of the body"
+    assert verdict.reasons == ()
+
+
+def test_what_is_unsure_is_named_by_its_place() -> None:
+    expected = np.full(SIZE, 4.0)
+    expected[26:, :, 20:] = 35.0  # head end, left
+    verdict = result(expected).verdict
+    assert verdict.status == "check"
+    assert "unsure at the head end, left" in verdict.text
+    assert "foot" not in verdict.text
+
+
+def test_what_the_moving_image_does_not_show_is_named() -> None:
+    whole = result()
+    grid = whole.fixed.grid
+    upper = Grid((24, 40, 40), grid.index_to_world([[0, 0, 16]])[0], grid.spacing, grid.direction)
+    verdict = replace(whole, moving=Image(whole.fixed.array[16:], upper)).verdict
+    assert verdict.status == "check"
+    assert "not in the moving image: the foot end" in verdict.text
+
+
+def test_measured_errors_come_first_and_rule() -> None:
+    """A page that printed a measured error of 32 mm said that nothing stands out."""
+    bad = result().judge(errors(2.0, 3.0, 32.5))
+    assert bad.status == "check"
+    assert bad.text.startswith("measured at 3 landmarks: mean error 12.5 mm, largest 32.5 mm (place_2)")
+    assert bad.reasons[0].startswith("measured at 3 landmarks")
+    good = result(expected=15.0).judge(errors(1.0, 2.0, 3.0))
+    assert good.status == "good"
+    assert good.text.startswith("measured at 3 landmarks: mean error 2.0 mm")
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "words"),
+    [
+        ("scale", 0.4, "volume changes"),
+        ("scale", 2.5, "volume changes"),
+        ("inverse_residual_max_mm", 30.0, "inverse misses by up to 30 mm"),
+        ("correlation_after", 0.5, "little alike"),
+        ("jacobian_min", 0.02, "shrinks to 2 %"),
+    ],
+)
+def test_never_green(measure, value, words, monkeypatch) -> None:
+    fine = {"correlation_before": 0.2, "correlation_after": 0.95, "jacobian_min": 0.5, "scale": 1.0}
+
+    monkeypatch.setattr("samreg.registration.result.registration_quality", lambda _: {**fine, measure: value})
+    verdict = result().verdict
+    assert verdict.status == "check"
+    assert any(words in reason for reason in verdict.reasons)
+
+
+def test_notes_and_unknown_errors_are_never_green() -> None:
+    assert result(notes=("left and right cannot be told apart",)).verdict.status == "check"
+    unknown = result(error_map=None).verdict
+    assert unknown.status == "check"
+    assert "neither measured nor" in unknown.text
+
+
+def test_terminal_page_and_json_say_the_same(tmp_path) -> None:
+    image = scan()
+    samreg.write_image(image, tmp_path / "scan.nii.gz")
+    places = Points(image.grid.center + [[0.0, 0.0, 0.0], [20.0, 0.0, 0.0]], ("middle", "beside"))
+    samreg.write_points(places, tmp_path / "fixed.csv")
+    samreg.write_points(Points(places.positions + [0.0, 30.0, 0.0], places.names), tmp_path / "moving.csv")
+    scan_path, out = str(tmp_path / "scan.nii.gz"), tmp_path / "out"
+    landmarks = [str(tmp_path / f"{name}.csv") for name in ("fixed", "moving")]
+    options = ["--method", "registration", "--engine", "torch", "--transform", "rigid", "--report"]
+    run = CliRunner().invoke(
+        app, ["register", scan_path, scan_path, "-o", str(out), *options, "--landmarks", *landmarks]
+    )
+    assert run.exit_code == 0, run.output
+    first = next(line for line in run.stdout.splitlines() if "measured at" in line)
+    assert first.startswith("check: measured at 2 landmarks")
+    summary = json.loads((out / "result.json").read_text())
+    assert summary["status"] == "check"
+    assert summary["verdict"] == first
+    page = (out / "report.html").read_text()
+    assert 'class="verdict warn"' in page
+    assert first.removeprefix("check: ") in page
+    assert 'class="verdict good"' not in page
