@@ -5,11 +5,13 @@ from samreg.registration.pairs import RegistrationPair, pairs_in_folder, read_re
 from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
 from samreg.registration.register import register
 from samreg.registration.result import RegistrationResult
+from samreg.registration.verdict import Verdict
 
 __all__ = [
     "PairOutcome",
     "RegistrationPair",
     "RegistrationResult",
+    "Verdict",
     "landmark_errors",
     "pairs_in_folder",
     "quality_flags",
