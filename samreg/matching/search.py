@@ -122,8 +122,10 @@ def _search_all(query: torch.Tensor, target: Features, coarse: bool, memory_limi
     best = torch.zeros(len(query), dtype=torch.long, device=target.device)
     highest = torch.full((len(query),), -torch.inf, device=target.device)
     rows = target.sparse_rows if coarse else torch.arange(len(target), device=target.device)
-    for candidates in rows.split(max(1, memory_limit_mb * 2**20 // (16 * query.shape[1]))):
-        keys = _vectors(target, candidates, coarse).T
+    count = max(1, memory_limit_mb * 2**20 // (16 * query.shape[1]))
+    for first in range(0, len(rows), count):
+        candidates = rows[first : first + count]
+        keys = (target.sparse_vectors[first : first + count] if coarse else target.vectors(candidates)).T
         block = max(1, memory_limit_mb * 2**20 // (6 * len(candidates)))
         for start in range(0, len(query), block):
             part = slice(start, start + block)

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
-from samreg.spatial.resample import resample, resample_spacing
+from samreg.spatial.resample import resample_spacing
 from samreg.spatial.transforms import AffineTransform
 
 _VOXELS_ACROSS = {2: 24, 3: 12}  # of the coarse images, by number of dimensions
@@ -23,9 +26,17 @@ _HU_RANGE = (-1000.0, 300.0)  # air to bone
 _XRAY_PERCENTILES = (0.5, 99.5)
 _MIN_APART_DEG = 40.0  # between proposals; embeddings find their way within that
 _MAX_PROPOSALS = 4
+_TURNS_AT_ONCE = 8
 
 
-def propose_turns(fixed: Image, moving: Image, turns: Sequence[FloatArray], *, margin: float = 0.0) -> list[FloatArray]:
+def propose_turns(
+    fixed: Image,
+    moving: Image,
+    turns: Sequence[FloatArray],
+    *,
+    margin: float = 0.0,
+    device: str | torch.device = "cpu",
+) -> list[FloatArray]:
     """Return turns after which the moving image correlates better with the fixed one than as it is.
 
     Parameters
@@ -36,6 +47,8 @@ def propose_turns(fixed: Image, moving: Image, turns: Sequence[FloatArray], *, m
         (d, d) orthogonal matrices of the world to choose from, such as :func:`rotations`.
     margin
         By how much the correlation must be better, 0 to 1.
+    device
+        Where to correlate.
 
     Returns
     -------
@@ -44,9 +57,16 @@ def propose_turns(fixed: Image, moving: Image, turns: Sequence[FloatArray], *, m
     """
     voxel = min(_MAX_VOXEL_MM, *(_mean_extent(image) / _VOXELS_ACROSS[image.ndim] for image in (fixed, moving)))
     unturned = np.eye(fixed.ndim)
-    target, view = _CoarseView(fixed, voxel).turned(unturned), _CoarseView(moving, voxel)
-    goal = masked_correlation(*target, *view.turned(unturned)) + margin
-    scores = [masked_correlation(*target, *view.turned(turn)) for turn in turns]
+    every = [unturned, *turns]
+    target, target_mask = _CoarseView(fixed, voxel, [unturned], device).turned([unturned])
+    view = _CoarseView(moving, voxel, every, device)
+    goal, *scores = torch.cat(
+        [
+            masked_correlation(target[0], target_mask[0], *view.turned(every[first : first + _TURNS_AT_ONCE]))
+            for first in range(0, len(every), _TURNS_AT_ONCE)
+        ]
+    ).tolist()
+    goal += margin
     proposals: list[FloatArray] = []
     for i in np.argsort(scores)[::-1]:
         if scores[i] <= goal or len(proposals) == _MAX_PROPOSALS:
@@ -106,43 +126,45 @@ def angle_between(a: FloatArray, b: FloatArray) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def masked_correlation(fixed: FloatArray, fixed_mask: FloatArray, moving: FloatArray, moving_mask: FloatArray) -> float:
-    """Return the best normalised correlation over all shifts that keep most of the smaller image.
+def masked_correlation(fixed: Tensor, fixed_mask: Tensor, moving: Tensor, moving_mask: Tensor) -> Tensor:
+    """Return the best normalised correlations over all shifts that keep most of the smaller image.
 
-    By Fourier transforms (Padfield, IEEE TIP 2012). SimpleITK's own filter of this kind crashes on some sizes.
+    By Fourier transforms (Padfield, IEEE TIP 2012).
 
     Parameters
     ----------
     fixed, moving
-        Arrays of one number of dimensions, of any shapes.
+        One array, and B others (B, ...) of the same number of dimensions, of any sizes.
     fixed_mask, moving_mask
         1 where they hold data, 0 elsewhere.
 
     Returns
     -------
-    float
-        In [-1, 1]; -1 when no shift keeps enough.
+    Tensor
+        (B,) in [-1, 1]; -1 when no shift keeps enough.
     """
-    from scipy import fft
+    from scipy.fft import next_fast_len
 
-    shape = [fft.next_fast_len(a + b - 1, real=True) for a, b in zip(fixed.shape, moving.shape, strict=True)]
-    f, m = _centred(fixed, fixed_mask), _centred(moving, moving_mask)
-    f1, f2, f3 = (fft.rfftn(part, shape) for part in (fixed_mask, f, f**2))
-    m1, m2, m3 = (np.conj(fft.rfftn(part, shape)) for part in (moving_mask, m, m**2))
-    count, sum_f, sum_m, covariance, variance_f, variance_m = (
-        fft.irfftn(product, shape) for product in (f1 * m1, f2 * m1, f1 * m2, f2 * m2, f3 * m1, f1 * m3)
-    )
-    enough = count >= _MIN_OVERLAP * min(fixed_mask.sum(), moving_mask.sum())
-    count = np.where(enough, count, 1.0)
-    covariance -= sum_f * sum_m / count
-    scale = np.sqrt(np.maximum((variance_f - sum_f**2 / count) * (variance_m - sum_m**2 / count), 0))
-    enough &= scale > 1e-3 * scale.max()
-    return float(np.where(enough, covariance / np.where(enough, scale, 1.0), -1.0).max())
+    shape = [next_fast_len(a + b - 1, real=True) for a, b in zip(fixed.shape, moving.shape[1:], strict=True)]
+    axes = tuple(range(-fixed.ndim, 0))
 
+    def spectra(array: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean = (array * mask).sum(dim=axes, keepdim=True) / mask.sum(dim=axes, keepdim=True)
+        centred = (array - mean) * mask
+        of_mask, of_array, of_square = torch.fft.rfftn(torch.stack([mask, centred, centred**2]), shape, dim=axes)
+        return of_mask, of_array, of_square
 
-def _centred(array: FloatArray, mask: FloatArray) -> FloatArray:
-    centred: FloatArray = (array - (array * mask).sum() / mask.sum()) * mask
-    return centred
+    f1, f2, f3 = spectra(fixed, fixed_mask)
+    m1, m2, m3 = (spectrum.conj() for spectrum in spectra(moving, moving_mask))
+    products = torch.stack([f1 * m1, f2 * m1, f1 * m2, f2 * m2, f3 * m1, f1 * m3])
+    count, sum_f, sum_m, covariance, variance_f, variance_m = torch.fft.irfftn(products, shape, dim=axes)
+    smaller = torch.minimum(fixed_mask.sum(), moving_mask.sum(dim=axes, keepdim=True))
+    enough = count >= _MIN_OVERLAP * smaller
+    count = torch.where(enough, count, 1.0)
+    covariance = covariance - sum_f * sum_m / count
+    scale = ((variance_f - sum_f**2 / count) * (variance_m - sum_m**2 / count)).clamp(min=0).sqrt()
+    enough &= scale > 1e-3 * scale.amax(dim=axes, keepdim=True)
+    return torch.where(enough, covariance / torch.where(enough, scale, 1.0), -1.0).amax(dim=axes)
 
 
 def _mean_extent(image: Image) -> float:
@@ -150,28 +172,31 @@ def _mean_extent(image: Image) -> float:
 
 
 class _CoarseView:
-    """An image at low resolution, as it looks when it is turned."""
+    """An image at low resolution, as it looks after turns about its middle, all in one box that holds each of them."""
 
-    def __init__(self, image: Image, voxel: float) -> None:
+    def __init__(self, image: Image, voxel: float, turns: Sequence[FloatArray], device: str | torch.device) -> None:
         coarse = resample_spacing(image, np.maximum(voxel, image.spacing))
         low, high = _HU_RANGE if image.ndim == 3 else np.percentile(coarse.array, _XRAY_PERCENTILES)
         scaled = (np.clip(coarse.array, low, high) - low) / max(high - low, 1e-6)
-        self.image = coarse.with_array(scaled.astype(np.float32))
-        self.data = coarse.with_array(np.ones(coarse.shape, np.uint8))
-        self.voxel = voxel
+        self.volume = torch.from_numpy(scaled.astype(np.float32)).to(device)
+        grid = coarse.grid
+        corners = (grid.corners() - grid.center) @ np.swapaxes(np.stack(turns), 1, 2)
+        extent = (corners.max(axis=1) - corners.min(axis=1)).max(axis=0)
+        self.size = np.maximum(1, np.ceil(extent / voxel - 0.05)).astype(int)
+        # both count from -1 in the middle of the first voxel to 1 in that of the last
+        half_box, half_image = voxel * (self.size - 1) / 2, np.maximum(np.asarray(grid.size) - 1, 1) / 2
+        self._from_box, self._to_image = half_box, np.linalg.inv(grid.index_matrix) / half_image[:, None]
+        self._reach = self.volume.new_tensor(np.asarray(grid.size) / 2 / half_image)
 
-    def turned(self, rotation: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the turned image on axes of the world, 0 to 1, and a mask of where it holds data."""
-        grid = turned_grid(self.image.grid, rotation, self.image.grid.center)
-        corners = grid.corners()
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        size = np.maximum(1, np.ceil((high - low) / self.voxel - 0.05)).astype(int)
-        box = Grid.make(tuple(size[::-1]), origin=(low + high - self.voxel * (size - 1)) / 2, spacing=self.voxel)
-        array, data = (Image(part.array, grid) for part in (self.image, self.data))
-        return (
-            resample(array, box, fill=0.0).array.astype(np.float64),
-            resample(data, box, interpolation="nearest", fill=0).array.astype(np.float64),
-        )
+    def turned(self, turns: Sequence[FloatArray]) -> tuple[Tensor, Tensor]:
+        """Return the images after turns, (B, *shape) on axes of the world, 0 to 1, and masks of where data are."""
+        matrix = self._to_image @ np.swapaxes(np.stack(turns), 1, 2) * self._from_box
+        theta = self.volume.new_tensor(np.concatenate([matrix, np.zeros_like(matrix[..., :1])], axis=2))
+        where = F.affine_grid(theta, [len(turns), 1, *self.size[::-1].tolist()], align_corners=True)
+        volume = self.volume.expand(len(turns), 1, *self.volume.shape)
+        values = F.grid_sample(volume, where, padding_mode="border", align_corners=True)[:, 0]
+        mask = (where.abs() <= self._reach).all(dim=-1).to(values.dtype)
+        return values * mask, mask
 
 
 def turned_grid(grid: Grid, turn: FloatArray, center: Sequence[float] | FloatArray) -> Grid:

@@ -227,10 +227,11 @@ class _Pair:
         is_weak = upright.fit.inlier_share < _WEAK_SHARE[self.fixed.ndim]
         margin = 0.0 if is_weak else _CLEAR_CORRELATION_GAIN
         turns = rotations(self.fixed.ndim, dense=is_weak)
-        yield from propose_turns(self.fixed, self.moving, turns, margin=margin)
+        device = self.fixed_features.device
+        yield from propose_turns(self.fixed, self.moving, turns, margin=margin, device=device)
         if is_weak:
             mirrored = [_mirror(self.fixed.ndim) @ turn for turn in turns]
-            yield from propose_turns(self.fixed, self.moving, mirrored)
+            yield from propose_turns(self.fixed, self.moving, mirrored, device=device)
 
     def _straightened(self, pose: _Pose) -> _Pose:
         """Return the pose after a further turn by what remained, where that brings the matches closer."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from samreg.embedding import load_model
@@ -238,8 +239,11 @@ def test_correlation_is_that_of_the_best_shift() -> None:
     fixed[2:8, 1:8] = 3 * moving + 5
     fixed_mask = np.zeros_like(fixed)
     fixed_mask[2:8, 1:8] = 1
-    assert masked_correlation(fixed, fixed_mask, moving, mask) == pytest.approx(1.0)
-    unrelated = masked_correlation(fixed, fixed_mask, rng.normal(size=(6, 7)), mask)
+    both = np.stack([moving, rng.normal(size=(6, 7))])
+    same, unrelated = masked_correlation(
+        *(torch.from_numpy(array) for array in (fixed, fixed_mask, both, np.stack([mask, mask])))
+    )
+    assert float(same) == pytest.approx(1.0)
     assert unrelated < 0.9
 
 
