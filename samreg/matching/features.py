@@ -130,12 +130,17 @@ class Features:
 
     def vectors(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the unit vectors (N, C) of rows (N,), in the type that multiplies fastest."""
+        parts = [part.to(inference_dtype(self.device)) for part in self.parts(rows)]
+        return torch.cat(parts, dim=1).mul_(len(parts) ** -0.5)
+
+    def parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Return the local and the global unit vectors (N, C1) and (N, C2), those there are, of rows (N,)."""
         parts = []
         if self.local is not None:
-            parts.append(self.local[_flat(self.index[rows], self.grid)].to(inference_dtype(self.device)))
+            parts.append(self.local[_flat(self.index[rows], self.grid)])
         if self.global_ is not None and self.global_grid is not None:
-            parts.append(self._global_at(self.places(rows)).to(inference_dtype(self.device)))
-        return torch.cat(parts, dim=1).mul_(len(parts) ** -0.5)
+            parts.append(self._global_at(self.places(rows)))
+        return parts
 
     @cached_property
     def sparse_rows(self) -> torch.Tensor:

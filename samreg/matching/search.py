@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from samreg.matching.features import Features, nearest_rows, rows_at
 from samreg.spatial.grid import FloatArray
 
 MEMORY_LIMIT_MB = 256  # for one block of similarities or gathered vectors
+_GATHERED_MB = 32  # of vectors around predictions: what a processor's caches hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,76 +137,48 @@ def _search_all(query: torch.Tensor, target: Features, coarse: bool, memory_limi
     return best
 
 
-def _vectors(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor:
-    return target.sparse_vectors[target.sparse_place[rows]] if coarse else target.vectors(rows)
-
-
-def _places(target: Features, rows: torch.Tensor, coarse: bool) -> torch.Tensor:
-    return target.sparse_positions[target.sparse_place[rows]] if coarse else target.places(rows)
-
-
 def _search_near(
     query: torch.Tensor, target: Features, prediction: Prediction, coarse: bool, memory_limit_mb: int
 ) -> torch.Tensor:
-    """Return the best row (N,) within a ball around the prediction; the nearest body voxel where it is empty.
-
-    Queries whose predictions lie in one cell share a box of candidates, so that the work is a few matrix
-    products.
-    """
-    if len(query) == 0:
-        return torch.zeros(0, dtype=torch.long, device=target.device)
-    # thousands of coarse queries share large boxes; a few fine ones are cheapest each in a box of its own
-    width = max(2 * prediction.radius, 96.0 * target.scale) if coarse else prediction.radius / 4
-    order, first = _cells(prediction.positions, width)
-    index = target.grid.world_to_index(prediction.positions[order])
-    reach = prediction.radius / target.grid.spacing
-    boxes = zip(np.minimum.reduceat(index, first) - reach, np.maximum.reduceat(index, first) + reach, strict=True)
-    # in the order of the cells, by one transfer
-    packed = torch.from_numpy(np.column_stack([order, prediction.positions[order]])).to(target.device)
-    place, expected = packed[:, 0].long(), packed[:, 1:]
-    query = query[place]
-    best = torch.full((len(query),), -1, dtype=torch.long, device=target.device)
-    for (low, high), start, stop in zip(boxes, first, [*first[1:], len(order)], strict=True):
-        rows = _rows_in_box(target, low, high, coarse)
-        if len(rows) == 0:
-            continue
-        center = expected[start:stop].mean(dim=0)  # differences from it keep the squared distances exact in float32
-        positions = (_places(target, rows, coarse) - center).float()
-        keys = _vectors(target, rows, coarse).T
-        block = max(1, memory_limit_mb * 2**20 // (12 * len(rows)))
-        for begin in range(start, stop, block):
-            part = slice(begin, min(begin + block, stop))
-            distance = _squared_distance((expected[part] - center).float(), positions).div_(prediction.radius**2)
-            score = (query[part].to(keys.dtype) @ keys).float().sub_(distance, alpha=prediction.penalty)
-            value, choice = score.masked_fill_(distance > 1, -torch.inf).max(dim=1)
-            best[part] = torch.where(value > -torch.inf, rows[choice], -1)
-    empty = (best < 0).nonzero()[:, 0]
-    if len(empty):
-        best[empty] = nearest_rows(target, target.frame.index(expected[empty]))
-    return torch.empty_like(best).index_copy_(0, place, best)
-
-
-def _cells(positions: FloatArray, width: float) -> tuple[NDArray[np.int64], list[int]]:
-    """Return the order (N,) in which points (N, d) in one cell of ``width`` mm follow each other; each cell's first."""
-    cell = np.floor(positions / width).astype(np.int64)
-    order = np.lexsort(cell.T)
-    is_new = (np.diff(cell[order], axis=0) != 0).any(axis=1)
-    return order, [0, *(np.flatnonzero(is_new) + 1).tolist()]
-
-
-def _squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the squared distances (N, M) between points (N, d) and (M, d)."""
-    return (a.square().sum(dim=1, keepdim=True) + b.square().sum(dim=1)).addmm_(a, b.T, alpha=-2)
-
-
-def _rows_in_box(target: Features, low: FloatArray, high: FloatArray, coarse: bool) -> torch.Tensor:
-    """Return the rows of the body voxels in a box of continuous indices, from ``low`` (d,) to ``high`` (d,)."""
-    first = np.clip(np.floor(low), 0, None).astype(int)
-    last = np.clip(np.ceil(high) + 1, 0, target.grid.size).astype(int)
+    """Return the best row (N,) within a ball around the prediction; the nearest body voxel where it is empty."""
     step = 2 if coarse else 1
-    first += first % step
-    box = target.row[tuple(slice(a, b, step) for a, b in zip(first[::-1], last[::-1], strict=True))].flatten()
-    return box[box >= 0].long()
+    spacing = (step * target.grid.spacing).tolist()
+    index = target.frame.index(torch.tensor(prediction.positions, dtype=torch.float64, device=target.device)) / step
+    middle = index.round()
+    fraction, middle = (index - middle).float(), middle.long()
+    offsets = _ball(prediction.radius, spacing, target.device)
+    block = max(1, min(memory_limit_mb, _GATHERED_MB) * 2**20 // (len(offsets) * (4 * query.shape[1] + 64)))
+    best = []
+    for part in range(0, len(query), block):
+        chosen = slice(part, part + block)
+        rows = rows_at(target, step * (middle[chosen, None] + offsets))
+        distance = torch.zeros(rows.shape, device=target.device)
+        for axis, size in enumerate(spacing):
+            distance += ((offsets[:, axis] - fraction[chosen, axis, None]) * (size / prediction.radius)).square_()
+        considered = (rows >= 0) & (distance <= 1)
+        rows = rows.clamp_(min=0)
+        if coarse:
+            keys = target.sparse_vectors[target.sparse_place[rows].clamp_(min=0)]
+        else:
+            keys = target.vectors(rows.flatten()).unflatten(0, rows.shape)
+        score = torch.einsum("nkc,nc->nk", keys, query[chosen].to(keys.dtype)).float()
+        score = score.sub_(distance, alpha=prediction.penalty).masked_fill_(~considered, -torch.inf)
+        value, choice = score.max(dim=1)
+        best.append(torch.where(value > -torch.inf, rows.gather(1, choice[:, None])[:, 0], -1))
+    result = torch.cat(best) if best else torch.zeros(0, dtype=torch.long, device=target.device)
+    empty = (result < 0).nonzero()[:, 0]
+    if len(empty):
+        result[empty] = nearest_rows(target, step * index[empty])
+    return result
+
+
+def _ball(radius: float, spacing: Sequence[float], device: torch.device) -> torch.Tensor:
+    """Return the voxels (K, d) that can lie within ``radius`` mm of a place in the voxel 0, x first; spacing in mm."""
+    reach = radius + sum(size**2 for size in spacing) ** 0.5 / 2
+    counts = [int(reach / size) for size in spacing]
+    box = torch.cartesian_prod(*[torch.arange(-n, n + 1, device=device) for n in counts])
+    squared = sum((box[:, axis] * size).square() for axis, size in enumerate(spacing))
+    return box[squared <= reach**2]
 
 
 def _refine(
@@ -238,6 +211,11 @@ def _parabola(after: torch.Tensor, peak: torch.Tensor, before: torch.Tensor) -> 
 
 def _similarities(query: torch.Tensor, target: Features, rows: torch.Tensor) -> torch.Tensor:
     """Return the dot products (N, W) of query n with rows (N, W); -inf where a row is -1."""
-    gathered = target.vectors(rows.clamp(min=0).flatten()).float().unflatten(0, rows.shape)
-    product = torch.bmm(gathered, query[..., None])[..., 0]
+    parts = target.parts(rows.clamp(min=0).flatten())
+    wanted = query.split([part.shape[1] for part in parts], dim=1)
+    products = [
+        torch.bmm(part.float().unflatten(0, rows.shape), vectors[..., None])[..., 0]
+        for part, vectors in zip(parts, wanted, strict=True)
+    ]
+    product: torch.Tensor = reduce(torch.add, products) * len(parts) ** -0.5
     return product.masked_fill(rows < 0, -torch.inf)

@@ -70,7 +70,7 @@ def fit_displacement(
     scale
         Multiplies all lengths above; of the features that were matched.
     device
-        Where to compute, in double precision.
+        Where to compute.
 
     Returns
     -------
@@ -209,7 +209,8 @@ class _Problem:
     def of(cls, data: Tensor, spline: _Spline, noise: float) -> _Problem:
         """Return the problem of matches (N, 1 + 2 d): weight, displacement in mm, voxel index of the fixed point."""
         ndim = spline.grid.ndim
-        columns, weights = spline.design(data[:, 1 + ndim :])
+        columns, weights = spline.design(data[:, 1 + ndim :])  # in double precision: it subtracts large indices
+        data, weights = data.float(), weights.float()
         order = columns.flatten().argsort(stable=True)
         counts = torch.bincount(columns.flatten(), minlength=int(np.prod(spline.shape)))
         return cls(
