@@ -20,6 +20,7 @@ from samreg.matching import (
     interpolate,
     lattice,
     match_points,
+    search,
     stable_matches,
     vote,
 )
@@ -105,6 +106,22 @@ def test_prediction_bounds_the_search(pair, inner_points, coarse) -> None:
     found = find(interpolate(fixed, inner_points), moving, prediction=far, coarse=coarse)
     distance = np.linalg.norm(found.positions - far.positions, axis=1)
     assert (distance <= 12.0 + 8.0).all()  # the climb to a neighbour and between voxels may leave by one voxel
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_search_around_predictions_takes_the_best_voxel_of_each_ball(pair, inner_points, coarse, monkeypatch) -> None:
+    fixed, moving = (features(e) for e in pair)
+    query = interpolate(fixed, inner_points)
+    near = Prediction(inner_points + SHIFT + [9.0, -5.0, 3.0], radius=17.0, penalty=0.4)
+    rows = moving.sparse_rows if coarse else torch.arange(len(moving))
+    away = np.linalg.norm(moving.positions(rows)[None] - near.positions[:, None], axis=2) / near.radius
+    score = (query @ moving.vectors(rows).float().T).numpy() - near.penalty * away**2
+    best = np.where(away <= 1, score, -np.inf).max(axis=1)
+    monkeypatch.setattr(search, "_refine", lambda query, target, best, limit: (target.places(best), best.double()))
+    for limit in (256, 1):  # one block, and many
+        chosen = find(query, moving, prediction=near, coarse=coarse, memory_limit_mb=limit).similarity.astype(int)
+        found = score[np.arange(len(query)), [int((rows == row).nonzero()[0, 0]) for row in chosen]]
+        np.testing.assert_allclose(found, best, atol=0.01)  # half precision
 
 
 def test_a_window_without_body_takes_the_nearest_voxel(pair) -> None:

@@ -230,6 +230,17 @@ def test_the_rotation_that_undoes_a_turn_is_proposed_first() -> None:
     assert angle_between(propose_turns(pair.fixed.image, turned, rotations(3))[0], turn.T) < 1
 
 
+def test_turns_are_proposed_alike_however_many_are_compared_at_once(monkeypatch) -> None:
+    """Each batch once had a box of its own, half a voxel off others', and the best turn hung on it."""
+    pair = phantom_pair(1, 2, spacing=14.0)
+    turn = rotations(3)[60]
+    turned, _ = reoriented(pair.moving.image, turn, pair.moving.image.grid.center)
+    expected = propose_turns(pair.fixed.image, turned, rotations(3)[:64])
+    for count in (3, 64):
+        monkeypatch.setattr("samreg.seeding.coarse._TURNS_AT_ONCE", count)
+        np.testing.assert_array_equal(propose_turns(pair.fixed.image, turned, rotations(3)[:64]), expected)
+
+
 def test_correlation_is_that_of_the_best_shift() -> None:
     rng = np.random.default_rng(0)
     moving = rng.normal(size=(6, 7))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import NdBSpline
 
 from samreg.device import search_device
 from samreg.errors import ImagesAtFault, InputError
 from samreg.matching import Correspondences
-from samreg.seeding import fit_affine, fit_displacement, predict_locally
+from samreg.seeding import field, fit_affine, fit_displacement, predict_locally
 from samreg.spatial import (
     AffineTransform,
     DisplacementField,
@@ -19,6 +20,7 @@ from samreg.spatial import (
     invert,
     jacobian_determinant,
 )
+from samreg.spatial.transforms import tapered
 
 
 def rotation(degrees: float) -> np.ndarray:
@@ -124,11 +126,11 @@ def warped() -> tuple[Correspondences, AffineTransform, DisplacementField, objec
 
 
 def test_field_recovers_a_smooth_warp(warped) -> None:
-    _, affine, field, true = warped
+    _, affine, fitted, true = warped
     inner = GRID.index_to_world(np.random.default_rng(5).uniform(0.15, 0.85, (500, 3)) * np.array(GRID.size))
     truth = true.transform_points(inner)
     before = np.linalg.norm(affine.transform_points(inner) - truth, axis=1).mean()
-    after = np.linalg.norm(compose(field, affine).transform_points(inner) - truth, axis=1).mean()
+    after = np.linalg.norm(compose(fitted, affine).transform_points(inner) - truth, axis=1).mean()
     assert after < 0.35 * before
     assert after < 3.0
 
@@ -146,6 +148,49 @@ def test_field_is_zero_at_its_border(warped) -> None:
         assert np.abs(field.displacement.take([0, -1], axis=axis)).max() == 0
     assert GRID.padded(30).contains(field.grid.center[None]).all()
     assert field.grid.contains(GRID.corners()).all()
+
+
+@pytest.mark.parametrize("shape", [(9, 11, 13), (9, 11)])
+def test_the_spline_is_that_of_scipy_and_falls_to_zero_as_fields_do(shape) -> None:
+    ndim = len(shape)
+    turn = rotation(20)[:ndim, :ndim]
+    spline = field._Spline.over(Grid.make(shape, spacing=4.0 + np.arange(ndim), direction=turn), 11.0)
+    rng = np.random.default_rng(0)
+    index = rng.uniform(0, 1, (30, ndim)) * (np.array(spline.grid.size) - 1)
+    index[0], index[1] = 0, np.array(spline.grid.size) - 1  # the ends
+    coefficients = rng.normal(size=(ndim, *spline.shape))
+    knots = tuple(np.arange(n + 4) - 3.0 for n in spline.shape)
+    expected = NdBSpline(knots, np.moveaxis(coefficients, 0, -1), 3)
+    columns, weights = spline.design(torch.from_numpy(index))
+    values = (weights[..., None] * torch.from_numpy(coefficients.reshape(ndim, -1).T)[columns]).sum(dim=1)
+    np.testing.assert_allclose(values, expected((index / spline.step)[:, ::-1]), atol=1e-9)
+
+    evaluation = field._Evaluation.on(spline, 10.0, torch.device("cpu"))
+    result = evaluation.displacement(torch.from_numpy(coefficients))
+    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1)
+    dense = expected(voxels / spline.step[::-1]).astype(np.float32)
+    tapering = tapered(DisplacementField(dense, spline.grid), 10.0)
+    np.testing.assert_allclose(np.moveaxis(result.numpy(), 0, -1), tapering.displacement, atol=1e-5)
+    lowest = jacobian_determinant(tapering, spline.grid).min()
+    assert evaluation.smallest_jacobian(result) == pytest.approx(lowest, abs=1e-4)
+
+
+def test_the_smoothness_is_that_of_the_differences() -> None:
+    """Its gradient is the derivative of the energy, and cosines diagonalise all but the border's share of it."""
+    x = torch.randn(3, 6, 7, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    second = sum(
+        (1 if a == b else 2) * x.diff(dim=a).diff(dim=b).square().sum() for a in (1, 2, 3) for b in range(a, 4)
+    )
+    first = sum(x.diff(dim=a).square().sum() for a in (1, 2, 3))
+    energy = 0.05 * (second + field._MEMBRANE_WEIGHT * first + 1e-6 * x.square().sum()) / 2
+    (expected,) = torch.autograd.grad(energy, x)
+    smoothness = field._Smoothness.of(x.shape[1:], 0.05, x)
+    torch.testing.assert_close(smoothness(x.detach()), expected)
+    inner = torch.zeros_like(x)
+    inner[:, 3, 3, 4] = 1
+    inner = inner.detach()
+    precondition = smoothness.preconditioner(torch.tensor(1.0 / field._DATA_SHARE))
+    torch.testing.assert_close(precondition(smoothness(inner) + inner), inner, atol=0.02, rtol=0)
 
 
 def test_inconsistent_correspondences_do_not_fold() -> None:
