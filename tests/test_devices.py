@@ -186,7 +186,7 @@ def test_matching_takes_the_points_and_gives_the_matches_and_transfers_nothing_e
     assert transfers.to_host == [5 * count]  # position, similarity, cycle error
     with Transfers() as transfers:
         match_points(fixed, points, moving, coarse=True, prediction=Prediction(points + SHIFT_MM, 20.0, 0.1))
-    assert transfers.to_device == [3 * count, 4 * count, 4 * count]  # where to look, there and back
+    assert transfers.to_device == [3 * count, 3 * count, 3 * count]  # where to look, there and back
     assert transfers.to_host == [5 * count]
 
 

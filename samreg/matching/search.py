@@ -46,6 +46,7 @@ class Prediction:
 
     Examples
     --------
+    >>> import numpy as np
     >>> Prediction(np.array([[60.0, 60.0, 60.0]]), radius=20.0, penalty=0.2).radius
     20.0
     """
@@ -86,6 +87,7 @@ def find(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from samreg.embedding.embed import embed
     >>> from samreg.matching import features, interpolate
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
