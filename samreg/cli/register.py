@@ -184,7 +184,7 @@ def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) 
     show_table(f"{result.moving.label} to {result.fixed.label}", ("measure", "value"), rows)
     if errors is not None:
         _show_errors(result, errors)
-    for reason in verdict.reasons:
+    for reason in verdict.further:
         say(f"check: {reason}")
     say(f"written to {out}")
 

@@ -32,7 +32,9 @@ COEFFICIENTS = Path(__file__).with_name("expected_error.json")
 #: from its start their way back ends; ``loss``: of similarity from the match to the counterpart; ``overall``: the
 #: residual of a lattice matched to the whole body; ``anchors``: that of landmarks found in both images, see
 #: :func:`samreg.find_landmarks`. Distances are ln(mm + 4). The more of each, the larger the error.
-EVIDENCE = ("residual", "cycle", "loss", "overall", "anchors")
+MEASURED = ("residual", "cycle", "loss", "overall", "anchors")
+#: ``place``: ln(mm + 1) as it was at such a place of the body in other people. It comes with the fit.
+EVIDENCE = (*MEASURED, "place")
 #: By what a transform was made.
 METHODS = ("embedding", "engine")
 
@@ -45,6 +47,32 @@ _MIN_ANCHOR_WEIGHT = 0.05
 _SOFTNESS_MM = 4.0  # added to distances, whose logarithm is taken
 _MAX_RESIDUAL_MM = 100.0
 _ERROR_RANGE_MM = (0.5, 100.0)  # that is told
+_LOG_SPREAD = 0.6  # standard deviation of ln(mm + 1) about what the evidence tells
+_NORMAL_QUANTILE = 0.8416  # of 80 %
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What speaks for and against a transform around N points.
+
+    Parameters
+    ----------
+    measured
+        (N,) of each kind of :data:`MEASURED`.
+    near
+        (N, L) how much each landmark of the atlas counts for a point; rows add up to 1.
+    names
+        Of the landmarks.
+    """
+
+    measured: Mapping[str, FloatArray]
+    near: FloatArray
+    names: tuple[str, ...]
+
+    def place(self, places: Mapping[str, float]) -> FloatArray:
+        """Return the mean (N,) of values of landmarks around the points; one without has the mean of the others."""
+        middle = float(np.mean([*places.values()])) if places else 0.0
+        return np.asarray(self.near @ np.array([places.get(name, middle) for name in self.names]))
 
 
 @dataclass(frozen=True)
@@ -55,6 +83,8 @@ class ErrorModel:
     ----------
     weights
         Of each kind of evidence, in the score that predicts ln(mm + 1).
+    places
+        Mean ln(mm + 1) at landmarks, by their names.
     bias
         Of the score.
     quantile_bias, quantile_slope
@@ -62,21 +92,23 @@ class ErrorModel:
 
     Examples
     --------
-    >>> model = ErrorModel({"residual": 1.0}, 0.0, 0.5, 1.0)
-    >>> model({"residual": np.log([8.0, 16.0])}).round(1)
+    >>> model = ErrorModel({"residual": 1.0}, {}, 0.0, 0.5, 1.0)
+    >>> model(Evidence({"residual": np.log([8.0, 16.0])}, np.zeros((2, 0)), ())).round(1)
     array([12.2, 25.4])
     """
 
     weights: Mapping[str, float]
+    places: Mapping[str, float]
     bias: float
     quantile_bias: float
     quantile_slope: float
 
-    def score(self, evidence: Mapping[str, FloatArray]) -> FloatArray:
+    def score(self, evidence: Evidence) -> FloatArray:
         """Return the predicted ln(mm + 1), (N,)."""
-        return np.asarray(self.bias + sum(weight * evidence[name] for name, weight in self.weights.items()))
+        known = {**evidence.measured, "place": evidence.place(self.places)}
+        return np.asarray(self.bias + sum(weight * known[name] for name, weight in self.weights.items()))
 
-    def __call__(self, evidence: Mapping[str, FloatArray]) -> FloatArray:
+    def __call__(self, evidence: Evidence) -> FloatArray:
         """Return the errors (N,), mm, that four of five such points stay below."""
         logarithm = self.quantile_bias + self.quantile_slope * self.score(evidence)
         return np.asarray(np.clip(np.expm1(np.minimum(logarithm, 10.0)), *_ERROR_RANGE_MM))
@@ -148,6 +180,22 @@ def at_points(expected: Image, points: FloatArray) -> FloatArray:
     return _sampled(expected.array, expected.grid, points)
 
 
+def share_within(expected: FloatArray, limit: float) -> float:
+    """Return the share of places whose error is probably at most a limit, mm, by their expected errors (N,).
+
+    The errors are taken to be log-normal.
+
+    Examples
+    --------
+    >>> share_within(np.array([10.0]), 10.0)
+    0.8
+    """
+    from scipy.special import ndtr
+
+    distance = (np.log1p(limit) - np.log1p(expected)) / _LOG_SPREAD
+    return round(float(ndtr(distance + _NORMAL_QUANTILE).mean()), 3)
+
+
 def gather(
     points: FloatArray,
     transform: Transform,
@@ -155,8 +203,8 @@ def gather(
     atlas: LandmarkAtlas,
     *,
     device: str = "cpu",
-) -> dict[str, FloatArray] | None:
-    """Return the evidence at points (N, 3) of the fixed image, LPS mm: (N,) of each kind of :data:`EVIDENCE`.
+) -> Evidence | None:
+    """Return the evidence at points (N, 3) of the fixed image, LPS mm.
 
     None where nothing of the fixed body lies in the moving image. ``atlas`` is that of the anchors.
     """
@@ -172,11 +220,9 @@ def gather(
     calibration = Calibration.from_mapping(embeddings[0].calibration)
     whole = match_lattice(source, target, calibration=calibration)
     overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
-    return {
-        **around,
-        "overall": _mean_around(points, whole.fixed, overall)[:, 0],
-        "anchors": _anchors(points, transform, (source, target), grids, atlas),
-    }
+    residual, near = _anchors(points, transform, (source, target), grids, atlas)
+    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "anchors": near @ residual}
+    return Evidence(measured, near, atlas.names)
 
 
 def _matches_around(
@@ -208,8 +254,8 @@ def _anchors(
     images: tuple[Features, Features],
     grids: tuple[Grid, Grid],
     atlas: LandmarkAtlas,
-) -> FloatArray:
-    """Return the residual of the landmarks that an atlas finds in both images, around points (N, 3); (N,)."""
+) -> tuple[FloatArray, FloatArray]:
+    """Return the residuals (L,) of the landmarks that an atlas finds in both images, and their weights (N, L)."""
     from samreg.landmarks.locate import locate, reliability_of
 
     found = [locate(atlas, image, grid, sparse=True) for image, grid in zip(images, grids, strict=True)]
@@ -218,7 +264,7 @@ def _anchors(
     residual = _log(second - transform.transform_points(first))
     squared = ((first[None] - points[:, None]) ** 2).sum(axis=2)
     near = np.exp(-0.5 * (squared - squared.min(axis=1, keepdims=True)) / _ANCHORS_AROUND_MM**2) * weight
-    return np.asarray((near @ residual) / near.sum(axis=1))
+    return residual, near / near.sum(axis=1, keepdims=True)
 
 
 def _mean_around(points: FloatArray, places: FloatArray, values: FloatArray) -> FloatArray:

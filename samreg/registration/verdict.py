@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.registration.confidence import share_within
 from samreg.registration.quality import body_on
 from samreg.spatial.grid import FloatArray
 
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 STATUSES = ("good", "check", "failed")
 
-_FINE_MM, _GOOD_MM, _UNSURE_MM = 5.0, 10.0, 20.0  # of the expected error
-_MIN_GOOD_SHARE = 0.7  # of the body, expected to be within 10 mm
+_FINE_MM, _GOOD_MM, _UNSURE_MM = 5.0, 10.0, 30.0  # of the expected error
+_MIN_FINE_SHARE, _MIN_GOOD_SHARE = 0.7, 0.8  # of the body, within 5 mm and within 10 mm
 _MIN_UNSURE_SHARE = 0.05  # of the body, for its place to be named
 MAX_MEAN_MM, MAX_LARGEST_MM = 5.0, 15.0  # of measured errors, in a good result
-_MAX_PLACES = 3
-_MIN_PLACE_SHARE = 0.1  # of what is unsure or not shown, for a region to be named
-_MIDDLE_SHARE = 0.25  # of the extent, on either side of the middle, that is called neither
+_MIN_PLACE_SHARE = 0.15  # of what is unsure or not shown, for a third of the body to be named
+_ONE_SIDED_SHARE = 0.75  # of that, for a side to be named
+_ENDS = ("foot end", "middle", "head end")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Verdict:
     status: str
     text: str
     reasons: tuple[str, ...] = ()
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """The reasons that the text does not name."""
+        return tuple(reason for reason in self.reasons if reason not in self.text)
 
     def __str__(self) -> str:
         return f"{self.status}: {self.text}"
@@ -106,18 +112,14 @@ def _expected(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[str, .
     if not shown.any():
         lost = "nothing of the fixed body lies in the moving image"
         return (lost,), (lost,)
-    within = [float(np.mean(error[shown] <= limit)) for limit in (_FINE_MM, _GOOD_MM)]
-    limit, share = (_FINE_MM, within[0]) if within[0] >= _MIN_GOOD_SHARE else (_GOOD_MM, within[1])
+    within = [share_within(error[shown], limit) for limit in (_FINE_MM, _GOOD_MM)]
+    limit, share = (_FINE_MM, within[0]) if within[0] >= _MIN_FINE_SHARE else (_GOOD_MM, within[1])
     lines = [f"expected within {limit:g} mm in {share:.0%} of the body"]
-    reasons = []
-    if within[1] < _MIN_GOOD_SHARE:
-        reasons.append(f"expected within {_GOOD_MM:g} mm in only {within[1]:.0%} of the body")
+    reasons = lines[:1] if within[1] < _MIN_GOOD_SHARE else []
     unsure = shown & (error > _UNSURE_MM)
-    share = float(unsure.sum() / shown.sum())
-    if share > _MIN_UNSURE_SHARE:
-        where = _regions(points[body], unsure)
-        lines.append(f"unsure {where}")
-        reasons.append(f"{_UNSURE_MM:g} mm off and more may be {share:.0%} of the body, {where}")
+    if unsure.sum() > _MIN_UNSURE_SHARE * shown.sum():
+        lines.append(f"unsure {_regions(points[body], unsure)}")
+        reasons.append(lines[-1])
     if (~shown).mean() > _MIN_UNSURE_SHARE:
         lines.append(f"not in the moving image: {_regions(points[body], ~shown).removeprefix('at ')}")
     return tuple(map(_spaced, lines)), tuple(map(_spaced, reasons))
@@ -128,14 +130,17 @@ def _spaced(text: str) -> str:
 
 
 def _regions(body: FloatArray, chosen: NDArray[np.bool_]) -> str:
-    """Return where points chosen of the body (N, 3), LPS mm, lie, such as "at the head end, right; in the middle"."""
+    """Return where points chosen of the body (N, 3), LPS mm, lie, such as "at the head end, left; middle"."""
     low, high = np.percentile(body, (2, 98), axis=0)
-    place = np.clip((body[chosen] - low) / np.maximum(high - low, 1e-6), 0, 1)
-    code = (place > 0.5 - _MIDDLE_SHARE / 2).astype(int) + (place > 0.5 + _MIDDLE_SHARE / 2)
-    code[:, 2] = (place[:, 2] > 1 / 3).astype(int) + (place[:, 2] > 2 / 3)
-    regions, counts = np.unique(code[:, [2, 0]], axis=0, return_counts=True)
-    order = np.argsort(-counts)[:_MAX_PLACES]
-    named = [regions[i] for i in order if counts[i] >= _MIN_PLACE_SHARE * counts.sum()] or [regions[order[0]]]
-    ends, sides = ("foot end", "middle", "head end"), ("right", "", "left")
-    places = [", ".join(part for part in (ends[end], sides[side]) if part) for end, side in named]
+    place = (body[chosen] - low) / np.maximum(high - low, 1e-6)
+    third = np.clip(np.floor(3 * place[:, 2]), 0, 2).astype(int)
+    is_left = place[:, 0] > 0.5
+    counts = np.bincount(third, minlength=3)
+    places = []
+    for end in np.argsort(-counts):
+        if counts[end] < _MIN_PLACE_SHARE * counts.sum():
+            continue
+        left = float(is_left[third == end].mean())
+        side = ", left" if left > _ONE_SIDED_SHARE else ", right" if left < 1 - _ONE_SIDED_SHARE else ""
+        places.append(_ENDS[end] + side)
     return "at the " + "; ".join(places)

@@ -12,7 +12,7 @@ import samreg
 from samreg.cli import app
 from samreg.errors import InputError, SamregError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
-from samreg.registration.confidence import EVIDENCE, ErrorModel, error_map
+from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, error_map
 from samreg.spatial import AffineTransform, compose
 from samreg.training.expected_error import Case, fit, left_out
 
@@ -27,15 +27,18 @@ def result(pair: PhantomPair) -> samreg.RegistrationResult:
     return samreg.register(pair.fixed.image, pair.moving.image, method="embedding")
 
 
-def cases(people: int = 6) -> list[Case]:
-    """Made-up registrations whose errors grow with the residual alone."""
+def cases(people: int = 8) -> list[Case]:
+    """Made-up registrations whose errors grow with the residual, and are larger at one of two landmarks."""
     rng = np.random.default_rng(0)
     made = []
     for i in range(people):
-        evidence = {kind: rng.normal(0, 1, 200) for kind in EVIDENCE}
-        evidence["residual"] = rng.uniform(1.5, 4.0, 200)
-        errors = np.expm1(0.8 * evidence["residual"] + rng.normal(0, 0.4, 200)).clip(0.1)
-        made.append(Case((f"P{i}", f"P{(i + 1) % people}"), "engine", evidence, errors))
+        measured = {kind: rng.normal(0, 1, 200) for kind in MEASURED}
+        measured["residual"] = rng.uniform(1.5, 4.0, 200)
+        place = np.arange(200) % 2
+        errors = np.expm1(0.7 * measured["residual"] + place - 0.5 + rng.normal(0, 0.3, 200)).clip(0.1)
+        names = tuple(np.array(["carina", "scapula"])[place])
+        evidence = Evidence(measured, np.eye(2)[place], ("carina", "scapula"))
+        made.append(Case((f"P{i}", f"P{(i + 1) % people}"), "engine", names, evidence, errors))
     return made
 
 
@@ -44,8 +47,14 @@ def test_four_of_five_errors_of_people_left_out_stay_below_what_is_told() -> Non
     told, errors = np.concatenate(left_out(known)), np.concatenate([case.errors for case in known])
     assert np.mean(errors <= told) == pytest.approx(0.8, abs=0.05)
     assert np.mean(errors[told <= 10] <= 10) > 0.8
-    weights = fit(known).weights
-    assert weights["residual"] > 10 * max(abs(weight) for kind, weight in weights.items() if kind != "residual")
+
+
+def test_evidence_that_tells_nothing_weighs_nothing_and_places_differ() -> None:
+    model = fit(cases())
+    assert model.places["scapula"] > model.places["carina"] + 0.5
+    assert model.weights["residual"] == pytest.approx(0.7, abs=0.1)
+    assert model.weights["place"] > 0.5
+    assert max(model.weights[kind] for kind in MEASURED[1:]) < 0.05
 
 
 def test_a_registration_that_is_moved_off_is_expected_to_be_off(result, pair) -> None:
