@@ -165,6 +165,12 @@ class Features:
         place[self.sparse_rows] = torch.arange(len(self.sparse_rows), device=self.device)
         return place
 
+    @cached_property
+    def sparse_volume(self) -> torch.Tensor:
+        """int32, ``row`` at every second voxel along each axis, with places in ``sparse_rows`` for rows."""
+        rows = self.row[(slice(None, None, 2),) * self.grid.ndim]
+        return torch.where(rows >= 0, self.sparse_place[rows.clamp(min=0).long()], -1).int()
+
     def _global_at(self, points: torch.Tensor) -> torch.Tensor:
         """Return the unit global vectors (N, C2), float32, at world points by linear interpolation."""
         assert self.global_ is not None

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
+import torch.nn.functional as F
 
 from samreg.matching.features import Features, nearest_rows, rows_at
 from samreg.spatial.grid import FloatArray
 
 MEMORY_LIMIT_MB = 256  # for one block of similarities or gathered vectors
-_GATHERED_MB = 32  # of vectors around predictions: what a processor's caches hold
+_CACHED_MB = 8  # of a block on the CPU, unless the limit is lower: larger ones leave its caches
+_KEYS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +127,10 @@ def _search_all(query: torch.Tensor, target: Features, coarse: bool, memory_limi
     best = torch.zeros(len(query), dtype=torch.long, device=target.device)
     highest = torch.full((len(query),), -torch.inf, device=target.device)
     rows = target.sparse_rows if coarse else torch.arange(len(target), device=target.device)
-    count = max(1, memory_limit_mb * 2**20 // (16 * query.shape[1]))
-    for first in range(0, len(rows), count):
-        candidates = rows[first : first + count]
-        keys = (target.sparse_vectors[first : first + count] if coarse else target.vectors(candidates)).T
-        block = max(1, memory_limit_mb * 2**20 // (6 * len(candidates)))
+    block = _block(6 * _KEYS_AT_ONCE, target, memory_limit_mb)
+    for first in range(0, len(rows), _KEYS_AT_ONCE):
+        candidates = rows[first : first + _KEYS_AT_ONCE]
+        keys = (target.sparse_vectors[first : first + len(candidates)] if coarse else target.vectors(candidates)).T
         for start in range(0, len(query), block):
             part = slice(start, start + block)
             value, choice = (query[part].to(keys.dtype) @ keys).max(dim=1)
@@ -147,40 +148,73 @@ def _search_near(
     spacing = (step * target.grid.spacing).tolist()
     index = target.frame.index(torch.tensor(prediction.positions, dtype=torch.float64, device=target.device)) / step
     middle = index.round()
-    fraction, middle = (index - middle).float(), middle.long()
     offsets = _ball(prediction.radius, spacing, target.device)
-    block = max(1, min(memory_limit_mb, _GATHERED_MB) * 2**20 // (len(offsets) * (4 * query.shape[1] + 64)))
-    best = []
-    for part in range(0, len(query), block):
-        chosen = slice(part, part + block)
-        rows = rows_at(target, step * (middle[chosen, None] + offsets))
-        distance = torch.zeros(rows.shape, device=target.device)
-        for axis, size in enumerate(spacing):
-            distance += ((offsets[:, axis] - fraction[chosen, axis, None]) * (size / prediction.radius)).square_()
-        considered = (rows >= 0) & (distance <= 1)
-        rows = rows.clamp_(min=0)
-        if coarse:
-            keys = target.sparse_vectors[target.sparse_place[rows].clamp_(min=0)]
-        else:
-            keys = target.vectors(rows.flatten()).unflatten(0, rows.shape)
-        score = torch.einsum("nkc,nc->nk", keys, query[chosen].to(keys.dtype)).float()
-        score = score.sub_(distance, alpha=prediction.penalty).masked_fill_(~considered, -torch.inf)
-        value, choice = score.max(dim=1)
-        best.append(torch.where(value > -torch.inf, rows.gather(1, choice[:, None])[:, 0], -1))
-    result = torch.cat(best) if best else torch.zeros(0, dtype=torch.long, device=target.device)
+    volume = target.sparse_volume if coarse else target.row
+    first, further, volume = _places(volume, middle.long(), offsets, _reach(prediction.radius, spacing))
+    # in radii; |offset - fraction|^2 by one product
+    scale = offsets.new_tensor([size / prediction.radius for size in spacing], dtype=torch.float32)
+    fraction, steps = (index - middle).float() * scale, offsets * scale
+    squares = fraction.square().sum(dim=1, keepdim=True), steps.square().sum(dim=1)
+    block = _block(len(offsets) * (4 * query.shape[1] + 64), target, memory_limit_mb)
+    best = [torch.zeros(0, dtype=torch.long, device=target.device)]
+    for start in range(0, len(query), block):
+        part = slice(start, start + block)
+        places = volume[first[part, None] + further]
+        distance = torch.addmm(squares[1], fraction[part], steps.T, alpha=-2).add_(squares[0][part])
+        ignored = (places < 0).logical_or_(distance > 1)
+        places = places.clamp_(min=0)
+        flat = places.flatten()
+        keys = (target.sparse_vectors[flat] if coarse else target.vectors(flat)).unflatten(0, places.shape)
+        score = torch.einsum("nkc,nc->nk", keys, query[part].to(keys.dtype)).float()
+        value, choice = score.sub_(distance, alpha=prediction.penalty).masked_fill_(ignored, -torch.inf).max(dim=1)
+        chosen = places.gather(1, choice[:, None])[:, 0].long()
+        best.append(torch.where(value > -torch.inf, target.sparse_rows[chosen] if coarse else chosen, -1))
+    result = torch.cat(best)
     empty = (result < 0).nonzero()[:, 0]
     if len(empty):
         result[empty] = nearest_rows(target, step * index[empty])
     return result
 
 
+def _places(
+    volume: torch.Tensor, middle: torch.Tensor, offsets: torch.Tensor, reach: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return where voxels (N, d) lie in a flattened volume, how much further offsets (K, d) do, and that volume.
+
+    It is padded with -1, so that every sum of the two is in it; ``reach`` is the largest offset along each axis.
+    """
+    size = torch.Size(reversed(volume.shape))
+    padding = [2 * n + 1 for n in reach]
+    padded = F.pad(volume, [n for pad in padding for n in (pad, pad)], value=-1)
+    first, further = torch.zeros_like(middle[:, 0]), torch.zeros_like(offsets[:, 0])
+    for axis in reversed(range(len(size))):
+        # a ball that is wholly outside is as empty further out
+        place = middle[:, axis].clamp(-reach[axis] - 1, size[axis] + reach[axis]) + padding[axis]
+        width = padded.shape[len(size) - 1 - axis]
+        first, further = first * width + place, further * width + offsets[:, axis]
+    return first, further, padded.flatten()
+
+
 def _ball(radius: float, spacing: Sequence[float], device: torch.device) -> torch.Tensor:
     """Return the voxels (K, d) that can lie within ``radius`` mm of a place in the voxel 0, x first; spacing in mm."""
-    reach = radius + sum(size**2 for size in spacing) ** 0.5 / 2
-    counts = [int(reach / size) for size in spacing]
-    box = torch.cartesian_prod(*[torch.arange(-n, n + 1, device=device) for n in counts])
+    box = torch.cartesian_prod(*[torch.arange(-n, n + 1, device=device) for n in _reach(radius, spacing)])
     squared = sum((box[:, axis] * size).square() for axis, size in enumerate(spacing))
-    return box[squared <= reach**2]
+    return box[squared <= (radius + _half_diagonal(spacing)) ** 2]
+
+
+def _reach(radius: float, spacing: Sequence[float]) -> list[int]:
+    """Return how many voxels :func:`_ball` reaches along each axis."""
+    return [int((radius + _half_diagonal(spacing)) / size) for size in spacing]
+
+
+def _half_diagonal(spacing: Sequence[float]) -> float:
+    return float(sum(size**2 for size in spacing) ** 0.5 / 2)
+
+
+def _block(row_bytes: int, target: Features, memory_limit_mb: int) -> int:
+    """Return how many queries, of so many bytes each, are searched at once."""
+    on_cpu = target.device.type == "cpu"
+    return max(1, (min(memory_limit_mb, _CACHED_MB) if on_cpu else memory_limit_mb) * 2**20 // row_bytes)
 
 
 def _refine(
@@ -191,7 +225,7 @@ def _refine(
     neighbourhood = torch.cartesian_prod(*[torch.arange(-1, 2, device=device)] * ndim)
     identity = torch.eye(ndim, dtype=torch.long, device=device)
     steps = torch.cat([torch.zeros_like(identity[:1]), identity, -identity])
-    block = max(1, memory_limit_mb * 2**20 // (3**ndim * query.shape[1] * 12))
+    block = _block(3**ndim * query.shape[1] * 12, target, memory_limit_mb)
     indices, similarities = [], []
     for part, rows in zip(query.split(block), best.split(block), strict=True):
         voxels = target.index[rows][:, None] + neighbourhood
