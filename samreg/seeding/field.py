@@ -106,10 +106,10 @@ def fit_displacement(
     data = torch.from_numpy(np.column_stack([weight, displacements, index])).to(device)
     problem = _Problem.of(data, _Spline.over(field_grid, knot_spacing), noise)
     evaluation = _Evaluation.on(problem.spline, margin, data.device)
-    coefficients = None
+    spectrum = None
     for _ in range(_MAX_STIFFENINGS):
-        coefficients = problem.robust_solution(stiffness, coefficients)
-        displacement = evaluation.displacement(coefficients)
+        spectrum = problem.robust_solution(stiffness, spectrum)
+        displacement = evaluation.displacement(problem.cosines.coefficients(spectrum))
         if evaluation.smallest_jacobian(displacement) >= min_jacobian:
             return DisplacementField(displacement.movedim(0, -1).contiguous().cpu().numpy(), field_grid)
         stiffness *= _STIFFENING
@@ -178,7 +178,10 @@ class _Spline:
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """The least-squares problem of N matches; coefficients are (d, *spline.shape), in the axes of the displacements.
+    """The least-squares problem of N matches.
+
+    The unknowns are spectra, (d, *spline.shape) in the axes of the displacements: the spline's coefficients as sums of
+    cosines, in which all but the border's part of the smoothness is diagonal.
 
     Parameters
     ----------
@@ -191,6 +194,8 @@ class _Problem:
     rows, row_weights, starts
         The same the other way round: the matches at which each knot counts, one knot's after the other's, how much, and
         where each knot's begin, (K,).
+    cosines
+        Of the coefficients.
     noise
         Expected error of a good match, mm.
     """
@@ -203,6 +208,7 @@ class _Problem:
     rows: Tensor
     row_weights: Tensor
     starts: Tensor
+    cosines: _Cosines
     noise: float
 
     @classmethod
@@ -216,26 +222,25 @@ class _Problem:
         return cls(
             spline, data[:, 1 : 1 + ndim], data[:, 0], columns, weights,
             rows=order // columns.shape[1], row_weights=weights.flatten()[order], starts=counts.cumsum(0) - counts,
-            noise=noise,
+            cosines=_Cosines.of(spline.shape, data), noise=noise,
         )  # fmt: skip
 
-    def at_matches(self, coefficients: Tensor) -> Tensor:
+    def at_matches(self, spectrum: Tensor) -> Tensor:
         """Return the spline (N, d), mm, at the matches."""
-        table = coefficients.flatten(1).T.contiguous()
+        table = self.cosines.coefficients(spectrum).flatten(1).T.contiguous()
         return F.embedding_bag(self.columns, table, per_sample_weights=self.weights, mode="sum")
 
-    def at_knots(self, values: Tensor) -> Tensor:
+    def spread(self, values: Tensor) -> Tensor:
         """Return the transpose of :meth:`at_matches` of values (N, d) at the matches."""
         sums = F.embedding_bag(
             self.rows, values.contiguous(), self.starts, per_sample_weights=self.row_weights, mode="sum"
         )
-        return sums.T.reshape(-1, *self.spline.shape)
+        return self.cosines.spectrum(sums.T.reshape(-1, *self.spline.shape))
 
     def robust_solution(self, stiffness: float, start: Tensor | None) -> Tensor:
-        """Return coefficients by reweighted least squares; without a start, the first round trusts all matches."""
+        """Return a spectrum by reweighted least squares; without a start, the first round trusts all matches."""
         shape = (self.spline.grid.ndim, *self.spline.shape)
         solution = self.weight.new_zeros(shape) if start is None else start
-        smoothness = _Smoothness.of(self.spline.shape, stiffness, self.weight)
         scale = _OUTLIER_NOISE * self.noise
         for iteration in range(_REWEIGHTINGS):
             robust = self.weight / self.noise**2
@@ -245,10 +250,11 @@ class _Problem:
             weight = robust[:, None]
 
             def system(x: Tensor, weight: Tensor = weight) -> Tensor:
-                return self.at_knots(weight * self.at_matches(x)) + smoothness(x)
+                return self.spread(weight * self.at_matches(x)) + stiffness * self.cosines.smoothness(x)
 
-            precondition = smoothness.preconditioner(robust.sum() / int(np.prod(self.spline.shape)))
-            right = self.at_knots(weight * self.displacements)
+            data_weight = _DATA_SHARE * robust.sum() / int(np.prod(self.spline.shape))
+            precondition = 1 / (stiffness * self.cosines.inner_smoothness + data_weight + 1e-6)
+            right = self.spread(weight * self.displacements)
             solution = _conjugate_gradients(system, right, solution, precondition)
         return solution
 
@@ -256,14 +262,14 @@ class _Problem:
 Linear = Callable[[Tensor], Tensor]
 
 
-def _conjugate_gradients(system: Linear, right: Tensor, start: Tensor, precondition: Linear) -> Tensor:
-    """Solve system(x) = right for all components (d, *shape) at once, each by itself."""
+def _conjugate_gradients(system: Linear, right: Tensor, start: Tensor, precondition: Tensor) -> Tensor:
+    """Solve system(x) = right for all components (d, *shape) at once, each by itself; (*shape) preconditions them."""
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))
 
     solution, residual = start, right - system(start)
-    direction = improved = precondition(residual)
+    direction = improved = precondition * residual
     product = dot(residual, improved)
     goal = _RELATIVE_RESIDUAL**2 * right.square().sum()
     for _ in range(_MAX_ITERATIONS):
@@ -273,75 +279,69 @@ def _conjugate_gradients(system: Linear, right: Tensor, start: Tensor, precondit
         step = product / dot(direction, image).clamp(min=1e-30)
         solution = solution + step * direction
         residual = residual - step * image
-        improved = precondition(residual)
+        improved = precondition * residual
         product, before = dot(residual, improved), product
         direction = improved + product / before.clamp(min=1e-30) * direction
     return solution
 
 
 @dataclass(frozen=True, eq=False)
-class _Smoothness:
-    """The bending energy plus a little membrane energy of spline coefficients; differences stand for derivatives.
+class _Cosines:
+    """Spline coefficients (d, *shape) as sums of cosines, and their smoothness: differences stand for derivatives.
 
     Parameters
     ----------
-    stiffness
-        What both are multiplied by.
-    first, second
-        For each axis of the coefficients the (n, n) matrix of the squared first and second differences.
-    cosines, eigenvalues
-        For each axis the orthonormal cosines (n, n), and the first differences' eigenvalues (n,) of them.
+    waves
+        For each axis the orthonormal cosines (n, n).
+    mixed
+        (*shape) what the smoothness has of first derivatives and of the second ones along two axes, all diagonal.
+    second
+        For each axis the (n, n) matrix of the squared second differences, of spectra.
+    inner_smoothness
+        (*shape) the whole smoothness away from the border, where it is diagonal.
     """
 
-    stiffness: float
-    first: tuple[Tensor, ...]
+    waves: tuple[Tensor, ...]
+    mixed: Tensor
     second: tuple[Tensor, ...]
-    cosines: tuple[Tensor, ...]
-    eigenvalues: tuple[Tensor, ...]
+    inner_smoothness: Tensor
 
     @classmethod
-    def of(cls, shape: Sequence[int], stiffness: float, like: Tensor) -> _Smoothness:
-        """Return that of coefficients of a shape, on the device of a tensor and of its type."""
-        parts: list[tuple[Tensor, ...]] = []
-        for n in shape:
-            identity = torch.eye(n, dtype=like.dtype, device=like.device)
-            first, second = (identity.diff(n=order, dim=0) for order in (1, 2))
-            k = torch.arange(n, dtype=like.dtype, device=like.device)
-            cosines = torch.cos(np.pi / n * (k + 0.5) * k[:, None]) * (2 / n) ** 0.5
-            cosines[0] /= 2**0.5
-            parts.append((first.T @ first, second.T @ second, cosines, 2 - 2 * torch.cos(np.pi / n * k)))
-        return cls(stiffness, *zip(*parts, strict=True))
+    def of(cls, shape: Sequence[int], like: Tensor) -> _Cosines:
+        """Return those of coefficients of a shape, on the device of a tensor and of its type."""
+        waves, second, eigenvalues = [], [], []
+        for axis, n in enumerate(shape):
+            k = torch.arange(n, dtype=torch.float64, device=like.device)
+            wave = torch.cos(np.pi / n * (k + 0.5) * k[:, None]) * (2 / n) ** 0.5
+            wave[0] /= 2**0.5
+            differences = wave.diff(n=2, dim=1)
+            waves.append(wave.to(like.dtype))
+            second.append((differences @ differences.T).to(like.dtype))
+            # of the squared first differences
+            eigenvalues.append((2 - 2 * torch.cos(np.pi / n * k)).reshape(-1, *[1] * (len(shape) - 1 - axis)))
+        laplacian, squares = reduce(torch.add, eigenvalues), reduce(torch.add, [e**2 for e in eigenvalues])
+        mixed = laplacian**2 - squares + _MEMBRANE_WEIGHT * laplacian + 1e-6
+        return cls(tuple(waves), mixed.to(like.dtype), tuple(second), (mixed + squares).to(like.dtype))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return half the energy's gradient at coefficients (d, *shape)."""
-        axes = range(len(self.first))
-        slopes = [_along(axis, self.first[axis], x) for axis in axes]
-        result = 1e-6 * x + _MEMBRANE_WEIGHT * reduce(torch.add, slopes)
-        for axis in axes:
-            result = result + _along(axis, self.second[axis], x)
-            if axis:
-                result = result + 2 * _along(axis, self.first[axis], reduce(torch.add, slopes[:axis]))
-        return self.stiffness * result
+    def spectrum(self, coefficients: Tensor) -> Tensor:
+        """Return the spectrum (d, *shape) of coefficients."""
+        for axis, wave in enumerate(self.waves):
+            coefficients = _along(axis, wave, coefficients)
+        return coefficients
 
-    def preconditioner(self, data_weight: Tensor) -> Linear:
-        """Return the inverse of the system for evenly spread data, which cosines diagonalise."""
-        ndim = len(self.eigenvalues)
-        laplacian = reduce(
+    def coefficients(self, spectrum: Tensor) -> Tensor:
+        """Return the coefficients (d, *shape) of a spectrum."""
+        for axis, wave in enumerate(self.waves):
+            spectrum = _along(axis, wave.T, spectrum)
+        return spectrum
+
+    def smoothness(self, spectrum: Tensor) -> Tensor:
+        """Return half the gradient of the bending energy and a little of the membrane's, of a spectrum."""
+        return reduce(
             torch.add,
-            [e.reshape(*[-1 if i == axis else 1 for i in range(ndim)]) for axis, e in enumerate(self.eigenvalues)],
+            (_along(axis, second, spectrum) for axis, second in enumerate(self.second)),
+            self.mixed * spectrum,
         )
-        smoothness = self.stiffness * (laplacian**2 + _MEMBRANE_WEIGHT * laplacian)
-        inverse = 1 / (smoothness + _DATA_SHARE * data_weight + 1e-6)
-
-        def apply(residual: Tensor) -> Tensor:
-            for axis, matrix in enumerate(self.cosines):
-                residual = _along(axis, matrix, residual)
-            residual = residual * inverse
-            for axis, matrix in enumerate(self.cosines):
-                residual = _along(axis, matrix.T, residual)
-            return residual
-
-        return apply
 
 
 def _along(axis: int, matrix: Tensor, x: Tensor) -> Tensor:
