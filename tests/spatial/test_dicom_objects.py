@@ -375,6 +375,14 @@ def test_a_rotated_region_is_cut_anew(scan, tmp_path):
     assert np.abs(distance - radius)[near_equator].max() < 0.02  # linear between planes 1 mm apart
 
 
+def test_contours_of_more_than_64_kb_are_read_and_written(scan, tmp_path):
+    angles = np.linspace(0, 2 * np.pi, 5001)[:-1]
+    fine = np.column_stack([CENTER[0] + 30 * np.cos(angles), CENTER[1] + 30 * np.sin(angles), 0 * angles + CENTER[2]])
+    source = structure_set(tmp_path / "in.dcm", ("line", [("OPEN_PLANAR", fine)]))
+    warp_dicom_structures(source, tmp_path / "out.dcm", reference=scan, transform=AffineTransform.identity(3))
+    np.testing.assert_allclose(drawn(tmp_path / "out.dcm")["line"][0][1], fine, atol=1e-3)
+
+
 def test_slices_without_a_contour_stay_empty_and_open_contours_are_mapped(scan, tmp_path):
     low, high = (SCAN.origin[2] + 3.0 * k for k in ((2, 3), (9, 10)) for k in k[:1])
     two = [("CLOSED_PLANAR", circle(20, low + 3.0 * k)) for k in (0, 1)]

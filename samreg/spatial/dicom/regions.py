@@ -18,9 +18,13 @@ from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 
 _PLANE_TOLERANCE_MM = 0.1  # of a contour's points off its plane, and between contours of one plane
+_MAX_DISTANCE_MM = 30.0  # that is measured
 _MAX_EDGE_MM = 1.0  # of the edges among which the nearest one is looked for
 _MIN_PIXEL_MM = 0.5  # at which contours are traced; their points are then refined
+_COARSE_PIXEL_MM = 4.0  # at which places far from a border are looked at
+_NEAR_MM = 8.0  # of a border, more than it can move within such a pixel
 _REFINEMENTS = 3
+_MIN_SQUARED_SLOPE = 1e-2  # where a function is flatter, points stay near where they are
 _DIFFERENCE_MM = 0.02  # for derivatives
 _MAX_GAP_STEPS = 1.5  # between planes that a region spans
 
@@ -56,17 +60,26 @@ class _Outline:
         return [Path(np.vstack([contour, contour[:1]]), closed=True) for contour in self.contours]
 
     def distance(self, points: FloatArray) -> FloatArray:
-        """Return the signed distance of points (N, 2), mm, positive inside."""
+        """Return the signed distance of points (N, 2), mm, positive inside, cut off at 30 mm."""
         starts, steps = self._edges
+        far, edge = self._tree.query(points, k=min(4, len(starts)), distance_upper_bound=_MAX_DISTANCE_MM)
+        far, edge = far.reshape(len(points), -1), edge.reshape(len(points), -1)
+        near = np.isfinite(far[:, 0])
         # the nearest edge is among those whose middles are nearest, for they are short and of like length
-        nearest = self._tree.query(points, k=min(4, len(starts)))[1].reshape(len(points), -1)
-        offset, step = points[:, None] - starts[nearest], steps[nearest]
+        nearest = np.where(np.isfinite(far), edge, edge[:, :1])[near]
+        offset, step = points[near, None] - starts[nearest], steps[nearest]
         share = np.clip((offset * step).sum(-1) / np.maximum((step**2).sum(-1), 1e-18), 0, 1)
-        distance = np.linalg.norm(offset - share[..., None] * step, axis=-1).min(axis=1)
+        distance = np.full(len(points), _MAX_DISTANCE_MM)
+        distance[near] = np.linalg.norm(offset - share[..., None] * step, axis=-1).min(axis=1)
+        return np.where(self._inside(points), distance, -distance)
+
+    def _inside(self, points: FloatArray) -> NDArray[np.bool_]:
         inside = np.zeros(len(points), bool)
-        for path in self._paths:
-            inside ^= path.contains_points(points)
-        return np.where(inside, distance, -distance)
+        for path, contour in zip(self._paths, self.contours, strict=True):
+            low, high = contour.min(axis=0), contour.max(axis=0)
+            candidates = np.flatnonzero(((points >= low) & (points <= high)).all(axis=1))
+            inside[candidates] ^= path.contains_points(points[candidates])
+        return inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,12 +204,11 @@ def plane_contours(level: Callable[[FloatArray], FloatArray], plane: Grid, box: 
     pixel = np.maximum(plane.spacing[:2], _MIN_PIXEL_MM)
     counts = np.maximum(2, np.ceil((box[1] - box[0]) * plane.spacing[:2] / pixel).astype(int) + 1)
     x, y = (np.linspace(box[0, axis], box[1, axis], int(counts[axis])) for axis in (0, 1))
-    positions = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
     def at(position: FloatArray) -> FloatArray:
         return level(plane.index_to_world(np.column_stack([position, np.zeros(len(position))])))
 
-    values = at(positions).reshape(len(y), len(x))
+    values = _sampled(at, x, y, coarse=max(1, int(_COARSE_PIXEL_MM / pixel.max())))
     values[[0, -1]], values[:, [0, -1]] = np.minimum(values[[0, -1]], -1e-3), np.minimum(values[:, [0, -1]], -1e-3)
     lines = contourpy.contour_generator(x, y, values).lines(0.0)
     contours = []
@@ -207,17 +219,31 @@ def plane_contours(level: Callable[[FloatArray], FloatArray], plane: Grid, box: 
     return contours
 
 
+def _sampled(at: Callable[[FloatArray], FloatArray], x: FloatArray, y: FloatArray, *, coarse: int) -> FloatArray:
+    """Return a function's values (y, x) on a lattice: exact near its zero, elsewhere from every so many positions."""
+    from scipy.interpolate import RegularGridInterpolator
+
+    positions = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    some_x, some_y = (np.unique(np.append(axis[::coarse], axis[-1])) for axis in (x, y))
+    lattice = np.stack(np.meshgrid(some_x, some_y), axis=-1).reshape(-1, 2)
+    rough = RegularGridInterpolator((some_y, some_x), at(lattice).reshape(len(some_y), len(some_x)))
+    values: FloatArray = rough(positions[:, ::-1])
+    near = np.abs(values) < _NEAR_MM
+    values[near] = at(positions[near])
+    return values.reshape(len(y), len(x))
+
+
 def _refined(at: Callable[[FloatArray], FloatArray], points: FloatArray, spacing: FloatArray) -> FloatArray:
-    """Move points of a contour onto the zero of a function by Newton's method, at most a pixel."""
-    start = points
+    """Move points of a contour onto the zero of a function, at most a pixel, along its slope where they were."""
+    start, value = points, at(points)
     delta = _DIFFERENCE_MM / spacing
+    slope = np.stack(
+        [(at(points + delta * axis) - at(points - delta * axis)) / (2 * _DIFFERENCE_MM) for axis in np.eye(2)], axis=-1
+    )  # for each mm
+    direction = slope / np.maximum((slope**2).sum(axis=-1, keepdims=True), _MIN_SQUARED_SLOPE) / spacing
     for _ in range(_REFINEMENTS):
-        value = at(points)
-        slope = np.stack(
-            [(at(points + delta * axis) - at(points - delta * axis)) / (2 * _DIFFERENCE_MM) for axis in np.eye(2)], -1
-        )  # for each mm
-        step = -(value / np.maximum((slope**2).sum(-1), 1e-2))[:, None] * slope / spacing
-        moved = start + np.clip(points + step - start, -1, 1)
-        better = np.abs(at(moved)) < np.abs(value)
-        points = np.where(better[:, None], moved, points)
+        moved = start + np.clip(points - value[:, None] * direction - start, -1, 1)
+        new = at(moved)
+        better = np.abs(new) < np.abs(value)
+        points, value = np.where(better[:, None], moved, points), np.where(better, new, value)
     return points

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from samreg.errors import InputError
 from samreg.spatial.dicom.header import read_elements
@@ -117,7 +117,10 @@ def read_structures(path: Path) -> StructureSet:
 
 def _contours(drawing: Dataset) -> Iterator[tuple[str, FloatArray]]:
     for contour in drawing.get("ContourSequence", []):
-        yield str(contour.ContourGeometricType), np.asarray(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+        numbers = contour.ContourData
+        if isinstance(numbers, bytes):  # over 64 kB, which explicit value representations state as unknown
+            numbers = numbers.decode("ascii").strip(" \0").split("\\")
+        yield str(contour.ContourGeometricType), np.asarray(numbers, dtype=np.float64).reshape(-1, 3)
 
 
 def warped_structures(
@@ -137,6 +140,7 @@ def warped_structures(
         Points of the source image to those of the target, LPS mm, and back.
     """
     item = derived_object(RTStructureSetStorage, "RTSTRUCT", target, "samreg structures")
+    item.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # in which a contour may be longer than 64 kB
     item.OperatorsName = ""
     item.StructureSetLabel = (structures.label or "samreg")[:16]
     item.StructureSetDate, item.StructureSetTime = item.InstanceCreationDate, item.InstanceCreationTime
