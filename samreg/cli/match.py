@@ -178,6 +178,8 @@ def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | E
 
 
 def _show(matches: LandmarkMatches | TemplateMatches, target: Path, out: Path, report: Path | None) -> None:
+    from samreg.landmarks.find import MIN_RELIABILITY
+
     columns = [key for key in _COLUMNS if hasattr(matches, key)]
     axes = [f"{axis} mm" for axis in "xyz"[: matches.points.shape[1]]]
     measures = (getattr(matches, key).tolist() for key in columns)
@@ -188,6 +190,13 @@ def _show(matches: LandmarkMatches | TemplateMatches, target: Path, out: Path, r
         )
     ]
     show_table(f"found in {target}, LPS", ("name", *axes, *(_COLUMNS[key] for key in columns), "in view"), rows)
+    doubtful = [
+        name for name, sure in zip(matches.names, matches.reliability >= MIN_RELIABILITY, strict=True) if not sure
+    ]
+    if doubtful:
+        say(
+            f"check: {len(doubtful)} of {len(rows)} have a reliability below {MIN_RELIABILITY:g}: {', '.join(doubtful)}"
+        )
     for note in matches.notes:
         say(f"check: {note}")
     say(f"written to {out}" + ("" if report is None else f"; {report} shows them"))

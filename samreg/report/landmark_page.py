@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from samreg.landmarks.find import MIN_RELIABILITY
 from samreg.report.kit import PICTURE_TEXT, Picture, Table, dark_figure, png, write_page, write_png
 from samreg.report.pictures import bare, draw_slice
 from samreg.report.views import grey, standard, views_of, window
@@ -34,8 +36,8 @@ def write_landmark_report(
 ) -> Path:
     """Draw points of a template and where :func:`samreg.match` puts them.
 
-    2D images are drawn whole, the points numbered; of volumes the axial slice through each point. In the target the
-    colour is the reliability.
+    2D images are drawn whole, the points numbered; of volumes the axial slice through each point, the least sure first.
+    In the target the colour is the reliability.
 
     Parameters
     ----------
@@ -77,16 +79,18 @@ def write_landmark_report(
     numbers = np.column_stack([matches.points, matches.similarity, matches.reliability])
     decimals = (*(1 for _ in axes), 2, 2)
     rows = [
-        (str(i), name, *(f"{value:.{places}f}" for value, places in zip(values, decimals, strict=True)))
-        for i, (name, values) in enumerate(zip(matches.names, numbers, strict=True), start=1)
+        (str(i + 1), matches.names[i], *(f"{v:.{places}f}" for v, places in zip(numbers[i], decimals, strict=True)))
+        for i in _least_sure_first(matches)
     ]
+    doubtful = int((matches.reliability < MIN_RELIABILITY).sum())
+    verdict = f"{doubtful} of {len(rows)} are doubtful: their reliability is below {MIN_RELIABILITY:g}"
     return write_page(
         path,
         "landmarks.html",
         title=f"Points of {Path(template.name).name or 'template'} in {Path(target.name).name or 'target'}",
-        notes=matches.notes,
-        picture=Picture(png(figure), "landmarks in template and target"),
-        table=Table(rows, columns, numeric=range(2, len(columns))),
+        notes=(verdict, *matches.notes),
+        picture=Picture(png(figure), "landmarks in template and target", "The colour is the reliability."),
+        table=Table(rows, columns, numeric=range(2, len(columns)), marked=range(doubtful)),
     )
 
 
@@ -187,14 +191,20 @@ def draw_landmarks(template: Image, points: Points, target: Image, matches: Land
             ax.set_title(f"{title}: {Path(image.name).name or 'image'}", color=PICTURE_TEXT, fontsize=10)
         return figure
     figure = dark_figure(2 * _CROP_INCHES, _CROP_INCHES * len(points), layout="tight")
-    for i, row in enumerate(figure.subplots(len(points), 2, squeeze=False)):
+    rows = figure.subplots(len(points), 2, squeeze=False)
+    for i, row in zip(_least_sure_first(matches), rows, strict=True):
         for ax, (image, positions, colour, title) in zip(row, sides, strict=True):
             index = int(np.clip(np.rint(image.grid.world_to_index(positions[i])[0, 2]), 0, image.shape[0] - 1))
             x, y = _draw(ax, image, index, positions[i : i + 1], colour[i : i + 1], labels[i : i + 1])[0]
             ax.set_xlim(x - _CROP_MM / 2, x + _CROP_MM / 2)
             ax.set_ylim(y + _CROP_MM / 2, y - _CROP_MM / 2)
-            ax.set_title(f"{title}, {points.names[i]}", color=PICTURE_TEXT, fontsize=8)
+            of = points.names[i] if title == "template" else f"reliability {matches.reliability[i]:.2f}"
+            ax.set_title(f"{title}, {of}", color=PICTURE_TEXT, fontsize=8)
     return figure
+
+
+def _least_sure_first(matches: LandmarkMatches) -> NDArray[np.int64]:
+    return np.argsort(matches.reliability, kind="stable")
 
 
 def _draw(ax: Axes, image: Image, index: int, points: FloatArray, colours: Any, labels: list[str]) -> FloatArray:

@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 
 from samreg.cli import app
 from samreg.errors import InputError
+from samreg.landmarks import LandmarkMatches
 from samreg.matching.correspondences import Correspondences
 from samreg.quality import LandmarkErrors
 from samreg.registration.result import RegistrationResult
-from samreg.report import write_preview, write_report
+from samreg.report import write_landmark_report, write_preview, write_report
 from samreg.report.recipe import python_call, recipe, shell_command
 from samreg.report.viewer import viewer_data
 from samreg.report.views import focus, overlay, slice_grid, slice_indices, standard, views_of, window
 from samreg.seeding import AffineFit, Seed
-from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, write_image, write_transform
+from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, write_image, write_transform
 
 NASTY = "/data/<script>alert('x')</script>&\".nii.gz"
 
@@ -311,3 +312,32 @@ def test_window_and_overlay(phantom):
     assert high > low
     assert window(Image.from_array(np.full((5, 5), np.nan))) == (0.0, 1.0)
     assert overlay(np.ones((1, 1)), np.zeros((1, 1))).tolist() == [[[1, 0, 0]]]
+
+
+def test_doubtful_matches_come_first_and_are_marked(tmp_path):
+    image = Image.from_array(np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32), spacing=8.0)
+    places = np.array([[30.0, 40.0, 40.0], [50.0, 40.0, 40.0], [60.0, 40.0, 40.0]])
+    reliability = np.array([0.9, 0.2, 0.6])
+    one = np.ones(3)
+    names = ("sure", "doubtful", "likely")
+    matches = LandmarkMatches(places, names, one, reliability, one, one, one > 0)
+    page = write_landmark_report(image, Points(places, names), image, matches, tmp_path / "match.html").read_text()
+    assert "1 of 3 are doubtful" in page
+    rows = page[page.index("<table") :].split("<tr")
+    found = [next(name for name in names if f">{name}<" in row) for row in rows if any(f">{n}<" in row for n in names)]
+    assert found == ["doubtful", "likely", "sure"]
+    assert [f">{name}<" in row for row in rows if 'class="marked"' in row for name in names[1:2]] == [True]
+
+
+def test_the_page_opens_at_the_worst_place_and_shows_the_expected_error(good_result, tmp_path):
+    plain = good_result()
+    expected = np.full(plain.fixed.shape, 4.0, np.float32)
+    worst = tuple(n // 2 + 2 for n in plain.fixed.shape)
+    expected[worst] = 60.0
+    result = replace(plain, error_map=plain.fixed.with_array(expected))
+    place = plain.fixed.grid.index_to_world([worst[::-1]])[0]
+    np.testing.assert_allclose(focus(result), place, atol=1e-6)
+    page = result.report(tmp_path / "report.html").read_text()
+    assert 'value="error"' in page
+    assert "Expected error, mm" in page
+    assert 'value="error"' not in plain.report(tmp_path / "plain.html").read_text()
