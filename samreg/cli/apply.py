@@ -74,6 +74,9 @@ def apply(
 
     With --to fixed, what belongs to the moving image comes to the fixed one; --to moving is the way back. Images
     need the --reference whose grid they take: the fixed image for --to fixed, the moving one for --to moving.
+
+    Labels become a DICOM segmentation where --out ends in .dcm, and the contours of a DICOM RT structure set are drawn
+    anew on the slices of the --reference, a DICOM series.
     """
     from samreg.spatial.io_dicom_objects import DICOM, is_dicom_structures
     from samreg.spatial.io_points import POINT_SUFFIXES, WRITABLE_SUFFIXES

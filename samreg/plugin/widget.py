@@ -44,7 +44,7 @@ _MOVING = "moving image"  # the layer's name
 _OTHER = {"fixed": "moving", "moving": "fixed"}
 
 
-class MatchAndRegister(QWidget):  # type: ignore[misc]  # Qt is untyped
+class MatchAndRegister(QWidget):
     """The panel.
 
     Parameters
@@ -345,7 +345,8 @@ class MatchAndRegister(QWidget):  # type: ignore[misc]  # Qt is untyped
     def _registered(self, role: str, point: FloatArray) -> FloatArray | None:
         if not self.result:
             return None
-        return self.result.transform_points(point[None], to=_OTHER[role], outside="extrapolate")[0]
+        mapped: FloatArray = self.result.transform_points(point[None], to=_OTHER[role], outside="extrapolate")
+        return np.asarray(mapped[0])
 
     # registration
 

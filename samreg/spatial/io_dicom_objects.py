@@ -114,8 +114,8 @@ def write_dicom_segmentation(
     Raises
     ------
     InputError
-        When the reference is no DICOM, the labels are none, nothing of them comes to lie on it, or the file cannot be
-        written.
+        When the reference is no DICOM, the labels are none or those of the reference itself, nothing of them comes to
+        lie on it, or the file cannot be written.
     MissingExtraError
         Without highdicom.
 
@@ -138,6 +138,7 @@ def write_dicom_segmentation(
         labels_dataset,
         read_segments,
         require_highdicom,
+        segmented_series,
         segments_dataset,
     )
     from samreg.spatial.dicom.source import image_series
@@ -146,6 +147,8 @@ def write_dicom_segmentation(
     require_highdicom()
     target = image_series(reference, series, what="the reference")
     if isinstance(labels, (str, os.PathLike)) and _is_dicom_file(labels) and is_segmentation(Path(labels)):
+        if transform is not None:
+            target.require_other(segmented_series(Path(labels)), str(labels))
         item = segments_dataset(read_segments(Path(labels)), target, transform)
     else:
         item = labels_dataset(as_image(labels), target, transform, names)
@@ -183,7 +186,7 @@ def warp_dicom_structures(
     Raises
     ------
     InputError
-        When the reference is no DICOM, nothing is drawn, the contours are drawn on the reference already or do not lie
+        When the reference is no DICOM, nothing is drawn, the contours are drawn on the reference itself or do not lie
         on parallel planes, or the file cannot be written.
 
     Examples

@@ -375,6 +375,19 @@ def test_a_rotated_region_is_cut_anew(scan, tmp_path):
     assert np.abs(distance - radius)[near_equator].max() < 0.02  # linear between planes 1 mm apart
 
 
+def test_what_belongs_to_the_reference_is_not_brought_there(scan, pair, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed (the extra dicom)")
+    identity, out = AffineTransform.identity(3), tmp_path / "again.dcm"
+    source = structure_set(tmp_path / "in.dcm", ("disc", [("CLOSED_PLANAR", circle(20, CENTER[2]))]))
+    warp_dicom_structures(source, tmp_path / "here.dcm", reference=scan, transform=identity)
+    with pytest.raises(InputError, match=r"here.dcm belongs to .* itself"):
+        warp_dicom_structures(tmp_path / "here.dcm", out, reference=scan, transform=identity)
+    write_dicom_segmentation(LABELS, tmp_path / "seg.dcm", reference=pair[0], transform=RIGID)
+    with pytest.raises(InputError, match=r"seg.dcm belongs to .* itself"):
+        write_dicom_segmentation(tmp_path / "seg.dcm", out, reference=pair[0], transform=RIGID)
+    write_dicom_segmentation(tmp_path / "seg.dcm", out, reference=pair[0])  # a copy, where nothing moves
+
+
 def test_contours_of_more_than_64_kb_are_read_and_written(scan, tmp_path):
     angles = np.linspace(0, 2 * np.pi, 5001)[:-1]
     fine = np.column_stack([CENTER[0] + 30 * np.cos(angles), CENTER[1] + 30 * np.sin(angles), 0 * angles + CENTER[2]])

@@ -54,7 +54,10 @@ def registration_dataset(transform: Transform, fixed: ImageSeries, moving: Image
     item = derived_object(kind, "REG", fixed, "samreg registration")
     item.Laterality = ""  # required, perhaps empty, where a part of the body is one of a pair
     item.ContentDate, item.ContentTime = item.InstanceCreationDate, item.InstanceCreationTime
-    item.ContentLabel, item.ContentDescription = "REGISTRATION", f"{moving.label} to {fixed.label}"[:64]
+    item.ContentLabel, item.ContentDescription = (
+        "REGISTRATION",
+        "moving image to fixed image",
+    )  # no paths: they name people
     item.ContentCreatorName = ""
     if isinstance(transform, AffineTransform):
         same = _code("125021", "Frame of Reference Identity")

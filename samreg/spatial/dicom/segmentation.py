@@ -53,7 +53,13 @@ class Segment:
 
 def is_segmentation(path: Path) -> bool:
     """Tell whether a file is a DICOM segmentation."""
-    return read_elements(path, ["SOPClassUID"])["SOPClassUID"] == SegmentationStorage
+    return bool(read_elements(path, ["SOPClassUID"])["SOPClassUID"] == SegmentationStorage)
+
+
+def segmented_series(path: Path) -> frozenset[str]:
+    """Return the UIDs of the image series that a DICOM segmentation is of, where it says so."""
+    items = read_elements(path, ["ReferencedSeriesSequence"])["ReferencedSeriesSequence"] or ()
+    return frozenset(str(item.get("SeriesInstanceUID", "")) for item in items)
 
 
 def read_segments(path: Path) -> list[Segment]:

@@ -98,6 +98,21 @@ class ImageSeries:
         step = float((last.origin - first.origin) @ self.normal) / (count - 1) if count > 1 else first.spacing[2]
         return Grid((count, *first.shape[1:]), first.origin, np.array([*first.spacing[:2], step]), first.direction)
 
+    def require_other(self, series: frozenset[str], what: str) -> None:
+        """Raise :class:`InputError` where something that is to be brought here belongs here already.
+
+        Parameters
+        ----------
+        series
+            UIDs of the series to which it belongs.
+        what
+            What to call it in the message.
+        """
+        if str(self.header.SeriesInstanceUID) in series:
+            raise InputError(
+                f"{what} belongs to {self.label} itself; bring it to the other image (--to), or give its own"
+            )
+
     def files(self) -> Iterator[Slice]:
         """Yield one slice of each file."""
         seen: set[Path] = set()

@@ -71,19 +71,19 @@ class StructureSet:
         What it calls itself.
     structures
         Those that are drawn.
-    frames_of_reference
-        UIDs of the spaces in which they are.
+    series
+        UIDs of the image series on which they are drawn, where it says so.
     """
 
     path: Path
     label: str
     structures: tuple[Structure, ...]
-    frames_of_reference: frozenset[str]
+    series: frozenset[str]
 
 
 def is_structure_set(path: Path) -> bool:
     """Tell whether a file is a DICOM RT structure set."""
-    return read_elements(path, ["SOPClassUID"])["SOPClassUID"] == RTStructureSetStorage
+    return bool(read_elements(path, ["SOPClassUID"])["SOPClassUID"] == RTStructureSetStorage)
 
 
 def read_structures(path: Path) -> StructureSet:
@@ -100,19 +100,27 @@ def read_structures(path: Path) -> StructureSet:
             raise InputError(f"{path} is no RT structure set; give one")
         drawings = {int(one.ReferencedROINumber): one for one in item.get("ROIContourSequence", [])}
         observations = {int(one.ReferencedROINumber): one for one in item.get("RTROIObservationsSequence", [])}
-        structures, frames = [], set()
+        structures = []
         for definition in item.get("StructureSetROISequence", []):
             number = int(definition.ROINumber)
             drawing = drawings.get(number)
             contours = tuple(_contours(drawing)) if drawing is not None else ()
             if drawing is None or not contours:
                 continue
-            frames.add(str(definition.get("ReferencedFrameOfReferenceUID", "")))
             name = str(definition.get("ROIName") or f"ROI {number}")
             structures.append(Structure(number, name, contours, definition, drawing, observations.get(number)))
     if not structures:
         raise InputError(f"{path}: a structure set in which nothing is drawn; export it with its contours")
-    return StructureSet(path, str(item.get("StructureSetLabel") or ""), tuple(structures), frozenset(frames - {""}))
+    return StructureSet(
+        path, str(item.get("StructureSetLabel") or ""), tuple(structures), frozenset(_series_uids(item))
+    )
+
+
+def _series_uids(item: Dataset) -> Iterator[str]:
+    for frame in item.get("ReferencedFrameOfReferenceSequence", []):
+        for study in frame.get("RTReferencedStudySequence", []):
+            for series in study.get("RTReferencedSeriesSequence", []):
+                yield str(series.get("SeriesInstanceUID", ""))
 
 
 def _contours(drawing: Dataset) -> Iterator[tuple[str, FloatArray]]:
@@ -138,7 +146,13 @@ def warped_structures(
         The image whose slices they are brought to.
     to_target, to_source
         Points of the source image to those of the target, LPS mm, and back.
+
+    Raises
+    ------
+    InputError
+        When the structures are drawn on the target itself, or their closed contours do not lie on parallel planes.
     """
+    target.require_other(structures.series, str(structures.path))
     item = derived_object(RTStructureSetStorage, "RTSTRUCT", target, "samreg structures")
     item.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # in which a contour may be longer than 64 kB
     item.OperatorsName = ""
