@@ -131,6 +131,22 @@ def test_landmarks_are_the_same(device, images, search):
     assert np.linalg.norm(result.points - wanted - SHIFT_MM, axis=1).max() < 4
 
 
+def test_named_landmarks_are_found(device, images):
+    """Nothing of the atlas is in the image; that it is looked for shows that all its parts are where they must be."""
+    expected, result = (samreg.find_landmarks(images[0], device=where) for where in ("cpu", device))
+    assert result.names == expected.names
+    assert np.isfinite(result.points).all()
+
+
+def test_lesions_are_tracked_alike(device, images):
+    lesions = images[0].grid.center + np.array([[0.0, 0.0, 0.0], [12.0, -8.0, 10.0]])
+    expected, result = (samreg.track(*images, lesions, device=where) for where in ("cpu", device))
+    assert result, result.reason
+    places, others = ([lesion.followup for lesion in tracks.lesions] for tracks in (result, expected))
+    assert np.linalg.norm(np.array(places) - others, axis=1).max() < MAX_APART_MM
+    assert np.linalg.norm(np.array(places) - lesions - SHIFT_MM, axis=1).max() < 4
+
+
 def test_a_detector_finds_the_same(device, images):
     wanted = samreg.Points(images[0].grid.center + np.array([[0.0, 0.0, 0.0], [12.0, -5.0, 9.0]]), ("a", "b"))
     model = load_model("ct-small")
