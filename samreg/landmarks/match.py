@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +24,11 @@ if TYPE_CHECKING:
     from samreg.matching import Calibration, Correspondences, Features
     from samreg.spatial import Grid
 
+#: Made by ``python -m samreg.training.match_reliability``.
+MATCH_RELIABILITY = Path(__file__).with_name("match_reliability.json")
+
 SEARCHES = ("guided", "global")
+_OUTSIDE_FACTOR = 0.5  # of the reliability of a point that is expected outside the image
 # at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _GUIDE_LATTICE_MM = 32.0  # distance of the matches that guide the search
 # radius of the search around the prediction, and similarity lost at that distance: for the point and its neighbours,
@@ -43,7 +50,8 @@ class LandmarkMatches:
     similarity
         (N,) similarity of the embeddings, at most 1.
     reliability
-        (N,) calibrated probability in [0, 1] that the match is right.
+        (N,) calibrated probability in [0, 1] that the match lies within 10 mm of the truth (with ``ct-small``, between
+        people; with other models and in a global search as the model's own calibration has it).
     cycle_error
         (N,) where the match leads back to, distance from the template's point, mm.
     spread
@@ -153,8 +161,8 @@ def match(
             grid=moving.image_grid, calibration=calibration, seed=seed,
         )  # fmt: skip
         if guided is not None:
-            landmark_calibration = Calibration.from_mapping(fixed.calibration, landmarks=True)
-            return _from_guided(wanted.names, guided, landmark_calibration, notes)
+            stored = Calibration.from_mapping(fixed.calibration, landmarks=True)
+            return _from_guided(wanted.names, guided, _between_people(fixed.model) or stored, notes)
         notes += (f"no common alignment was found ({reason}); every point was searched in the whole body",)
     pairs = match_points(fixed_features, wanted.positions, moving_features, calibration=calibration)
     return LandmarkMatches(
@@ -168,16 +176,26 @@ def _from_guided(
 ) -> LandmarkMatches:
     """Return the matches with the reliability that the votes and the field of view give them."""
     pairs = guided.matches
+    reliability = calibration(pairs.similarity, pairs.cycle_error, spread=guided.spread, depth=guided.depth)
     return LandmarkMatches(
         pairs.moving,
         names,
         pairs.similarity,
-        calibration(pairs.similarity, pairs.cycle_error, spread=guided.spread, depth=guided.depth),
+        np.where(guided.depth >= 0, reliability, _OUTSIDE_FACTOR * reliability),
         pairs.cycle_error,
         guided.spread,
         guided.depth >= 0,
         notes,
     )
+
+
+@cache
+def _between_people(model: str) -> Calibration | None:
+    """Return the calibration on landmarks of a shipped model, ``name@fingerprint``; None where there is none."""
+    from samreg.matching import Calibration
+
+    known = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(model.split("@")[0])
+    return None if known is None else Calibration(**known)
 
 
 @dataclass(frozen=True, eq=False)

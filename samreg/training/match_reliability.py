@@ -1,0 +1,104 @@
+"""Calibrating the reliability of ``samreg.match`` between people, on landmarks of training people.
+
+    python -m samreg.training.match_reliability IMAGES data/landmarks/train/landmarks.csv --model ct-small
+
+Landmarks of one person are searched in another, and the probability that a match lies within 10 mm of the truth is
+fitted to what it shows. It is written to ``samreg/landmarks/match_reliability.json``; printed is the expected
+calibration error (Naeini et al., AAAI 2015, ten bins of equal size) on pairs neither of whose people it was fitted to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import samreg
+from samreg.landmarks.match import MATCH_RELIABILITY, guided_matches
+from samreg.matching import features
+from samreg.matching.reliability import Calibration, fit_calibration
+from samreg.spatial.grid import FloatArray
+from samreg.training.landmark_pairs import read_landmarks
+
+_TOLERANCE_MM = 10.0
+_MIN_LANDMARKS = 3  # that both people of a pair have
+_BINS = 10
+
+#: The people of a pair, and (N, 4) similarity, cycle error, spread of the votes and true error of its matches.
+Pair = tuple[set[str], FloatArray]
+
+
+def fit(pairs: Sequence[Pair]) -> Calibration:
+    """Fit the probability to the matches of pairs."""
+    similarity, cycle, spread, error = np.concatenate([values for _, values in pairs]).T
+    return fit_calibration(similarity, cycle, error, spread=spread, tolerance=_TOLERANCE_MM)
+
+
+def left_out(pairs: Sequence[Pair]) -> FloatArray:
+    """Return the probabilities of all matches by fits to the pairs that share no person with theirs."""
+    told = []
+    for people, values in pairs:
+        calibration = fit([pair for pair in pairs if not pair[0] & people])
+        told.append(calibration(values[:, 0], values[:, 1], spread=values[:, 2]))
+    return np.concatenate(told)
+
+
+def calibration_error(told: FloatArray, right: NDArray[np.bool_]) -> float:
+    """Return the mean difference between what is told and how often it is right, over bins of equal size.
+
+    Examples
+    --------
+    >>> calibration_error(np.full(100, 0.75), np.arange(100) % 4 > 0)
+    0.0
+    """
+    parts = np.array_split(np.argsort(told, kind="stable"), _BINS)
+    gaps = [abs(float(told[part].mean() - right[part].mean())) * len(part) for part in parts if len(part)]
+    return round(sum(gaps) / len(told), 4) if told.std() > 0 else round(abs(float(told.mean() - right.mean())), 4)
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("landmarks", type=Path)
+    parser.add_argument("--model", default="ct-small")
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=MATCH_RELIABILITY)
+    arguments = parser.parse_args()
+    model = samreg.load_model(arguments.model)
+    landmarks = read_landmarks(arguments.landmarks)
+    embeddings = {name: model.embed(samreg.read_image(next(arguments.images.glob(f"{name}.*")))) for name in landmarks}
+    prepared = {name: features(embedding) for name, embedding in embeddings.items()}
+    ordered = list(itertools.permutations(landmarks, 2))
+    pairs: list[Pair] = []
+    for i in np.random.default_rng(0).permutation(len(ordered))[: arguments.pairs]:
+        a, b = ordered[i]
+        names = [name for name in landmarks[a].names if name in set(landmarks[b].names)]
+        if len(names) < _MIN_LANDMARKS:
+            continue
+        first, second = (landmarks[person].named(names).positions for person in (a, b))
+        calibration = Calibration.from_mapping(embeddings[a].calibration)
+        grid = embeddings[b].image_grid
+        guided, _ = guided_matches(prepared[a], first, prepared[b], grid=grid, calibration=calibration)
+        if guided is not None:
+            found = guided.matches
+            error = np.linalg.norm(found.moving - second, axis=1)
+            pairs.append(({a, b}, np.column_stack([found.similarity, found.cycle_error, guided.spread, error])))
+    told, right = left_out(pairs), np.concatenate([values[:, 3] for _, values in pairs]) <= _TOLERANCE_MM
+    print(
+        f"{len(right)} matches of {len(pairs)} pairs, {right.mean():.0%} within {_TOLERANCE_MM:g} mm, told "
+        f"{told.mean():.0%}; expected calibration error {calibration_error(told, right):.3f}"
+    )
+    known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
+    known[model.name.split("@")[0]] = {key: round(value, 4) for key, value in asdict(fit(pairs)).items()}
+    arguments.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
