@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import pytest
 import samreg
 from samreg.errors import InputError
 from samreg.landmarks import FoundLandmarks
-from samreg.phantoms import phantom_pair
+from samreg.phantoms import make_phantom
 from samreg.plugin import placing, session
 from samreg.plugin.reader import get_reader, phantom_layers, read_layers
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
 
+COARSE = {"spacing": 8.0, "field_of_view": (-60, 30)}
 TURN = np.array([[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]])
 
 
@@ -24,7 +26,8 @@ def silent():
 
 @pytest.fixture(scope="module")
 def pair():
-    return phantom_pair(spacing=8.0)
+    """Return two people, as little of them as holds some landmarks."""
+    return SimpleNamespace(fixed=make_phantom(1, **COARSE), moving=make_phantom(2, **COARSE))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def explorer(pair):
 def test_a_point_matches_itself_and_its_map_peaks_there(pair):
     image = pair.fixed.image
     same = session.explore(image, image, silent(), model="mind")
-    point = pair.fixed_landmarks.positions[3]
+    point = pair.fixed.landmarks.positions[3]
     match = same.match(point, "moving")
     assert np.linalg.norm(match.match - point) < 8
     assert match.similarity > 0.9
@@ -44,7 +47,7 @@ def test_a_point_matches_itself_and_its_map_peaks_there(pair):
 
 
 def test_matches_go_both_ways(explorer, pair):
-    there = explorer.match(pair.fixed_landmarks.positions[0], "fixed")
+    there = explorer.match(pair.fixed.landmarks.positions[0], "fixed")
     back = explorer.match(there.match, "moving")
     assert abs(np.linalg.norm(back.match - there.point) - there.cycle_error) < 8
     assert 0 < there.reliability < 1

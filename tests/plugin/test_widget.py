@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import samreg.plugin
-from samreg.phantoms import phantom_pair
+from samreg.phantoms import make_phantom
 from samreg.plugin import placing, session
 from samreg.spatial import AffineTransform, DisplacementField, compose
 
@@ -18,8 +18,7 @@ FOLDER = Path(samreg.plugin.__file__).parent
 
 @pytest.fixture(scope="module")
 def images():
-    pair = phantom_pair(spacing=10.0)
-    return pair.fixed.image, pair.moving.image
+    return tuple(make_phantom(number, spacing=8.0, field_of_view=(-60, 30)).image for number in (1, 2))
 
 
 @pytest.fixture
