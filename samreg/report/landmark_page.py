@@ -75,9 +75,9 @@ def write_landmark_report(
     if Path(path).suffix.lower() != ".html":
         return write_png(figure, path)
     axes = "xyz"[: matches.points.shape[1]]
-    columns = ("", "name", *(f"{axis} mm" for axis in axes), "similarity", "reliability")
-    numbers = np.column_stack([matches.points, matches.similarity, matches.reliability])
-    decimals = (*(1 for _ in axes), 2, 2)
+    columns = ("", "name", "reliability", *(f"{axis} mm" for axis in axes), "similarity")
+    numbers = np.column_stack([matches.reliability, matches.points, matches.similarity])
+    decimals = (2, *(1 for _ in axes), 2)
     rows = [
         (str(i + 1), matches.names[i], *(f"{v:.{places}f}" for v, places in zip(numbers[i], decimals, strict=True)))
         for i in _least_sure_first(matches)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import samreg
+from samreg.embedding.kept import KeepingModel
 from samreg.errors import InputError
 from samreg.landmarks.atlas import shipped_atlas
 from samreg.registration.confidence import COEFFICIENTS, EVIDENCE, MEASURED, METHODS, ErrorModel, Evidence, gather
@@ -182,14 +184,15 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("landmarks", type=Path)
     parser.add_argument("--model", default="ct-small")
-    parser.add_argument("--pairs", type=int, default=36)
+    parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--out", type=Path, default=COEFFICIENTS)
     arguments = parser.parse_args()
-    model = samreg.load_model(arguments.model)
     known = read_landmarks(arguments.landmarks)
     landmarks = {name: points for name, points in known.items() if len(points) >= _MIN_LANDMARKS}
     images = {name: samreg.read_image(next(arguments.images.glob(f"{name}.*"))) for name in landmarks}
     cases: list[Case] = []
+    folder = tempfile.TemporaryDirectory()
+    model = KeepingModel(samreg.load_model(arguments.model), Path(folder.name), [*images.values()])
     for fixed, moving in pairs_of(landmarks, arguments.pairs):
         options = {"preset": "fast"}
         result = samreg.register(images[fixed], images[moving], model=model, engine_options=options, threads=1)
@@ -201,6 +204,7 @@ def main() -> None:
         print(f"{fixed} <- {moving}: {cases[-2].errors.mean():.1f} mm", flush=True)
     report(cases)
     write(cases, arguments.out, model.name.split("@")[0])
+    folder.cleanup()
 
 
 if __name__ == "__main__":
