@@ -49,15 +49,15 @@ class MatchAndRegister(QWidget):
 
     Parameters
     ----------
-    viewer
-        The napari viewer, or its model, in which the images are open as layers.
+    napari_viewer
+        The viewer in which the images are open as layers; napari gives it by this name.
     """
 
     _progressed = Signal(str, float)  # from the thread that works
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
-        self.viewers: dict[str, Any] = {"fixed": viewer, "moving": ViewerModel(title="moving")}
+        self.viewers: dict[str, Any] = {"fixed": napari_viewer, "moving": ViewerModel(title="moving")}
         self.frames: dict[str, placing.Frame] = {}
         self.explorer: session.Explorer | None = None
         self.result: RegistrationResult | None = None
@@ -68,7 +68,7 @@ class MatchAndRegister(QWidget):
         self._canvas: Any = None
         self._build()
         self._progressed.connect(self._show_progress)
-        for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+        for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
             event.connect(self._list_layers)
         for role, model in self.viewers.items():
             model.mouse_drag_callbacks.append(partial(self._on_click, role))

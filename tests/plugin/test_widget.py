@@ -50,6 +50,19 @@ def test_napari_knows_the_plugin():
     assert '[project.entry-points."napari.manifest"]\nsamreg = "samreg.plugin:napari.yaml"' in text
 
 
+def test_it_opens_from_naparis_menus(viewer):
+    import npe2
+
+    plugins = npe2.PluginManager.instance()
+    plugins.discover()
+    if "samreg" not in plugins:  # where samreg runs from its source
+        plugins.register(npe2.PluginManifest.from_file(FOLDER / "napari.yaml"))
+    viewer.open_sample("samreg", "phantoms")
+    _, panel = viewer.window.add_plugin_dock_widget("samreg", "Match and register")
+    assert [panel.images[role].currentText() for role in session.ROLES] == ["phantom, fixed", "phantom, moving"]
+    assert panel._chosen() is not None
+
+
 def test_a_click_in_either_image_shows_its_match_in_the_other(panel, wait_until):
     assert [panel.images[role].currentText() for role in session.ROLES] == ["a", "b"]
     panel.pick("fixed", (0, 0, 0))
