@@ -153,24 +153,17 @@ def cpu_threads(threads: int | None = None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Let the BLAS of numpy and scipy use one thread within the block; see :func:`cpu_threads`."""
-    with _POOLS.limited(None):
-        yield
-
-
 class _ThreadPools:
     """The thread pools of the process, and the blocks that limit them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[object, int | None] = {}  # of the blocks that are entered, in order
+        self._counts: dict[object, int] = {}  # of the blocks that are entered, in order
         self._before = ExitStack()
 
     @contextmanager
-    def limited(self, count: int | None) -> Iterator[None]:
-        """Limit torch and SimpleITK to so many threads within the block, as they are for None, and BLAS to one."""
+    def limited(self, count: int) -> Iterator[None]:
+        """Limit torch and SimpleITK to so many threads within the block, and BLAS to one."""
         block = object()
         with self._lock:
             if not self._counts:
@@ -182,18 +175,18 @@ class _ThreadPools:
         finally:
             with self._lock:
                 del self._counts[block]
-                self._set(next((c for c in reversed(self._counts.values()) if c is not None), None))
-                if not self._counts:
+                if self._counts:
+                    self._set([*self._counts.values()][-1])
+                else:
                     self._before.close()
 
     @staticmethod
-    def _set(count: int | None) -> None:
+    def _set(count: int) -> None:
         import SimpleITK as sitk
         import torch
 
-        if count is not None:
-            torch.set_num_threads(usable_threads(count))
-            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+        torch.set_num_threads(usable_threads(count))
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
 
     @staticmethod
     def _restorer() -> ExitStack:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from threadpoolctl import threadpool_info
 
-from samreg.device import available_cpus, cpu_threads, inference_dtype, resolve_device, single_threaded_blas
+from samreg.device import available_cpus, cpu_threads, inference_dtype, resolve_device
 from samreg.errors import InputError
 
 
@@ -42,8 +42,6 @@ def test_blocks_limit_all_pools_and_set_them_as_they_were(two_threads) -> None:
         assert blas_threads() == {1}
         with cpu_threads(3):
             assert counts() == (3, 3)
-        with single_threaded_blas():
-            assert counts() == (1, 1)
         assert counts() == (1, 1)
     assert counts() == (2, 2)
     assert blas_threads() == blas
