@@ -1,6 +1,6 @@
 """Maps between training subjects, found by a model: ``python cross_subject.py IMAGES WEIGHTS OUTPUT [PAIRS]``.
 
-PAIRS is a text file with two volume names per line, fixed and moving; all pairs unless given.
+PAIRS is a text file with two volume names per line; all pairs unless given. Each gives a map and its inverse.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import samreg
 from samreg.training.cross_subject import build_maps
+from samreg.training.landmark_pairs import read_landmarks
 
 
 def main() -> None:
@@ -20,14 +21,19 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("pairs", type=Path, nargs="?")
+    parser.add_argument("--landmarks", type=Path, help="csv with subject, landmark, x, y, z in LPS mm: guides the maps")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="landmarks that do not guide, to validate on")
     parser.add_argument("--image-spacing", type=float, default=None, help="mm, where the files say none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pairs = None
     if arguments.pairs is not None:
         pairs = [tuple(line.split()) for line in arguments.pairs.read_text().splitlines() if line.strip()]
+    landmarks = None
+    if arguments.landmarks is not None:
+        landmarks = read_landmarks(arguments.landmarks, leave_out=arguments.leave_out)
     build_maps(
-        arguments.images, samreg.load_model(arguments.weights), arguments.output, pairs=pairs,
+        arguments.images, samreg.load_model(arguments.weights), arguments.output, pairs=pairs, landmarks=landmarks,
         image_spacing=arguments.image_spacing,
     )  # fmt: skip
 

@@ -143,7 +143,8 @@ def draw_view(
     if torch.rand(1, generator=generator) < config.crop_in_plane:
         fraction[:-1] = uniform(max(config.crop, 0.55), 1.0, ndim - 1)
     length = torch.minimum(extent * fraction.clamp(max=1), step * torch.tensor(config.size[::-1]))
-    size = torch.maximum((length / step).round().int(), torch.tensor(smallest[::-1])).tolist()[::-1]
+    fewest = (torch.tensor(smallest[::-1]) / config.size_step).ceil()
+    size = (torch.maximum((length / step / config.size_step).round(), fewest) * config.size_step).int().tolist()[::-1]
     half = length / 2
     middle = volume.extent.cpu() / 2
     reach = (extent / 2 - half).clamp(min=0)

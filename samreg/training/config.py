@@ -63,6 +63,8 @@ class TrainingConfig:
         Fraction of the steps on two people who share landmarks, where a table is given.
     landmark_slack, landmark_doubt
         As ``cross_slack`` and ``cross_doubt``: at a landmark, and where none is near.
+    least_trust
+        Of a map between people at a point that is used, 0 to 1.
     left_out, left_out_landmarks
         Images and landmarks that training does not use, to validate on.
     initial
@@ -108,6 +110,7 @@ class TrainingConfig:
     landmark_fraction: float = 0.3
     landmark_slack: float = 3.0
     landmark_doubt: float = 16.0
+    least_trust: float = 0.1
     left_out: tuple[str, ...] = ()
     left_out_landmarks: tuple[str, ...] = ()
     initial: str | None = None

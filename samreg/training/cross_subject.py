@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from samreg.matching.search import Prediction
 from samreg.seeding.affine import fit_affine
 from samreg.seeding.field import fit_displacement
 from samreg.seeding.seed import global_affine
-from samreg.spatial import Grid, Image, Transform, compose, read_image, resample_spacing
+from samreg.spatial import DisplacementField, Grid, Image, Points, Transform, compose, read_image, resample_spacing
 from samreg.spatial.files import atomic_path, reading
 from samreg.spatial.standard import standardised
 from samreg.training.data import Map, Pair, Volume, halved, named_images, sample
@@ -47,6 +47,8 @@ _AGREEMENT = 10.0  # mm within which the field must agree with it
 _ENGINE_SPACING = 2.0  # mm, and those of the options
 _ENGINE_OPTIONS = {"levels": (8.0, 4.0), "iterations": (30, 15)}
 _REACH = 16.0  # mm over which a match speaks for its surroundings
+_LANDMARK_REACH_MM = 40.0  # over which a landmark moves the map
+_NUGGET = 0.05  # of two readings, relative to how far maps miss landmarks
 _LEAST_SHARE = 0.2  # of the matches must agree with the field, or the pair is dropped
 
 
@@ -70,6 +72,11 @@ class FittedMap:
     matches: Correspondences
     agreeing: NDArray[np.bool_]
     scale: float = 1.0
+
+    def inverse(self) -> FittedMap:
+        """Return the map from the moving image to the fixed one, with the same matches."""
+        matches = replace(self.matches, fixed=self.matches.moving, moving=self.matches.fixed)
+        return replace(self, transform=self.transform.inverse(), matches=matches)
 
     @property
     def share(self) -> float:
@@ -98,6 +105,7 @@ def build_maps(
     pairs: Sequence[tuple[str, str]] | None = None,
     refine: bool = True,
     image_spacing: float | None = None,
+    landmarks: Mapping[str, Points] | None = None,
     seed: int = 0,
 ) -> list[Path]:
     """Match training volumes with each other and store the maps that can be trusted.
@@ -111,11 +119,13 @@ def build_maps(
     output
         Folder for the maps, one ``FIXED--MOVING.npz`` each; give it as ``TrainingConfig.cross_subject``.
     pairs
-        Names of the volumes to match, fixed and moving; all ordered pairs unless given.
+        Names of the volumes to match, fixed and moving; all pairs unless given. Each gives a map and its inverse.
     refine
         Register each pair from its matches; without, the matches alone make the map, in half the time.
     image_spacing
         As in ``TrainingConfig``.
+    landmarks
+        Of the people they were read on, LPS mm: they guide the maps between two of them.
     seed
         Of the robust fits.
 
@@ -132,7 +142,7 @@ def build_maps(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     if pairs is None:
-        pairs = list(itertools.permutations(named_images(images), 2))
+        pairs = list(itertools.combinations(named_images(images), 2))
     names = sorted({name for pair in pairs for name in pair})
     paths = named_images(images, names)
     images_by_name = {name: read_image(paths[name], spacing=image_spacing) for name in names}
@@ -146,15 +156,25 @@ def build_maps(
             embeddings[fixed], embeddings[moving], fixed_features=prepared[fixed],
             moving_features=prepared[moving], seed=seed,
             images=(images_by_name[fixed], images_by_name[moving]) if refine else None,
+            landmarks=_shared(landmarks or {}, fixed, moving),
         )  # fmt: skip
         if fitted is None or fitted.share < _LEAST_SHARE:
             logger.info("%s -- %s: dropped (%s)", fixed, moving, "no map" if fitted is None else f"{fitted.share:.2f}")
             continue
-        path = output / f"{fixed}--{moving}.npz"
-        _write(path, fitted, grids[fixed], grids[moving])
         logger.info("%s -- %s: %.0f %% of %d matches agree", fixed, moving, 100 * fitted.share, len(fitted.agreeing))
-        written.append(path)
+        for first, second, found in ((fixed, moving, fitted), (moving, fixed, fitted.inverse())):
+            path = output / f"{first}--{second}.npz"
+            _write(path, found, grids[first], grids[second])
+            written.append(path)
     return written
+
+
+def _shared(landmarks: Mapping[str, Points], fixed: str, moving: str) -> tuple[Points, Points] | None:
+    """Landmarks that were read on both; None where there are none."""
+    if fixed not in landmarks or moving not in landmarks:
+        return None
+    names = [name for name in landmarks[fixed].names if name in set(landmarks[moving].names)]
+    return (landmarks[fixed].named(names), landmarks[moving].named(names)) if names else None
 
 
 def fit_map(
@@ -164,11 +184,13 @@ def fit_map(
     fixed_features: Features | None = None,
     moving_features: Features | None = None,
     images: tuple[Image, Image] | None = None,
+    landmarks: tuple[Points, Points] | None = None,
     seed: int = 0,
 ) -> FittedMap | None:
     """Fit a smooth map, fixed to moving, to the matches of two embeddings; None where they do not agree.
 
-    Where the images are given, they refine the map before it is judged by the matches found around it.
+    Landmarks that were read on both draw the map to themselves. Where the images are given, they refine the map, guided
+    by the landmarks, before it is judged by the matches found around it.
     """
     f = features(fixed) if fixed_features is None else fixed_features
     m = features(moving) if moving_features is None else moving_features
@@ -197,9 +219,11 @@ def fit_map(
         except (InputError, ImagesAtFault):
             return None
         current = compose(field, affine)
+        if landmarks is not None:
+            current = _drawn_to(landmarks, current, fixed.image_grid, scale)
     if images is not None:
         try:
-            current = _refined(*images, (fixed, moving), current)
+            current = _refined(*images, (fixed, moving), current, landmarks)
         except ImagesAtFault:
             return None
         expected = current.transform_points(points)
@@ -213,7 +237,32 @@ def fit_map(
     return FittedMap(current, matches, agreeing, scale)
 
 
-def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding], start: Transform) -> Transform:
+def _drawn_to(landmarks: tuple[Points, Points], start: Transform, grid: Grid, scale: float) -> Transform:
+    """Put a displacement before a map so that it leads each landmark about to itself, and what lies around with it.
+
+    Simple kriging with a Gaussian covariance.
+    """
+    fixed, moving = (points.positions for points in landmarks)
+    missed = start.inverse().transform_points(moving) - fixed
+
+    def covariance(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        squared = ((points[:, None] - fixed[None]) ** 2).sum(axis=2)
+        values: NDArray[np.float64] = np.exp(-0.5 * squared / (_LANDMARK_REACH_MM * scale) ** 2)
+        return values
+
+    weights = np.linalg.solve(covariance(fixed) + _NUGGET * np.eye(len(fixed)), missed)
+    knots = grid.with_spacing(_SPACING * scale)
+    displacement = covariance(knots.world_points().reshape(-1, grid.ndim)) @ weights
+    return compose(DisplacementField(displacement.reshape(*knots.shape, grid.ndim), knots), start)
+
+
+def _refined(
+    fixed: Image,
+    moving: Image,
+    embeddings: tuple[Embedding, Embedding],
+    start: Transform,
+    landmarks: tuple[Points, Points] | None,
+) -> Transform:
     from samreg.engines import Request
     from samreg.engines.base import length_scale
     from samreg.engines.torch_engine import TorchEngine
@@ -221,7 +270,10 @@ def _refined(fixed: Image, moving: Image, embeddings: tuple[Embedding, Embedding
     scale = length_scale(fixed)
     fixed, moving = (resample_spacing(image, _ENGINE_SPACING * scale) for image in (fixed, moving))
     options = {**_ENGINE_OPTIONS, "levels": tuple(level * scale for level in _ENGINE_OPTIONS["levels"])}
-    request = Request(fixed=fixed, moving=moving, start=start, embeddings=embeddings, options=options)
+    request = Request(
+        fixed=fixed, moving=moving, start=start, embeddings=embeddings, options=options,
+        landmarks=None if landmarks is None else (landmarks[0].positions, landmarks[1].positions),
+    )  # fmt: skip
     return TorchEngine().register(request).transform
 
 

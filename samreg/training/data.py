@@ -253,12 +253,15 @@ class Pair:
     slack
         How far from its match a point may truly lie, mm, where the map is fully trusted and where it is not at all;
         None where the map is exact.
+    landmarks
+        (N, d) points of the fixed volume and of the moving one that were read on both, mm in their volumes.
     """
 
     fixed: Volume
     moving: Volume
     mapping: Map | None = None
     slack: tuple[float, float] | None = None
+    landmarks: tuple[Tensor, Tensor] | None = None
 
     def match(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Matches of points of the fixed volume, (N, d), and how far to trust them, (N,), 0 to 1."""

@@ -104,7 +104,9 @@ def landmark_pairs(
         if len(names) < _MIN_SHARED:
             continue
         first, second = (landmarks[volume.name].named(names).positions - volume.origin for volume in (fixed, moving))
-        pairs.append(Pair(fixed, moving, landmark_map(first, second, fixed), slack=slack))
+        mapping = landmark_map(first, second, fixed)
+        read = (_tensor(first, fixed), _tensor(second, moving))
+        pairs.append(Pair(fixed, moving, mapping, slack=slack, landmarks=read))
     if not pairs:
         raise InputError(
             f"no two of the {len(volumes)} training volumes share {_MIN_SHARED} landmarks; the subjects of the table "

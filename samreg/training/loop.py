@@ -44,6 +44,7 @@ _COLUMNS = (
     "seconds",
 )
 
+_MOST_RESHAPED = 40  # volumes of some 40 MB each
 _MOST_SKIPPED = 5  # steps in a row without a finite gradient
 # settings that may change when a run goes on
 _FREE = {"output", "steps", "threads", "device", "save_every", "validate_every", "tensorboard"}
@@ -147,15 +148,19 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def _place(config: TrainingConfig) -> tuple[int, int, torch.device]:
-    """Rank, number of processes and device of this process."""
+    """Rank, number of processes and device of this process; several processes may share a GPU."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     device = resolve_device(config.device)
     if world == 1:
         return 0, 1, device
+    backend = "gloo"
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        count = torch.cuda.device_count()
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % count)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if int(os.environ["LOCAL_WORLD_SIZE"]) <= count:  # NCCL refuses two processes on one GPU
+            backend = "nccl"
+    dist.init_process_group(backend)
     return dist.get_rank(), world, device
 
 
@@ -173,7 +178,7 @@ def _pools(config: TrainingConfig, device: torch.device) -> list[tuple[list[Pair
         marked = landmark_pairs(volumes, landmarks, slack=(config.landmark_slack, config.landmark_doubt))
     if config.cross_subject is not None:
         crossed = load_pairs(config.cross_subject, volumes, slack=(config.cross_slack, config.cross_doubt))
-    deformed = [reshaped(pair) for pair in crossed or marked] if config.reshaped_fraction > 0 else []
+    deformed = [reshaped(pair) for pair in _some(crossed or marked)] if config.reshaped_fraction > 0 else []
     pools = {
         "cross": (crossed, config.cross_fraction),
         "reshaped": (deformed, config.reshaped_fraction),
@@ -182,6 +187,11 @@ def _pools(config: TrainingConfig, device: torch.device) -> list[tuple[list[Pair
     used = {kind: share if pairs else 0.0 for kind, (pairs, share) in pools.items()}
     own = [Pair(volume, volume) for volume in volumes]
     return [(own, 1 - sum(used.values())), *((pools[kind][0], share) for kind, share in used.items())]
+
+
+def _some(pairs: list[Pair]) -> list[Pair]:
+    """Evenly chosen pairs, as many deformed volumes as are kept in memory."""
+    return pairs[:: -(-len(pairs) // _MOST_RESHAPED) or 1]
 
 
 def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

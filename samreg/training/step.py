@@ -19,7 +19,6 @@ from samreg.training.losses import info_nce, sample_embedding
 
 _DRAWN = 12_000  # body points drawn per view
 _EXACT_TRUST = 0.5
-_LEAST_TRUST = 0.1  # of inexact matches: some of the matches around must agree
 _FEWEST = 48  # matches below which a pair is drawn again
 # smallest view, voxels of the deepest level, rounded up to 3. With 2 of them oneDNN (torch 2.13, CPU) returns
 # uninitialised memory as the bfloat16 weight gradient of a 3x3x3 convolution.
@@ -65,8 +64,10 @@ def draw_sample(pairs: Sequence[Pair], config: TrainingConfig, generator: torch.
         pair = pairs[int(torch.randint(0, len(pairs), (1,), generator=generator))]
         points = _jittered(pair.fixed, generator)
         matches, trust = pair.match(points)
-        used = trust > (_EXACT_TRUST if pair.slack is None else _LEAST_TRUST)
+        used = trust > (_EXACT_TRUST if pair.slack is None else config.least_trust)
         points, matches, slack = points[used], matches[used], _slack(trust[used], pair)
+        if pair.landmarks is not None:
+            points, matches, slack = _with_landmarks(points, matches, slack, pair, generator)
         if len(points) < _FEWEST:
             continue
         mirror = bool(torch.rand(1, generator=generator) < config.views.mirror)
@@ -236,6 +237,26 @@ def _around(embedding: Tensor, points: Tensor, first: Tensor, spacing: float, sl
     places = points[:, None] + slack[:, None, None] * shifts
     vectors = sample_embedding(embedding, places.reshape(-1, points.shape[1]), first, spacing)
     return vectors.reshape(len(points), len(shifts), embedding.shape[1])
+
+
+def _with_landmarks(
+    points: Tensor, matches: Tensor, slack: Tensor, pair: Pair, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put the pair's landmarks, shuffled, before the points; in half of the samples after the first of them.
+
+    The first point is what the views and the fine patches are drawn around.
+    """
+    assert pair.landmarks is not None
+    assert pair.slack is not None
+    fixed, moving = pair.landmarks
+    order = torch.randperm(len(fixed), generator=generator).to(fixed.device)
+    lead = int(torch.rand(1, generator=generator) < 0.5)
+    read = torch.full((len(fixed),), pair.slack[0], device=fixed.device)
+    return (
+        torch.cat([points[:lead], fixed[order], points[lead:]]),
+        torch.cat([matches[:lead], moving[order], matches[lead:]]),
+        torch.cat([slack[:lead], read, slack[lead:]]),
+    )
 
 
 def _jittered(volume: Volume, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,9 @@ class ViewConfig:
         Shortest and longest wave of the warp.
     size
         Largest size of a view in coarse voxels, twice the input's size, (z, y, x) or (y, x).
+    size_step
+        Sizes of views are multiples of this many coarse voxels. A GPU plans its convolutions anew for every size: with 8
+        there are few.
     crop
         Smallest fraction of the image's extent that a view covers, per axis; z (y of a 2D image) is cropped always,
         the other axes in ``crop_in_plane`` of the views.
@@ -39,6 +42,7 @@ class ViewConfig:
     warp: float = 0.3
     wavelength: tuple[float, float] = (70.0, 350.0)
     size: tuple[int, ...] = (60, 60, 80)
+    size_step: int = 1
     crop: float = 0.4
     crop_in_plane: float = 0.3
     mirror: float = 0.15

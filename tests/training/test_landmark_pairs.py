@@ -15,6 +15,7 @@ from samreg.training.config import TrainingConfig
 from samreg.training.data import Volume
 from samreg.training.landmark_pairs import landmark_map, landmark_pairs, read_landmarks, with_shoulders
 from samreg.training.modality import Ct
+from samreg.training.step import draw_sample
 from samreg.training.views import ViewConfig
 
 SHOULDERS = {
@@ -61,6 +62,41 @@ def test_pairs_stand_in_the_frames_of_their_volumes():
     match, _ = pair.match(torch.tensor(start - pair.fixed.origin, dtype=torch.float32)[None])
     assert np.linalg.norm(match[0].numpy() + pair.moving.origin - end) < 4
     assert pair.slack == (3.0, 16.0)
+    assert pair.landmarks is not None
+    assert np.allclose(pair.landmarks[0], people()["a"].positions)
+    assert np.allclose(pair.landmarks[1] + pair.moving.origin, people()["b"].positions)
+
+
+def test_landmarks_are_among_the_points_of_every_sample():
+    """They stand first, shuffled, or second after a point of the body, and are exact to their slack."""
+    volumes = [volume("a"), volume("b", (300.0, 0.0, -500.0))]
+    pairs = landmark_pairs(volumes, people(), slack=(3.0, 9.0))[:1]
+    still = ViewConfig(size=(99, 99, 99), crop=1.0, crop_in_plane=0.0, mirror=0.0)
+    config = TrainingConfig(images="i", output="o", patch=(24, 24, 24), least_trust=0.3, views=still)
+    places = torch.tensor(list(SHOULDERS.values()))
+    firsts = set()
+    for seed in range(6):
+        sample = draw_sample(pairs, config, torch.Generator().manual_seed(seed))
+        world = sample.views[0].warp.to_volume(sample.matches[0][:7])
+        index = torch.cdist(world, places).min(dim=1)
+        found = index.indices[index.values < 0.5]
+        assert len(found) >= 3
+        assert (sample.slack[:7][index.values < 0.5] == 3.0).all()
+        other = sample.views[1].warp.to_volume(sample.matches[1][:7])[index.values < 0.5]
+        truth = torch.tensor(people()["b"].positions - pairs[0].moving.origin).float()[found]
+        assert (other - truth).norm(dim=1).max() < 0.5
+        firsts.add(int(found[0]))
+    assert len(firsts) > 1
+    assert sample.slack.max() <= 3.0 + 6.0 * (1 - 0.3)  # nothing less trusted
+
+
+def test_sizes_of_views_can_be_few():
+    whole = volume("a")
+    views = ViewConfig(size_step=8, size=(56, 32, 48), crop=0.4, crop_in_plane=1.0)
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        view = draw_view(whole, whole.body[seed], views, generator, smallest=(12, 12, 12), mirror=False)
+        assert all(n % 8 == 0 and 16 <= n <= 64 for n in view.coarse.shape[2:])
 
 
 def test_people_who_share_nothing_are_an_error():

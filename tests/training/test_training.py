@@ -17,10 +17,10 @@ from samreg.embedding.inference import embed_volume
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.matching import Calibration
-from samreg.spatial import Grid, Image
+from samreg.spatial import Grid, Image, Points, read_image
 from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig
-from samreg.training.cross_subject import build_maps, load_pairs, reshaped
+from samreg.training.cross_subject import build_maps, fit_map, load_pairs, reshaped
 from samreg.training.data import Map, Pair, Volume, load_volumes, sample
 from samreg.training.loop import learning_rate, train
 from samreg.training.losses import info_nce, sample_embedding
@@ -333,18 +333,35 @@ def two_visits(tmp_path_factory):
 
 def test_maps_are_built_and_refined(two_visits, tmp_path):
     """The way from one view of a body to another is a known shift, where both show it."""
-    (path,) = build_maps(two_visits, load_model("mind"), tmp_path, pairs=[("second", "first")])
-    (pair,) = load_pairs(
-        tmp_path, load_volumes(TrainingConfig(images=str(two_visits), output=""), CPU), slack=(8.0, 24.0)
-    )
-    assert path.name == "second--first.npz"
-    assert pair.slack == (8.0, 24.0)
-    points = pair.fixed.body
-    matches, trust = pair.match(points)
-    # 40 mm of the first view are missing at the bottom of the second, whose own frame starts there
-    error = (matches - points - torch.tensor([0.0, 0.0, 40.0])).norm(dim=1)[trust > 0.6]
-    assert len(error) > 200
-    assert error.median() < 4
+    paths = build_maps(two_visits, load_model("mind"), tmp_path, pairs=[("second", "first")])
+    assert [path.name for path in paths] == ["second--first.npz", "first--second.npz"]
+    volumes = load_volumes(TrainingConfig(images=str(two_visits), output=""), CPU)
+    pairs = load_pairs(tmp_path, volumes, slack=(8.0, 24.0))
+    assert [pair.fixed.name for pair in pairs] == ["first", "second"]
+    for pair in pairs:
+        assert pair.slack == (8.0, 24.0)
+        points = pair.fixed.body
+        matches, trust = pair.match(points)
+        # 40 mm of the first view are missing at the bottom of the second, whose own frame starts there
+        shift = 40.0 if pair.fixed.name == "second" else -40.0
+        error = (matches - points - torch.tensor([0.0, 0.0, shift])).norm(dim=1)[trust > 0.6]
+        assert len(error) > 200
+        assert error.median() < 4
+
+
+def test_landmarks_draw_maps_to_themselves(two_visits, tmp_path):
+    """A landmark that says otherwise than the matches moves the map around it, and leaves what is far."""
+    images = {path.name.removesuffix(".nii.gz"): path for path in two_visits.glob("*.nii.gz")}
+    first, second = (load_model("mind").embed(read_image(images[name])) for name in ("first", "second"))
+    places = np.array([[90.0, 70.0, 90.0], [130.0, 70.0, 150.0]])
+    truth = places + [-12.0, 0.0, 40.0]  # from the second visit's frame to the first's
+    plain = fit_map(second, first).transform
+    pulled = truth + [[0.0, 0.0, 25.0], [0.0, 0.0, 0.0]]
+    guided = fit_map(second, first, landmarks=(Points(places), Points(pulled))).transform
+    moved = guided.transform_points(places) - plain.transform_points(places)
+    assert 15 < moved[0, 2] < 30
+    assert np.abs(moved[1]).max() < 10
+    assert np.linalg.norm(guided.transform_points(places[:1]) - pulled[:1]) < 6
 
 
 def test_calibration_gives_both_kinds_of_coefficients(two_visits):
