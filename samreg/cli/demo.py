@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -22,7 +22,7 @@ _QUICK_SPACING_MM = 5.0
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the phantoms, the picture and the result.")
+        Path, typer.Option("--out", "-o", help="Folder for the phantoms, the page and the result.")
     ] = Path("samreg-demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Coarse phantoms: faster, and less exact.")] = False,
     model: Model = None,
@@ -38,35 +38,30 @@ def demo(
     with session(verbose=verbose, quiet=quiet) as progress:
         progress("making two phantom chests")
         pair = phantom_pair(spacing=_QUICK_SPACING_MM if quick else None, seed=seed)
-        alone = _register(pair, "registration", "ANTs alone", model, seed, progress)
-        hybrid = _register(pair, "hybrid", "hybrid", model, seed, progress)
+        alone = _register(pair, "ANTs alone", seed, progress, method="registration", engine="ants")
+        hybrid = _register(pair, "hybrid", seed, progress, model=model)
         progress("writing")
         _write(pair, hybrid, out)
     if not quiet:
         _show(pair, alone, hybrid)
-        say(f"{out / 'before_after.png'}: the picture; {out / 'hybrid'}: the result; the same from the shell:")
+        say(f"{out / 'report.html'}: the page to look at; {out / 'hybrid'}: the result; the same from the shell:")
         images, points = (
             " ".join(str(out / f"{name}{end}") for name in ("fixed", "moving")) for end in (".nii.gz", ".csv")
         )
-        say(f"samreg register {images} -o {out / 'again'} --engine ants --landmarks {points}")
+        say(f"samreg register {images} -o {out / 'again'} --landmarks {points} --report")
+        say("and two scans of yours: samreg register fixed.nii.gz moving.nii.gz -o out/ --report")
         say(f"{time.perf_counter() - start:.0f} s in all")
     if not (alone and hybrid):
         fail(f"not registered: {alone.reason or hybrid.reason}", 1)
 
 
 def _register(
-    pair: PhantomPair, method: str, name: str, model: str | None, seed: int, progress: Callable[[str], None]
+    pair: PhantomPair, name: str, seed: int, progress: Callable[[str], None], **options: Any
 ) -> RegistrationResult:
     import samreg
 
     return samreg.register(
-        pair.fixed.image,
-        pair.moving.image,
-        method=method,
-        engine="ants",
-        model=model,
-        seed=seed,
-        progress=lambda stage: progress(f"{name}: {stage}"),
+        pair.fixed.image, pair.moving.image, seed=seed, progress=lambda stage: progress(f"{name}: {stage}"), **options
     )
 
 
@@ -81,6 +76,9 @@ def _write(pair: PhantomPair, hybrid: RegistrationResult, out: Path) -> None:
         samreg.write_image(phantom.image, out / f"{name}.nii.gz")
         samreg.write_points(landmarks, out / f"{name}.csv")
     hybrid.save(out / "hybrid")
+    if hybrid:
+        errors = hybrid.landmark_errors(pair.fixed_landmarks, pair.moving_landmarks)
+        hybrid.report(out / "report.html", landmarks=errors)
     write_preview(hybrid, out / "before_after.png")
 
 
@@ -96,7 +94,7 @@ def _show(pair: PhantomPair, alone: RegistrationResult, hybrid: RegistrationResu
         (f"before, {how}", *_errors(pair, before), ""),
         ("embedding alone", *_errors(pair, seed), f"{total - engine:.0f} s"),
         ("ANTs alone", *_errors(pair, alone.transform), f"{sum(alone.timings.values()):.0f} s"),
-        ("hybrid: ANTs from the embedding", *_errors(pair, hybrid.transform), f"{total:.0f} s"),
+        ("hybrid: torch from the embedding", *_errors(pair, hybrid.transform), f"{total:.0f} s"),
     ]
     say("Two phantoms: chests painted from formulas, each with its own anatomy, pose, breathing and field of view,")
     say("and the true correspondence known. They show that samreg works here; of its accuracy in patients they say")

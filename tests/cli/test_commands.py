@@ -340,8 +340,10 @@ def test_demo_compares_three_methods_on_phantoms(run, tmp_path):
     assert done.exit_code == 0, done.output
     for word in ("phantom", "before", "embedding alone", "ANTs alone", "hybrid"):
         assert word in done.output
-    for name in ("fixed.nii.gz", "moving.csv", "before_after.png", "hybrid/result.json"):
+    for name in ("fixed.nii.gz", "moving.csv", "before_after.png", "hybrid/result.json", "report.html"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
+    assert json.loads((tmp_path / "demo" / "hybrid" / "result.json").read_text())["options"]["engine"] == "torch"
+    assert "and two scans of yours: samreg register fixed.nii.gz" in done.output
 
 
 @pytest.fixture(scope="module")
