@@ -53,7 +53,7 @@ def available_models() -> Mapping[str, str]:
     Examples
     --------
     >>> sorted(available_models())
-    ['ct-small', 'mind', 'sam-random', 'xray-ceph']
+    ['ct-small', 'ct-small-1', 'mind', 'sam-random', 'xray-ceph']
     """
     shipped = {path.stem: "network, weights shipped with samreg" for path in sorted(WEIGHTS.glob("*.safetensors"))}
     return {

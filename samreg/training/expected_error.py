@@ -1,6 +1,7 @@
-"""Fitting the expected error of registrations to landmarks of training people.
+r"""Fitting the expected error of registrations to landmarks of training people.
 
-    python -m samreg.training.expected_error IMAGES data/landmarks/train/landmarks.csv --model ct-small
+    python -m samreg.training.expected_error IMAGES data/landmarks/train/landmarks.csv --model ct-small \
+        --unseen AMOS-0336 NSCLCRG-R01-001 CPTAC-C3N-00249
 
 Pairs of people are registered by the default method, preset "fast", and by their embeddings alone; evidence is gathered
 at the landmarks (:mod:`samreg.registration.confidence`) and the fit written to ``expected_error.json`` beside that
@@ -11,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+<<<<<<< HEAD
 import tempfile
 from collections.abc import Sequence
+=======
+from collections.abc import Collection, Sequence
+>>>>>>> 2bffd50 (ct-small version 2: trained on with landmarks as truth between people, on a GPU; version 1 stays as ct-small-1)
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,12 +142,13 @@ def gather_case(
     return cases
 
 
-def pairs_of(landmarks: dict[str, Points], count: int) -> list[tuple[str, str]]:
-    """Return pairs that share enough landmarks, each person about equally often."""
+def pairs_of(landmarks: dict[str, Points], count: int, *, unseen: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Return pairs that share enough landmarks, each person about equally often; of these people, where any is named."""
     people = list(landmarks)
     rounds = [(a, people[(i + step) % len(people)]) for step in range(1, len(people)) for i, a in enumerate(people)]
     names = {person: set(points.names) for person, points in landmarks.items()}
-    shared = [(a, b) for a, b in rounds if len(names[a] & names[b]) >= _MIN_LANDMARKS]
+    wanted = [(a, b) for a, b in rounds if not unseen or a in unseen or b in unseen]
+    shared = [(a, b) for a, b in wanted if len(names[a] & names[b]) >= _MIN_LANDMARKS]
     return [shared[i] for i in np.random.default_rng(0).permutation(len(shared))[:count]]
 
 
@@ -185,6 +191,9 @@ def main() -> None:
     parser.add_argument("landmarks", type=Path)
     parser.add_argument("--model", default="ct-small")
     parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument(
+        "--unseen", nargs="*", default=[], help="people the model's training left out: only their pairs"
+    )
     parser.add_argument("--out", type=Path, default=COEFFICIENTS)
     arguments = parser.parse_args()
     known = read_landmarks(arguments.landmarks)
@@ -193,7 +202,7 @@ def main() -> None:
     cases: list[Case] = []
     folder = tempfile.TemporaryDirectory()
     model = KeepingModel(samreg.load_model(arguments.model), Path(folder.name), [*images.values()])
-    for fixed, moving in pairs_of(landmarks, arguments.pairs):
+    for fixed, moving in pairs_of(landmarks, arguments.pairs, unseen=arguments.unseen):
         options = {"preset": "fast"}
         result = samreg.register(images[fixed], images[moving], model=model, engine_options=options, threads=1)
         if result.transform is None or result.seed is None or result.seed.transform is None:
