@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-<<<<<<< HEAD
 import tempfile
-from collections.abc import Sequence
-=======
 from collections.abc import Collection, Sequence
->>>>>>> 2bffd50 (ct-small version 2: trained on with landmarks as truth between people, on a GPU; version 1 stays as ct-small-1)
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
