@@ -21,9 +21,9 @@ _QUICK_SPACING_MM = 5.0
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the phantoms, the page and the result.")
-    ] = Path("samreg-demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the phantoms, the page and the result.")] = Path(
+        "samreg-demo"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Coarse phantoms: faster, and less exact.")] = False,
     model: Model = None,
     seed: Seed = 0,

@@ -139,7 +139,7 @@ def gather_case(
 
 
 def pairs_of(landmarks: dict[str, Points], count: int, *, unseen: Collection[str] = ()) -> list[tuple[str, str]]:
-    """Return pairs that share enough landmarks, each person about equally often; of these people, where any is named."""
+    """Return pairs that share enough landmarks, each person about equally often; of these people alone, if any."""
     people = list(landmarks)
     rounds = [(a, people[(i + step) % len(people)]) for step in range(1, len(people)) for i, a in enumerate(people)]
     names = {person: set(points.names) for person, points in landmarks.items()}

@@ -22,7 +22,7 @@ class ViewConfig:
     size
         Largest size of a view in coarse voxels, twice the input's size, (z, y, x) or (y, x).
     size_step
-        Sizes of views are multiples of this many coarse voxels. A GPU plans its convolutions anew for every size: with 8
+        Sizes of views are multiples of this many coarse voxels. A GPU plans convolutions anew for every size: with 8
         there are few.
     crop
         Smallest fraction of the image's extent that a view covers, per axis; z (y of a 2D image) is cropped always,
