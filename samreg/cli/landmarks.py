@@ -125,6 +125,10 @@ def build(
     model: Model = None,
     device: Device = "auto",
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the images' embeddings.")] = None,
+    test_on: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated names of the images to test on: those the model was not trained on."),
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -133,7 +137,10 @@ def build(
 
     require_suffix(out, (".h5",))
     with session(verbose=verbose, quiet=quiet) as progress:
-        atlas = samreg.build_landmark_atlas(folder, model=model, device=device, cache=cache, progress=progress)
+        atlas = samreg.build_landmark_atlas(
+            folder, model=model, device=device, cache=cache, progress=progress,
+            test_on=None if test_on is None else test_on.split(","),
+        )  # fmt: skip
         atlas.save(out)
     if not quiet:
         assert atlas.errors is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas
@@ -32,6 +33,7 @@ def build_landmark_atlas(
     model: str | os.PathLike[str] | EmbeddingModel | None = None,
     device: str = "auto",
     cache: str | os.PathLike[str] | None = None,
+    test_on: Collection[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> LandmarkAtlas:
     """Make a landmark atlas from annotated images, and test it on each person by the others.
@@ -43,6 +45,9 @@ def build_landmark_atlas(
         different parts of the body and need not have the same landmarks. At least two, 2D or 3D.
     model, device, cache, progress
         As in :func:`samreg.read_templates`; the model is the templates' own where they are given.
+    test_on
+        Names of the people to test on; all of them unless given. Where the model was trained with landmarks of some of
+        them, name the others: only these tell what it will do in new people.
 
     Returns
     -------
@@ -52,7 +57,8 @@ def build_landmark_atlas(
     Raises
     ------
     InputError
-        For fewer than two images, two of one name, or what :func:`samreg.read_templates` refuses.
+        For fewer than two images, two of one name, a name to test on that is none of them, or what
+        :func:`samreg.read_templates` refuses.
 
     Examples
     --------
@@ -77,6 +83,8 @@ def build_landmark_atlas(
         raise InputError(
             f"a landmark atlas needs at least 2 annotated images, each with a name of its own; got {list(people)}"
         )
+    if unknown := sorted(set(test_on or ()) - set(people)):
+        raise InputError(f"test_on names {', '.join(unknown)}; choose from {', '.join(people)}")
     for template in known[1:]:
         require_one_model(known[0].embedding, template.embedding)
     names = tuple(dict.fromkeys(name for template in known for name in template.points.names))
@@ -95,8 +103,9 @@ def build_landmark_atlas(
     )
     atlas = LandmarkAtlas(names, people, positions, around, known[0].embedding.model)
     errors = np.full(positions.shape[:2], np.nan)
-    evidence = []
+    evidence: dict[bool, list[FloatArray]] = {False: [], True: []}  # of people tested on, and of the others
     for k, template in enumerate(known):
+        tested = test_on is None or template.name in test_on
         if progress is not None:
             progress(f"{template.name} by the others")
         try:
@@ -106,13 +115,15 @@ def build_landmark_atlas(
             continue
         columns = [names.index(name) for name in others.names]
         truth = positions[k, columns]
-        errors[k, columns] = np.linalg.norm(found.positions - truth, axis=1)
-        evidence.append(_evidence(found, truth, template.embedding.image_grid))
+        if tested:
+            errors[k, columns] = np.linalg.norm(found.positions - truth, axis=1)
+        evidence[tested].append(_evidence(found, truth, template.embedding.image_grid))
         for half, inside in _halves(template.embedding):  # what a scan looks like that does not show everything
             if (template.embedding.body & inside).any():
                 part = locate(others, features(template.embedding, inside=inside), half)
-                evidence.append(_evidence(part, truth, half))
-    calibration = _fitted(np.concatenate(evidence) if evidence else np.zeros((0, 5)), around.scale)
+                evidence[tested].append(_evidence(part, truth, half))
+    others_evidence, tests = (np.concatenate([np.zeros((0, 5)), *rows]) for rows in evidence.values())
+    calibration = _fitted(others_evidence, tests, around.scale)
     return replace(atlas, errors=errors, calibration=calibration)
 
 
@@ -139,12 +150,25 @@ def _evidence(found: Located, truth: FloatArray, grid: Grid) -> FloatArray:
     return np.column_stack([*(part[rows] for part in found.evidence), error])
 
 
-def _fitted(evidence: FloatArray, scale: float) -> Calibration:
-    """Fit the calibration to evidence and error (N, 5); the cautious default where all or none are right."""
-    error = evidence[:, 4]
+def _fitted(others: FloatArray, tests: FloatArray, scale: float) -> Calibration:
+    """Fit the calibration to evidence and error (N, 5); the cautious default where all or none are right.
+
+    How much each kind of evidence says is learnt from all people, how sure to be on the whole from those tested on.
+    """
     tolerance = _RIGHT_MM * scale
-    right = error <= tolerance
+    evidence = np.concatenate([others, tests])
+    right = evidence[:, 4] <= tolerance
     if min(right.sum(), (~right).sum()) < 10:
         return DEFAULT_LANDMARK_CALIBRATION
-    similarity, misfit, spread, depth = evidence[:, :4].T
-    return fit_calibration(similarity, misfit, error, spread=spread, depth=depth, tolerance=tolerance)
+    similarity, misfit, spread, depth, error = evidence.T
+    calibration = fit_calibration(similarity, misfit, error, spread=spread, depth=depth, tolerance=tolerance)
+    if not len(others):
+        return calibration
+    similarity, misfit, spread, depth, error = tests.T
+    share = np.clip(np.mean(error <= tolerance), 0.01, 0.99)
+
+    def surplus(shift: float) -> float:
+        shifted = replace(calibration, bias=calibration.bias + shift)
+        return float(shifted(similarity, misfit, spread=spread, depth=depth).mean() - share)
+
+    return replace(calibration, bias=calibration.bias + float(brentq(surplus, -20.0, 20.0)))

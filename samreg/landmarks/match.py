@@ -194,7 +194,7 @@ def _between_people(model: str) -> Calibration | None:
     """Return the calibration on landmarks of a shipped model, ``name@fingerprint``; None where there is none."""
     from samreg.matching import Calibration
 
-    known = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(model.split("@")[0])
+    known = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(model)
     return None if known is None else Calibration(**known)
 
 

@@ -124,7 +124,7 @@ class ErrorModel:
         method
             Of :data:`METHODS`.
         """
-        fits = _read(COEFFICIENTS).get(model.split("@")[0])
+        fits = _read(COEFFICIENTS).get(model)
         return None if fits is None else cls(**fits[method])
 
 

@@ -208,7 +208,7 @@ def main() -> None:
         cases += gather_case(fixed, moving, images, landmarks, model, transforms)
         print(f"{fixed} <- {moving}: {cases[-2].errors.mean():.1f} mm", flush=True)
     report(cases)
-    write(cases, arguments.out, model.name.split("@")[0])
+    write(cases, arguments.out, model.identity)
     folder.cleanup()
 
 

@@ -1,6 +1,7 @@
-"""Calibrating the reliability of ``samreg.match`` between people, on landmarks of training people.
+r"""Calibrating the reliability of ``samreg.match`` between people, on landmarks of training people.
 
-    python -m samreg.training.match_reliability IMAGES data/landmarks/train/landmarks.csv --model ct-small
+    python -m samreg.training.match_reliability IMAGES data/landmarks/train/landmarks.csv --model ct-small \
+        --unseen AMOS-0336 NSCLCRG-R01-001 CPTAC-C3N-00249
 
 Landmarks of one person are searched in another, and the probability that a match lies within 10 mm of the truth is
 fitted to what it shows. It is written to ``samreg/landmarks/match_reliability.json``; printed is the expected
@@ -69,13 +70,17 @@ def main() -> None:
     parser.add_argument("landmarks", type=Path)
     parser.add_argument("--model", default="ct-small")
     parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument(
+        "--unseen", nargs="*", default=[], help="people the model's training left out: only their pairs"
+    )
     parser.add_argument("--out", type=Path, default=MATCH_RELIABILITY)
     arguments = parser.parse_args()
     model = samreg.load_model(arguments.model)
     landmarks = read_landmarks(arguments.landmarks)
     embeddings = {name: model.embed(samreg.read_image(next(arguments.images.glob(f"{name}.*")))) for name in landmarks}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
-    ordered = list(itertools.permutations(landmarks, 2))
+    unseen = set(arguments.unseen or landmarks)
+    ordered = [pair for pair in itertools.permutations(landmarks, 2) if unseen & set(pair)]
     pairs: list[Pair] = []
     for i in np.random.default_rng(0).permutation(len(ordered))[: arguments.pairs]:
         a, b = ordered[i]
@@ -96,7 +101,7 @@ def main() -> None:
         f"{told.mean():.0%}; expected calibration error {calibration_error(told, right):.3f}"
     )
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
-    known[model.name.split("@")[0]] = {key: round(value, 4) for key, value in asdict(fit(pairs)).items()}
+    known[model.identity] = {key: round(value, 4) for key, value in asdict(fit(pairs)).items()}
     arguments.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 

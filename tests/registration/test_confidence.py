@@ -105,6 +105,13 @@ def test_it_is_told_at_every_point_and_kept_with_the_result(result, pair, tmp_pa
     np.testing.assert_allclose([float(row["expected_error_mm"]) for row in rows], told, atol=1.0)
 
 
+@pytest.mark.parametrize("method", ["engine", "embedding"])
+def test_the_shipped_weights_are_calibrated(method) -> None:
+    identity = samreg.load_model("ct-small").identity
+    shipped = ErrorModel.shipped(identity, method)
+    assert shipped is not None, "the weights changed: run python -m samreg.training.expected_error"
+
+
 def test_without_a_calibrated_model_nothing_is_told(pair) -> None:
     plain = samreg.register(pair.fixed.image, pair.moving.image, method="embedding", model="mind", transform="affine")
     assert plain.error_map is None
