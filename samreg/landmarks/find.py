@@ -170,4 +170,4 @@ def _level_warning(atlas: LandmarkAtlas, is_vertebra: NDArray[np.bool_]) -> str:
     if not len(errors):
         return "; count the levels before use"
     wrong = np.mean(errors > _LEVEL_MM)
-    return f"; {wrong:.0%} of the vertebrae of the atlas's people were put on another level: count before use"
+    return f"; {wrong:.0%} of the vertebrae of people it was tested on lay on another level: count before use"
