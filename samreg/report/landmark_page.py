@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.landmarks.find import MIN_RELIABILITY
 from samreg.report.kit import PICTURE_TEXT, Picture, Table, dark_figure, png, write_page, write_png
 from samreg.report.pictures import bare, draw_slice
 from samreg.report.views import grey, standard, views_of, window
@@ -82,6 +81,8 @@ def write_landmark_report(
         (str(i + 1), matches.names[i], *(f"{v:.{places}f}" for v, places in zip(numbers[i], decimals, strict=True)))
         for i in _least_sure_first(matches)
     ]
+    from samreg.landmarks.find import MIN_RELIABILITY
+
     doubtful = int((matches.reliability < MIN_RELIABILITY).sum())
     verdict = f"{doubtful} of {len(rows)} are doubtful: their reliability is below {MIN_RELIABILITY:g}"
     return write_page(

@@ -321,9 +321,12 @@ def test_views_are_deep_enough_for_bfloat16(volumes, config):
 @pytest.fixture(scope="module")
 def two_visits(tmp_path_factory):
     """One body, and the same seen from 40 mm further up, 12 mm to the side; stored on RAS axes, as most NIfTI are."""
-    folder = tmp_path_factory.mktemp("visits")
+    return write_visits(tmp_path_factory.mktemp("visits"), missing=20)
+
+
+def write_visits(folder, *, missing):
     body = synthetic_body(0).astype(np.int16)
-    for name, array, origin in (("first", body, 0.0), ("second", body[20:], 12.0)):
+    for name, array, origin in (("first", body, 0.0), ("second", body[missing:], 12.0)):
         image = sitk.GetImageFromArray(array)
         image.SetSpacing((2.0, 2.0, 2.0))
         image.SetOrigin((origin, 0.0, 0.0))
@@ -364,15 +367,16 @@ def test_landmarks_draw_maps_to_themselves(two_visits, tmp_path):
     assert np.linalg.norm(guided.transform_points(places[:1]) - pulled[:1]) < 6
 
 
-def test_calibration_gives_both_kinds_of_coefficients(two_visits):
-    values = calibrate(two_visits, load_model("mind"), [("second", "first"), ("first", "second")])
+def test_calibration_gives_both_kinds_of_coefficients(tmp_path):
+    visits = write_visits(tmp_path, missing=45)
+    values = calibrate(visits, load_model("mind"), [("second", "first"), ("first", "second")])
     plain, landmarks = (Calibration.from_mapping(values, landmarks=some) for some in (False, True))
     assert set(values) == {*plain.as_dict(), *landmarks.as_dict(landmarks=True)}
     assert plain(0.9, 1.0) > plain(0.5, 60.0)
-    # the first view shows 40 mm that the second does not: what is expected there cannot be right
+    # the first view shows 90 mm that the second does not: what is expected there cannot be right
     assert landmarks(0.9, 1.0, spread=1.0, depth=30.0) > landmarks(0.5, 60.0, spread=30.0, depth=-30.0)
     with pytest.raises(InputError, match="no images"):
-        calibrate(two_visits / "none", load_model("mind"), [])
+        calibrate(visits / "none", load_model("mind"), [])
 
 
 def test_organs_return_to_themselves(volumes):
