@@ -13,7 +13,7 @@ import samreg
 from samreg.cli import app
 from samreg.errors import InputError
 from samreg.landmarks.atlas import ATLASES, LandmarkAtlas
-from samreg.landmarks.build import build_landmark_atlas
+from samreg.landmarks.build import _fitted, build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
 from samreg.landmarks.find import _notes, find_landmarks
 from samreg.landmarks.laterality import laterality, mirror_image
@@ -126,6 +126,34 @@ def test_the_errors_told_are_those_of_each_person_by_the_others(atlas, templates
     told = dict(zip(atlas.names, atlas.errors[2], strict=True))
     assert {name for name, error in told.items() if np.isfinite(error)} == set(expected)
     assert all(abs(told[name] - error) < 0.1 for name, error in expected.items())
+
+
+def test_an_atlas_is_tested_on_the_people_that_are_named(atlas, templates) -> None:
+    tested = build_landmark_atlas(templates[:-1], test_on=["P1"])
+    assert np.isnan(tested.errors[[0, 2]]).all()
+    np.testing.assert_array_equal(tested.errors[1], atlas.errors[1])
+    with pytest.raises(InputError, match="test_on names P9; choose from P0, P1, P2"):
+        build_landmark_atlas(templates[:-1], test_on=["P9"])
+
+
+def test_how_sure_to_be_comes_from_those_tested_on_and_what_tells_it_from_all() -> None:
+    """The others do better, as a model does on people it was trained on."""
+    rng = np.random.default_rng(0)
+
+    def evidence(count: int, shift: float) -> np.ndarray:
+        similarity, misfit, spread = rng.uniform(0.4, 1.0, count), rng.uniform(0, 30, count), rng.uniform(0, 20, count)
+        right = rng.uniform(size=count) < 1 / (1 + np.exp(-8 * (similarity - 0.7) - shift))
+        return np.column_stack([similarity, misfit, spread, np.full(count, 20.0), np.where(right, 3.0, 30.0)])
+
+    others, tests = evidence(3000, 2.0), evidence(120, -1.0)
+    told = _fitted(others, tests, 1.0)
+    rows = tests[:, 0], tests[:, 1]
+    assert told(*rows, spread=tests[:, 2], depth=tests[:, 3]).mean() == pytest.approx(
+        (tests[:, 4] < 10).mean(), abs=0.01
+    )
+    alone = _fitted(np.zeros((0, 5)), others, 1.0)
+    assert told.similarity == pytest.approx(alone.similarity, rel=0.15)
+    assert told.bias < alone.bias - 1.5
 
 
 def test_what_the_image_does_not_show_is_said_to_be_outside(atlas) -> None:

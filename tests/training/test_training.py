@@ -22,7 +22,7 @@ from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig
 from samreg.training.cross_subject import build_maps, fit_map, load_pairs, reshaped
 from samreg.training.data import Map, Pair, Volume, load_volumes, sample
-from samreg.training.loop import learning_rate, train
+from samreg.training.loop import _place, learning_rate, train
 from samreg.training.losses import info_nce, sample_embedding
 from samreg.training.step import TrainingStep, draw_sample
 from samreg.training.validate import organ_cycle, synthetic_errors
@@ -434,3 +434,18 @@ def test_the_minimal_configuration_is_complete():
     path = Path(__file__).parents[2] / "pipelines" / "training" / "minimal.yaml"
     config = TrainingConfig.from_file(path)
     assert (config.steps, Path(config.images).name) == (2000, "scans")
+
+
+@pytest.mark.parametrize(("gpus", "backend", "device"), [(1, "gloo", "cuda:0"), (2, "nccl", "cuda:1")])
+def test_processes_share_a_gpu_where_there_are_too_few(monkeypatch, gpus, backend, device):
+    """NCCL refuses two processes on one GPU."""
+    asked = []
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("samreg.training.loop.resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert _place(TrainingConfig(images="i", output="o", device="cuda")) == (1, 2, torch.device(device))
+    assert asked == [backend]
