@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.interpolate import NdBSpline
+from scipy.interpolate import BSpline
 
 from samreg.device import search_device
 from samreg.errors import ImagesAtFault, InputError
@@ -160,7 +160,15 @@ def test_the_spline_is_that_of_scipy_and_falls_to_zero_as_fields_do(shape) -> No
     index[0], index[1] = 0, np.array(spline.grid.size) - 1  # the ends
     coefficients = rng.normal(size=(ndim, *spline.shape))
     knots = tuple(np.arange(n + 4) - 3.0 for n in spline.shape)
-    expected = NdBSpline(knots, np.moveaxis(coefficients, 0, -1), 3)
+
+    def expected(points: np.ndarray) -> np.ndarray:
+        """The tensor product of one-dimensional splines; points (..., d), d axes as the coefficients have them."""
+        flat = points.reshape(-1, ndim)
+        values = np.broadcast_to(coefficients, (len(flat), *coefficients.shape))
+        for axis in reversed(range(ndim)):
+            values = np.einsum("p...n,pn->p...", values, BSpline.design_matrix(flat[:, axis], knots[axis], 3).toarray())
+        return values.reshape(*points.shape[:-1], ndim)
+
     columns, weights = spline.design(torch.from_numpy(index))
     values = (weights[..., None] * torch.from_numpy(coefficients.reshape(ndim, -1).T)[columns]).sum(dim=1)
     np.testing.assert_allclose(values, expected((index / spline.step)[:, ::-1]), atol=1e-9)
