@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from samreg.errors import InputError
+
 sitkLinear, sitkNearestNeighbor, sitkBSpline, sitkFloat32 = "linear", "nearest", "bspline", np.dtype(np.float32)  # noqa: N816
 _VOXELS_AT_ONCE = 4_000_000
 
@@ -112,7 +114,10 @@ class ResampleImageFilter:
 
     def SetInterpolator(self, interpolator):  # noqa: N802
         if interpolator == sitkBSpline:
-            raise NotImplementedError("the stand-in for SimpleITK interpolates linearly or takes the nearest voxel")
+            raise InputError(
+                'interpolation "bspline" needs SimpleITK, for which experiments/gpu_stand_in stands here; install '
+                'SimpleITK, or give "linear" or "nearest"'
+            )
         self.interpolator = interpolator
 
     def SetDefaultPixelValue(self, value):  # noqa: N802

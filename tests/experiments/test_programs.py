@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samreg.errors import InputError
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose, resample
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -106,3 +107,5 @@ def test_what_stands_in_for_simpleitk_resamples_as_it_does(monkeypatch):
     for array, other in zip(expected, resampled(), strict=True):
         assert array.dtype == other.dtype
         np.testing.assert_allclose(other, array, atol=0.05)  # HU
+    with pytest.raises(InputError, match="install SimpleITK"):
+        resample(image, grid, interpolation="bspline")

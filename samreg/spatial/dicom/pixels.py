@@ -357,7 +357,7 @@ def _by_plugins(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any
     """Decode what is no JPEG of GDCM's by pydicom: itself, or with decoders that the user may have installed."""
     try:
         available = get_decoder(pixels.syntax).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's answer for a transfer syntax that it does not know
         available = False
     if not available:
         raise InputError(
