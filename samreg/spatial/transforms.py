@@ -7,7 +7,7 @@ in which images are resampled: the warped image at x takes the moving image's va
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, as_points_array
 
+_INSIDE_VOXELS = 1e-6  # from the border, so that rounding puts no point outside
 _MAX_POINTS_AT_ONCE = 500_000  # to bound memory
 _MAX_VOXELS_REFINED = 10_000_000  # of an inverse that is sampled more finely than its field
 _REFINING_ITERATIONS = 8  # at full resolution, from the inverse on a coarser grid
@@ -548,13 +549,43 @@ def _invert_on(forward: DisplacementField, grid: Grid, tolerance: float, iterati
 def _invert_at(
     forward: DisplacementField, target: FloatArray, guess: FloatArray, tolerance: float, iterations: int
 ) -> FloatArray:
-    """Return the points x with x + u(x) = target, or the best found from ``guess``."""
+    """Return the points x with x + u(x) = target, or the best found from ``guess``.
+
+    Where u is not zero at the grid's border, some targets have two solutions, one inside the grid and one beyond it,
+    where u is zero at once: that inside, found with u continued by its border values, is preferred.
+    """
+    last = np.array(forward.grid.size) - 1.0
+
+    def continued(points: FloatArray) -> FloatArray:
+        index = np.clip(forward.grid.world_to_index(points), _INSIDE_VOXELS, last - _INSIDE_VOXELS)
+        return points + forward.displacement_at(forward.grid.index_to_world(index))
+
+    best, error = _solve(forward.transform_points, target, guess, tolerance, iterations)
+    tried = np.flatnonzero((error > tolerance) | ~forward.grid.contains(best))
+    if len(tried) == 0:
+        return best
+    start = 2 * target[tried] - continued(target[tried])
+    inside, _ = _solve(continued, target[tried], start, tolerance, iterations)
+    miss = np.linalg.norm(forward.transform_points(inside) - target[tried], axis=1)
+    taken = forward.grid.contains(inside) & (miss <= np.maximum(error[tried], tolerance))
+    best[tried[taken]] = inside[taken]
+    return best
+
+
+def _solve(
+    forward: Callable[[FloatArray], FloatArray],
+    target: FloatArray,
+    guess: FloatArray,
+    tolerance: float,
+    iterations: int,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the points x that come nearest to forward(x) = target, and how far from it they end (N,), mm."""
     best = guess
     best_error = np.full(len(target), np.inf)
     active = np.arange(len(target))
     point, step = best.copy(), np.ones(len(target))
     for _ in range(iterations):
-        miss = forward.transform_points(point) - target[active]
+        miss = forward(point) - target[active]
         error = np.linalg.norm(miss, axis=1)
         better = error < best_error[active]
         best[active[better]], best_error[active[better]] = point[better], error[better]
@@ -564,7 +595,7 @@ def _invert_at(
         active, point, step = active[going], point[going], step[going]
         if len(active) == 0:
             break
-    return best
+    return best, best_error
 
 
 def _border_values(displacement: NDArray[np.float32]) -> NDArray[np.float32]:

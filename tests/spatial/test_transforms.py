@@ -440,3 +440,15 @@ def test_transformix_maps_the_same_points(chain, points_inside, random_image, tm
     lines = (tmp_path / "outputpoints.txt").read_text().splitlines()
     moved = [[float(v) for v in line.split("OutputPoint = [")[1].split("]")[0].split()] for line in lines]
     assert np.abs(np.array(moved) - transform.transform_points(points)).max() < 1e-3
+
+
+def test_of_two_solutions_the_inverse_takes_that_inside_the_grid() -> None:
+    """Points that a field moves beyond its grid's foot came back where they were, as if nothing had moved them."""
+    grid = Grid.make((20, 20, 20), spacing=4.0, direction=[[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
+    axis = grid.direction[:, 2]
+    along = (grid.world_points() - grid.origin) @ axis
+    field = DisplacementField((-30.0 + 0.3 * along)[..., None] * axis, grid)
+    points = grid.index_to_world(np.random.default_rng(0).uniform(0.1, 18.9, (500, 3)))
+    moved = field.transform_points(points)
+    assert (~grid.contains(moved)).sum() > 100
+    assert np.linalg.norm(field.inverse().transform_points(moved) - points, axis=1).max() < 0.1
