@@ -15,6 +15,7 @@ from samreg.errors import InputError, require_choice
 if TYPE_CHECKING:
     from samreg.spatial.grid import FloatArray, Grid
     from samreg.spatial.image import Image
+    from samreg.spatial.io_segmentations import Segment
     from samreg.spatial.points import Points
     from samreg.spatial.transforms import Transform
 
@@ -33,7 +34,7 @@ def apply(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Image or points file to write; .dcm for labels (DICOM SEG) and contours."),
+        typer.Option("--out", "-o", help="Image or points file to write; .seg.nrrd (3D Slicer) or .dcm for labels."),
     ],
     to: Annotated[
         str,
@@ -75,11 +76,12 @@ def apply(
     With --to fixed, what belongs to the moving image comes to the fixed one; --to moving is the way back. Images
     need the --reference whose grid they take: the fixed image for --to fixed, the moving one for --to moving.
 
-    Labels become a DICOM segmentation where --out ends in .dcm, and the contours of a DICOM RT structure set are drawn
-    anew on the slices of the --reference, a DICOM series.
+    Labels become a segmentation of 3D Slicer where --out ends in .seg.nrrd, a DICOM one where it ends in .dcm, and the
+    contours of a DICOM RT structure set are drawn anew on the slices of the --reference, a DICOM series.
     """
     from samreg.spatial.io_dicom_objects import DICOM, is_dicom_structures
     from samreg.spatial.io_points import POINT_SUFFIXES, WRITABLE_SUFFIXES
+    from samreg.spatial.io_segmentations import SEGMENTATION
     from samreg.spatial.resample import INTERPOLATIONS
     from samreg.spatial.standard import is_label_image
 
@@ -102,6 +104,8 @@ def apply(
         return
     if reference_series is not None:
         raise InputError("--reference-series is for DICOM objects; name the --out file .dcm, or leave it out")
+    if out.name.lower().endswith(SEGMENTATION) and interpolation not in (None, "nearest"):
+        raise InputError(f"{out} is to hold labels, between which there are no values; leave --interpolation out")
     endings = WRITABLE_SUFFIXES if is_points else _IMAGE_SUFFIXES
     require_suffix(out, endings, inputs=(source, reference, transform))
     for_images = {"--reference": reference, "--interpolation": interpolation}
@@ -121,13 +125,18 @@ def apply(
             _write_points(points, mapping, out, transform, to)
         else:
             image = _registered_grid(source, pixel_size, transform, "moving" if to == "fixed" else "fixed")
+            if out.name.lower().endswith(SEGMENTATION):
+                interpolation = "nearest"
             if interpolation is None and is_label_image(image):
                 interpolation = "nearest"
                 log.warning("%s holds labels: warped with --interpolation nearest, give linear for intensities", source)
             target = _reference(transform, reference, to, pixel_size).grid
             progress("warping")
             grids = (image.grid, target) if backward else (target, image.grid)
-            _write_image(mapping or _in_file(transform, backward, grids), image, target, out, interpolation or "linear")
+            segments = _segments(source, out)
+            _write_image(
+                mapping or _in_file(transform, backward, grids), image, target, out, interpolation or "linear", segments
+            )
     if not quiet:
         say(f"{source} brought to the {to} image; written to {out}")
 
@@ -214,15 +223,30 @@ def _expected_error(folder: Path, fixed: Points) -> FloatArray | None:
     return None if expected is None else at_points(expected, fixed.positions)
 
 
-def _write_image(mapping: Transform, image: Image, grid: Grid, out: Path, interpolation: str) -> None:
+def _segments(source: Path, out: Path) -> tuple[Segment, ...]:
+    """Return the names and colours that a segmentation made of another one keeps."""
+    from samreg.spatial.io_segmentations import SEGMENTATION, read_segments
+
+    both = all(path.name.lower().endswith(SEGMENTATION) for path in (source, out))
+    return read_segments(source) if both else ()
+
+
+def _write_image(
+    mapping: Transform, image: Image, grid: Grid, out: Path, interpolation: str, segments: tuple[Segment, ...]
+) -> None:
     from samreg.spatial.io_images import write_image
+    from samreg.spatial.io_segmentations import write_segmentation
     from samreg.spatial.resample import resample
 
     if image.ndim == grid.ndim and not _overlaps(mapping, image.grid, grid):
         raise InputError(
             f"nothing of {image.label} comes to lie on the reference; does it belong to the other image? See --to"
         )
-    write_image(resample(image, grid, transform=mapping, interpolation=interpolation), out)
+    warped = resample(image, grid, transform=mapping, interpolation=interpolation)
+    if segments:
+        write_segmentation(warped, out, segments)
+    else:
+        write_image(warped, out)
 
 
 def _dicom_reference(transform: Path, given: Path | None, to: str) -> Path:

@@ -6,6 +6,7 @@ from samreg.spatial.inputs import as_image, as_points
 from samreg.spatial.io_dicom_objects import warp_dicom_structures, write_dicom_registration, write_dicom_segmentation
 from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import find_points, read_points, write_points
+from samreg.spatial.io_segmentations import Segment, read_segments, write_segmentation
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points
 from samreg.spatial.resample import resample, resample_spacing
@@ -33,6 +34,7 @@ __all__ = [
     "InverseField",
     "InverseResidual",
     "Points",
+    "Segment",
     "Transform",
     "as_image",
     "as_mask",
@@ -45,6 +47,7 @@ __all__ = [
     "jacobian_determinant",
     "read_image",
     "read_points",
+    "read_segments",
     "read_transform",
     "resample",
     "resample_spacing",
@@ -55,5 +58,6 @@ __all__ = [
     "write_dicom_segmentation",
     "write_image",
     "write_points",
+    "write_segmentation",
     "write_transform",
 ]

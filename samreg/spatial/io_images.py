@@ -20,6 +20,7 @@ from samreg.spatial.image import Image
 from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, read_nifti
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, read_nrrd
 from samreg.spatial.io_pictures import PICTURES, read_picture, warn_of_pixel_size
+from samreg.spatial.io_segmentations import SEGMENTATION, write_segmentation
 from samreg.spatial.remarks import remarks_kept
 
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
@@ -97,9 +98,10 @@ def _read(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Im
 
 
 def write_image(image: Image, path: str | os.PathLike[str]) -> None:
-    """Write an image; the format follows from the suffix: .nii, .nii.gz, .nrrd or .mha.
+    """Write an image; the format follows from the suffix: .nii, .nii.gz, .nrrd, .seg.nrrd or .mha.
 
-    Boolean masks are stored as uint8. A file of that name is replaced only when the new one is complete.
+    Labels named .seg.nrrd become a segmentation of 3D Slicer, see :func:`samreg.spatial.write_segmentation`. Boolean
+    masks are stored as uint8. A file of that name is replaced only when the new one is complete.
 
     Parameters
     ----------
@@ -130,6 +132,9 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
         raise InputError(f"cannot write {path}: a header with its data apart is not written; use .mha or .nrrd")
     if not name.endswith(WRITABLE):
         raise InputError(f"cannot write {path}: unknown image format; use one of {', '.join(WRITABLE)}")
+    if name.endswith(SEGMENTATION):
+        write_segmentation(image, path)
+        return
     with atomic_path(path) as temporary:
         if name.endswith(NIFTI):
             import nibabel as nib

@@ -112,3 +112,21 @@ def test_an_image_of_another_place_is_refused(run, out, tmp_path):
     samreg.write_image(crumb, tmp_path / "crumb.nii.gz")  # smaller than the distance of the points looked at
     assert run("apply", any_image[0], tmp_path / "crumb.nii.gz", *to, *any_image[1:]).exit_code == 0
     assert run("apply", out, out.parent / "moving.nii.gz", *to).exit_code == 0
+
+
+def test_a_segmentation_keeps_its_names_and_voxel_values(run, tmp_path):
+    from samreg.spatial import Segment, read_segments, write_segmentation, write_transform
+
+    array = np.zeros((6, 8, 10), np.uint8)
+    array[2:4, 2:6, 2:6] = 7
+    labels = samreg.Image.from_array(array, spacing=2)
+    write_segmentation(labels, tmp_path / "a.seg.nrrd", [Segment(7, "liver", (1, 0, 0))])
+    write_transform(AffineTransform(np.eye(3), np.array([-2.0, 0, 0])), tmp_path / "shift.h5")
+    call = "apply", tmp_path / "shift.h5", tmp_path / "a.seg.nrrd", "--reference", tmp_path / "a.seg.nrrd"
+    done = run(*call, "-o", tmp_path / "b.seg.nrrd")
+    assert done.exit_code == 0, done.output
+    assert read_segments(tmp_path / "b.seg.nrrd") == (Segment(7, "liver", (1, 0, 0)),)
+    assert np.array_equal(samreg.read_image(tmp_path / "b.seg.nrrd").array, np.roll(array, 1, axis=2))
+    refused = run(*call, "-o", tmp_path / "c.seg.nrrd", "--interpolation", "linear")
+    assert refused.exit_code == 2
+    assert "leave --interpolation out" in refused.output

@@ -1,0 +1,201 @@
+"""Label images as segmentations of 3D Slicer (.seg.nrrd): a NRRD whose header names each label and gives it a colour.
+
+The keys are those of Slicer's ``vtkMRMLSegmentationStorageNode``. All segments lie in one layer, as labels
+cannot overlap.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.errors import InputError
+from samreg.spatial.adapters import to_sitk
+from samreg.spatial.files import atomic_path, itk_path, reading, reason, require_file
+from samreg.spatial.image import Image
+
+#: The suffix by which 3D Slicer tells a segmentation from a volume.
+SEGMENTATION = ".seg.nrrd"
+_GOLDEN_RATIO = 0.618034  # neighbouring labels get hues far apart
+_MAX_LABEL = 2**31 - 1
+_REPRESENTATION = "Binary labelmap"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one value of a label image stands for.
+
+    Parameters
+    ----------
+    value
+        In the voxels, at least 1.
+    name
+        What it is.
+    colour
+        Red, green and blue, 0 to 1; one that follows from the value unless given.
+
+    Raises
+    ------
+    InputError
+        When the value or the colour is out of range, or the name is empty or has several lines.
+
+    Examples
+    --------
+    >>> Segment(1, "left lung").colour
+    (0.4, 0.55, 0.9)
+    """
+
+    value: int
+    name: str
+    colour: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.value <= _MAX_LABEL:
+            raise InputError(f"segment {self.name!r}: its value must be between 1 and {_MAX_LABEL}, got {self.value}")
+        if not self.name.strip() or len(self.name.splitlines()) != 1:
+            raise InputError(f"label {self.value}: its name must be one line of text, got {self.name!r}")
+        colour = _default_colour(self.value) if self.colour is None else tuple(float(part) for part in self.colour)
+        if len(colour) != 3 or not all(0 <= part <= 1 for part in colour):
+            raise InputError(f"segment {self.name!r}: a colour is three numbers from 0 to 1, got {self.colour}")
+        object.__setattr__(self, "colour", colour)
+
+
+def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: Iterable[Segment] = ()) -> None:
+    """Write a label image as a segmentation that 3D Slicer opens by drag and drop.
+
+    Parameters
+    ----------
+    labels
+        3D, whole numbers that are not negative, 0 where there is nothing; or a mask.
+    path
+        The file to write, named .seg.nrrd; one of that name is replaced only when the new one is complete.
+    segments
+        Names and colours of values; other values are named by themselves, and values that no voxel has are left out.
+
+    Raises
+    ------
+    InputError
+        When the image holds no labels, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import samreg
+    >>> from samreg.spatial import Segment, read_segments, write_segmentation
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "lungs.seg.nrrd")
+    >>> labels = samreg.Image.from_array([[[0, 1, 1, 4]]], spacing=2)
+    >>> write_segmentation(labels, path, [Segment(1, "left lung", (1, 0, 0))])
+    >>> [(segment.value, segment.name) for segment in read_segments(path)]
+    [(1, 'left lung'), (4, 'Label 4')]
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    if not path.name.lower().endswith(SEGMENTATION):
+        raise InputError(f"cannot write {path}: name a segmentation {SEGMENTATION}")
+    array = _label_array(labels)
+    image = to_sitk(labels.with_array(array))
+    for key, text in _header(array, segments).items():
+        image.SetMetaData(key, text)
+    with atomic_path(path) as temporary:
+        try:
+            sitk.WriteImage(image, itk_path(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise InputError(
+                f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
+            ) from error
+
+
+def read_segments(path: str | os.PathLike[str]) -> tuple[Segment, ...]:
+    """Return what the values of a segmentation (.seg.nrrd) stand for, as its header says; its voxels are not read.
+
+    Parameters
+    ----------
+    path
+        Written by 3D Slicer, or by :func:`write_segmentation`. :func:`samreg.read_image` reads its voxels.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged or names no segments, or its segments overlap and lie in several layers.
+    """
+    import SimpleITK as sitk
+
+    path = require_file(path, "segmentation")
+    with reading(path):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(itk_path(path))
+        reader.ReadImageInformation()
+        header = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    segments: list[Segment] = []
+    while f"Segment{len(segments)}_ID" in header:
+        prefix = f"Segment{len(segments)}_"
+        if header.get(f"{prefix}Layer", "0").strip() != "0":
+            raise InputError(f"{path}: its segments overlap and lie in several layers; export them as a labelmap")
+        with reading(path):
+            value = int(header[f"{prefix}LabelValue"])
+            colour = [float(part) for part in header.get(f"{prefix}Color", "").split()]
+        segments.append(
+            Segment(value, header.get(f"{prefix}Name") or f"Label {value}", tuple(colour) if colour else None)  # type: ignore[arg-type]
+        )
+    if not segments:
+        raise InputError(f"{path}: its header names no segments; give a segmentation that 3D Slicer wrote")
+    return tuple(segments)
+
+
+def _label_array(labels: Image) -> NDArray[np.integer]:
+    """Return the voxels in the smallest type that Slicer takes for labels and that holds them."""
+    if labels.ndim != 3:
+        raise InputError(f"{labels.label}: a segmentation of 3D Slicer is 3D, the labels are 2D; write .png or .nii.gz")
+    if labels.array.dtype.kind not in "biu":
+        raise InputError(f"{labels.label}: labels must be whole numbers, got {labels.array.dtype}; convert them first")
+    low, high = (int(labels.array.min()), int(labels.array.max())) if labels.array.size else (0, 0)
+    if low < 0 or high > _MAX_LABEL or high == 0:
+        raise InputError(
+            f"{labels.label}: values {low} to {high}; labels are 1 to {_MAX_LABEL}, and 0 where there is nothing"
+        )
+    kind = next(kind for kind in (np.uint8, np.int16, np.int32) if high <= np.iinfo(kind).max)
+    return labels.array.astype(kind)
+
+
+def _header(array: NDArray[np.integer], segments: Iterable[Segment]) -> dict[str, str]:
+    """Return the header's keys: one group for each value in the array, numbered from 0."""
+    from scipy.ndimage import find_objects
+
+    known = {segment.value: segment for segment in segments}
+    header = {
+        "Segmentation_ContainedRepresentationNames": f"{_REPRESENTATION}|",
+        "Segmentation_MasterRepresentation": _REPRESENTATION,  # of Slicer up to 5.2
+        "Segmentation_SourceRepresentation": _REPRESENTATION,
+        "Segmentation_ConversionParameters": "",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    values, numbers = np.unique(np.concatenate([[0], array.ravel()]), return_inverse=True)  # 0 is always the first
+    boxes = find_objects(numbers[1:].reshape(array.shape))
+    for number, (value, box) in enumerate(zip(values[1:].tolist(), boxes, strict=True)):
+        segment = known.get(value, Segment(value, f"Label {value}"))
+        assert segment.colour is not None
+        extent = [bound for axis in reversed(box) for bound in (axis.start, axis.stop - 1)]  # first and last of x, y, z
+        header |= {
+            f"Segment{number}_ID": f"Segment_{value}",
+            f"Segment{number}_Name": segment.name,
+            f"Segment{number}_NameAutoGenerated": str(int(value not in known)),
+            f"Segment{number}_Color": " ".join(f"{part:.6g}" for part in segment.colour),
+            f"Segment{number}_ColorAutoGenerated": str(int(value not in known)),
+            f"Segment{number}_LabelValue": str(value),
+            f"Segment{number}_Layer": "0",
+            f"Segment{number}_Extent": " ".join(map(str, extent)),
+            f"Segment{number}_Tags": "|",
+        }
+    return header
+
+
+def _default_colour(value: int) -> tuple[float, float, float]:
+    red, green, blue = colorsys.hsv_to_rgb(value * _GOLDEN_RATIO % 1, 0.55, 0.9)
+    return round(red, 2), round(green, 2), round(blue, 2)
