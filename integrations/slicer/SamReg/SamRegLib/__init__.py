@@ -1,0 +1,1 @@
+"""What the Slicer module SamReg does beside Slicer: nothing here imports it."""
