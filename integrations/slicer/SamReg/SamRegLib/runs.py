@@ -1,7 +1,8 @@
 """The work of the Slicer module SamReg, without Slicer: samreg's commands, the process that runs them, their results.
 
-Files carry everything between Slicer and samreg, and each says its frame: NRRD and .mrk.json are in LPS, as is ITK's .h5.
-Slicer turns them to its RAS when it reads them, and back when it writes them, so that no coordinate is turned here.
+Files carry everything between Slicer and samreg, and each says its frame: NRRD and .mrk.json are in LPS, as is ITK's
+.h5. Slicer turns them to its RAS when it reads them, and back when it writes them, so that no coordinate is turned
+here.
 """
 
 from __future__ import annotations
