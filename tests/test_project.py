@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -29,3 +30,36 @@ def test_workflows_and_templates_are_yaml_and_run_what_is_there():
             programs = [step["run"] for step in job["steps"] if "run" in step]
             assert programs
             assert all((ROOT / program).is_file() for program in programs)
+
+
+def test_the_conda_recipe_needs_what_the_package_needs():
+    project = (ROOT / "pyproject.toml").read_text()
+    recipe = yaml.safe_load((ROOT / "packaging/conda/recipe.yaml").read_text())
+    assert recipe["context"]["version"] == samreg.__version__
+    names = {"matplotlib-base": "matplotlib", "pytorch": "torch"}  # of conda-forge, and of PyPI
+
+    def bounds(requirements):
+        split = (re.match(r"([\w-]+) *([^;]*)", requirement).groups() for requirement in requirements)
+        return {names.get(name, name).lower(): bound.strip() for name, bound in split}
+
+    listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.M | re.S)[1]
+    wanted = bounds(re.findall(r'^ +"(.+?)",', listed, re.M))
+    assert len(wanted) > 15
+    given = bounds(recipe["requirements"]["run"])
+    assert given.pop("python") == ">=3.10,<3.14", "ANTs has no packages for 3.14"
+    assert given == wanted
+    host = bounds(recipe["requirements"]["host"])
+    assert f'"hatchling{host["hatchling"]}"' in project
+
+
+def test_the_image_is_given_all_that_the_package_is_built_from():
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert rules[0] == "*", "nothing else comes along"
+    given = [rule[1:] for rule in rules if rule[0] == "!"]
+    assert all((ROOT / name).exists() for name in given)
+    project = (ROOT / "pyproject.toml").read_text()
+    needed = {"pyproject.toml", "constraints.txt", "LICENSE", *re.findall(r'^readme = "(.+)"', project, re.M)}
+    needed |= set(re.findall(r'^packages = \["(.+)"\]', project, re.M)) | set(
+        re.findall(r'^"(.+)" = "samreg/', project, re.M)
+    )
+    assert {name for name in needed if not any(fnmatch(name, rule) for rule in given)} == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from samreg.errors import (
 from samreg.spatial.io_images import find_images, read_image
 from samreg.spatial.io_points import find_points
 from samreg.steps import find_inputs
+
+log = logging.getLogger(__name__)
 
 _MIN_SPACING_MM = 0.1
 
@@ -93,7 +96,7 @@ def build_atlas(
     jobs
         Subjects at a time.
     progress
-        Called with what is being done.
+        Called with what is being done; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -141,7 +144,7 @@ def build_atlas(
         threads=max(1, (os.cpu_count() or 1) // jobs),
     )
     files = find_inputs(folder.root, *_listed(images))
-    run = Run(_subjects(files, folder, options, labels, landmarks), jobs, progress or (lambda text: None))
+    run = Run(_subjects(files, folder, options, labels, landmarks), jobs, progress or log.info)
     frame = run.start(reference)
     run.check_annotations(frame)
     names, convergence = run.iterate(frame, iterations)

@@ -25,6 +25,9 @@ def demo(
         "samreg-demo"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Coarse phantoms: faster, and less exact.")] = False,
+    data_only: Annotated[
+        bool, typer.Option("--data-only", help="Write the phantoms, their labels, landmarks and the truth, and stop.")
+    ] = False,
     model: Model = None,
     seed: Seed = 0,
     verbose: Verbose = False,
@@ -39,6 +42,12 @@ def demo(
     with session(verbose=verbose, quiet=quiet) as progress:
         progress("making two phantom chests")
         pair = phantom_pair(spacing=_QUICK_SPACING_MM if quick else None, seed=seed)
+        if data_only:
+            progress("writing")
+            _write_pair(pair, out)
+            if not quiet:
+                _show_pair(out)
+            return
         alone = None  # ANTs comes with samreg, but on Pythons for which it has no wheels
         if "ants" in available_engines():
             alone = _register(pair, "ANTs alone", seed, progress, method="registration", engine="ants")
@@ -69,21 +78,39 @@ def _register(
     )
 
 
-def _write(pair: PhantomPair, hybrid: RegistrationResult, out: Path) -> None:
+def _write_pair(pair: PhantomPair, out: Path) -> None:
+    """Write what there is to try samreg on: images, labels and landmarks of both, and the true map."""
     import samreg
-    from samreg.report import write_preview
 
     for phantom, landmarks, name in (
         (pair.fixed, pair.fixed_landmarks, "fixed"),
         (pair.moving, pair.moving_landmarks, "moving"),
     ):
         samreg.write_image(phantom.image, out / f"{name}.nii.gz")
+        samreg.write_image(phantom.labels, out / f"{name}_labels.nii.gz")
         samreg.write_points(landmarks, out / f"{name}.csv")
+    samreg.write_transform(pair.transform, out / "truth.h5", grid=pair.fixed.image.grid)
+
+
+def _write(pair: PhantomPair, hybrid: RegistrationResult, out: Path) -> None:
+    from samreg.report import write_preview
+
+    _write_pair(pair, out)
     hybrid.save(out / "hybrid")
     if hybrid:
         errors = hybrid.landmark_errors(pair.fixed_landmarks, pair.moving_landmarks)
         hybrid.report(out / "report.html", landmarks=errors)
     write_preview(hybrid, out / "before_after.png")
+
+
+def _show_pair(out: Path) -> None:
+    say(f"written to {out}: two phantom chests, their labels and landmarks, and truth.h5, fixed to moving. To try:")
+    images, points = (
+        " ".join(str(out / f"{name}{end}") for name in ("fixed", "moving")) for end in (".nii.gz", ".csv")
+    )
+    say(f"samreg register {images} -o {out / 'result'} --landmarks {points} --report")
+    labels = out / "moving_labels.nii.gz"
+    say(f"samreg apply {out / 'result'} {labels} -o {out / 'labels_on_fixed.seg.nrrd'}")
 
 
 def _show(pair: PhantomPair, alone: RegistrationResult | None, hybrid: RegistrationResult) -> None:

@@ -22,7 +22,7 @@ def train(
     from samreg.training import train as run
 
     settings = TrainingConfig.from_file(config)
-    with session(verbose=verbose, quiet=quiet) as progress:
+    with session(verbose=verbose or not quiet, quiet=quiet) as progress:  # hours without a word are too long
         progress(f"training, {settings.steps} steps; losses are in {settings.output}/log.csv")
         weights = run(settings)
     if not quiet:

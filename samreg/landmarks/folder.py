@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, matc
 from samreg.spatial.io_points import write_points
 from samreg.spatial.tables import read_table
 from samreg.steps import Outcome, find_inputs, run_step, write_summary, write_table
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "scipy")  # that embed and match
 
@@ -54,7 +57,7 @@ def match_folder(
     jobs
         Targets at a time.
     progress
-        Called with what is being done.
+        Called with what is being done; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def match_folder(
     require_choice("search", search, SEARCHES)
     require_progress(progress)
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
-    report = progress or (lambda text: None)
+    report = progress or log.info
     out = Path(out)
     images = find_inputs(out, *([targets] if isinstance(targets, (str, os.PathLike)) else targets))
     embeddings = str(out / ".templates" if cache is None else cache)

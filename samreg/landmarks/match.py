@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.matching import Calibration, Correspondences, Features
     from samreg.spatial import Grid
+
+log = logging.getLogger(__name__)
 
 #: Made by ``python -m samreg.training.match_reliability``.
 MATCH_RELIABILITY = Path(__file__).with_name("match_reliability.json")
@@ -270,6 +273,8 @@ def embedded(source: Any, model: Any, device: str, name: str) -> Embedding:
     from samreg.embedding.registry import model_for
 
     image = read(source, name)
+    if isinstance(image, Image):
+        log.info("embedding the %s", name)
     return model_for(model, image).embed_on_device(image, device=device) if isinstance(image, Image) else image
 
 

@@ -151,7 +151,7 @@ def register_many(
         "local", or "dask" with the scheduler's address: on a cluster whose workers see code, images and ``out`` under
         the same paths.
     progress
-        Called with what is being done, and about how long it will take.
+        Called with what is being done, and about how long it will take; the log gets it, at level INFO, unless given.
     **options
         ``method``, ``engine``, ``transform``, ``model``, ``seed``, ``spacing`` and ``engine_options`` as in
         :func:`register`; engine and model by name or file.
@@ -179,7 +179,7 @@ def register_many(
     ['registered', 'failed']
     """
     require_progress(progress)
-    report = progress or (lambda text: None)
+    report = progress or log.info
     if isinstance(pairs, (str, os.PathLike)):
         pairs = read_registration_pairs(pairs)
     require_distinct([pair.name for pair in pairs])

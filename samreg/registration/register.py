@@ -116,7 +116,7 @@ def register(
     verbose
         Log what the engine prints at level INFO.
     progress
-        Called with the name of each stage as it starts.
+        Called with the name of each stage as it starts; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -325,13 +325,11 @@ class _Clock:
 
     def __init__(self, progress: Callable[[str], None] | None) -> None:
         self.timings: dict[str, float] = {}
-        self._progress = progress
+        self._report = progress or log.info
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        if self._progress is not None:
-            self._progress(stage)
-        log.debug("stage %s", stage)
+        self._report(stage)
         start = time.perf_counter()
         try:
             yield

@@ -420,7 +420,7 @@ class RegistrationResult:
         landmarks
             Errors that were measured, for the verdict.
         progress
-            Called with the name of each stage as it starts.
+            Called with the name of each stage as it starts; the log gets it, at level INFO, unless given.
 
         Returns
         -------

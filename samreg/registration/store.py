@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +53,8 @@ from samreg.spatial.transforms import (
 if TYPE_CHECKING:
     from samreg.matching import Correspondences
     from samreg.registration.result import RegistrationResult
+
+log = logging.getLogger(__name__)
 
 SUMMARY = "result.json"
 START = "start.h5"
@@ -174,7 +177,7 @@ def save(
     landmarks
         Errors that were measured, for the verdict.
     progress
-        Called with the name of each stage as it starts.
+        Called with the name of each stage as it starts; the log gets it, at level INFO, unless given.
     """
     require_choice("field_grid", field_grid, FIELD_GRIDS)
     require_progress(progress)
@@ -183,7 +186,7 @@ def save(
     if _has_errors(folder / LANDMARK_ERRORS):
         others.add(LANDMARK_ERRORS)
     with replaced_files(folder, summary=SUMMARY, others=others) as staging:
-        _write_into(staging, result, formats, picture, field_grid, progress or _say_nothing)
+        _write_into(staging, result, formats, picture, field_grid, progress or log.info)
         _write_summary(staging, result, landmarks)
     return folder
 
@@ -483,10 +486,6 @@ def _path(saved: Mapping[str, Any], role: str, remedy: str) -> str:
     if not Path(path).exists():
         raise InputError(f"the {role} image is no longer at {path}; {remedy}")
     return path
-
-
-def _say_nothing(stage: str) -> None:
-    pass
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from samreg.tracking.lesions import Lesions, as_lesions
 from samreg.tracking.pairs import LesionPair, VoxelLesions, require_names
 from samreg.tracking.result import LesionTracks
 from samreg.tracking.track import track
+
+log = logging.getLogger(__name__)
 
 _ERRORS = "errors.csv"
 _COLUMNS = ("name", "x", "y", "z", "true_x", "true_y", "true_z", "radius_mm")
@@ -54,7 +57,7 @@ def track_pairs(
     jobs
         Pairs at a time.
     progress
-        Called with what is being done.
+        Called with what is being done; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def track_pairs(
     require_progress(progress)
     resolve_device(device)
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
-    report = progress or (lambda text: None)
+    report = progress or log.info
     require_names(pairs)
     out = Path(out)
     options = {"model": model, "device": device, "seed": seed}

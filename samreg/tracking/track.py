@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from samreg.tracking.size import Extent, grow
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
+
+log = logging.getLogger(__name__)
 
 _SEARCH_RADIUS_MM = 20.0  # around the predicted position
 _SEARCH_PENALTY = 0.2  # of similarity, at that distance
@@ -67,7 +70,7 @@ def track(
     seed
         Of the robust fit.
     progress
-        Called with the name of each stage as it starts.
+        Called with the name of each stage as it starts; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def track(
 
     require_progress(progress)
     resolve_device(device)
-    seed, report = require_seed(seed), progress or (lambda stage: None)
+    seed, report = require_seed(seed), progress or log.info
     baseline, followup = as_image(baseline, name="baseline"), as_image(followup, name="follow-up")
     if (baseline.ndim, followup.ndim) != (3, 3):
         raise InputError(f"{baseline.label} is {baseline.ndim}D, {followup.label} {followup.ndim}D; give two 3D CTs")

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 import samreg
-from samreg.errors import EngineError, MissingExtraError
+from samreg.errors import EngineError, ImagesAtFault, MissingExtraError
 from samreg.spatial import AffineTransform
 
 
@@ -344,6 +344,34 @@ def test_demo_compares_three_methods_on_phantoms(run, tmp_path):
         assert (tmp_path / "demo" / name).stat().st_size > 0
     assert json.loads((tmp_path / "demo" / "hybrid" / "result.json").read_text())["options"]["engine"] == "torch"
     assert "and two scans of yours: samreg register fixed.nii.gz" in done.output
+
+
+def test_demo_writes_a_pair_to_try_on(run, tmp_path):
+    done = run("demo", "--quick", "--data-only", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "samreg register" in done.output
+    truth = samreg.read_transform(tmp_path / "truth.h5")
+    fixed, moving = (samreg.read_points(tmp_path / f"{name}.csv") for name in ("fixed", "moving"))
+    errors = np.linalg.norm(truth.transform_points(fixed.positions) - moving.positions, axis=1)
+    assert errors.max() < 0.5  # of the field between its voxels
+    for name in ("fixed", "moving"):
+        image, labels = (samreg.read_image(tmp_path / f"{name}{end}.nii.gz") for end in ("", "_labels"))
+        assert labels.grid.same_as(image.grid)
+        assert labels.array.max() > 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_demo_does_without_ants(run, tmp_path, monkeypatch):
+    engines = []
+
+    def stop(*_: object, engine: str | None = None, **__: object) -> None:
+        engines.append(engine)
+        raise ImagesAtFault("seen enough")
+
+    monkeypatch.setattr(importlib.import_module("samreg.engines"), "available_engines", lambda: ("torch",))
+    monkeypatch.setattr(samreg, "register", stop)
+    assert "seen enough" in run("demo", "--quick", "-o", tmp_path).output
+    assert engines == [None]
 
 
 @pytest.fixture(scope="module")
