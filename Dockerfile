@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # samreg for a CPU:       docker build -t samreg .
 # for an NVIDIA GPU too:  docker build --build-arg TORCH=cu130 -t samreg:cuda .     (any folder of torch's package index)
 # How to use it: docs/howto/containers.md

@@ -86,8 +86,7 @@ def find(
             raise InputError("--report draws the image; give the image itself and not its embedding")
     with session(verbose=verbose, quiet=quiet) as progress:
         loaded = samreg.Embedding.load(image) if is_embedding else load_image(image, series, pixel_size)
-        progress("finding landmarks")
-        found = samreg.find_landmarks(loaded, atlas=atlas, model=model, device=device)
+        found = samreg.find_landmarks(loaded, atlas=atlas, model=model, device=device, progress=progress)
         samreg.write_points(found.to_points(unsure=unsure), out)
         if report is not None:
             from samreg.report import write_found_landmarks

@@ -113,8 +113,7 @@ def match(
                 templates = samreg.read_templates(
                     template_set, model=model, device=device, cache=cache, progress=progress
                 )
-                progress("matching")
-                matches = samreg.match_set(templates, target, **options)
+                matches = samreg.match_set(templates, target, **options, progress=progress)
             else:
                 template = _load(inputs[0], template_series, pixel_size)
                 matches = _match_one(template, inputs[1], subject, target, options, report, progress)
@@ -138,8 +137,7 @@ def _match_one(
     import samreg
 
     points = load_points(file, template, subject)
-    progress("matching")
-    matches = samreg.match(template, points, target, **options)
+    matches = samreg.match(template, points, target, **options, progress=progress)
     if report is not None:
         from samreg.report import write_landmark_report
 

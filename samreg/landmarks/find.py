@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
 from samreg.landmarks.locate import locate, reliability_of
@@ -17,6 +19,8 @@ from samreg.landmarks.match import embedded, read
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
+
+log = logging.getLogger(__name__)
 
 MIN_RELIABILITY = 0.5  # below which a landmark is called unsure
 _VERTEBRA = "vertebra_"
@@ -80,7 +84,12 @@ class FoundLandmarks:
 
 
 def find_landmarks(
-    image: Any, *, atlas: LandmarkAtlas | str | os.PathLike[str] | None = None, model: Any = None, device: str = "auto"
+    image: Any,
+    *,
+    atlas: LandmarkAtlas | str | os.PathLike[str] | None = None,
+    model: Any = None,
+    device: str = "auto",
+    progress: Callable[[str], None] | None = None,
 ) -> FoundLandmarks:
     """Find named landmarks in an image.
 
@@ -99,6 +108,8 @@ def find_landmarks(
         Name, path or model; must be the atlas's own. samreg's default unless given.
     device
         "auto", "cpu", "cuda" or "mps", where to embed and to search.
+    progress
+        Called with the name of each stage as it starts; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -121,8 +132,10 @@ def find_landmarks(
     >>> bool(abs(found.points - points.positions).max() < 8)  # mm
     True
     """
+    require_progress(progress)
+    report = progress or log.info
     image = read(image, "image")
-    embedding = embedded(image, model, device, "image")
+    embedding = embedded(image, model, device, "image", report)
     known = atlas_for(embedding.model) if atlas is None else atlas
     if not isinstance(known, LandmarkAtlas):
         known = LandmarkAtlas.load(known)
@@ -133,6 +146,7 @@ def find_landmarks(
         )
     from samreg.matching import features
 
+    report("finding landmarks")
     located = locate(known, features(embedding, device=device), embedding.image_grid)
     _, _, spread, depth = located.evidence
     inside = depth >= 0
@@ -142,7 +156,7 @@ def find_landmarks(
     found = FoundLandmarks(located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside)
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3:
-        mirrored = embedded(mirror_image(image), model, device, "image")
+        mirrored = embedded(mirror_image(image), model, device, "mirrored image", report)
         t = laterality(embedding, mirrored, atlas=known, device=device)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(found, notes=notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import require_choice, require_seed
+from samreg.errors import require_choice, require_progress, require_seed
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
@@ -99,6 +100,7 @@ def match(
     search: str = "guided",
     device: str = "auto",
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> LandmarkMatches:
     """Find points of a template image in a target image.
 
@@ -119,6 +121,8 @@ def match(
         "auto", "cpu", "cuda" or "mps", where to embed and to match.
     seed
         Of the robust fit.
+    progress
+        Called with the name of each stage as it starts; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -147,12 +151,17 @@ def match(
 
     require_choice("search", search, SEARCHES)
     seed = require_seed(seed)
+    require_progress(progress)
+    report = progress or log.info
     resolve_device(device)
     template, target = read(template, "template"), read(target, "target")
-    fixed, moving = embedded(template, model, device, "template"), embedded(target, model, device, "target")
+    fixed, moving = (
+        embedded(image, model, device, name, report) for image, name in ((template, "template"), (target, "target"))
+    )
     require_one_model(fixed, moving)
     with remarks_kept() as remarks:
         wanted = points_in(points, fixed.image_grid, "the template")
+    report("matching")
     fixed_features, moving_features = (features(embedding, device=device) for embedding in (fixed, moving))
     calibration = Calibration.from_mapping(fixed.calibration)
     images = [source for source in (template, target) if isinstance(source, Image)]
@@ -268,13 +277,13 @@ def guided_matches(
     return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""
 
 
-def embedded(source: Any, model: Any, device: str, name: str) -> Embedding:
+def embedded(source: Any, model: Any, device: str, name: str, report: Callable[[str], None]) -> Embedding:
     """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
     from samreg.embedding.registry import model_for
 
     image = read(source, name)
     if isinstance(image, Image):
-        log.info("embedding the %s", name)
+        report(f"embedding the {name}")
     return model_for(model, image).embed_on_device(image, device=device) if isinstance(image, Image) else image
 
 

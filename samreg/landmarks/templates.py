@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from samreg.spatial.points import Points, require_inside
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding, EmbeddingModel
+
+log = logging.getLogger(__name__)
 
 # at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _SCORE_LATTICE_MM = 48.0  # distance of the points that templates are scored by
@@ -243,6 +246,7 @@ def match_set(
     search: str = "guided",
     device: str = "auto",
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> TemplateMatches:
     """Find the landmarks of several templates in a target; the templates vote.
 
@@ -260,6 +264,8 @@ def match_set(
         Of the target; samreg's default unless given. Must be the templates' own.
     search, device, seed
         As in :func:`samreg.match`.
+    progress
+        Called with the name of each stage as it starts; the log gets it, at level INFO, unless given.
 
     Returns
     -------
@@ -284,8 +290,10 @@ def match_set(
 
     require_choice("search", search, SEARCHES)
     require_seed(seed)
+    require_progress(progress)
+    report = progress or log.info
     if isinstance(templates, (str, os.PathLike)):
-        known = read_templates(templates, model=model, device=device)
+        known = read_templates(templates, model=model, device=device, progress=report)
     elif isinstance(templates, Sequence) and all(isinstance(template, Template) for template in templates):
         known = tuple(cast("Sequence[Template]", templates))
     else:
@@ -293,11 +301,12 @@ def match_set(
     names = [template.name for template in known]
     if not names or len(set(names)) < len(names):
         raise InputError(f"templates must be at least one, each with a name of its own; got {names}")
-    destination = embedded(target, model, device, "target")
-    answers = {
-        template.name: match(template.embedding, template.points, destination, search=search, device=device, seed=seed)
-        for template in known
-    }
+    destination = embedded(target, model, device, "target", report)
+    options: dict[str, Any] = {"search": search, "device": device, "seed": seed}
+    answers = {}
+    for one in known:
+        report(f"matching the template {one.name}")
+        answers[one.name] = match(one.embedding, one.points, destination, **options, progress=lambda stage: None)
     return _combined(answers, features(destination).scale)
 
 

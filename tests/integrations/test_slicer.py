@@ -176,7 +176,7 @@ def test_cancel_ends_the_process_and_its_children(runs, tmp_path):
     assert not (tmp_path / "late").exists(), "the child went on"
 
 
-def test_what_is_installed(runs, tmp_path):
+def test_what_is_installed(runs, tmp_path, monkeypatch):
     assert Path(runs.requirement()) == ROOT
     assert runs.requirement(tmp_path) == "samreg", "where the module lies alone"
     requires = [
@@ -185,6 +185,10 @@ def test_what_is_installed(runs, tmp_path):
         'itk-elastix>=0.23; extra == "elastix"',
         'x; python_version < "3"',
     ]
+    assert runs.is_installed()
+    assert not runs.is_installed("a-package-that-is-not-there")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy>=1", "not-there>=2"])
+    assert not runs.is_installed(), "it was installed half-way"
     assert runs.dependencies(requires) == ["torch<2.14,>=2.4"]
 
 
@@ -262,7 +266,10 @@ def panel(slicer, scans, monkeypatch):
 
 def replaced_plan(monkeypatch, module, program):
     """Let a run be a program of Python, told the folder of the results."""
-    steps = lambda inputs, settings, out: [module.runs.Step("registering", (sys.executable, "-c", program, str(out)))]  # noqa: E731
+
+    def steps(inputs, settings, out, python):
+        return [module.runs.Step("registering", (sys.executable, "-c", program, str(out)))]
+
     monkeypatch.setattr(module.runs, "plan", steps)
 
 

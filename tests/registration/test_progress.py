@@ -45,10 +45,33 @@ def test_many_pairs_go_to_the_log(body, caplog, tmp_path):
     assert any(line.startswith("1 of 1") for line in logged(caplog))
 
 
-def test_matching_says_what_it_embeds(body, caplog):
+def test_matching_says_what_it_does(body, caplog):
     caplog.set_level(logging.INFO, logger="samreg")
     samreg.match(body, [body.grid.center], body, model="mind")
-    assert logged(caplog)[:2] == ["embedding the template", "embedding the target"]
+    stages = ["embedding the template", "embedding the target", "matching"]
+    assert logged(caplog) == stages
+    told: list[str] = []
+    caplog.clear()
+    samreg.match(body, [body.grid.center], body, model="mind", progress=told.append)
+    assert (told, logged(caplog)) == (stages, [])
+
+
+def test_a_vote_names_its_templates(body):
+    embedding = samreg.embed(body, model="mind")
+    points = samreg.Points([body.grid.center], ("middle",))
+    told: list[str] = []
+    templates = [samreg.Template(name, embedding, points) for name in ("A", "B")]
+    samreg.match_set(templates, embedding, model="mind", progress=told.append)
+    assert told == ["matching the template A", "matching the template B"]
+
+
+def test_finding_landmarks_says_what_it_does(body):
+    embedding = samreg.embed(body, model="mind")
+    points = samreg.Points([body.grid.center, body.grid.center + 30], ("middle", "edge"))
+    atlas = samreg.build_landmark_atlas([samreg.Template(name, embedding, points) for name in ("A", "B")])
+    told: list[str] = []
+    samreg.find_landmarks(body, atlas=atlas, model="mind", progress=told.append)
+    assert told == ["embedding the image", "finding landmarks", "embedding the mirrored image"]
 
 
 @pytest.mark.parametrize("call", [samreg.register, samreg.register_many, samreg.track, samreg.build_atlas])

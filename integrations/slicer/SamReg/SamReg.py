@@ -3,8 +3,8 @@
 What needs no Slicer is in ``SamRegLib.runs``, which samreg's own tests run. docs/howto/slicer.md tells how to use it.
 """
 
+import importlib
 import importlib.metadata
-import importlib.util
 import shutil
 import sys
 import tempfile
@@ -165,9 +165,8 @@ class SamRegLogic(ScriptedLoadableModuleLogic):
         self._work = None
 
     def is_installed(self):
-        """Tell whether Slicer's Python has samreg."""
-        importlib.invalidate_caches()
-        return importlib.util.find_spec("samreg") is not None
+        """Tell whether Slicer's Python has samreg and what it needs."""
+        return runs.is_installed()
 
     def is_running(self):
         """Tell whether a registration runs."""
@@ -179,6 +178,7 @@ class SamRegLogic(ScriptedLoadableModuleLogic):
             version = ".".join(map(str, sys.version_info[:2]))
             raise RuntimeError(f"samreg needs Python 3.10 or newer, this Slicer has {version}; take a newer Slicer")
         slicer.util.pip_install(["--no-deps", runs.requirement()])
+        importlib.invalidate_caches()
         slicer.util.pip_install(runs.dependencies(importlib.metadata.requires("samreg") or ()))
 
     def start(self, nodes, settings):
@@ -196,7 +196,8 @@ class SamRegLogic(ScriptedLoadableModuleLogic):
         self._work = Path(tempfile.mkdtemp(prefix="samreg-", dir=slicer.app.temporaryPath))
         files = {role: self._write(role, node, nodes) for role, node in chosen.items()}
         self.out = Path(tempfile.mkdtemp(prefix="samreg-result-", dir=slicer.app.temporaryPath))
-        self.run = runs.Run(runs.plan(runs.Inputs(**files), settings, self.out))
+        python = shutil.which("PythonSlicer") or sys.executable
+        self.run = runs.Run(runs.plan(runs.Inputs(**files), settings, self.out, python))
 
     def cancel(self):
         """End the registration, if one runs."""

@@ -8,6 +8,7 @@ here.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import queue
@@ -58,6 +59,18 @@ def dependencies(requires: Iterable[str]) -> list[str]:
         for one in wanted
         if (one.marker is None or one.marker.evaluate({"extra": ""})) and one.name.lower() not in _PROVIDED
     ]
+
+
+def is_installed(package: str = "samreg") -> bool:
+    """Tell whether a package is there with all that it needs: an installation may have ended half-way."""
+    importlib.invalidate_caches()
+    try:
+        needed = dependencies(importlib.metadata.requires(package) or ())
+        for text in needed:
+            importlib.metadata.version(re.split("[<>=!~ ]", text)[0])
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 # what to run
