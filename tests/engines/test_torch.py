@@ -12,7 +12,7 @@ from samreg.engines.base import make_options
 from samreg.engines.torch_engine import TorchOptions, deformable
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.similarity import local_correlation, mean
-from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
+from samreg.engines.torch_engine.velocity import continued, exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import moved, positions, sampled
 from samreg.errors import ImagesAtFault, InputError
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose, jacobian_determinant
@@ -125,6 +125,44 @@ def test_flow_of_the_negative_velocity_is_the_inverse():
     assert residual.mean() < 0.4
     constant = torch.full((1, 3, 8, 8, 8), 5.0)
     assert torch.allclose(exponential(constant, extent), constant, atol=1e-4)
+
+
+def test_points_that_flow_out_of_the_box_come_back(engine):
+    """Landmarks pull all of the image as far as the box reaches around it; beyond it nothing moved at once."""
+    grid = Grid.make((20, 20, 20), spacing=6.0)
+    fixed = Image((1500 * smooth_noise(20, 20, 20) - 1000).astype(np.float32), grid, "fixed")
+    corners = grid.corners()
+    request = Request(
+        fixed=fixed,
+        moving=fixed,
+        start=AffineTransform.identity(3),
+        landmarks=(corners, corners + [60.0, -40.0, 0.0]),
+        options={"levels": (12.0,), "iterations": (80,), "image_weight": 0.0, "landmark_weight": 1.0},
+    )
+    transform = engine.register(request).transform
+    points = grid.index_to_world(np.random.default_rng(0).uniform(0, 19, (2000, 3)))
+    there = transform.transform_points(points)
+    assert np.linalg.norm(there - points, axis=1).mean() > 40
+    assert np.linalg.norm(transform.inverse().transform_points(there) - points, axis=1).max() < 0.1
+
+
+def test_velocity_is_continued_to_zero_and_flows_without_folds():
+    torch.manual_seed(0)
+    velocity = torch.nn.functional.interpolate(torch.randn(1, 2, 3, 4) * 15, size=(18, 24), mode="bilinear")
+    extent = torch.tensor([24 * 8.0, 18 * 8.0])
+    larger, added = continued(velocity, extent)
+    assert torch.equal(larger[..., added:-added, added:-added], velocity)
+    size = torch.tensor(larger.shape[:1:-1]) * 8.0
+    flow = exponential(larger, size)
+    assert jacobian(flow, size).min() > 0
+    assert not flow[..., [0, -1]].any()
+    assert not flow[..., [0, -1], :].any()
+    grid = Grid.make(flow.shape[2:], spacing=8.0)
+    field = DisplacementField(flow[0].movedim(0, -1).numpy(), grid)
+    points = grid.index_to_world(np.random.default_rng(0).uniform(0, np.array(grid.size) - 1, (2000, 2)))
+    back = field.inverse().transform_points(field.transform_points(points))
+    assert np.linalg.norm(back - points, axis=1).max() < 0.1
+    assert continued(torch.zeros_like(velocity), extent)[1] == 0
 
 
 def test_roughness_has_its_units():

@@ -18,7 +18,7 @@ from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.engines.torch_engine.recompute import recomputed
 from samreg.engines.torch_engine.similarity import Loss, local_correlation, mean, squared_distance
-from samreg.engines.torch_engine.velocity import exponential, jacobian, roughness, unfolded
+from samreg.engines.torch_engine.velocity import continued, exponential, jacobian, roughness, unfolded
 from samreg.engines.torch_engine.volumes import (
     extent_of,
     interpolated,
@@ -91,7 +91,8 @@ def register_velocity(
     Returns
     -------
     DisplacementField
-        In the fixed frame, LPS mm; to be applied before the start.
+        In the fixed frame, LPS mm; to be applied before the start. It ends at zero, so that it is the flow of one
+        velocity everywhere, and has an inverse.
 
     Raises
     ------
@@ -133,12 +134,16 @@ def register_velocity(
             extent=extent, iterations=iterations, options=options, report=report, name=f"{size:g} mm",
         )  # fmt: skip
         velocity = _with_smaller_tiles(level, compared, report)
+    grid = _coarser(box.grid, box.grid.shape[0] // velocity.shape[2])
+    velocity, added = continued(velocity, extent)
+    grid = _grown(grid, added)
+    extent = extent_of(grid, device)
     displacement = exponential(unfolded(velocity, extent), extent)[0].movedim(0, -1)
     # from the grid's axes to the world's
     world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
     if not torch.isfinite(world).all():
         raise EngineError("the velocity field diverged; lower learning_rate, or raise bending_weight")
-    return DisplacementField(world.cpu().numpy(), _coarser(box.grid, box.grid.shape[0] // velocity.shape[2]))
+    return DisplacementField(world.cpu().numpy(), grid)
 
 
 def _searched(vectors: list[Tensor], present: Tensor, extent: Tensor, options: TorchOptions, report: Report) -> Tensor:
@@ -460,6 +465,12 @@ def _coarser(grid: Grid, factor: int) -> Grid:
     """Return the grid of blocks of ``factor`` voxels."""
     first = grid.index_to_world(np.full((1, grid.ndim), (factor - 1) / 2))[0]
     return Grid(tuple(n // factor for n in grid.shape), first, grid.spacing * factor, grid.direction)
+
+
+def _grown(grid: Grid, voxels: int) -> Grid:
+    """Return the grid with so many more voxels on every side."""
+    first = grid.index_to_world(np.full((1, grid.ndim), -voxels))[0]
+    return Grid(tuple(n + 2 * voxels for n in grid.shape), first, grid.spacing, grid.direction)
 
 
 def _factor(grid: Grid, size: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from functools import partial, reduce
 
 import torch
@@ -15,6 +16,8 @@ from samreg.engines.torch_engine.volumes import moved, pooled, positions, sample
 _SQUARINGS = 5
 _MIN_JACOBIAN = 0.1  # determinant, below which a velocity is smoothed
 _MAX_SMOOTHINGS = 20
+_FALL_LENGTHS = 2.0  # mm for each mm/unit time of velocity at the border: the fall compresses to half, not to a fold
+_ZERO_VOXELS = 2  # outermost, so that what is interpolated at the border is zero
 _CHECKPOINT_ELEMENTS = 1_000_000  # of a volume whose memory is worth computing a step twice
 
 
@@ -32,6 +35,38 @@ def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
     for _ in range(_SQUARINGS):
         displacement = _checkpointed(twice, displacement)
     return displacement
+
+
+def continued(velocity: Tensor, extent: Tensor) -> tuple[Tensor, int]:
+    """Continue a velocity (1, d, *shape), mm, beyond its box until it is zero, so that it is defined everywhere.
+
+    The border values are repeated outwards and fall smoothly to zero, the slower the larger they are: the flow leaves
+    no grid, has an inverse everywhere, and within the box only what flows in from outside can change.
+
+    Returns
+    -------
+    Tensor
+        The velocity on a larger grid of the same voxels.
+    int
+        How many voxels larger it is on each side; 0 where the velocity is zero at its border.
+    """
+    ndim = velocity.ndim - 2
+    sizes = velocity.shape[2:]
+    faces = [velocity.select(2 + axis, end).norm(dim=1).max() for axis in range(ndim) for end in (0, -1)]
+    fastest = float(torch.stack(faces).max())
+    if fastest == 0:
+        return velocity, 0
+    voxel = float((extent.flip(0) / torch.tensor(sizes, device=extent.device)).min())
+    fall = max(1, math.ceil(_FALL_LENGTHS * fastest / voxel))
+    added = fall + _ZERO_VOXELS
+    larger = F.pad(velocity, (added, added) * ndim, mode="replicate")
+    for axis, size in enumerate(sizes):
+        index = torch.arange(-added, size + added, device=velocity.device)
+        beyond = torch.maximum(-index, index - (size - 1)).clamp(min=0)
+        share = (1 - beyond / (fall + 1)).clamp(min=0)
+        window = share.square() * (3 - 2 * share)
+        larger = larger * window.reshape([-1 if i == axis else 1 for i in range(ndim)])
+    return larger, added
 
 
 def roughness(velocity: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
