@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, as_points_array
 
+_NEWTON_ITERATIONS = 30
+_DIFFERENCE_VOXELS = 0.005  # over which an inverse takes derivatives: within one cell, above float32's rounding
 _INSIDE_VOXELS = 1e-6  # from the border, so that rounding puts no point outside
 _MAX_POINTS_AT_ONCE = 500_000  # to bound memory
 _MAX_VOXELS_REFINED = 10_000_000  # of an inverse that is sampled more finely than its field
@@ -560,12 +562,13 @@ def _invert_at(
         index = np.clip(forward.grid.world_to_index(points), _INSIDE_VOXELS, last - _INSIDE_VOXELS)
         return points + forward.displacement_at(forward.grid.index_to_world(index))
 
-    best, error = _solve(forward.transform_points, target, guess, tolerance, iterations)
+    difference = _DIFFERENCE_VOXELS * float(forward.grid.spacing.min())
+    best, error = _solve(forward.transform_points, target, guess, tolerance, iterations, difference)
     tried = np.flatnonzero((error > tolerance) | ~forward.grid.contains(best))
     if len(tried) == 0:
         return best
     start = 2 * target[tried] - continued(target[tried])
-    inside, _ = _solve(continued, target[tried], start, tolerance, iterations)
+    inside, _ = _solve(continued, target[tried], start, tolerance, iterations, difference)
     miss = np.linalg.norm(forward.transform_points(inside) - target[tried], axis=1)
     taken = forward.grid.contains(inside) & (miss <= np.maximum(error[tried], tolerance))
     best[tried[taken]] = inside[taken]
@@ -578,24 +581,52 @@ def _solve(
     guess: FloatArray,
     tolerance: float,
     iterations: int,
+    difference: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the points x that come nearest to forward(x) = target, and how far from it they end (N,), mm."""
-    best = guess
-    best_error = np.full(len(target), np.inf)
-    active = np.arange(len(target))
-    point, step = best.copy(), np.ones(len(target))
+    """Return the points x that come nearest to forward(x) = target, and how far from it they end (N,), mm.
+
+    A damped fixed-point iteration, which is quick, but does not converge where forward stretches much; from where it
+    ends, damped Newton steps with derivatives from differences over ``difference`` mm.
+    """
+
+    def newton(points: FloatArray, miss: FloatArray) -> FloatArray:
+        steps = difference * np.eye(points.shape[1])
+        slopes = np.stack([(forward(points + h) - forward(points - h)) / (2 * difference) for h in steps], axis=-1)
+        change: FloatArray = (np.linalg.pinv(slopes) @ miss[..., None])[..., 0]
+        return change
+
+    best, error = _approached(forward, target, guess, tolerance, iterations, lambda _, miss: miss)
+    left = np.flatnonzero(error > tolerance)
+    if len(left):
+        best[left], error[left] = _approached(forward, target[left], best[left], tolerance, _NEWTON_ITERATIONS, newton)
+    return best, error
+
+
+def _approached(
+    forward: Callable[[FloatArray], FloatArray],
+    target: FloatArray,
+    guess: FloatArray,
+    tolerance: float,
+    iterations: int,
+    change: Callable[[FloatArray, FloatArray], FloatArray],
+) -> tuple[FloatArray, FloatArray]:
+    """Step by ``change(points, miss)`` against the miss, less far where that does not help; see :func:`_solve`."""
+    best = guess.copy()
+    miss = forward(best) - target
+    error = np.linalg.norm(miss, axis=1)
+    step = np.ones(len(target))
     for _ in range(iterations):
-        miss = forward(point) - target[active]
-        error = np.linalg.norm(miss, axis=1)
-        better = error < best_error[active]
-        best[active[better]], best_error[active[better]] = point[better], error[better]
-        step = np.where(better, np.minimum(1.0, step * 1.2), step * 0.5)
-        point = np.where(better[:, None], point, best[active]) - step[:, None] * miss
-        going = best_error[active] > tolerance
-        active, point, step = active[going], point[going], step[going]
+        active = np.flatnonzero(error > tolerance)
         if len(active) == 0:
             break
-    return best, best_error
+        point = best[active] - step[active, None] * change(best[active], miss[active])
+        new_miss = forward(point) - target[active]
+        new_error = np.linalg.norm(new_miss, axis=1)
+        better = new_error < error[active]
+        step[active] = np.where(better, np.minimum(1.0, step[active] * 1.2), step[active] * 0.5)
+        improved = active[better]
+        best[improved], miss[improved], error[improved] = point[better], new_miss[better], new_error[better]
+    return best, error
 
 
 def _border_values(displacement: NDArray[np.float32]) -> NDArray[np.float32]:
