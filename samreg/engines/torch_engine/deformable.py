@@ -53,6 +53,7 @@ _PATIENCE = 10  # iterations over which a level must improve
 _MAX_VOXELS_AT_ONCE = 2**21  # more are compared tile by tile, and computed again for the gradient
 _TILE_VOXELS = 2**20
 _MIN_TILE_VOXELS = 50_000
+_ROUNDING_MM = 1e-6  # of displacements
 _MIN_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
 
 
@@ -139,6 +140,7 @@ def register_velocity(
     grid = _grown(grid, added)
     extent = extent_of(grid, device)
     displacement = exponential(unfolded(velocity, extent), extent)[0].movedim(0, -1)
+    displacement = F.hardshrink(displacement, _ROUNDING_MM)  # zero at the border, not nearly
     # from the grid's axes to the world's
     world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
     if not torch.isfinite(world).all():
@@ -467,10 +469,11 @@ def _coarser(grid: Grid, factor: int) -> Grid:
     return Grid(tuple(n // factor for n in grid.shape), first, grid.spacing * factor, grid.direction)
 
 
-def _grown(grid: Grid, voxels: int) -> Grid:
-    """Return the grid with so many more voxels on every side."""
-    first = grid.index_to_world(np.full((1, grid.ndim), -voxels))[0]
-    return Grid(tuple(n + 2 * voxels for n in grid.shape), first, grid.spacing, grid.direction)
+def _grown(grid: Grid, added: Sequence[tuple[int, int]]) -> Grid:
+    """Return the grid with so many more voxels before and behind along each axis of the array."""
+    first = grid.index_to_world([[-float(before) for before, _ in reversed(added)]])[0]
+    shape = tuple(n + before + behind for n, (before, behind) in zip(grid.shape, added, strict=True))
+    return Grid(shape, first, grid.spacing, grid.direction)
 
 
 def _factor(grid: Grid, size: float) -> int:

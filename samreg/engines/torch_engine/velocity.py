@@ -37,33 +37,31 @@ def exponential(velocity: Tensor, extent: Tensor) -> Tensor:
     return displacement
 
 
-def continued(velocity: Tensor, extent: Tensor) -> tuple[Tensor, int]:
+def continued(velocity: Tensor, extent: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
     """Continue a velocity (1, d, *shape), mm, beyond its box until it is zero, so that it is defined everywhere.
 
-    The border values are repeated outwards and fall smoothly to zero, the slower the larger they are: the flow leaves
-    no grid, has an inverse everywhere, and within the box only what flows in from outside can change.
+    The values of each face are repeated outwards and fall smoothly to zero, the slower the larger they are: the flow
+    leaves no grid, has an inverse everywhere, and within the box only what flows in from outside can change.
 
     Returns
     -------
     Tensor
         The velocity on a larger grid of the same voxels.
-    int
-        How many voxels larger it is on each side; 0 where the velocity is zero at its border.
+    list of tuple
+        How many voxels were added before and behind along each axis of the array; none where a face is zero.
     """
     ndim = velocity.ndim - 2
     sizes = velocity.shape[2:]
     faces = [velocity.select(2 + axis, end).norm(dim=1).max() for axis in range(ndim) for end in (0, -1)]
-    fastest = float(torch.stack(faces).max())
-    if fastest == 0:
-        return velocity, 0
     voxel = float((extent.flip(0) / torch.tensor(sizes, device=extent.device)).min())
-    fall = max(1, math.ceil(_FALL_LENGTHS * fastest / voxel))
-    added = fall + _ZERO_VOXELS
-    larger = F.pad(velocity, (added, added) * ndim, mode="replicate")
+    falls = [math.ceil(_FALL_LENGTHS * speed / voxel) for speed in torch.stack(faces).tolist()]
+    widths = [fall + _ZERO_VOXELS if fall else 0 for fall in falls]
+    added = list(zip(widths[::2], widths[1::2], strict=True))
+    larger = F.pad(velocity, [width for pair in reversed(added) for width in pair], mode="replicate")
     for axis, size in enumerate(sizes):
-        index = torch.arange(-added, size + added, device=velocity.device)
-        beyond = torch.maximum(-index, index - (size - 1)).clamp(min=0)
-        share = (1 - beyond / (fall + 1)).clamp(min=0)
+        index = torch.arange(-added[axis][0], size + added[axis][1], device=velocity.device)
+        before, behind = -index / (falls[2 * axis] + 1), (index - (size - 1)) / (falls[2 * axis + 1] + 1)
+        share = (1 - torch.maximum(before, behind)).clamp(min=0, max=1)
         window = share.square() * (3 - 2 * share)
         larger = larger * window.reshape([-1 if i == axis else 1 for i in range(ndim)])
     return larger, added
