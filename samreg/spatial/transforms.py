@@ -22,7 +22,7 @@ _NEWTON_ITERATIONS = 30
 _DIFFERENCE_VOXELS = 0.005  # over which an inverse takes derivatives: within one cell, above float32's rounding
 _INSIDE_VOXELS = 1e-6  # from the border, so that rounding puts no point outside
 _MAX_POINTS_AT_ONCE = 500_000  # to bound memory
-_MAX_VOXELS_REFINED = 10_000_000  # of an inverse that is sampled more finely than its field
+_MAX_VOXELS_REFINED = 25_000_000  # of an inverse that is sampled more finely than its field
 _REFINING_ITERATIONS = 8  # at full resolution, from the inverse on a coarser grid
 _MIN_DETERMINANT = 1e-12  # of a matrix that has an inverse
 
