@@ -136,6 +136,8 @@ def register_velocity(
         )  # fmt: skip
         velocity = _with_smaller_tiles(level, compared, report)
     grid = _coarser(box.grid, box.grid.shape[0] // velocity.shape[2])
+    if not torch.isfinite(velocity).all():
+        raise EngineError("the velocity field diverged; lower learning_rate, or raise bending_weight")
     velocity, added = continued(velocity, extent)
     grid = _grown(grid, added)
     extent = extent_of(grid, device)
@@ -143,8 +145,6 @@ def register_velocity(
     displacement = F.hardshrink(displacement, _ROUNDING_MM)  # zero at the border, not nearly
     # from the grid's axes to the world's
     world = displacement @ torch.tensor(box.grid.direction.T, dtype=torch.float32, device=device)
-    if not torch.isfinite(world).all():
-        raise EngineError("the velocity field diverged; lower learning_rate, or raise bending_weight")
     return DisplacementField(world.cpu().numpy(), grid)
 
 
