@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from samreg.cli.common import (
@@ -38,6 +39,7 @@ _COLUMNS = {
     "reliability": "reliability",
     "cycle_error": "cycle mm",
     "spread": "spread mm",
+    "expected_error": "expected mm",
 }
 
 
@@ -109,6 +111,7 @@ def match(
         else:
             target = _load(inputs[-1], target_series, pixel_size)
             matches: LandmarkMatches | TemplateMatches
+            columns = {}
             if template_set is not None:
                 templates = samreg.read_templates(
                     template_set, model=model, device=device, cache=cache, progress=progress
@@ -117,7 +120,8 @@ def match(
             else:
                 template = _load(inputs[0], template_series, pixel_size)
                 matches = _match_one(template, inputs[1], subject, target, options, report, progress)
-            samreg.write_points(matches.to_points(), out)
+                columns = matches.error_column()
+            samreg.write_points(matches.to_points(), out, columns=columns)
     if template_set is not None and not to_file:
         show_outcomes(outcomes, out, quiet=quiet)
     elif not quiet:
@@ -178,7 +182,7 @@ def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | E
 def _show(matches: LandmarkMatches | TemplateMatches, target: Path, out: Path, report: Path | None) -> None:
     from samreg.landmarks.find import MIN_RELIABILITY
 
-    columns = [key for key in _COLUMNS if hasattr(matches, key)]
+    columns = [key for key in _COLUMNS if hasattr(matches, key) and not np.isnan(getattr(matches, key)).all()]
     axes = [f"{axis} mm" for axis in "xyz"[: matches.points.shape[1]]]
     measures = (getattr(matches, key).tolist() for key in columns)
     rows = [

@@ -158,15 +158,19 @@ def _write(matches: TemplateMatches, subject: str, folder: Path) -> None:
             for name, position, reliability, spread, count, inside in zip(*columns, strict=True)
         ),
     )
+    has_error = {key for answer in matches.answers.values() for key in answer.error_column()}  # its column, or none
     write_table(
         folder / "templates.csv",
-        ("template", "landmark", *axes, "similarity", "reliability", "cycle_error_mm", "spread_mm", "in_view"),
+        (
+            "template", "landmark", *axes, "similarity", "reliability", "cycle_error_mm", "spread_mm", *has_error,
+            "in_view",
+        ),
         (
             (template, name, *position, *map(float, values), bool(inside))
             for template, answer in matches.answers.items()
             for name, position, *values, inside in zip(
                 answer.names, answer.points.tolist(), answer.similarity, answer.reliability, answer.cycle_error,
-                answer.spread, answer.inside, strict=True,
+                answer.spread, *(answer.expected_error for _ in has_error), answer.inside, strict=True,
             )
         ),
     )  # fmt: skip

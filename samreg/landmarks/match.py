@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,14 @@ from samreg.spatial.remarks import remarks_kept
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
-    from samreg.matching import Calibration, Correspondences, Features
+    from samreg.matching import Calibration, Correspondences, ExpectedError, Features
     from samreg.spatial import Grid
 
 log = logging.getLogger(__name__)
 
 #: Made by ``python -m samreg.training.match_reliability``.
 MATCH_RELIABILITY = Path(__file__).with_name("match_reliability.json")
+EXPECTED_ERROR = "expected_error"  # its part that holds expected errors, beside the calibrations
 
 SEARCHES = ("guided", "global")
 _OUTSIDE_FACTOR = 0.5  # of the reliability of a point that is expected outside the image
@@ -64,6 +65,10 @@ class LandmarkMatches:
         (N,) False where the matches around it put the point outside the target's field of view.
     notes
         What the user should know, in plain words.
+    expected_error
+        (N,) in four of five places the error is at most so much, mm, as fitted to landmarks of pairs of people; two
+        scans of one person are judged too severely. NaN where the model has no such fit (the shipped ``ct-small`` alone
+        has) and in a global search; left out, NaN.
 
     Examples
     --------
@@ -82,6 +87,11 @@ class LandmarkMatches:
     spread: FloatArray
     inside: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+    expected_error: FloatArray = field(default_factory=lambda: np.empty(0), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not len(self.expected_error):
+            object.__setattr__(self, "expected_error", np.full(len(self), np.nan))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -89,6 +99,10 @@ class LandmarkMatches:
     def to_points(self) -> Points:
         """Return the positions as :class:`Points`, scored by reliability."""
         return Points(self.points, self.names, self.reliability)
+
+    def error_column(self) -> dict[str, FloatArray]:
+        """Return the expected errors by the name of their column in tables, mm; nothing where none is known."""
+        return {"expected_error_mm": self.expected_error} if np.isfinite(self.expected_error).any() else {}
 
 
 def match(
@@ -174,7 +188,8 @@ def match(
         )  # fmt: skip
         if guided is not None:
             stored = Calibration.from_mapping(fixed.calibration, landmarks=True)
-            return _from_guided(wanted.names, guided, _between_people(fixed.model) or stored, notes)
+            reliability = _between_people(fixed.model) or stored
+            return _from_guided(wanted.names, guided, reliability, expected_error_of(fixed.model), notes)
         notes += (f"no common alignment was found ({reason}); every point was searched in the whole body",)
     pairs = match_points(fixed_features, wanted.positions, moving_features, calibration=calibration)
     return LandmarkMatches(
@@ -184,9 +199,13 @@ def match(
 
 
 def _from_guided(
-    names: tuple[str, ...], guided: GuidedMatches, calibration: Calibration, notes: tuple[str, ...]
+    names: tuple[str, ...],
+    guided: GuidedMatches,
+    calibration: Calibration,
+    expected: ExpectedError | None,
+    notes: tuple[str, ...],
 ) -> LandmarkMatches:
-    """Return the matches with the reliability that the votes and the field of view give them."""
+    """Return the matches with what the votes and the field of view say of their reliability and error."""
     pairs = guided.matches
     reliability = calibration(pairs.similarity, pairs.cycle_error, spread=guided.spread, depth=guided.depth)
     return LandmarkMatches(
@@ -198,6 +217,7 @@ def _from_guided(
         guided.spread,
         guided.depth >= 0,
         notes,
+        expected_error=expected(pairs.cycle_error, guided.spread, depth=guided.depth) if expected else np.empty(0),
     )
 
 
@@ -208,6 +228,15 @@ def _between_people(model: str) -> Calibration | None:
 
     known = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(model)
     return None if known is None else Calibration(**known)
+
+
+@cache
+def expected_error_of(model: str) -> ExpectedError | None:
+    """Return the expected error between people of a shipped model, ``name@fingerprint``; None where there is none."""
+    from samreg.matching import ExpectedError
+
+    fits = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(EXPECTED_ERROR, {})
+    return ExpectedError(**fits[model]) if model in fits else None
 
 
 @dataclass(frozen=True, eq=False)

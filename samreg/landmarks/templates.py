@@ -78,6 +78,8 @@ class Template:
 class TemplateMatches:
     """Where K templates together place N landmarks in a target.
 
+    Each answer has its expected error (:class:`samreg.LandmarkMatches`); for the position they agree on none is fitted.
+
     Parameters
     ----------
     points

@@ -1,4 +1,4 @@
-"""From similarity and cycle error to the probability that a match is right."""
+"""From similarity, cycle error and votes to the probability that a match is right, and to its expected error."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from samreg.spatial.grid import FloatArray
 
 _LANDMARK_PREFIX = "landmark_"
 _MAX_DEPTH_MM = 30.0  # inside or outside the image, beyond which it makes no difference
+_ERROR_RANGE_MM = (0.5, 100.0)  # that is told
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,81 @@ def fit_calibration(
     slope = beta[1:] / scale
     values = dict(zip(("similarity", "cycle", "spread", "depth"), map(float, slope), strict=True))
     return Calibration(bias=float(beta[0] - slope @ center), **values, tolerance=tolerance)
+
+
+@dataclass(frozen=True)
+class ExpectedError:
+    """A linear model of the error that four of five matches stay below.
+
+    ln(1 + error / 1 mm) = bias + cycle * log(1 + c / 4 mm) + spread * log(1 + v / 4 mm), where c is the cycle error and
+    v the spread of the neighbours' votes. It is a quantile regression (Koenker and Bassett, Econometrica 1978).
+
+    Parameters
+    ----------
+    bias, cycle, spread
+        Coefficients.
+
+    Examples
+    --------
+    >>> expected = ExpectedError(bias=2.0, cycle=0.2, spread=0.5)
+    >>> expected([0.0, 8.0], [0.0, 12.0]).round(1)
+    array([ 6.4, 17.4])
+    """
+
+    bias: float
+    cycle: float
+    spread: float
+
+    def __call__(self, cycle_error: ArrayLike, spread: ArrayLike, *, depth: ArrayLike = _MAX_DEPTH_MM) -> FloatArray:
+        """Return the errors (N,), mm, that four of five such matches stay below.
+
+        Parameters
+        ----------
+        cycle_error, spread
+            (N,) as matched and voted, mm.
+        depth
+            (N,) of the expected place inside the moving image, mm; negative outside, where the match, which cannot
+            leave the image, errs by so much more.
+        """
+        logarithm = self.bias + _distances(cycle_error, spread) @ [self.cycle, self.spread]
+        outside_mm = np.maximum(-np.asarray(depth, dtype=float), 0.0)
+        return np.asarray(np.clip(np.expm1(np.minimum(logarithm, 10.0)) + outside_mm, *_ERROR_RANGE_MM))
+
+
+def fit_expected_error(
+    cycle_error: ArrayLike, spread: ArrayLike, error: ArrayLike, *, quantile: float = 0.8
+) -> ExpectedError:
+    """Fit an expected error to matches of known error.
+
+    Parameters
+    ----------
+    cycle_error, spread, error
+        (N,) as matched and voted, and the distance to the true place, mm.
+    quantile
+        Share of the errors that lie below what is told.
+
+    Returns
+    -------
+    ExpectedError
+        With slopes of at least 0: the larger cycle error and spread, the larger the error.
+    """
+    from scipy import sparse
+    from scipy.optimize import linprog
+
+    columns, target = _distances(cycle_error, spread), np.log1p(np.asarray(error, dtype=float))
+    count, slopes = columns.shape
+    # residuals are split into their parts above and below, which the quantile weighs
+    above = sparse.identity(count)
+    design = sparse.hstack([sparse.csr_array(np.column_stack([np.ones(count), columns])), above, -above])
+    cost = np.concatenate([np.zeros(1 + slopes), np.full(count, quantile), np.full(count, 1 - quantile)])
+    bounds = [(None, None)] + [(0, None)] * (slopes + 2 * count)
+    solution = linprog(cost, A_eq=design.tocsc(), b_eq=target, bounds=bounds, method="highs").x
+    return ExpectedError(*map(float, solution[: 1 + slopes]))
+
+
+def _distances(*distances: ArrayLike) -> FloatArray:
+    columns = (np.log1p(np.asarray(values, dtype=float) / 4.0) for values in distances)
+    return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
 
 def _inputs(similarity: ArrayLike, cycle_error: ArrayLike, spread: ArrayLike, depth: ArrayLike) -> FloatArray:

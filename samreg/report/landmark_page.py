@@ -74,9 +74,11 @@ def write_landmark_report(
     if Path(path).suffix.lower() != ".html":
         return write_png(figure, path)
     axes = "xyz"[: matches.points.shape[1]]
-    columns = ("", "name", "reliability", *(f"{axis} mm" for axis in axes), "similarity")
-    numbers = np.column_stack([matches.reliability, matches.points, matches.similarity])
-    decimals = (2, *(1 for _ in axes), 2)
+    expected = matches.error_column()
+    headed = ["expected error mm"] * len(expected)
+    columns = ("", "name", "reliability", *headed, *(f"{axis} mm" for axis in axes), "similarity")
+    numbers = np.column_stack([matches.reliability, *expected.values(), matches.points, matches.similarity])
+    decimals = (2, *(1 for _ in expected), *(1 for _ in axes), 2)
     rows = [
         (str(i + 1), matches.names[i], *(f"{v:.{places}f}" for v, places in zip(numbers[i], decimals, strict=True)))
         for i in _least_sure_first(matches)

@@ -1,15 +1,18 @@
-"""The reliability of matches is a probability: what is told is how often it is right."""
+"""What is told of matches holds: their reliability as a probability, their expected error in four of five."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import pytest
 
 import samreg
-from samreg.landmarks.match import _between_people
+from samreg.landmarks.match import _between_people, expected_error_of
+from samreg.matching import fit_expected_error
 from samreg.phantoms.phantom import phantom_pair
 from samreg.spatial import Points
-from samreg.training.match_reliability import calibration_error, left_out
+from samreg.training.match_reliability import calibration_error, errors_left_out, left_out
 
 
 def made_up_pairs(people: int = 6) -> list[tuple[set[str], np.ndarray]]:
@@ -41,6 +44,58 @@ def test_the_default_model_is_calibrated_on_landmarks_and_others_as_they_say() -
     assert _between_people("ct-small@12345678") is None, "other weights of the same name"
 
 
+def test_four_of_five_errors_are_within_what_is_told_wherever_the_evidence_lies() -> None:
+    rng = np.random.default_rng(0)
+    cycle, spread = rng.exponential(5.0, (2, 4000))
+    error = np.expm1(1.0 + 0.8 * np.log1p(spread / 4) + rng.exponential(0.5, 4000))
+    expected = fit_expected_error(cycle, spread, error)
+    told = expected(cycle, spread)
+    for part in np.array_split(np.argsort(spread), 4):
+        assert np.mean(error[part] <= told[part]) == pytest.approx(0.8, abs=0.03)
+    assert expected.spread == pytest.approx(0.8, abs=0.1)
+    assert 0 <= expected.cycle < 0.1, "the cycle error says nothing here"
+
+
+def test_the_larger_the_evidence_the_larger_what_is_told() -> None:
+    """Made-up errors that fall with the evidence, as few pairs may show by chance."""
+    spread = np.linspace(0.0, 20.0, 200)
+    expected = fit_expected_error(spread, spread, 30.0 - spread)
+    assert (expected.cycle, expected.spread) == (0.0, 0.0)
+    assert expected([1.0], [1.0]) == pytest.approx(np.quantile(30.0 - spread, 0.8), abs=0.2)
+
+
+def test_errors_are_told_of_people_left_out() -> None:
+    pairs = [(people, values[:120]) for people, values in made_up_pairs()]
+    told = errors_left_out(pairs)
+    within = [values[:, 3] <= errors for (_, values), errors in zip(pairs, told, strict=True)]
+    assert 0.75 < np.mean(within) < 0.9
+
+
+def test_a_match_outside_the_view_errs_by_so_much_more() -> None:
+    expected = expected_error_of(samreg.load_model("ct-small").identity)
+    assert expected is not None, "the weights changed: run python -m samreg.training.match_reliability"
+    inside, border, outside = expected(2.0, [3.0, 3.0, 3.0], depth=[20.0, 0.0, -15.0])
+    assert inside == border
+    assert outside == pytest.approx(border + 15.0)
+
+
+def test_a_file_of_calibrations_alone_is_read(tmp_path, monkeypatch) -> None:
+    """As it was before it held expected errors."""
+    entry = '{"ours@1": {"bias": 1.0, "similarity": 0.0, "cycle": -1.0, "tolerance": 10.0}}'
+    (tmp_path / "old.json").write_text(entry)
+    monkeypatch.setattr(sys.modules["samreg.landmarks.match"], "MATCH_RELIABILITY", tmp_path / "old.json")
+    for read in (_between_people, expected_error_of):
+        read.cache_clear()
+    try:
+        assert expected_error_of("ours@1") is None
+        calibration = _between_people("ours@1")
+        assert calibration is not None
+        assert calibration.tolerance == 10.0
+    finally:
+        for read in (_between_people, expected_error_of):
+            read.cache_clear()
+
+
 def test_a_point_outside_the_view_is_less_reliable_than_the_same_evidence_inside() -> None:
     pair = phantom_pair(1, 2, spacing=8.0)
     fixed, moving = pair.fixed.image, pair.moving.image
@@ -53,3 +108,6 @@ def test_a_point_outside_the_view_is_less_reliable_than_the_same_evidence_inside
     assert 0 < (~found.inside).sum() < len(points)
     assert found.reliability[~found.inside].max() <= 0.5
     assert found.reliability[found.inside].mean() > found.reliability[~found.inside].mean()
+    assert np.isfinite(found.expected_error).all()
+    assert found.expected_error[found.inside].mean() < found.expected_error[~found.inside].mean()
+    assert np.isnan(samreg.match(fixed, points, half, search="global").expected_error).all()
