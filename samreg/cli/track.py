@@ -88,13 +88,15 @@ def _show(tracks: LesionTracks, out: Path) -> None:
             lesion.name,
             *map(float, lesion.followup),
             lesion.reliability,
+            *([] if lesion.expected_error is None else [lesion.expected_error]),
             *("" if extent is None else f"{extent.diameter:.1f}" for extent in (lesion.before, lesion.after)),
             "not measured" if lesion.change is None else f"{lesion.change:+.0f} %",
             "yes" if lesion.in_view else "no",
         )
         for lesion in tracks.lesions
     ]
-    header = ("lesion", "x mm", "y mm", "z mm", "reliability", "before mm", "after mm", "change", "in view")
+    expected = [] if any(lesion.expected_error is None for lesion in tracks.lesions) else ["expected mm"]
+    header = ("lesion", "x mm", "y mm", "z mm", "reliability", *expected, "before mm", "after mm", "change", "in view")
     show_table(f"found in {tracks.followup.label}, LPS; diameters", header, rows)
     for note in tracks.notes:
         say(f"check: {note}")

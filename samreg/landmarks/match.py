@@ -67,8 +67,8 @@ class LandmarkMatches:
         What the user should know, in plain words.
     expected_error
         (N,) in four of five places the error is at most so much, mm, as fitted to landmarks of pairs of people; two
-        scans of one person are judged too severely. NaN where the model has no such fit (the shipped ``ct-small`` alone
-        has) and in a global search; left out, NaN.
+        scans of one person are judged too severely. NaN where the model has no such fit (of those shipped, the
+        ``ct-small`` models have one) and in a global search; left out, NaN.
 
     Examples
     --------

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _PIXEL_MM = 0.75
 _MIN_HALF_WIDTH_MM = 35.0  # of a crop around a small lesion
-_COLUMNS = ("lesion", "x", "y", "z", "reliability", "before, mm", "after, mm", "change")
+_EXPECTED = "error at most, mm"  # in four of five places
+_COLUMNS = ("lesion", "x", "y", "z", "reliability", _EXPECTED, "before, mm", "after, mm", "change")
 _MIN_RELIABILITY = 0.5  # lesions of less are marked
 
 
@@ -87,13 +88,16 @@ def _table(lesions: tuple[TrackedLesion, ...]) -> Table:
             lesion.name,
             *(f"{value:.1f}" for value in lesion.followup),
             f"{lesion.reliability:.2f}",
+            *([] if lesion.expected_error is None else [f"{lesion.expected_error:.1f}"]),
             *(None if extent is None else f"{extent.diameter:.1f}" for extent in (lesion.before, lesion.after)),
             "not measured" if lesion.change is None else f"{lesion.change:+.0f} %",
         )
         for lesion in lesions
     ]
+    has_error = any(lesion.expected_error is not None for lesion in lesions)
+    columns = _COLUMNS if has_error else tuple(column for column in _COLUMNS if column != _EXPECTED)
     marked = [i for i, lesion in enumerate(lesions) if lesion.reliability < _MIN_RELIABILITY or not lesion.in_view]
-    return Table(rows, _COLUMNS, numeric=range(1, len(_COLUMNS)), marked=marked)
+    return Table(rows, columns, numeric=range(1, len(columns)), marked=marked)
 
 
 def _remarks(lesion: TrackedLesion) -> str:

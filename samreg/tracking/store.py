@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from samreg.spatial.files import replaced_files
+from samreg.spatial.grid import FloatArray
 from samreg.spatial.io_images import write_image
 from samreg.spatial.io_points import write_points
 from samreg.steps import write_table
@@ -28,7 +31,7 @@ def save(tracks: LesionTracks, folder: str | os.PathLike[str]) -> Path:
         if tracks:
             write_table(staging / _TABLE, list(rows[0]), (list(row.values()) for row in rows))
             for name in _POINTS:
-                write_points(tracks.to_points(), staging / name)
+                write_points(tracks.to_points(), staging / name, columns=_expected_errors(rows))
             labels = tracks.labels()
             if labels is not None:
                 write_image(labels, staging / _LABELS)
@@ -36,6 +39,12 @@ def save(tracks: LesionTracks, folder: str | os.PathLike[str]) -> Path:
         text = json.dumps(_summary(tracks, rows), indent=2) + "\n"
         (staging / _SUMMARY).write_text(text, encoding="utf-8")
     return Path(folder)
+
+
+def _expected_errors(rows: list[dict[str, Any]]) -> dict[str, FloatArray]:
+    """Return the expected errors as a further column, where the rows have them."""
+    key = "expected_error_mm"
+    return {key: np.array([row[key] for row in rows])} if all(key in row for row in rows) else {}
 
 
 def _summary(tracks: LesionTracks, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -132,6 +132,8 @@ class _Matches:
         (N,) each.
     in_view
         (N,) boolean.
+    expected_error
+        (N,); None where the model has no fit.
     stretch
         (N,) by which the field stretches lengths around a lesion.
     """
@@ -142,6 +144,7 @@ class _Matches:
     spread: FloatArray
     reliability: FloatArray
     in_view: NDArray[np.bool_]
+    expected_error: FloatArray | None
     stretch: FloatArray
 
 
@@ -157,6 +160,7 @@ def _aligned(embeddings: Sequence[Embedding], device: str, seed: int) -> Transfo
 
 def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, lesions: Lesions) -> _Matches:
     """Let each lesion and its neighbours vote where it is, near where the field puts it."""
+    from samreg.landmarks.match import expected_error_of
     from samreg.matching import Calibration, Prediction, features, match_points, vote
 
     baseline, followup = (features(embedding, device=device) for embedding in embeddings)
@@ -171,6 +175,7 @@ def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, l
     pairs = match_points(baseline, centers, followup, prediction=around, home="anywhere")
     depth = embeddings[1].image_grid.depth(expected)
     calibration = Calibration.from_mapping(embeddings[0].calibration, landmarks=True)
+    expected_error = expected_error_of(embeddings[0].model)
     return _Matches(
         positions=votes.positions,
         similarity=pairs.similarity,
@@ -178,6 +183,7 @@ def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, l
         spread=votes.spread,
         reliability=calibration(pairs.similarity, pairs.cycle_error, spread=votes.spread, depth=depth),
         in_view=depth >= 0,
+        expected_error=expected_error and expected_error(pairs.cycle_error, votes.spread, depth=depth),
         stretch=np.abs(np.linalg.det(jacobian)) ** (1 / 3),
     )
 
@@ -206,6 +212,7 @@ def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Match
         after=after,
         propagated=None if known is None else stretch * known.diameter,
         why=why,
+        expected_error=None if matches.expected_error is None else float(matches.expected_error[i]),
     )
 
 

@@ -22,6 +22,25 @@ def test_lesions_are_found_and_trusted(tracks, visits):
     assert min(lesion.reliability for lesion in tracks.lesions) > 0.8
 
 
+def test_the_expected_error_stands_in_every_table_and_covers_four_of_five(tracks, visits, tmp_path):
+    told = np.array([lesion.expected_error for lesion in tracks.lesions])
+    errors = np.linalg.norm([lesion.followup for lesion in tracks.lesions] - visits.centers, axis=1)
+    assert np.mean(errors <= told) >= 0.8
+    tracks.save(tmp_path)
+    for name in ("lesions.csv", "followup.csv"):
+        rows = list(csv.DictReader((tmp_path / name).read_text().splitlines()))
+        np.testing.assert_allclose([float(row["expected_error_mm"]) for row in rows], told, atol=0.06)
+    assert "error at most" in (tmp_path / "lesions.html").read_text()
+
+
+def test_models_without_a_fit_have_no_column_of_expected_errors(tracks, tmp_path):
+    plain = replace(tracks, lesions=tuple(replace(lesion, expected_error=None) for lesion in tracks.lesions))
+    plain.save(tmp_path)
+    for name in ("lesions.csv", "followup.csv"):
+        assert "expected" not in (tmp_path / name).read_text()
+    assert "error at most" not in (tmp_path / "lesions.html").read_text()
+
+
 def test_growth_is_measured_where_it_can_be_and_refused_elsewhere(tracks, visits):
     truth = 100 * ((visits.volumes[:, 1] / visits.volumes[:, 0]) ** (1 / 3) - 1)
     measured = [i for i, lesion in enumerate(tracks.lesions) if lesion.change is not None]

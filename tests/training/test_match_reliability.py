@@ -42,6 +42,8 @@ def test_the_default_model_is_calibrated_on_landmarks_and_others_as_they_say() -
     assert calibration is not None, "the weights changed: run python -m samreg.training.match_reliability"
     assert calibration.tolerance == 10.0
     assert _between_people("ct-small@12345678") is None, "other weights of the same name"
+    assert expected_error_of(samreg.load_model("ct-small-1").identity) is not None
+    assert expected_error_of(samreg.load_model("mind").identity) is None
 
 
 def test_four_of_five_errors_are_within_what_is_told_wherever_the_evidence_lies() -> None:
