@@ -95,7 +95,7 @@ def _show(tracks: LesionTracks, out: Path) -> None:
         )
         for lesion in tracks.lesions
     ]
-    expected = [] if any(lesion.expected_error is None for lesion in tracks.lesions) else ["expected mm"]
+    expected = [] if any(lesion.expected_error is None for lesion in tracks.lesions) else ["at most mm"]
     header = ("lesion", "x mm", "y mm", "z mm", "reliability", *expected, "before mm", "after mm", "change", "in view")
     show_table(f"found in {tracks.followup.label}, LPS; diameters", header, rows)
     for note in tracks.notes:

@@ -229,6 +229,15 @@ def test_match_tells_the_expected_error_beside_each_point(run, files, tmp_path):
     assert len(told) == 5
     assert all(0.5 <= error <= 100 for error in told)
     assert len(samreg.read_points(found)) == 5
+    (tmp_path / "set").mkdir()
+    for path in (files.fixed, files.fixed_points):
+        shutil.copy(path, tmp_path / "set" / path.name)
+    done = run("match", "--template-set", tmp_path / "set", files.moving, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    answers = list(csv.DictReader((tmp_path / "out" / "moving" / "templates.csv").read_text().splitlines()))
+    again = [float(row["expected_error_mm"]) for row in answers]
+    np.testing.assert_allclose(again, told, atol=0.1)
+    assert "expected_error" not in (tmp_path / "out" / "moving" / "landmarks.csv").read_text()
 
 
 def test_match_with_a_set_of_templates(run, files, tmp_path):
