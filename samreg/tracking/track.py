@@ -175,7 +175,7 @@ def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, l
     pairs = match_points(baseline, centers, followup, prediction=around, home="anywhere")
     depth = embeddings[1].image_grid.depth(expected)
     calibration = Calibration.from_mapping(embeddings[0].calibration, landmarks=True)
-    expected_error = expected_error_of(embeddings[0].model)
+    error_fit = expected_error_of(embeddings[0].model)
     return _Matches(
         positions=votes.positions,
         similarity=pairs.similarity,
@@ -183,7 +183,7 @@ def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, l
         spread=votes.spread,
         reliability=calibration(pairs.similarity, pairs.cycle_error, spread=votes.spread, depth=depth),
         in_view=depth >= 0,
-        expected_error=expected_error and expected_error(pairs.cycle_error, votes.spread, depth=depth),
+        expected_error=None if error_fit is None else error_fit(pairs.cycle_error, votes.spread, depth=depth),
         stretch=np.abs(np.linalg.det(jacobian)) ** (1 / 3),
     )
 
