@@ -132,10 +132,10 @@ def test_a_full_disk_stops_with_a_message_and_loses_nothing(pairs, tmp_path, mon
     monkeypatch.setattr("samreg.tracking.batch.track", canned)
     write, out = samreg.tracking.store.write_points, tmp_path / "out"
 
-    def full(points: object, path: Path) -> None:
+    def full(points: object, path: Path, **columns: object) -> None:
         if ".b.part" in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(points, path)
+        write(points, path, **columns)
 
     with monkeypatch.context() as patch:
         patch.setattr("samreg.tracking.store.write_points", full)
