@@ -18,6 +18,7 @@ import numpy as np
 
 import samreg
 from samreg.training.landmark_pairs import read_landmarks
+from samreg.training.modality import remapped
 
 
 def main() -> None:
@@ -29,14 +30,20 @@ def main() -> None:
     parser.add_argument("--templates", nargs="*", default=[])
     parser.add_argument("--unseen", nargs="*", default=[], help="landmarks that training left out")
     parser.add_argument("--models", nargs="+", default=["ct-small"])
+    parser.add_argument("--remapped", action="store_true", help="random intensities in the people searched")
     parser.add_argument("--by-landmark", action="store_true")
     arguments = parser.parse_args()
     landmarks = read_landmarks(arguments.landmarks)
     for name in arguments.models:
         model = samreg.load_model(name)
         people = [*arguments.left_out, *arguments.templates]
-        embeddings = {p: samreg.embed(next(arguments.images.glob(f"{p}.*")), model=model) for p in people}
-        errors = _errors(embeddings, landmarks, arguments.left_out)
+        images = {p: samreg.read_image(next(arguments.images.glob(f"{p}.*"))) for p in people}
+        embeddings = targets = {p: samreg.embed(image, model=model) for p, image in images.items()}
+        if arguments.remapped:
+            targets = {
+                p: samreg.embed(remapped(images[p], seed=i), model=model) for i, p in enumerate(arguments.left_out)
+            }
+        errors = _errors(embeddings, landmarks, {p: targets[p] for p in arguments.left_out})
         print(name)
         for origin, templates in (("left-out", arguments.left_out), ("training", arguments.templates)):
             for kind, wanted in (("seen", False), ("unseen", True)):
@@ -57,17 +64,19 @@ def main() -> None:
 
 
 def _errors(
-    embeddings: dict[str, samreg.Embedding], landmarks: dict[str, samreg.Points], left_out: list[str]
+    embeddings: dict[str, samreg.Embedding],
+    landmarks: dict[str, samreg.Points],
+    targets: dict[str, samreg.Embedding],
 ) -> dict[tuple[str, str], list[float]]:
     """Distances (mm) of the matches in left-out people, by template and landmark."""
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     for template in embeddings:
-        for target in left_out:
+        for target in targets:
             if target == template:
                 continue
             names = [n for n in landmarks[template].names if n in set(landmarks[target].names)]
             truth = landmarks[target].named(names).positions
-            matches = samreg.match(embeddings[template], landmarks[template].named(names), embeddings[target])
+            matches = samreg.match(embeddings[template], landmarks[template].named(names), targets[target])
             for landmark, error in zip(names, np.linalg.norm(matches.points - truth, axis=1), strict=True):
                 errors[template, landmark].append(float(error))
     return errors

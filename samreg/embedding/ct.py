@@ -12,8 +12,9 @@ from samreg.embedding.body import body_mask
 from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.image import Image
-from samreg.spatial.standard import AIR
+from samreg.spatial.standard import AIR, MIN_RANGE_HU
 
+ANY_CONTRAST_MODEL = "any-small"  # for what is no CT
 _CT = Kind(
     name="3D CT", ndim=3, spacing_range=(0.05, 20.0), element="voxel", give="a volume",
     check=", and give a volume of several slices", background="-1024 HU where they lie outside the body",
@@ -84,14 +85,22 @@ def check_ct(image: Image) -> None:
         constant, or whose range is not that of Hounsfield units. The message says the remedy.
     """
     require_plausible(image, _CT)
+    if fault := _intensity_fault(image):
+        raise InputError(fault)
+
+
+def _intensity_fault(image: Image) -> str:
+    """Return why the intensities are no Hounsfield units, and the remedy; empty where they can be."""
     low, high = float(image.array.min()), float(image.array.max())
     where = f"{image.label}: intensities from {low:g} to {high:g}"
-    if high - low < 100:
-        raise InputError(f"{where} are constant or normalised; give the original CT in Hounsfield units")
+    other = f'for images without such units use model="{ANY_CONTRAST_MODEL}"'
+    if high - low < MIN_RANGE_HU:
+        return f"{where} are constant or normalised; give the original CT in Hounsfield units; {other}"
     if low >= 0 and high <= 255:
-        raise InputError(f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000)")
+        return f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000); {other}"
     if low >= 0:
-        raise InputError(
+        return (
             f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale slope and "
-            "intercept (often value - 1024), and other modalities are not supported by this model"
+            f"intercept (often value - 1024); {other}"
         )
+    return ""

@@ -1,4 +1,4 @@
-"""The kinds of preprocessing, CT and X-ray, and how checkpoints store their settings."""
+"""The kinds of preprocessing, CT, 3D images of any contrast and X-ray, and how checkpoints store their settings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from samreg.embedding.any_contrast import AnyContrastPreprocessing
 from samreg.embedding.ct import Preprocessing
 from samreg.embedding.xray import XrayPreprocessing
 from samreg.spatial.standard import oriented, sample_mask, standardised  # noqa: F401  # where they were before 0.2
 
-AnyPreprocessing = Preprocessing | XrayPreprocessing
+AnyPreprocessing = Preprocessing | AnyContrastPreprocessing | XrayPreprocessing
 
 
 def preprocessing_to_dict(settings: AnyPreprocessing) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def preprocessing_from_dict(values: Mapping[str, Any]) -> AnyPreprocessing:
         For an unknown modality.
     """
     values = dict(values)
-    kinds = {kind.modality: kind for kind in (Preprocessing, XrayPreprocessing)}
+    kinds = {kind.modality: kind for kind in (Preprocessing, AnyContrastPreprocessing, XrayPreprocessing)}
     name = values.pop("modality", "ct")
     if name not in kinds:
         raise ValueError(f"unknown modality {name!r}, samreg knows {', '.join(kinds)}")

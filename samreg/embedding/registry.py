@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from samreg.embedding.checkpoint import load_checkpoint
-from samreg.embedding.ct import Preprocessing
+from samreg.embedding.ct import ANY_CONTRAST_MODEL, Preprocessing
 from samreg.embedding.mind import MindModel
 from samreg.embedding.models import EmbeddingModel, NetworkModel
 from samreg.embedding.network import SamNetwork
 from samreg.errors import InputError
 from samreg.spatial.files import require_file
 from samreg.spatial.image import Image
+from samreg.spatial.standard import has_hounsfield_units
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,12 @@ def default_model(ndim: int) -> str:
     if _DEFAULT_2D not in available_models():
         raise InputError(f"a {ndim}D image, and no {ndim}D model is shipped; give model=, a checkpoint file")
     return _DEFAULT_2D
+
+
+def default_models() -> tuple[str, ...]:
+    """Return the names of all models that are used where none is given."""
+    shipped = available_models()
+    return tuple(name for name in (DEFAULT_MODEL, ANY_CONTRAST_MODEL, _DEFAULT_2D) if name in shipped)
 
 
 def available_models() -> Mapping[str, str]:
@@ -112,18 +119,57 @@ def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str |
     return _from_file(path)
 
 
-def default_notes(image: Image) -> tuple[str, ...]:
-    """Return what a user should know where the default model embeds an image, in plain words."""
-    if image.ndim == 3:
+def default_for(*images: Image) -> str:
+    """Return the name of the model used for these images together where none is given.
+
+    Of volumes it is the one for CT, or where one of them is not in Hounsfield units the one for any contrast.
+
+    Raises
+    ------
+    InputError
+        As ``default_model`` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hu = np.linspace(-1000, 1000, 64, dtype=np.float32).reshape(4, 4, 4)
+    >>> ct, mr = Image.from_array(hu, spacing=4), Image.from_array(hu + 1000, spacing=4)
+    >>> default_for(ct, ct), default_for(ct, mr)
+    ('ct-small', 'any-small')
+    """
+    if images[0].ndim == 3 and ANY_CONTRAST_MODEL in available_models() and _without_units(images):
+        return ANY_CONTRAST_MODEL
+    return default_model(images[0].ndim)
+
+
+def default_notes(*images: Image) -> tuple[str, ...]:
+    """Return what a user should know where the default model embeds these images, in plain words."""
+    image = images[0]
+    if image.ndim == 2:
+        return (
+            f"{image.label} was embedded by {_DEFAULT_2D}, the default for 2D images, which knows lateral X-rays of "
+            'the skull alone; for anything else give model=, or method="registration"',
+        )
+    if default_for(*images) != ANY_CONTRAST_MODEL:
         return ()
+    named = " and ".join(dict.fromkeys(image.label for image in _without_units(images)))
     return (
-        f"{image.label} was embedded by {_DEFAULT_2D}, the default for 2D images, which knows lateral X-rays of the "
-        'skull alone; for anything else give model=, or method="registration"',
+        f"{named}: the intensities are not Hounsfield units (air -1000, water 0), so {ANY_CONTRAST_MODEL} embedded "
+        f"the images, which takes any contrast and is less exact than {DEFAULT_MODEL}; for CT apply its rescale "
+        "slope and intercept",
     )
 
 
-def model_for(source: str | os.PathLike[str] | EmbeddingModel | None, image: Image) -> EmbeddingModel:
-    """Return the model of ``load_model``, or without a source the default for what the image is.
+def _without_units(images: tuple[Image, ...]) -> list[Image]:
+    """Return the volumes whose intensities vary, but are no Hounsfield units."""
+    return [
+        image for image in images
+        if image.ndim == 3 and not has_hounsfield_units(image) and image.array.min() < image.array.max()
+    ]  # fmt: skip
+
+
+def model_for(source: str | os.PathLike[str] | EmbeddingModel | None, *images: Image) -> EmbeddingModel:
+    """Return the model of ``load_model``, or without a source the default for what the images are together.
 
     What is known by name is loaded once in a process: reading and preparing ``xray-ceph`` takes half as long as
     embedding an X-ray. It is shared, and not to be changed.
@@ -134,12 +180,12 @@ def model_for(source: str | os.PathLike[str] | EmbeddingModel | None, image: Ima
         As ``load_model`` and ``default_model`` do.
     """
     if source is None:
-        source = default_model(image.ndim)
-        log.info("%s is embedded by %s, the default for %dD images", image.label, source, image.ndim)
+        source = default_for(*images)
+        log.info("%s embedded by %s, the default", " and ".join(image.label for image in images), source)
     return _shared(source) if isinstance(source, str) and source in available_models() else load_model(source)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _shared(name: str) -> EmbeddingModel:
     return load_model(name)
 

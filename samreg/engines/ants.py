@@ -12,7 +12,6 @@ from samreg.engines.request import Engine, EngineResult, Request
 from samreg.errors import InputError, require_number
 from samreg.spatial import compose
 
-_WINDOW_HU = (-1000.0, 1000.0)
 _MAX_SEED = 2**31 - 2  # of ANTs, which takes 0 for "seed from the clock"
 # These stages compare every voxel; the affine ones draw random samples.
 _WITHOUT_SAMPLING = ("SyNOnly", "antsRegistrationSyNQuick[so]")
@@ -42,8 +41,8 @@ class AntsOptions:
     flow_sigma, total_sigma
         Smoothing of SyN's update and total field, variance in voxels squared.
     window
-        Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 1000 HU for volumes, and
-        keeps 2D images, whose intensities have no unit.
+        Intensities are clipped to this range; None keeps them. "auto" is -1000 to 1000 HU for CT, cuts the
+        brightest thousandth off other volumes, and keeps 2D images.
     """
 
     variant: Literal["auto", "SyN", "SyNOnly", "quick"] = "auto"
@@ -84,14 +83,14 @@ class AntsEngine(Engine):
         """Refuse landmarks and unknown options; see :meth:`samreg.engines.Engine.check`."""
         super().check(request)
         settings = make_options(AntsOptions, request.options)
-        clipping(settings.window, request.fixed, _WINDOW_HU)
+        clipping(settings.window, request.fixed)
 
     def register(self, request: Request) -> EngineResult:
         """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
         version = engine_version(self.name)
         self.check(request)
         settings = make_options(AntsOptions, request.options)
-        pair = prepare(request, clipping(settings.window, request.fixed, _WINDOW_HU))
+        pair = prepare(request, settings.window)
         if request.start is None:
             require_masks_meet(pair)
         kind = _type_of_transform(request.transform, settings.variant, request.start is not None)

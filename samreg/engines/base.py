@@ -14,12 +14,17 @@ from samreg.engines.request import Request
 from samreg.errors import ImagesAtFault, InputError, require_choice, require_flag, require_number, require_options
 from samreg.spatial import AffineTransform, Grid, Image, Transform, as_mask, resample, sample_mask
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.standard import has_hounsfield_units
 
 #: How far the pre-warped moving image reaches beyond the fixed grid, mm: tissue just outside the fixed view
 #: stays within the remainder's reach.
 MARGIN_MM = 25.0
 
+WINDOW_HU = (-1000.0, 1000.0)  # to which engines clip CT where nothing else is said
+_BRIGHT_PERCENTILE = 99.9  # of the intensities of volumes without a unit, beyond which they are clipped
+
 OptionsT = TypeVar("OptionsT")
+Window = tuple[float, float] | Literal["auto"] | None
 
 
 def make_options(kind: type[OptionsT], options: Mapping[str, Any] | object | None) -> OptionsT:
@@ -102,15 +107,15 @@ class Pair:
     moving_mask: Image | None
 
 
-def prepare(request: Request, window: tuple[float, float] | None) -> Pair:
+def prepare(request: Request, window: Window, *, default: tuple[float, float] = WINDOW_HU) -> Pair:
     """Return what an engine is to register from the identity: the moving image is warped by the start.
 
     Parameters
     ----------
     request
         At the voxel size to work at.
-    window
-        Intensities are clipped to this range, HU; None keeps them.
+    window, default
+        Each image's intensities are clipped to the range that :func:`clipping` gives for it.
 
     Raises
     ------
@@ -119,7 +124,7 @@ def prepare(request: Request, window: tuple[float, float] | None) -> Pair:
     ImagesAtFault
         When nothing of the fixed image or its mask lies on the moving image or its mask after the start.
     """
-    fixed, moving = _windowed(request.fixed, window), _windowed(request.moving, window)
+    fixed, moving = (_windowed(image, clipping(window, image, default)) for image in (request.fixed, request.moving))
     fixed_mask = None if request.fixed_mask is None else mask_on(request.fixed_mask, fixed.grid, "fixed mask")
     moving_mask = None if request.moving_mask is None else mask_on(request.moving_mask, moving.grid, "moving mask")
     if request.start is not None:
@@ -171,10 +176,11 @@ def length_scale(image: Image) -> float:
     return 1.0 if image.ndim == 3 else 0.3
 
 
-def clipping(
-    window: tuple[float, float] | str | None, image: Image, default: tuple[float, float]
-) -> tuple[float, float] | None:
-    """Return the range intensities are clipped to: as given, or for "auto" the default for volumes, none in 2D.
+def clipping(window: Window, image: Image, default: tuple[float, float] = WINDOW_HU) -> tuple[float, float] | None:
+    """Return the range to which an image's intensities are clipped.
+
+    It is as given. "auto" is the default, HU, for CT; for other volumes, whose intensities have no unit, all but the
+    brightest thousandth of what is not background; 2D images are kept.
 
     Raises
     ------
@@ -182,12 +188,20 @@ def clipping(
         When it is neither a range, None nor "auto".
     """
     if window == "auto":
-        return default if image.ndim == 3 else None
+        if image.ndim == 2:
+            return None
+        return default if has_hounsfield_units(image) else _range_without_unit(image)
     if window is None:
         return None
     if isinstance(window, str) or len(window) != 2 or not window[0] < window[1]:
         raise InputError(f'window must be two rising numbers, None or "auto", got {window!r}')
     return window
+
+
+def _range_without_unit(image: Image) -> tuple[float, float] | None:
+    low = image.array.min()
+    seen = image.array[image.array > low]
+    return (float(low), float(np.percentile(seen, _BRIGHT_PERCENTILE))) if seen.size else None
 
 
 def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> tuple[Image, Image | None]:

@@ -16,7 +16,6 @@ from samreg.errors import ImagesAtFault, InputError, require_number
 from samreg.spatial import Transform, compose
 from samreg.spatial.grid import FloatArray
 
-_WINDOW_HU = (-1000.0, 1000.0)
 _METRICS = {
     "mattes": "AdvancedMattesMutualInformation",
     "correlation": "AdvancedNormalizedCorrelation",
@@ -51,8 +50,8 @@ class ElastixOptions:
     landmark_weight
         Of the mean distance of the landmarks given, 1/mm, against the metric's 1.
     window
-        Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 1000 HU for volumes, and
-        keeps 2D images, whose intensities have no unit.
+        Intensities are clipped to this range; None keeps them. "auto" is -1000 to 1000 HU for CT, cuts the
+        brightest thousandth off other volumes, and keeps 2D images.
     """
 
     resolutions: int | None = None
@@ -93,7 +92,7 @@ class ElastixEngine(Engine):
                 "and their weight as landmark_weight"
             )
         settings = make_options(ElastixOptions, request.options)
-        clipping(settings.window, request.fixed, _WINDOW_HU)
+        clipping(settings.window, request.fixed)
 
     def register(self, request: Request) -> EngineResult:
         """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
@@ -104,7 +103,7 @@ class ElastixEngine(Engine):
             affine = self.register(replace(request, transform="affine"))
             request, log = replace(request, start=affine.transform), affine.log
         settings, start = make_options(ElastixOptions, request.options), request.start
-        pair = prepare(request, clipping(settings.window, request.fixed, _WINDOW_HU))
+        pair = prepare(request, settings.window)
         if start is None:
             require_masks_meet(pair)
         points = None if request.landmarks is None else _remaining_points(*request.landmarks, start)

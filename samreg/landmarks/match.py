@@ -159,7 +159,7 @@ def match(
     True
     """
     from samreg.device import resolve_device
-    from samreg.embedding.registry import default_notes
+    from samreg.embedding.registry import default_notes, model_for
     from samreg.matching import Calibration, features, match_points
     from samreg.seeding.seed import require_one_model
 
@@ -169,8 +169,10 @@ def match(
     report = progress or log.info
     resolve_device(device)
     template, target = read(template, "template"), read(target, "target")
+    images = [source for source in (template, target) if isinstance(source, Image)]
+    network = model_for(model, *images) if images else None
     fixed, moving = (
-        embedded(image, model, device, name, report) for image, name in ((template, "template"), (target, "target"))
+        embedded(image, network, device, name, report) for image, name in ((template, "template"), (target, "target"))
     )
     require_one_model(fixed, moving)
     with remarks_kept() as remarks:
@@ -178,9 +180,8 @@ def match(
     report("matching")
     fixed_features, moving_features = (features(embedding, device=device) for embedding in (fixed, moving))
     calibration = Calibration.from_mapping(fixed.calibration)
-    images = [source for source in (template, target) if isinstance(source, Image)]
     notes = (*(text for image in images for text in image.remarks), *remarks)
-    notes += default_notes(images[0]) if images and model is None else ()
+    notes += default_notes(*images) if images and model is None else ()
     if search == "guided":
         guided, reason = guided_matches(
             fixed_features, wanted.positions, moving_features,

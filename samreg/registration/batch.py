@@ -215,7 +215,7 @@ def register_many(
 
 def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return which models may embed; raise :class:`InputError` for options that no pair could be registered with."""
-    from samreg.embedding.registry import default_model, load_model
+    from samreg.embedding.registry import default_models, load_model
 
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise InputError(f"unknown option {', '.join(unknown)}; choose from {', '.join(_OPTIONS)}")
@@ -227,7 +227,7 @@ def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
     if method == "registration":
         return ()
     model = options.get("model")
-    named = [default_model(ndim) for ndim in (2, 3)] if model is None else [model]
+    named = default_models() if model is None else (model,)
     return tuple(load_model(source).identity for source in named)
 
 
@@ -371,7 +371,7 @@ def _keeping_model(images: Sequence[Image], run: _Run) -> Any:
     from samreg.embedding.kept import KeepingModel
     from samreg.embedding.registry import model_for
 
-    return KeepingModel(model_for(run.options.get("model"), images[0]), run.out / EMBEDDINGS, images)
+    return KeepingModel(model_for(run.options.get("model"), *images), run.out / EMBEDDINGS, images)
 
 
 def _as_if_called_with(model: Any, result: RegistrationResult) -> RegistrationResult:
@@ -379,7 +379,7 @@ def _as_if_called_with(model: Any, result: RegistrationResult) -> RegistrationRe
     from samreg.embedding.registry import default_notes
 
     if model is None:
-        return replace(result, notes=(*result.notes, *default_notes(result.fixed)))
+        return replace(result, notes=(*result.notes, *default_notes(result.fixed, result.moving)))
     return replace(result, options={**result.options, "model": os.fspath(model)})
 
 

@@ -261,13 +261,13 @@ class _Run:
         from samreg.embedding.registry import default_notes, model_for
 
         with self.clock("model"):
-            network = model_for(self.model, request.fixed)
+            network = model_for(self.model, request.fixed, request.moving)
 
         def embed(image: Image, mask: Image | None) -> Embedding:
             return network.embed_on_device(image, mask=mask, device=request.device)
 
         if self.model is None:
-            self.notes += default_notes(request.fixed)
+            self.notes += default_notes(request.fixed, request.moving)
         with self.clock("embedding"):
             fixed = embed(request.fixed, request.fixed_mask)
             moving = embed(request.moving, request.moving_mask)

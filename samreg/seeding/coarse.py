@@ -17,13 +17,14 @@ from torch import Tensor
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample_spacing
+from samreg.spatial.standard import has_hounsfield_units
 from samreg.spatial.transforms import AffineTransform
 
 _VOXELS_ACROSS = {2: 24, 3: 12}  # of the coarse images, by number of dimensions
 _MAX_VOXEL_MM = 28.0
 _MIN_OVERLAP = 0.6  # of the smaller image, at the shifts that are considered
 _HU_RANGE = (-1000.0, 300.0)  # air to bone
-_XRAY_PERCENTILES = (0.5, 99.5)
+_PERCENTILES = (0.5, 99.5)
 _MIN_APART_DEG = 40.0  # between proposals; embeddings find their way within that
 _MAX_PROPOSALS = 4
 _TURNS_AT_ONCE = 8
@@ -176,7 +177,7 @@ class _CoarseView:
 
     def __init__(self, image: Image, voxel: float, turns: Sequence[FloatArray], device: str | torch.device) -> None:
         coarse = resample_spacing(image, np.maximum(voxel, image.spacing))
-        low, high = _HU_RANGE if image.ndim == 3 else np.percentile(coarse.array, _XRAY_PERCENTILES)
+        low, high = _HU_RANGE if has_hounsfield_units(image) else np.percentile(coarse.array, _PERCENTILES)
         scaled = (np.clip(coarse.array, low, high) - low) / max(high - low, 1e-6)
         self.volume = torch.from_numpy(scaled.astype(np.float32)).to(device)
         grid = coarse.grid

@@ -17,6 +17,8 @@ from samreg.spatial.resample import resample, resample_spacing
 log = logging.getLogger(__name__)
 
 AIR = -1024.0  # HU
+MIN_RANGE_HU = 100.0  # of a CT; less is constant or normalised
+_FAT_HU = -50.0  # fat lies below
 
 
 _MAX_LABELS = 256
@@ -44,6 +46,25 @@ def is_label_image(image: Image) -> bool:
     if len(np.unique(planes)) > _MAX_LABELS or (planes[..., 1:] == planes[..., :-1]).mean() < _MIN_EQUAL_SHARE:
         return False
     return len(np.unique(array)) <= _MAX_LABELS
+
+
+def has_hounsfield_units(image: Image) -> bool:
+    """Tell whether the intensities of a volume can be Hounsfield units: their range is that of a CT of a body.
+
+    Every such CT shows fat, at -100 HU; MR that was interpolated or denoised can fall a little below zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.spatial import Image
+    >>> hu = np.full((4, 4, 4), -1000, np.int16)
+    >>> hu[1:3] = 40
+    >>> ct, stored = Image.from_array(hu, spacing=2), Image.from_array(hu + 1024, spacing=2)
+    >>> has_hounsfield_units(ct), has_hounsfield_units(stored)
+    (True, False)
+    """
+    low, high = float(image.array.min()), float(image.array.max())
+    return image.ndim == 3 and low < _FAT_HU and high - low >= MIN_RANGE_HU
 
 
 def oriented(image: Image) -> Image:

@@ -167,6 +167,7 @@ def draw_view(
     points = _grid(size, step, _first(size, step, device))
     intensity = volume.modality.draw_intensity(points, step, config, generator)
     values = sample(volume.coarse, warp.to_volume(points), spacing=step, first=volume.spacing / 2)[None]
+    intensity = volume.modality.fitted(intensity, values, points)
     return View(volume, warp, intensity, intensity(values, points, fine=False))
 
 

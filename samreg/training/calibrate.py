@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.embedding.any_contrast import AnyContrastPreprocessing
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
 from samreg.errors import InputError
@@ -19,6 +20,7 @@ from samreg.matching.reliability import Calibration, fit_calibration
 from samreg.spatial import read_image
 from samreg.training.cross_subject import FittedMap, fit_map
 from samreg.training.data import named_images
+from samreg.training.modality import remapped
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ def calibrate(
     """Fit the reliability of a model to its matches between training volumes.
 
     A match is right within ``tolerance`` of a registration that starts from the consistent matches, where that can be
-    trusted; any match is wrong where the map leads out of the other image.
+    trusted; any match is wrong where the map leads out of the other image. A model of any contrast is registered on the
+    CT images, and judged with random intensities in the moving one.
 
     Parameters
     ----------
@@ -71,13 +74,16 @@ def calibrate(
     paths = named_images(images, names)
     loaded = {name: read_image(paths[name], spacing=image_spacing) for name in names}
     embeddings = {name: model.embed(image) for name, image in loaded.items()}
+    targets = embeddings
+    if isinstance(getattr(model, "preprocessing", None), AnyContrastPreprocessing):
+        targets = {name: model.embed(remapped(image, seed=seed + i)) for i, (name, image) in enumerate(loaded.items())}
     plain: list[NDArray[np.float64]] = []
     guided: list[NDArray[np.float64]] = []
     for fixed, moving in pairs:
         fitted = fit_map(embeddings[fixed], embeddings[moving], images=(loaded[fixed], loaded[moving]), seed=seed)
         if fitted is not None:
             for parts, search in ((plain, False), (guided, True)):
-                parts.append(known_errors(embeddings[fixed], embeddings[moving], fitted, guided=search))
+                parts.append(known_errors(embeddings[fixed], targets[moving], fitted, guided=search))
             logger.info("%s -- %s: %d matches of known error", fixed, moving, len(plain[-1]))
     if not plain:
         raise InputError("no pair of volumes could be matched; train longer, or give pairs of the same body region")

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samreg.errors import InputError, MissingExtraError
+from samreg.errors import InputError, MissingExtraError, require_choice
 from samreg.spatial.files import reading
 from samreg.training.views import ViewConfig
 
@@ -27,7 +27,7 @@ class TrainingConfig:
         Folder of images, every format ``samreg.read_image`` reads, a text file (.txt) that lists them, or a prepared
         file (.npz, ``samreg.training.prepare``), as ``cross_subject`` and ``landmarks`` may be.
     modality
-        "ct" (3D) or "xray" (2D).
+        "ct" (3D), "any" (3D, any contrast, made from CT) or "xray" (2D).
     spacing
         Voxel size of the network's input, mm.
     image_spacing
@@ -125,8 +125,9 @@ class TrainingConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        if self.modality not in ("ct", "xray"):
-            raise InputError(f"modality {self.modality!r}; choose ct or xray")
+        from samreg.training.modality import MODALITIES
+
+        require_choice("modality", self.modality, MODALITIES)
         for name, value in (("network ndim", self.ndim), ("patch", len(self.patch)), ("size", len(self.views.size))):
             if value != self.kind.preprocessing.ndim:
                 raise InputError(f"{name} is {value}D, {self.modality} is {self.kind.preprocessing.ndim}D")

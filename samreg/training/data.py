@@ -99,7 +99,7 @@ def load_volumes(config: TrainingConfig, device: torch.device) -> list[Volume]:
     """
     if is_prepared(config.images):
         prepared = PreparedFile(config.images)
-        prepared.require(config.modality, config.kind.preprocessing.spacing)
+        prepared.require(config.kind.source.modality, config.kind.source.spacing)
         images = prepared.images(leave_out=config.left_out)
     else:
         images = (
@@ -172,13 +172,14 @@ def stored_image(given: Image, modality: Modality, *, name: str) -> StoredImage:
     InputError
         When the image is not what the modality expects.
     """
-    modality.preprocessing.check(given)
-    image = standardised(given, modality.preprocessing.spacing, fill=modality.preprocessing.fill)
+    source = modality.source
+    source.check(given)
+    image = standardised(given, source.spacing, fill=source.fill)
     return StoredImage(
         name,
         # even sizes: a coarse voxel is a cell of whole voxels
         np.pad(modality.level(image.array), [(0, n % 2) for n in image.shape]),
-        modality.preprocessing.body(image)[(slice(None, None, 2),) * image.ndim],
+        source.body(image)[(slice(None, None, 2),) * image.ndim],
         np.asarray(image.grid.origin, float),
     )
 

@@ -87,7 +87,7 @@ def prepare(
     write_prepared(
         out,
         read(),
-        modality=modality,
+        modality=kind.source.modality,
         spacing=spacing,
         landmarks=points,
         maps=() if maps is None else stored_maps(maps, files),
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True, help="file to write, .npz")
     parser.add_argument("--landmarks", type=Path, help="csv with subject, landmark, x, y, z in LPS mm")
     parser.add_argument("--maps", type=Path, help="folder of maps between the images, FIXED--MOVING.npz")
-    parser.add_argument("--modality", default="ct", help="ct (default) or xray")
+    parser.add_argument("--modality", default="ct", help="ct (default), which serves any too, or xray")
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel size of the network's input, mm (default 2)")
     parser.add_argument("--image-spacing", type=float, help="voxel size of the files, where they say none, mm")
     given = vars(parser.parse_args(arguments))

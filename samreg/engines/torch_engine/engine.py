@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from samreg.engines.torch_engine.deformable import register_velocity
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.errors import InputError
 from samreg.spatial import AffineTransform, Transform, compose
+from samreg.spatial.standard import has_hounsfield_units
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +73,10 @@ class TorchEngine(Engine):
 
     def _affine(self, request: Request, report: _Log) -> Transform:
         """Return the rigid or affine transform, the start included."""
-        settings, window, device = self._settings(request)
+        settings, device = self._settings(request)
         start = request.start
         affine = register_affine(
-            prepare(request, window),
+            prepare(request, settings.window, default=_WINDOW_HU),
             kind="rigid" if request.transform == "rigid" else "affine",
             start=None if start is None else AffineTransform.identity(request.fixed.ndim),
             options=settings,
@@ -85,12 +87,12 @@ class TorchEngine(Engine):
 
     def _deformable(self, request: Request, report: _Log) -> Transform:
         """Return the velocity's flow after the start."""
-        settings, window, device = self._settings(request)
+        settings, device = self._settings(request)
         assert request.start is not None
         assert settings.levels is not None
         fixed, moving = (at_spacing(image, settings.levels[-1]) for image in (request.fixed, request.moving))
         field = register_velocity(
-            prepare(replace(request, fixed=fixed, moving=moving), window),
+            prepare(replace(request, fixed=fixed, moving=moving), settings.window, default=_WINDOW_HU),
             embeddings=request.embeddings,
             landmarks=request.landmarks,
             start=request.start,
@@ -102,9 +104,17 @@ class TorchEngine(Engine):
         return compose(field, request.start)
 
     @staticmethod
-    def _settings(request: Request) -> tuple[TorchOptions, tuple[float, float] | None, torch.device]:
+    def _settings(request: Request) -> tuple[TorchOptions, torch.device]:
         settings = make_options(TorchOptions, request.options).resolved(length_scale(request.fixed))
-        return settings, clipping(settings.window, request.fixed, _WINDOW_HU), resolve_device(request.device)
+        if settings.similarity == "auto":  # "mind" compares no intensities, which a Jacobian could multiply
+            settings = replace(settings, similarity="lncc" if settings.mass_preserving else _suited(request))
+        return settings, resolve_device(request.device)
+
+
+def _suited(request: Request) -> Literal["lncc", "mind"]:
+    """Return what compares the images best: "mind" for volumes of which one is no CT, so that contrasts may differ."""
+    images = (request.fixed, request.moving)
+    return "lncc" if request.fixed.ndim == 2 or all(map(has_hounsfield_units, images)) else "mind"
 
 
 class _Log:

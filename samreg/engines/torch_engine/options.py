@@ -38,7 +38,8 @@ class TorchOptions:
         Distance of the places it tries, mm.
     similarity
         "lncc", local cross-correlation in windows of ``window_voxels``; "mind", MIND-SSC; or "ssd", half the mean
-        squared difference over the fixed image's variance, for scans of one protocol.
+        squared difference over the fixed image's variance, for scans of one protocol. "auto" is "mind" for volumes of
+        which one is not in Hounsfield units, so that contrasts may differ, else "lncc".
     mass_preserving
         Multiply the moving intensities by the Jacobian determinant, as a lung grows thinner where it expands. With
         "ssd" and a ``window`` from -1000 to 55 HU this is the tissue volume difference of Yin et al. (Med. Phys. 2009);
@@ -62,8 +63,8 @@ class TorchOptions:
     affine_iterations
         Most iterations of each level of the rigid and affine stages.
     window
-        Intensities are clipped to this range; None keeps them (MR). "auto" is -1000 to 600 HU for volumes, and
-        keeps 2D images, whose intensities have no unit.
+        Intensities are clipped to this range; None keeps them. "auto" is -1000 to 600 HU for CT, cuts the brightest
+        thousandth off other volumes, and keeps 2D images.
     """
 
     preset: Literal["fast", "default", "accurate"] = "default"
@@ -71,7 +72,7 @@ class TorchOptions:
     iterations: tuple[int, ...] | None = None
     search_radius: float | None = None
     search_step: float | None = None
-    similarity: Literal["lncc", "mind", "ssd"] = "lncc"
+    similarity: Literal["auto", "lncc", "mind", "ssd"] = "auto"
     mass_preserving: bool = False
     window_voxels: int = 6
     image_weight: float = 1.0
