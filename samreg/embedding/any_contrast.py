@@ -12,7 +12,7 @@ from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.standard import sample_mask, standardised
+from samreg.spatial.standard import is_label_image, sample_mask, standardised
 
 _ANY = Kind(
     name="3D images of the body", ndim=3, spacing_range=(0.05, 20.0), element="voxel", give="a volume",
@@ -110,10 +110,15 @@ def check_any_contrast(image: Image) -> None:
     Raises
     ------
     InputError
-        For an image that is not 3D, holds NaN or infinity, has a voxel size or extent no image of a body has, or is
-        constant. The message says the remedy.
+        For an image that is not 3D, holds NaN or infinity, has a voxel size or extent no image of a body has, is
+        constant, or holds labels. The message says the remedy.
     """
     require_plausible(image, _ANY)
     low, high = float(image.array.min()), float(image.array.max())
     if low == high:
         raise InputError(f"{image.label}: all voxels have the value {low:g}; give an image of the body")
+    if is_label_image(image):
+        raise InputError(
+            f"{image.label}: whole numbers from {low:g} to {high:g}, few of them, in areas of one value, are labels; give "
+            "the image that they belong to"
+        )

@@ -48,6 +48,9 @@ def test_the_body_is_found_whatever_is_bright(negative):
 def test_what_shows_no_body_is_refused():
     with pytest.raises(InputError, match="all voxels have the value 7"):
         check_any_contrast(Image.from_array(np.full((8, 8, 8), 7, np.int16), spacing=3))
+    labels = (phantom().array > -900).astype(np.uint8)
+    with pytest.raises(InputError, match="are labels"):
+        samreg.match(Image.from_array(labels, spacing=3), [[30.0, 60.0, 60.0]], phantom())
     with pytest.raises(InputError, match="2D"):
         check_any_contrast(Image.from_array(np.eye(8), spacing=(1, 1)))
 
