@@ -12,7 +12,7 @@ from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.standard import is_label_image, sample_mask, standardised
+from samreg.spatial.standard import has_hounsfield_units, is_label_image, sample_mask, standardised
 
 _ANY = Kind(
     name="3D images of the body", ndim=3, spacing_range=(0.05, 20.0), element="voxel", give="a volume",
@@ -117,8 +117,8 @@ def check_any_contrast(image: Image) -> None:
     low, high = float(image.array.min()), float(image.array.max())
     if low == high:
         raise InputError(f"{image.label}: all voxels have the value {low:g}; give an image of the body")
-    if is_label_image(image):
+    if is_label_image(image) and not has_hounsfield_units(image):  # a phantom's CT may have as few values
         raise InputError(
-            f"{image.label}: whole numbers from {low:g} to {high:g}, few of them, in areas of one value, are labels; give "
-            "the image that they belong to"
+            f"{image.label}: whole numbers from {low:g} to {high:g}, few of them, in areas of one value, are labels; "
+            "give the image that they belong to"
         )
