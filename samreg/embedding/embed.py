@@ -64,12 +64,15 @@ def embed(
     ([4.0, 4.0, 4.0], [8.0, 8.0, 8.0])
     """
     from samreg.embedding.embedding import Embedding
-    from samreg.embedding.registry import model_for
+    from samreg.embedding.registry import default_notes, model_for
     from samreg.spatial import as_image
 
     image = as_image(image)
     mask = None if mask is None else as_image(mask, name="mask")
     loaded = model_for(model, image)
+    if model is None and image.ndim == 3:
+        for note in default_notes(image):
+            logger.warning("%s", note)
     if cache is None:
         return loaded.embed(image, mask=mask, device=device, progress=progress)
     source = content_hash(image, mask)

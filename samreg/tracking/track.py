@@ -94,7 +94,7 @@ def track(
     'baseline: no lung around it: sizes are measured in lung alone'
     """
     from samreg.device import resolve_device
-    from samreg.embedding.registry import model_for
+    from samreg.embedding.registry import default_model, model_for
 
     require_progress(progress)
     resolve_device(device)
@@ -105,7 +105,7 @@ def track(
     with remarks_kept() as remarks:
         inside, left_out = as_lesions(lesions, baseline.grid, radii=radii).inside(baseline.grid, baseline.label)
     notes = (*baseline.remarks, *followup.remarks, *remarks, *left_out)
-    network = model_for(model, baseline)
+    network = model_for(default_model(baseline.ndim) if model is None else model)  # sizes are measured in HU
     report("embedding")
     embeddings = tuple(network.embed_on_device(image, device=device) for image in (baseline, followup))
     report("aligning")

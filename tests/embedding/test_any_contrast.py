@@ -102,3 +102,12 @@ def test_mr_is_matched_to_ct_and_it_is_said():
     matches = samreg.match(ct, points, mr)
     assert any("any-small" in note for note in matches.notes)
     assert np.linalg.norm(matches.points - points, axis=1).max() < 15
+
+
+def test_embed_warns_and_lesions_are_tracked_in_ct_alone(caplog):
+    mr = as_mr(phantom())
+    assert samreg.embed(mr).model.startswith("any-small@")
+    assert "are not Hounsfield units" in caplog.text
+    mr = mr.with_array(np.maximum(mr.array, 0))
+    with pytest.raises(InputError, match="Hounsfield"):
+        samreg.track(mr, mr, [[20.0, -20.0, 90.0]], radii=[8.0])
