@@ -61,6 +61,20 @@ def test_intensities_are_clipped_and_air_weighs_nothing(phantom):
     assert pair.fixed.array.dtype == np.float32
 
 
+def test_volumes_without_a_unit_lose_their_brightest_voxels_alone(phantom):
+    mr = phantom.fixed.with_array(2 * (phantom.fixed.array + 1000))
+    mr.array[5:7, 5, 5] = 1e5  # next to a coil
+    assert base.clipping("auto", phantom.fixed) == WINDOW
+    low, high = base.clipping("auto", mr)
+    assert low == mr.array.min()
+    assert 2500 < high < 3100
+    assert base.clipping(None, mr) is None
+    assert base.clipping("auto", Image.from_array(mr.array[0], spacing=(1, 1))) is None
+    pair = base.prepare(replace(phantom.request(), moving=mr), "auto")  # each image as it is
+    assert pair.fixed.array.max() == pytest.approx(np.clip(phantom.fixed.array, *WINDOW).max() + 1000)
+    assert pair.moving.array.max() == pytest.approx(high - low)
+
+
 def test_prewarp_fills_with_air_and_masks_what_is_not_seen(phantom):
     away = AffineTransform(phantom.truth.matrix, phantom.truth.translation + np.array([40.0, 0.0, 0.0]))
     pair = base.prepare(phantom.request(start=away), WINDOW)

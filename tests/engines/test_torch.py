@@ -319,6 +319,29 @@ def test_landmarks_draw_points_together(engine, phantom, affine_start):
         engine.register(phantom.request(landmarks=(phantom.points, wanted[1:])))
 
 
+@pytest.mark.parametrize(
+    ("inverted", "options", "similarity"),
+    [
+        (False, {}, "lncc"),
+        (True, {}, "mind"),
+        (True, {"similarity": "lncc"}, "lncc"),
+        (True, {"mass_preserving": True}, "lncc"),
+    ],
+)
+def test_contrasts_that_may_differ_are_compared_without_intensities(engine, phantom, inverted, options, similarity):
+    moving = phantom.moving.with_array(1000 - phantom.moving.array) if inverted else phantom.moving
+    settings, _ = engine._settings(Request(fixed=phantom.fixed, moving=moving, options=options))
+    assert settings.similarity == similarity
+
+
+def test_a_negative_image_is_registered(engine, phantom, affine_start):
+    values = phantom.moving.array
+    negative = phantom.moving.with_array(np.where(values > -1000, 600 - values, 0))
+    options = {"levels": (5.0,), "iterations": (30,)}
+    request = Request(fixed=phantom.fixed, moving=negative, start=affine_start, options=options)
+    assert phantom.error(engine.register(request).transform) < 0.6 * phantom.error(affine_start)
+
+
 def test_fast_preset_wants_an_affine_seed(engine, phantom):
     assert engine.seed_transform(phantom.request(options={"preset": "fast"})) == "affine"
     assert engine.seed_transform(phantom.request()) == "deformable"
