@@ -60,7 +60,7 @@ def available_models() -> Mapping[str, str]:
     Examples
     --------
     >>> sorted(available_models())
-    ['ct-small', 'ct-small-1', 'mind', 'sam-random', 'xray-ceph']
+    ['any-small', 'ct-small', 'ct-small-1', 'mind', 'sam-random', 'xray-ceph']
     """
     shipped = {path.stem: "network, weights shipped with samreg" for path in sorted(WEIGHTS.glob("*.safetensors"))}
     return {
