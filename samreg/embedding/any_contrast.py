@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.embedding.percentiles import PercentilePreprocessing
 from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
@@ -26,7 +27,7 @@ _PADDING = 3  # voxels, so that nothing is lost at the image's border
 
 
 @dataclass(frozen=True)
-class AnyContrastPreprocessing:
+class AnyContrastPreprocessing(PercentilePreprocessing):
     """How a model of any contrast wants its input: two percentiles of the image become 0 and 1.
 
     Attributes
@@ -39,25 +40,8 @@ class AnyContrastPreprocessing:
 
     modality: ClassVar[str] = "any"
     ndim: ClassVar[int] = 3
-    fill: ClassVar[float | None] = None  # the image's smallest value
-    padding: ClassVar[float] = 0.0
 
     spacing: float = 2.0
-    percentiles: tuple[float, float] = (0.5, 99.5)
-
-    def __post_init__(self) -> None:
-        low, high = (float(value) for value in self.percentiles)
-        if not 0 <= low < high <= 100:
-            raise InputError(f"preprocessing: percentiles must rise within 0 to 100, got {(low, high)}")
-        object.__setattr__(self, "percentiles", (low, high))
-        if not self.spacing > 0:
-            raise InputError(f"preprocessing: spacing must be positive mm, got {self.spacing}")
-
-    def normalise(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map the intensities of one whole image to network input, float32 of the same shape."""
-        low, high = np.percentile(image, self.percentiles)
-        scaled: NDArray[np.float32] = np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
-        return scaled
 
     def check(self, image: Image) -> None:
         """Refuse what cannot be a 3D image of the body; see ``check_any_contrast``."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.embedding.percentiles import PercentilePreprocessing
 from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.image import Image
@@ -21,7 +22,7 @@ _XRAY = Kind(
 
 
 @dataclass(frozen=True)
-class XrayPreprocessing:
+class XrayPreprocessing(PercentilePreprocessing):
     """How an X-ray model wants its input. Intensities have no unit: two percentiles of the image become 0 and 1.
 
     Attributes
@@ -34,25 +35,8 @@ class XrayPreprocessing:
 
     modality: ClassVar[str] = "xray"
     ndim: ClassVar[int] = 2
-    fill: ClassVar[float | None] = None  # the image's smallest value
-    padding: ClassVar[float] = 0.0
 
     spacing: float = 0.6
-    percentiles: tuple[float, float] = (0.5, 99.5)
-
-    def __post_init__(self) -> None:
-        low, high = (float(value) for value in self.percentiles)
-        if not 0 <= low < high <= 100:
-            raise InputError(f"preprocessing: percentiles must rise within 0 to 100, got {(low, high)}")
-        object.__setattr__(self, "percentiles", (low, high))
-        if not self.spacing > 0:
-            raise InputError(f"preprocessing: spacing must be positive mm, got {self.spacing}")
-
-    def normalise(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map the intensities of one whole image to network input, float32 of the same shape."""
-        low, high = np.percentile(image, self.percentiles)
-        scaled: NDArray[np.float32] = np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
-        return scaled
 
     def check(self, image: Image) -> None:
         """Refuse what cannot be an X-ray; see ``check_xray``."""
