@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samreg.landmarks.atlas import shipped_atlas
-from samreg.landmarks.locate import place
+from samreg.landmarks.locate import placed_in
 from samreg.seeding.orientation import reoriented
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def laterality(
     known = shipped_atlas(scan.model) if atlas is None else atlas
     if known is None or known.positions.shape[2] != scan.image_grid.ndim:
         return 0.0
-    placed = [place(known, features(part, device=device), part.image_grid, sparse=True) for part in (scan, mirrored)]
+    placed = [placed_in(known, part, features(part, device=device)) for part in (scan, mirrored)]
     grids = scan.image_grid, mirrored.image_grid
     shown = [
         (grid.depth(one.by_neighbours(known, one.positions)) >= 0) & one.looked_for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.spatial.grid import FloatArray, Grid
 
 if TYPE_CHECKING:
+    from samreg.embedding import Embedding
     from samreg.matching import Features
 
 _CANDIDATES = 24  # places considered for each landmark
@@ -43,7 +45,9 @@ class Located:
     evidence: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 
 
-def locate(atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool = False) -> Located:
+def locate(
+    atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool = False, placed: Placed | None = None
+) -> Located:
     """Find an atlas's landmarks in features of the same model.
 
     Parameters
@@ -56,13 +60,15 @@ def locate(atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool =
         Of the image: what it shows.
     sparse
         As for :func:`place`.
+    placed
+        What :func:`place` returns for these, where that is known already.
 
     Raises
     ------
     InputError
         When how the landmarks lie to each other cannot be learnt from the atlas.
     """
-    placed = place(atlas, target, grid, sparse=sparse)
+    placed = place(atlas, target, grid, sparse=sparse) if placed is None else placed
     positions = placed.positions.copy()
     similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
     voted = np.flatnonzero(placed.looked_for)
@@ -134,6 +140,27 @@ def place(atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool = 
     positions = np.array([c[i] if i >= 0 else e for c, i, e in zip(candidates, chosen, expected, strict=True)])
     own = np.array([s[i] if i >= 0 else np.nan for s, i in zip(scores, chosen, strict=True)])
     return Placed(positions, best + own / (2 * _SCORE_WEIGHT), looked_for, expected, size, shift)
+
+
+_PLACED: WeakKeyDictionary[Embedding, WeakKeyDictionary[LandmarkAtlas, Placed]] = WeakKeyDictionary()
+
+
+def placed_in(atlas: LandmarkAtlas, embedding: Embedding, target: Features) -> Placed:
+    """Return what :func:`place`, sparse, finds in an embedding, searched once for each atlas.
+
+    Parameters
+    ----------
+    atlas
+        Of the embedding's model.
+    embedding
+        Of the image.
+    target
+        Its features.
+    """
+    known = _PLACED.setdefault(embedding, WeakKeyDictionary())
+    if atlas not in known:
+        known[atlas] = place(atlas, target, embedding.image_grid, sparse=True)
+    return known[atlas]
 
 
 def _candidates(

@@ -25,7 +25,7 @@ from samreg.spatial.transforms import Transform
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.landmarks.atlas import LandmarkAtlas
-    from samreg.matching import Features
+    from samreg.matching import Correspondences, Features
 
 COEFFICIENTS = Path(__file__).with_name("expected_error.json")
 #: The kinds of evidence. ``residual``: of a lattice of matches searched anew around the transform; ``cycle``: how far
@@ -140,6 +140,7 @@ def error_map(
     embeddings: tuple[Embedding, Embedding],
     *,
     method: str = "engine",
+    whole: Correspondences | None = None,
     device: str = "cpu",
 ) -> Image | None:
     """Return the expected error of a registration of volumes on a coarse grid, float32, mm.
@@ -154,6 +155,9 @@ def error_map(
         Of the fixed and the moving image.
     method
         Of :data:`METHODS`.
+    whole
+        The embeddings' lattice, matched to the whole body (:func:`samreg.seeding.seed.match_lattice`), where it is
+        known already.
     device
         Where to match.
 
@@ -169,7 +173,8 @@ def error_map(
     if fixed.ndim != 3 or model is None or atlas is None:
         return None
     grid = fixed.grid.with_spacing(np.maximum(np.minimum(_MAP_MM, fixed.grid.extent / 2), fixed.spacing))
-    evidence = gather(grid.world_points().reshape(-1, 3), transform, embeddings, atlas, device=device)
+    points = grid.world_points().reshape(-1, 3)
+    evidence = gather(points, transform, embeddings, atlas, whole=whole, device=device)
     if evidence is None:
         return None
     return Image(model(evidence).reshape(grid.shape).astype(np.float32), grid, "expected error")
@@ -202,25 +207,27 @@ def gather(
     embeddings: tuple[Embedding, Embedding],
     atlas: LandmarkAtlas,
     *,
+    whole: Correspondences | None = None,
     device: str = "cpu",
 ) -> Evidence | None:
     """Return the evidence at points (N, 3) of the fixed image, LPS mm.
 
-    None where nothing of the fixed body lies in the moving image. ``atlas`` is that of the anchors.
+    None where nothing of the fixed body lies in the moving image. ``atlas`` is that of the anchors, ``whole`` as for
+    :func:`error_map`.
     """
     from samreg.matching import features
     from samreg.matching.reliability import Calibration
     from samreg.seeding.seed import match_lattice
 
     source, target = (features(embedding, device=device) for embedding in embeddings)
-    grids = embeddings[0].image_grid, embeddings[1].image_grid
-    around = _matches_around(points, transform, source, target, grids[1])
+    around = _matches_around(points, transform, source, target, embeddings[1].image_grid)
     if around is None:
         return None
-    calibration = Calibration.from_mapping(embeddings[0].calibration)
-    whole = match_lattice(source, target, calibration=calibration)
+    if whole is None:
+        calibration = Calibration.from_mapping(embeddings[0].calibration)
+        whole = match_lattice(source, target, calibration=calibration)
     overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
-    residual, near = _anchors(points, transform, (source, target), grids, atlas)
+    residual, near = _anchors(points, transform, embeddings, (source, target), atlas)
     measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "anchors": near @ residual}
     return Evidence(measured, near, atlas.names)
 
@@ -251,14 +258,17 @@ def _matches_around(
 def _anchors(
     points: FloatArray,
     transform: Transform,
+    embeddings: tuple[Embedding, Embedding],
     images: tuple[Features, Features],
-    grids: tuple[Grid, Grid],
     atlas: LandmarkAtlas,
 ) -> tuple[FloatArray, FloatArray]:
     """Return the residuals (L,) of the landmarks that an atlas finds in both images, and their weights (N, L)."""
-    from samreg.landmarks.locate import locate, reliability_of
+    from samreg.landmarks.locate import locate, placed_in, reliability_of
 
-    found = [locate(atlas, image, grid, sparse=True) for image, grid in zip(images, grids, strict=True)]
+    found = [
+        locate(atlas, image, embedding.image_grid, placed=placed_in(atlas, embedding, image))
+        for embedding, image in zip(embeddings, images, strict=True)
+    ]
     weight = np.prod([reliability_of(located, atlas) for located in found], axis=0) + _MIN_ANCHOR_WEIGHT
     first, second = (located.positions for located in found)
     residual = _log(second - transform.transform_points(first))

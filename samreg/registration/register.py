@@ -43,6 +43,7 @@ from samreg.spatial.transforms import (
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
+    from samreg.matching import Correspondences
     from samreg.seeding import Seed
 
 METHODS = ("hybrid", "embedding", "registration")
@@ -208,6 +209,7 @@ class _Run:
     notes: tuple[str, ...] = ()
     log: str = ""
     embeddings: tuple[Embedding, Embedding] | None = None
+    whole: Correspondences | None = None  # of the embeddings, unless the registration was given a start
     versions: dict[str, str] = field(
         default_factory=lambda: {
             "samreg": importlib.metadata.version("samreg"),
@@ -245,7 +247,9 @@ class _Run:
 
         method = "embedding" if self.engine is None else "engine"
         with self.clock("expected error"):
-            return error_map(self.request.fixed, transform, embeddings, method=method, device=self.request.device)
+            return error_map(
+                self.request.fixed, transform, embeddings, method=method, whole=self.whole, device=self.request.device
+            )
 
     @property
     def _spacing(self) -> float:
@@ -304,7 +308,7 @@ class _Run:
                 device=request.device,
                 seed=0 if request.seed is None else request.seed,
             )
-        self.seed = oriented.seed
+        self.seed, self.whole = oriented.seed, oriented.whole
         self.notes += oriented.notes
         if oriented.seed.transform is None:
             raise ImagesAtFault(oriented.seed.reason)

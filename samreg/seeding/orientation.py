@@ -75,12 +75,15 @@ class OrientedSeed:
         In the world of the images as they were given; false when there is none, or the moving image is mirrored.
     moving
         Embedding of the moving image as it lies best, in the world of the image as it was given.
+    whole
+        Matches of a lattice over the fixed body with all of that embedding, in the world of the images as given.
     notes
         What the user should know about the orientation, in plain words.
     """
 
     seed: Seed
     moving: Embedding
+    whole: Correspondences
     notes: tuple[str, ...] = ()
 
 
@@ -313,7 +316,7 @@ def seed_any_orientation(
     if best.is_mirrored or sides.is_opposed:
         exchanged = describe_reflection(best.turn if best.is_mirrored else _mirror(fixed.ndim) @ best.turn)
         reason = _refusal(sides, fixed, moving, exchanged)
-        return OrientedSeed(Seed(None, fit, best.correspondences, reason), best.embedding)
+        return OrientedSeed(Seed(None, fit, best.correspondences, reason), best.embedding, best.correspondences)
     seed_ = refine_seed(
         pair.fixed_features,
         features(best.embedding, device=pair.fixed_features.device),
@@ -325,7 +328,8 @@ def seed_any_orientation(
         calibration=pair.calibration,
         seed=seed,
     )
-    return OrientedSeed(seed_, best.embedding, _notes(seed_, fixed, moving, sides) if seed_ else ())
+    notes = _notes(seed_, fixed, moving, sides) if seed_ else ()
+    return OrientedSeed(seed_, best.embedding, best.correspondences, notes)
 
 
 @dataclass(frozen=True)
@@ -490,7 +494,9 @@ def _notes(seed: Seed, fixed: Image, moving: Image, sides: Sides) -> tuple[str, 
 
 
 def _turned(embedding: Embedding, turn: FloatArray, center: FloatArray) -> Embedding:
-    """Return an embedding whose places are turned or mirrored about a point of the world."""
+    """Return an embedding whose places are turned or mirrored about a point of the world; itself without a turn."""
+    if np.array_equal(turn, np.eye(len(turn))):
+        return embedding
     global_grid = embedding.global_grid
     return replace(
         embedding,
