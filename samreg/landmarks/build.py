@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas
@@ -155,6 +154,8 @@ def _fitted(others: FloatArray, tests: FloatArray, scale: float) -> Calibration:
 
     How much each kind of evidence says is learnt from all people, how sure to be on the whole from those tested on.
     """
+    from scipy.optimize import brentq
+
     tolerance = _RIGHT_MM * scale
     evidence = np.concatenate([others, tests])
     right = evidence[:, 4] <= tolerance
