@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
+from samreg.spatial.points import Points
 from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:
@@ -63,11 +65,14 @@ class Evidence:
         (N, L) how much each landmark of the atlas counts for a point; rows add up to 1.
     names
         Of the landmarks.
+    misses
+        Of those found in both images.
     """
 
     measured: Mapping[str, FloatArray]
     near: FloatArray
     names: tuple[str, ...]
+    misses: LandmarkMisses | None = None
 
     def place(self, places: Mapping[str, float]) -> FloatArray:
         """Return the mean (N,) of values of landmarks around the points; one without has the mean of the others."""
@@ -134,7 +139,23 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def error_map(
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """How far off a registration is likely to be.
+
+    Parameters
+    ----------
+    error_map
+        The expected error on a coarse grid, float32, mm.
+    misses
+        Of named landmarks.
+    """
+
+    error_map: Image
+    misses: LandmarkMisses | None
+
+
+def assess(
     fixed: Image,
     transform: Transform,
     embeddings: tuple[Embedding, Embedding],
@@ -142,8 +163,8 @@ def error_map(
     method: str = "engine",
     whole: Correspondences | None = None,
     device: str = "cpu",
-) -> Image | None:
-    """Return the expected error of a registration of volumes on a coarse grid, float32, mm.
+) -> Assessment | None:
+    """Return how far off a registration of volumes is likely to be.
 
     Parameters
     ----------
@@ -163,7 +184,7 @@ def error_map(
 
     Returns
     -------
-    Image or None
+    Assessment or None
         None for models that were not calibrated or whose landmark atlas is missing, and where nothing of the fixed body
         lies in the moving image.
     """
@@ -177,7 +198,8 @@ def error_map(
     evidence = gather(points, transform, embeddings, atlas, whole=whole, device=device)
     if evidence is None:
         return None
-    return Image(model(evidence).reshape(grid.shape).astype(np.float32), grid, "expected error")
+    expected = Image(model(evidence).reshape(grid.shape).astype(np.float32), grid, "expected error")
+    return Assessment(expected, evidence.misses)
 
 
 def at_points(expected: Image, points: FloatArray) -> FloatArray:
@@ -213,7 +235,7 @@ def gather(
     """Return the evidence at points (N, 3) of the fixed image, LPS mm.
 
     None where nothing of the fixed body lies in the moving image. ``atlas`` is that of the anchors, ``whole`` as for
-    :func:`error_map`.
+    :func:`assess`.
     """
     from samreg.matching import features
     from samreg.matching.reliability import Calibration
@@ -227,9 +249,10 @@ def gather(
         calibration = Calibration.from_mapping(embeddings[0].calibration)
         whole = match_lattice(source, target, calibration=calibration)
     overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
-    residual, near = _anchors(points, transform, embeddings, (source, target), atlas)
-    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "anchors": near @ residual}
-    return Evidence(measured, near, atlas.names)
+    offset, near, misses = _anchors(points, transform, embeddings, (source, target), atlas)
+    anchors = near @ _log(offset)
+    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "anchors": anchors}
+    return Evidence(measured, near, atlas.names, misses)
 
 
 def _matches_around(
@@ -261,20 +284,31 @@ def _anchors(
     embeddings: tuple[Embedding, Embedding],
     images: tuple[Features, Features],
     atlas: LandmarkAtlas,
-) -> tuple[FloatArray, FloatArray]:
-    """Return the residuals (L,) of the landmarks that an atlas finds in both images, and their weights (N, L)."""
+) -> tuple[FloatArray, FloatArray, LandmarkMisses]:
+    """Return where an atlas finds its landmarks in the moving image, less where the transform takes them, (L, 3).
+
+    And what each landmark counts for each point, (N, L), and how far those that both images surely show are missed.
+    """
+    from samreg.landmarks.find import MIN_RELIABILITY
     from samreg.landmarks.locate import locate, placed_in, reliability_of
 
     found = [
         locate(atlas, image, embedding.image_grid, placed=placed_in(atlas, embedding, image))
         for embedding, image in zip(embeddings, images, strict=True)
     ]
-    weight = np.prod([reliability_of(located, atlas) for located in found], axis=0) + _MIN_ANCHOR_WEIGHT
+    reliability = [reliability_of(located, atlas) for located in found]
+    weight = np.prod(reliability, axis=0) + _MIN_ANCHOR_WEIGHT
     first, second = (located.positions for located in found)
-    residual = _log(second - transform.transform_points(first))
+    offset = second - transform.transform_points(first)
+    sure = np.flatnonzero(np.min(reliability, axis=0) >= MIN_RELIABILITY)
+    fixed, moving = (
+        Points(located.positions[sure], tuple(atlas.names[i] for i in sure), values[sure])
+        for located, values in zip(found, reliability, strict=True)
+    )
+    misses = LandmarkMisses(fixed, moving, np.linalg.norm(offset[sure], axis=1))
     squared = ((first[None] - points[:, None]) ** 2).sum(axis=2)
     near = np.exp(-0.5 * (squared - squared.min(axis=1, keepdims=True)) / _ANCHORS_AROUND_MM**2) * weight
-    return residual, near / near.sum(axis=1, keepdims=True)
+    return offset, near / near.sum(axis=1, keepdims=True), misses
 
 
 def _mean_around(points: FloatArray, places: FloatArray, values: FloatArray) -> FloatArray:

@@ -44,6 +44,7 @@ from samreg.spatial.transforms import (
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.matching import Correspondences
+    from samreg.registration.confidence import Assessment
     from samreg.seeding import Seed
 
 METHODS = ("hybrid", "embedding", "registration")
@@ -177,7 +178,7 @@ def register(
             found, reason = run.transform(), ""
         except ImagesAtFault as fault:
             found, reason = None, fault.reason
-        expected = None if found is None or run.embeddings is None else run.error_map(found, run.embeddings)
+        assessed = None if found is None or run.embeddings is None else run.assessed(found, run.embeddings)
     return RegistrationResult(
         *images,
         found,
@@ -191,7 +192,8 @@ def register(
         reason=reason,
         start=request.start,
         guides=guides,
-        error_map=expected,
+        error_map=None if assessed is None else assessed.error_map,
+        landmark_misses=None if assessed is None else assessed.misses,
     )
 
 
@@ -241,13 +243,13 @@ class _Run:
             raise EngineError(f"{name} returned a transform that is not finite")
         return transform
 
-    def error_map(self, transform: Transform, embeddings: tuple[Embedding, Embedding]) -> Image | None:
-        """Return the expected error of the transform on a coarse grid; None where it is not known."""
-        from samreg.registration.confidence import error_map
+    def assessed(self, transform: Transform, embeddings: tuple[Embedding, Embedding]) -> Assessment | None:
+        """Return how far off the transform is likely to be; None where that is not known."""
+        from samreg.registration.confidence import assess
 
         method = "embedding" if self.engine is None else "engine"
         with self.clock("expected error"):
-            return error_map(
+            return assess(
                 self.request.fixed, transform, embeddings, method=method, whole=self.whole, device=self.request.device
             )
 

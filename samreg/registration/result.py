@@ -27,6 +27,7 @@ from samreg.spatial.transforms import Transform
 if TYPE_CHECKING:
     from samreg.matching import Correspondences
     from samreg.quality import LandmarkErrors
+    from samreg.registration.misses import LandmarkMisses
     from samreg.seeding import Seed
 
 
@@ -65,6 +66,9 @@ class RegistrationResult:
     error_map
         The expected error on a coarse grid over the fixed image, mm; see :meth:`expected_error`. None where it is not
         known: without embeddings, in 2D, and for models that were not calibrated.
+    landmark_misses
+        Named landmarks found in both images, which the registration did not use, and how far it misses them
+        (:class:`~samreg.registration.misses.LandmarkMisses`); None where ``error_map`` is.
 
     Examples
     --------
@@ -93,6 +97,7 @@ class RegistrationResult:
     start: Transform | None = field(default=None, repr=False)
     guides: tuple[Points, Points] | None = field(default=None, repr=False)
     error_map: Image | None = field(default=None, repr=False)
+    landmark_misses: LandmarkMisses | None = field(default=None, repr=False)
 
     def __bool__(self) -> bool:
         return self.transform is not None
@@ -260,6 +265,7 @@ class RegistrationResult:
             reason=stored.summary["reason"],
             start=stored.start(),
             error_map=stored.error_map(),
+            landmark_misses=stored.landmark_misses(),
             stored=stored,
         )
 

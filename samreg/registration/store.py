@@ -7,6 +7,7 @@
 ``transformix.txt``           with which transformix applies ``transform.nii.gz``
 ``warped.nii.gz``             the moving image on the fixed grid
 ``expected_error.nii.gz``     the expected error on a coarse grid over the fixed image, mm
+``named_landmarks.csv``       landmarks found in both images, and by how much the transform misses them, LPS mm
 ``body.nii.gz``               the fixed body, on the grid of the embedding
 ``correspondences.csv``       the matches; for 3D Slicer also ``fixed_matches.mrk.json``, ``moving_matches.mrk.json``
 ``start.h5``                  the transform that was given to start from
@@ -23,7 +24,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ import numpy as np
 
 from samreg.errors import InputError, require_choice, require_progress
 from samreg.quality.landmarks import LandmarkErrors
+from samreg.quality.regions import region_of
+from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.compact import compact, compact_field, points_within
 from samreg.spatial.files import reading, replaced_files, require_not_input, require_writable
 from samreg.spatial.grid import Grid
@@ -65,6 +68,11 @@ _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW = "warped.nii.gz", "affine.tfm", "trans
 REGISTRATION = "registration.dcm"
 _CORRESPONDENCES, _BODY, _LOG = "correspondences.csv", "body.nii.gz", "engine.log"
 ERROR_MAP = "expected_error.nii.gz"
+MISSES = "named_landmarks.csv"
+_MISSES_HEADER = (
+    *("landmark", "region", "miss_mm", "fixed_x", "fixed_y", "fixed_z", "fixed_reliability"),
+    *("moving_x", "moving_y", "moving_z", "moving_reliability"),
+)
 _MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
 
 #: On which grids displacement fields are written: as coarse as they allow, or those of the images.
@@ -78,8 +86,9 @@ TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
 SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
 #: All that :func:`save` may write, the summary apart.
 _FILES = (
-    _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW, _CORRESPONDENCES, *_MATCHES.values(), ERROR_MAP, _BODY, _LOG, START,
-    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()), REGISTRATION,
+    _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW, _CORRESPONDENCES, *_MATCHES.values(), ERROR_MAP, MISSES, _BODY, _LOG,
+    START, REGISTRATION,
+    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()),
 )  # fmt: skip
 
 
@@ -193,7 +202,7 @@ def save(
 
 def summary(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -> dict[str, Any]:
     """Return what ``result.json`` holds."""
-    verdict = result.judge(landmarks)
+    verdict, misses = result.judge(landmarks), result.landmark_misses
     return {
         "status": verdict.status,
         "verdict": str(verdict),
@@ -207,6 +216,7 @@ def summary(result: RegistrationResult, landmarks: LandmarkErrors | None = None)
         "versions": dict(result.versions),
         "timings_s": {key: round(value, 3) for key, value in result.timings.items()},
         "quality": {key: round(float(value), 5) for key, value in result.quality.items()} if result else {},
+        "named_landmarks": [asdict(region) for region in misses.by_region()] if misses is not None else [],
         "notes": list(result.notes),
         "flags": list(result.flags),
     }
@@ -322,6 +332,11 @@ class Stored:
         path = self.folder / ERROR_MAP
         return as_image(path) if path.is_file() else None
 
+    def landmark_misses(self) -> LandmarkMisses | None:
+        """Return the named landmarks and by how much they are missed; None where none were looked for."""
+        path = self.folder / MISSES
+        return _read_misses(path) if path.is_file() else None
+
     def log(self) -> str:
         """Return what the engine printed."""
         path = self.folder / _LOG
@@ -387,6 +402,8 @@ def _write_into(
         write_transform(result.start, folder / START, grid=None if plain else result.fixed.grid)
     if result.error_map is not None:
         write_image(result.error_map, folder / ERROR_MAP)
+    if result.landmark_misses is not None:
+        _write_misses(result.landmark_misses, folder / MISSES)
     if result.body is not None:
         write_image(result.body, folder / _BODY)
     if result.log:
@@ -528,3 +545,24 @@ def _read_correspondences(path: Path) -> Correspondences:
         table = np.array(rows, dtype=np.float64).reshape(-1, len(header))
         d = (len(header) - 3) // 2
         return Correspondences(table[:, :d], table[:, d : 2 * d], *table[:, 2 * d :].T)
+
+
+def _write_misses(misses: LandmarkMisses, path: Path) -> None:
+    fixed, moving = misses.fixed, misses.moving
+    assert fixed.scores is not None
+    assert moving.scores is not None
+    numbers = np.column_stack([misses.distance, fixed.positions, fixed.scores, moving.positions, moving.scores])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_MISSES_HEADER)
+        rows = zip(fixed.names, numbers, strict=True)
+        writer.writerows([name, region_of(name), *(f"{value:.4f}" for value in row)] for name, row in rows)
+
+
+def _read_misses(path: Path) -> LandmarkMisses:
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+        names = tuple(row[0] for row in rows)
+        numbers = np.array([row[2:] for row in rows], dtype=np.float64).reshape(-1, len(_MISSES_HEADER) - 2)
+        fixed, moving = (Points(part[:, :3], names, part[:, 3]) for part in (numbers[:, 1:5], numbers[:, 5:]))
+        return LandmarkMisses(fixed, moving, numbers[:, 0])

@@ -85,7 +85,7 @@ def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -
         lines, reasons = expected, doubts
     else:
         lines = reasons = ("the error was neither measured nor could it be estimated",)
-    reasons = tuple(dict.fromkeys((*reasons, *result.flags)))
+    reasons = tuple(dict.fromkeys((*reasons, *_missed(result), *result.flags)))
     return Verdict("check" if reasons else "good", "; ".join(lines), reasons)
 
 
@@ -123,6 +123,12 @@ def _expected(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[str, .
     if (~shown).mean() > _MIN_UNSURE_SHARE:
         lines.append(f"not in the moving image: {_regions(points[body], ~shown).removeprefix('at ')}")
     return tuple(map(_spaced, lines)), tuple(map(_spaced, reasons))
+
+
+def _missed(result: RegistrationResult) -> tuple[str, ...]:
+    """Return the regions whose named landmarks are missed by much."""
+    misses = result.landmark_misses
+    return () if misses is None else tuple(str(region) for region in misses.by_region() if region.is_doubtful)
 
 
 def _spaced(text: str) -> str:

@@ -19,6 +19,7 @@ from samreg.report.viewer import viewer_data
 
 if TYPE_CHECKING:
     from samreg.quality import LandmarkErrors
+    from samreg.registration.misses import LandmarkMisses
     from samreg.registration.result import RegistrationResult
     from samreg.spatial.image import Image
 
@@ -106,6 +107,7 @@ def write_report(
         viewer={"data": data, "modes": modes},
         quality=_quality_table(result.quality) if result else None,
         landmarks=_landmarks(result, landmarks) if result and landmarks is not None else None,
+        misses=_misses(result.landmark_misses) if result.landmark_misses else None,
         matches=_matches(result),
         images=_images_table(result),
         timings=_timings_table(result.timings),
@@ -148,6 +150,14 @@ def _landmarks(result: RegistrationResult, errors: LandmarkErrors) -> dict[str, 
         ),
         "single": Table(single, columns, numeric, marked=range(doubtful)) if many else None,
     }
+
+
+def _misses(misses: LandmarkMisses) -> Table:
+    regions = misses.by_region()
+    rows = [(r.region, str(r.count), f"{r.median:.1f}", f"{r.largest:.1f} ({r.worst})") for r in regions]
+    columns = ("region", "landmarks", "median, mm", "largest, mm")
+    marked = [i for i, region in enumerate(regions) if region.is_doubtful]
+    return Table(rows, columns, numeric=(1, 2, 3), marked=marked)
 
 
 def _matches(result: RegistrationResult) -> list[Picture]:

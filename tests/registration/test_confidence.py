@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from typer.testing import CliRunner
 import samreg
 from samreg.cli import app
 from samreg.errors import InputError, SamregError
+from samreg.landmarks.atlas import shipped_atlas
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
-from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, error_map
-from samreg.spatial import AffineTransform, compose
+from samreg.quality.regions import region_of
+from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, assess
+from samreg.registration.misses import LandmarkMisses
+from samreg.spatial import AffineTransform, Points, compose
 from samreg.training.expected_error import Case, fit, left_out
 
 
@@ -49,6 +54,16 @@ def test_four_of_five_errors_of_people_left_out_stay_below_what_is_told() -> Non
     assert np.mean(errors[told <= 10] <= 10) > 0.8
 
 
+def test_people_unseen_by_the_model_set_the_level() -> None:
+    known = cases()
+    worse = [dataclasses.replace(case, errors=2 * case.errors + 1) for case in known[:3]]
+    model = fit([*worse, *known[3:]], worse)
+    told = np.concatenate([model(case.evidence) for case in worse])
+    assert np.mean(np.concatenate([case.errors for case in worse]) <= told) == pytest.approx(0.82, abs=0.01)
+    told = np.concatenate(left_out([*worse, *known[3:]], worse))
+    assert len(told) == 600
+
+
 def test_evidence_that_tells_nothing_weighs_nothing_and_places_differ() -> None:
     model = fit(cases())
     assert model.places["scapula"] > model.places["carina"] + 0.5
@@ -62,7 +77,7 @@ def test_a_registration_that_is_moved_off_is_expected_to_be_off(result, pair) ->
     images = pair.fixed.image, pair.moving.image
     points = pair.fixed_landmarks.positions
     right, off = (
-        error_map(images[0], transform, embeddings)
+        assess(images[0], transform, embeddings).error_map
         for transform in (
             pair.transform,
             compose(pair.transform, AffineTransform(np.eye(3), [0.0, 30.0, 0.0])),
@@ -119,3 +134,44 @@ def test_without_a_calibrated_model_nothing_is_told(pair) -> None:
     with pytest.raises(SamregError, match="not known"):
         plain.expected_error([plain.fixed.grid.center])
     assert plain.verdict.status == "check"
+
+
+def test_a_region_whose_named_landmarks_are_missed_is_named(result, pair) -> None:
+    names = ("left_rib5_lateral", "left_rib8_lateral", "left_rib12_tip", "vertebra_T7", "vertebra_T8")
+    points = Points(np.tile(result.fixed.grid.center, (5, 1)), names, np.full(5, 0.9))
+    misses = LandmarkMisses(points, points, np.array([20.0, 31.0, 40.0, 50.0, 60.0]))
+    judged = dataclasses.replace(result, landmark_misses=misses).verdict
+    assert "left ribs: 3 landmarks found in both images are missed by 31 mm (median)" in judged.reasons
+    assert not any("spine" in reason for reason in judged.reasons)  # two landmarks are too few
+    assert judged.status == "check"
+
+
+def test_named_landmarks_come_back_from_the_folder_and_stand_on_the_page(result, pair, tmp_path) -> None:
+    assert result.landmark_misses is not None
+    moved = result.transform_points(result.landmark_misses.fixed.positions, to="moving")
+    missed = np.linalg.norm(moved - result.landmark_misses.moving.positions, axis=1)
+    np.testing.assert_allclose(result.landmark_misses.distance, missed, atol=1e-6)
+    names = ("left_rib5_lateral", "vertebra_T7")
+    points = Points(np.tile(result.fixed.grid.center, (2, 1)), names, np.array([0.9, 0.6]))
+    known = dataclasses.replace(result, landmark_misses=LandmarkMisses(points, points, np.array([3.0, 4.0])))
+    folder = known.save(tmp_path / "out")
+    again = samreg.RegistrationResult.load(folder, fixed=pair.fixed.image, moving=pair.moving.image)
+    assert again.landmark_misses is not None
+    assert again.landmark_misses.fixed.names == names
+    np.testing.assert_allclose(again.landmark_misses.moving.positions, points.positions, atol=1e-3)
+    np.testing.assert_allclose(again.landmark_misses.distance, [3.0, 4.0])
+    told = json.loads((folder / "result.json").read_text())["named_landmarks"]
+    assert [region["region"] for region in told] == ["cervical and thoracic spine", "left ribs"]
+    page = known.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Named landmarks found in both images" in page
+    assert "left ribs" in page
+
+
+def test_every_landmark_of_the_shipped_atlas_belongs_to_a_region() -> None:
+    atlas = shipped_atlas(samreg.load_model("ct-small").identity)
+    assert atlas is not None
+    regions = {name: region_of(name) for name in atlas.names}
+    assert [name for name, region in regions.items() if region == "elsewhere"] == []
+    assert regions["right_first_rib_anterior_end"] == "right ribs"
+    assert regions["left_clavicle_lateral_end"] == "left shoulder"
+    assert regions["left_renal_vein_crossing"] == "upper abdomen"
