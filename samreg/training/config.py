@@ -36,8 +36,11 @@ class TrainingConfig:
         Folder for checkpoints and logs.
     steps
         Length of the run; the learning rate falls to 2 % of its peak over it.
+    optimizer
+        "adamw", or "muon" for the convolutions between the first layers and the heads (``samreg.training.optimizer``).
     learning_rate, weight_decay, warmup, ema
-        AdamW with linear warm-up over ``warmup`` steps and cosine decay to 2 %; decay of the averaged weights.
+        Of the optimizer, with linear warm-up over ``warmup`` steps and cosine decay to 2 %; decay of the averaged
+        weights.
     temperature_local, temperature_global
         Of the InfoNCE loss of each part.
     points, candidates
@@ -89,6 +92,7 @@ class TrainingConfig:
     spacing: float = 2.0
     image_spacing: float | None = None
     steps: int = 2000
+    optimizer: str = "adamw"
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warmup: int = 50
@@ -128,6 +132,7 @@ class TrainingConfig:
         from samreg.training.modality import MODALITIES
 
         require_choice("modality", self.modality, MODALITIES)
+        require_choice("optimizer", self.optimizer, ("adamw", "muon"))
         for name, value in (("network ndim", self.ndim), ("patch", len(self.patch)), ("size", len(self.views.size))):
             if value != self.kind.preprocessing.ndim:
                 raise InputError(f"{name} is {value}D, {self.modality} is {self.kind.preprocessing.ndim}D")

@@ -27,6 +27,7 @@ from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, Volume, load_volumes
+from samreg.training.optimizer import Optimizers, optimizers_for
 from samreg.training.prepared import file_digest, is_prepared
 from samreg.training.step import TrainingStep, draw_sample
 
@@ -87,8 +88,8 @@ def train(config: TrainingConfig) -> Path:
             network.load_state_dict(load_checkpoint(config.initial).network.state_dict())
     network = on_device(network, device, config.ndim).train()
     average = AveragedModel(network, avg_fn=_moving_average(config.ema)).requires_grad_(False)
-    optimizer = _optimizer(network, config)
-    step = _resume(output / "last.pt", network, average, optimizer, device, config)
+    optimizers = optimizers_for(network, config)
+    step = _resume(output / "last.pt", network, average, optimizers, device, config)
     if rank == 0:
         _cut_log(output / "log.csv", step)
 
@@ -102,15 +103,13 @@ def train(config: TrainingConfig) -> Path:
             generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * world + rank)
             kind = int(torch.multinomial(torch.tensor([share for _, share in pools]), 1, generator=generator))
             sample = draw_sample(pools[kind][0], config, generator)
-            rate = learning_rate(step, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             results = module(sample)
-            optimizer.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
             results["loss"].backward()
             length = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            rate = learning_rate(step, config)
             if torch.isfinite(length):
-                optimizer.step()
+                optimizers.step(rate)
                 skipped = 0
             elif (skipped := skipped + 1) > _MOST_SKIPPED:
                 raise InputError(f"step {step}: the gradients are not finite any more; lower learning_rate")
@@ -123,7 +122,7 @@ def train(config: TrainingConfig) -> Path:
                 learning_rate=rate, pairs=kind, seconds=time.perf_counter() - began,
             )  # fmt: skip
             if rank == 0 and (step % config.save_every == 0 or step == config.steps):
-                _save(output, step, network, average, optimizer, config)
+                _save(output, step, network, average, optimizers, config)
                 told = step, config.steps, float(results["loss"].detach()), time.perf_counter() - began
                 logger.info("step %d of %d: loss %.3f, %.2f s a step", *told)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
@@ -194,14 +193,6 @@ def _some(pairs: list[Pair]) -> list[Pair]:
     return pairs[:: -(-len(pairs) // _MOST_RESHAPED) or 1]
 
 
-def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW without decay on biases and norms."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """Exponential moving average that forgets the first, untrained weights faster."""
 
@@ -217,7 +208,7 @@ def _network(average: AveragedModel) -> CompactNetwork:
 
 
 def _save(
-    output: Path, step: int, network: nn.Module, average: AveragedModel, optimizer: Any, config: TrainingConfig
+    output: Path, step: int, network: nn.Module, average: AveragedModel, optimizers: Optimizers, config: TrainingConfig
 ) -> None:
     # last.pt comes last: a run that it says is finished has its weights
     export(_network(average), output / "weights.safetensors", name=output.name, config=config)
@@ -226,7 +217,7 @@ def _save(
         "settings": _settings(config),
         "network": network.state_dict(),
         "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": optimizers.state_dict(),
     }
     with atomic_path(output / "last.pt") as temporary:
         torch.save(state, temporary)
@@ -263,7 +254,7 @@ def _resume(
     path: Path,
     network: nn.Module,
     average: nn.Module,
-    optimizer: Any,
+    optimizers: Optimizers,
     device: torch.device,
     config: TrainingConfig,
 ) -> int:
@@ -279,7 +270,8 @@ def _resume(
             raise InputError(f"{path}: an earlier run had other settings ({told}); {remedy}")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        # earlier versions had one
+        optimizers.load_state_dict(state["optimizers"] if "optimizers" in state else [state["optimizer"]])
     logger.info("resuming from step %d of %s", state["step"], path)
     return int(state["step"])
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from samreg.embedding.compact import CompactNetwork, _blocks
-from samreg.embedding.inference import embed_volume
+from samreg.embedding.inference import embed_volume, on_device
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.matching import Calibration
@@ -24,6 +24,7 @@ from samreg.training.cross_subject import build_maps, fit_map, load_pairs, resha
 from samreg.training.data import Map, Pair, Volume, load_volumes, sample
 from samreg.training.loop import _place, learning_rate, train
 from samreg.training.losses import info_nce, sample_embedding
+from samreg.training.optimizer import optimizers_for
 from samreg.training.step import TrainingStep, draw_sample
 from samreg.training.validate import organ_cycle, synthetic_errors
 from samreg.training.views import ViewConfig
@@ -99,7 +100,9 @@ def test_training_lowers_loss_and_matching_error(config, volumes, tmp_path):
     assert after.mean() < 0.8 * before.mean()
 
 
-def test_a_stopped_run_goes_on_with_the_same_losses(config, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_run_goes_on_with_the_same_losses(config, tmp_path, optimizer):
+    config = replace(config, optimizer=optimizer)
     whole, again = (replace(config, steps=5, save_every=2, output=str(tmp_path / name)) for name in ("whole", "again"))
     train(whole)
     with pytest.MonkeyPatch.context() as patch:
@@ -145,6 +148,24 @@ def test_a_run_goes_on_only_with_its_own_settings(config, tmp_path, monkeypatch)
     initial = str(tmp_path / "tiny" / "weights.safetensors")
     with pytest.raises(InputError, match=r"weights\.safetensors.*fine_stem.*same settings"):
         train(replace(config, network=other, initial=initial, output=str(tmp_path / "other")))
+
+
+def test_muon_makes_the_updates_of_inner_convolutions_orthogonal(config, monkeypatch):
+    torch.manual_seed(0)
+    network = on_device(CompactNetwork(**NETWORK), CPU, 3)
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    optimizers = optimizers_for(network, replace(config, optimizer="muon", weight_decay=0.0))
+    for weight in network.parameters():  # some channels' gradients are a hundred times as large as others'
+        weight.grad = torch.randn_like(weight) * torch.logspace(0, 2, len(weight)).view(-1, *(1,) * (weight.ndim - 1))
+    optimizers.step(0.01)
+    changes = {name: (weight.detach() - before[name]) for name, weight in network.named_parameters()}
+    assert all(change.abs().max() > 0 for change in changes.values())
+    singular = torch.linalg.svdvals(changes["stages.0.0.body.1.weight"].flatten(1))
+    assert singular.max() < 3 * singular.min()
+    np.testing.assert_allclose(changes["global_head.1.weight"].abs(), 0.01, rtol=1e-3)  # AdamW's first step
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(InputError, match=r"needs torch 2\.9"):
+        optimizers_for(network, replace(config, optimizer="muon"))
 
 
 def test_diverged_training_ends_with_a_remedy(config, monkeypatch):
