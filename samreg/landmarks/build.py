@@ -16,7 +16,7 @@ from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.landmarks.locate import Located, locate
 from samreg.landmarks.templates import Template, read_templates
-from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration, fit_calibration
+from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration, fit_calibration, with_mean
 from samreg.matching.votes import Neighbourhoods, neighbourhoods
 from samreg.spatial.grid import FloatArray, Grid
 
@@ -154,8 +154,6 @@ def _fitted(others: FloatArray, tests: FloatArray, scale: float) -> Calibration:
 
     How much each kind of evidence says is learnt from all people, how sure to be on the whole from those tested on.
     """
-    from scipy.optimize import brentq
-
     tolerance = _RIGHT_MM * scale
     evidence = np.concatenate([others, tests])
     right = evidence[:, 4] <= tolerance
@@ -166,10 +164,5 @@ def _fitted(others: FloatArray, tests: FloatArray, scale: float) -> Calibration:
     if not len(others):
         return calibration
     similarity, misfit, spread, depth, error = tests.T
-    share = np.clip(np.mean(error <= tolerance), 0.01, 0.99)
-
-    def surplus(shift: float) -> float:
-        shifted = replace(calibration, bias=calibration.bias + shift)
-        return float(shifted(similarity, misfit, spread=spread, depth=depth).mean() - share)
-
-    return replace(calibration, bias=calibration.bias + float(brentq(surplus, -20.0, 20.0)))
+    share = float(np.mean(error <= tolerance))
+    return with_mean(calibration, share, similarity, misfit, spread=spread, depth=depth)

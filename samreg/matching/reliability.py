@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -139,6 +139,43 @@ def fit_calibration(
     slope = beta[1:] / scale
     values = dict(zip(("similarity", "cycle", "spread", "depth"), map(float, slope), strict=True))
     return Calibration(bias=float(beta[0] - slope @ center), **values, tolerance=tolerance)
+
+
+def with_mean(
+    calibration: Calibration,
+    mean: float,
+    similarity: ArrayLike,
+    cycle_error: ArrayLike,
+    *,
+    spread: ArrayLike = 0.0,
+    depth: ArrayLike = _MAX_DEPTH_MM,
+) -> Calibration:
+    """Return a calibration that weighs the evidence alike and is as sure on the whole as some matches are right.
+
+    Parameters
+    ----------
+    calibration
+        Fitted to other matches.
+    mean
+        Of the probabilities that it shall give these matches, within 0.01 to 0.99.
+    similarity, cycle_error, spread, depth
+        (N,) of these matches, as for :class:`Calibration`.
+
+    Examples
+    --------
+    >>> told = with_mean(DEFAULT_CALIBRATION, 0.5, [0.9, 0.9], [2.0, 10.0])
+    >>> round(float(told([0.9, 0.9], [2.0, 10.0]).mean()), 6)
+    0.5
+    """
+    from scipy.optimize import brentq
+
+    wanted = float(np.clip(mean, 0.01, 0.99))
+
+    def surplus(shift: float) -> float:
+        shifted = replace(calibration, bias=calibration.bias + shift)
+        return float(shifted(similarity, cycle_error, spread=spread, depth=depth).mean()) - wanted
+
+    return replace(calibration, bias=calibration.bias + float(brentq(surplus, -20.0, 20.0)))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """register(): two scans in, a transform, its quality and a folder of results out; register_many(): many of them."""
 
 from samreg.registration.batch import PairOutcome, register_many
+from samreg.registration.misses import LandmarkMisses, RegionMisses
 from samreg.registration.pairs import RegistrationPair, pairs_in_folder, read_registration_pairs
 from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
 from samreg.registration.register import register
@@ -8,7 +9,9 @@ from samreg.registration.result import RegistrationResult
 from samreg.registration.verdict import Verdict
 
 __all__ = [
+    "LandmarkMisses",
     "PairOutcome",
+    "RegionMisses",
     "RegistrationPair",
     "RegistrationResult",
     "Verdict",

@@ -4,8 +4,9 @@ r"""Calibrating the reliability and expected error of ``samreg.match`` between p
         --unseen AMOS-0336 NSCLCRG-R01-001 CPTAC-C3N-00249
 
 Landmarks of one person are searched in another, and the probability that a match lies within 10 mm of the truth is
-fitted to what it shows; so is the error that four of five matches stay below. Both are written to
-``samreg/landmarks/match_reliability.json``. Printed are, on pairs neither of whose people they were fitted to, the
+fitted to what it shows; so is the error that four of five matches stay below. What the evidence says is learnt from all
+pairs; how good matches are on the whole, from those with a person whom the model's training left out. Both are written
+to ``samreg/landmarks/match_reliability.json``. Printed are, on the latter, fitted to neither of their people, the
 expected calibration error (Naeini et al., AAAI 2015, ten bins of equal size), how often the error is within what is
 told, and how the told and the true errors rank (Spearman).
 """
@@ -16,7 +17,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 import samreg
 from samreg.landmarks.match import EXPECTED_ERROR, MATCH_RELIABILITY, guided_matches
 from samreg.matching import features
-from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error
+from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error, with_mean
 from samreg.spatial.grid import FloatArray
 from samreg.training.landmark_pairs import read_landmarks
 
@@ -40,34 +41,46 @@ Fit = TypeVar("Fit", Calibration, ExpectedError)
 Pair = tuple[set[str], FloatArray]
 
 
-def fit(pairs: Sequence[Pair]) -> Calibration:
-    """Fit the probability to the matches of pairs."""
+def fit(pairs: Sequence[Pair], unseen: Sequence[Pair] = ()) -> Calibration:
+    """Fit the probability to the matches of pairs; how high it is on the whole, to those of pairs unseen, if any."""
     similarity, cycle, spread, error = np.concatenate([values for _, values in pairs]).T
-    return fit_calibration(similarity, cycle, error, spread=spread, tolerance=_TOLERANCE_MM)
+    calibration = fit_calibration(similarity, cycle, error, spread=spread, tolerance=_TOLERANCE_MM)
+    if not unseen:
+        return calibration
+    similarity, cycle, spread, error = np.concatenate([values for _, values in unseen]).T
+    return with_mean(calibration, float(np.mean(error <= _TOLERANCE_MM)), similarity, cycle, spread=spread)
 
 
-def fit_error(pairs: Sequence[Pair]) -> ExpectedError:
-    """Fit the expected error to the matches of pairs; their similarity tells it nothing that the rest does not."""
+def fit_error(pairs: Sequence[Pair], unseen: Sequence[Pair] = ()) -> ExpectedError:
+    """Fit the expected error, as :func:`fit`; the similarity tells it nothing that the rest does not."""
     _, cycle, spread, error = np.concatenate([values for _, values in pairs]).T
-    return fit_expected_error(cycle, spread, error, quantile=_QUANTILE)
+    expected = fit_expected_error(cycle, spread, error, quantile=_QUANTILE)
+    if not unseen:
+        return expected
+    _, cycle, spread, error = np.concatenate([values for _, values in unseen]).T
+    excess = np.log1p(error) - np.log1p(expected(cycle, spread))
+    return replace(expected, bias=expected.bias + float(np.quantile(excess, _QUANTILE)))
 
 
-def left_out(pairs: Sequence[Pair]) -> FloatArray:
-    """Return the probabilities of all matches by fits to the pairs that share no person with theirs."""
+def left_out(pairs: Sequence[Pair], unseen: Sequence[Pair] = ()) -> FloatArray:
+    """Return the probabilities of the matches of pairs, or those unseen, by fits that share no person with theirs."""
     return np.concatenate(
-        [told(values[:, 0], values[:, 1], spread=values[:, 2]) for told, values in _others(pairs, fit)]
+        [told(values[:, 0], values[:, 1], spread=values[:, 2]) for told, values in _others(pairs, unseen, fit)]
     )
 
 
-def errors_left_out(pairs: Sequence[Pair]) -> list[FloatArray]:
-    """Return the expected errors of each pair's matches by fits to the pairs that share no person with it, mm."""
-    return [told(values[:, 1], values[:, 2]) for told, values in _others(pairs, fit_error)]
+def errors_left_out(pairs: Sequence[Pair], unseen: Sequence[Pair] = ()) -> list[FloatArray]:
+    """Return the expected errors of each pair's matches, mm, as :func:`left_out`."""
+    return [told(values[:, 1], values[:, 2]) for told, values in _others(pairs, unseen, fit_error)]
 
 
-def _others(pairs: Sequence[Pair], fitted: Callable[[Sequence[Pair]], Fit]) -> Iterator[tuple[Fit, FloatArray]]:
-    """Yield for each pair a fit to the others that share no person with it, and its values."""
-    for people, values in pairs:
-        yield fitted([pair for pair in pairs if not pair[0] & people]), values
+def _others(
+    pairs: Sequence[Pair], unseen: Sequence[Pair], fitted: Callable[[Sequence[Pair], Sequence[Pair]], Fit]
+) -> Iterator[tuple[Fit, FloatArray]]:
+    """Yield for each pair, or each unseen, a fit to the others that share no person with it, and its values."""
+    for people, values in unseen or pairs:
+        others = ([pair for pair in some if not pair[0] & people] for some in (pairs, unseen))
+        yield fitted(*others), values
 
 
 def calibration_error(told: FloatArray, right: NDArray[np.bool_]) -> float:
@@ -95,21 +108,23 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("landmarks", type=Path)
     parser.add_argument("--model", default="ct-small")
-    parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument(
-        "--unseen", nargs="*", default=[], help="people the model's training left out: only their pairs"
-    )
+    parser.add_argument("--pairs", type=int, default=100, help="of all people, and as many with an unseen one")
+    parser.add_argument("--unseen", nargs="*", default=[], help="people the model's training left out")
     parser.add_argument("--out", type=Path, default=MATCH_RELIABILITY)
     arguments = parser.parse_args()
     model = samreg.load_model(arguments.model)
     landmarks = read_landmarks(arguments.landmarks)
     embeddings = {name: model.embed(samreg.read_image(next(arguments.images.glob(f"{name}.*")))) for name in landmarks}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
-    unseen = set(arguments.unseen or landmarks)
-    ordered = [pair for pair in itertools.permutations(landmarks, 2) if unseen & set(pair)]
+    everyone = list(itertools.permutations(landmarks, 2))
+    with_unseen = [pair for pair in everyone if set(arguments.unseen) & set(pair)]
+    chosen = {
+        ordered[i]: None
+        for ordered in (everyone, with_unseen)
+        for i in np.random.default_rng(0).permutation(len(ordered))[: arguments.pairs]
+    }
     pairs: list[Pair] = []
-    for i in np.random.default_rng(0).permutation(len(ordered))[: arguments.pairs]:
-        a, b = ordered[i]
+    for a, b in chosen:
         names = [name for name in landmarks[a].names if name in set(landmarks[b].names)]
         if len(names) < _MIN_LANDMARKS:
             continue
@@ -121,12 +136,14 @@ def main() -> None:
             found = guided.matches
             error = np.linalg.norm(found.moving - second, axis=1)
             pairs.append(({a, b}, np.column_stack([found.similarity, found.cycle_error, guided.spread, error])))
-    told, right = left_out(pairs), np.concatenate([values[:, 3] for _, values in pairs]) <= _TOLERANCE_MM
+    unseen = [pair for pair in pairs if pair[0] & set(arguments.unseen)]
+    tested = unseen or pairs
+    told, right = left_out(pairs, unseen), np.concatenate([values[:, 3] for _, values in tested]) <= _TOLERANCE_MM
     print(
-        f"{len(right)} matches of {len(pairs)} pairs, {right.mean():.0%} within {_TOLERANCE_MM:g} mm, told "
+        f"{len(right)} matches of {len(tested)} pairs, {right.mean():.0%} within {_TOLERANCE_MM:g} mm, told "
         f"{told.mean():.0%}; expected calibration error {calibration_error(told, right):.3f}"
     )
-    expected, errors = errors_left_out(pairs), [values[:, 3] for _, values in pairs]
+    expected, errors = errors_left_out(pairs, unseen), [values[:, 3] for _, values in tested]
     within = np.mean(np.concatenate(errors) <= np.concatenate(expected))
     overall = spearmanr(np.concatenate(expected), np.concatenate(errors)).statistic
     ranked = [spearmanr(*both).statistic for both in zip(expected, errors, strict=True) if len(both[0]) >= _BINS]
@@ -135,8 +152,8 @@ def main() -> None:
         f"{np.mean(ranked):.2f} in a pair"
     )
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
-    known[model.identity] = _rounded(fit(pairs))
-    known.setdefault(EXPECTED_ERROR, {})[model.identity] = _rounded(fit_error(pairs))
+    known[model.identity] = _rounded(fit(pairs, unseen))
+    known.setdefault(EXPECTED_ERROR, {})[model.identity] = _rounded(fit_error(pairs, unseen))
     arguments.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 

@@ -36,6 +36,21 @@ def test_what_is_told_of_people_left_out_is_how_often_it_is_right() -> None:
     assert calibration_error(np.full(len(right), 0.9), right) == pytest.approx(0.9 - right.mean(), abs=0.01)
 
 
+def test_people_unseen_by_the_model_set_the_level() -> None:
+    pairs = made_up_pairs(8)
+    larger = np.random.default_rng(1).uniform(3.0, 6.0, 300)
+    worse = [(people, np.column_stack([values[:, :3], values[:, 3] * larger])) for people, values in pairs[::2]]
+    everyone = [*worse, *pairs[1::2]]
+    right = np.concatenate([values[:, 3] for _, values in worse]) <= 10
+    assert not right.any()
+    assert left_out(everyone, worse).mean() == pytest.approx(0.01, abs=0.005)
+    assert left_out(everyone).mean() > 0.2
+    within = [
+        values[:, 3] <= errors for (_, values), errors in zip(worse, errors_left_out(everyone, worse), strict=True)
+    ]
+    assert 0.75 < np.mean(within) < 0.9
+
+
 def test_the_default_model_is_calibrated_on_landmarks_and_others_as_they_say() -> None:
     """Reliability was 0.91 on average where 64 % of the matches were within 10 mm."""
     calibration = _between_people(samreg.load_model("ct-small").identity)
