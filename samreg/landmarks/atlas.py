@@ -176,14 +176,20 @@ def shipped_atlas(model: str) -> LandmarkAtlas | None:
     return atlas if atlas.model == model else None
 
 
-def atlas_for(model: str) -> LandmarkAtlas:
-    """Return the atlas shipped for a model, ``name@fingerprint``, by its name."""
+def atlas_for(model: str, image: str) -> LandmarkAtlas:
+    """Return the atlas shipped for a model, ``name@fingerprint``, by its name.
+
+    Raises
+    ------
+    InputError
+        Where there is none; it names the image.
+    """
     name = model.split("@")[0]
     path = ATLASES / f"{name}.h5"
     if not path.is_file():
         shipped = sorted(file.stem for file in ATLASES.glob("*.h5"))
         raise InputError(
-            f"samreg has no landmark atlas for the model {name}, but for {', '.join(shipped) or 'none'}; give atlas=, "
-            "built by `samreg landmarks build`"
+            f"{image} was embedded by {name}, for which samreg has no landmark atlas, but for "
+            f"{', '.join(shipped) or 'none'}; give atlas=, built by `samreg landmarks build`"
         )
     return _read(path)

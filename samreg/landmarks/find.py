@@ -136,7 +136,8 @@ def find_landmarks(
     report = progress or log.info
     image = read(image, "image")
     embedding = embedded(image, model, device, "image", report)
-    known = atlas_for(embedding.model) if atlas is None else atlas
+    label = image.label if isinstance(image, Image) else "the image"
+    known = atlas_for(embedding.model, label) if atlas is None else atlas
     if not isinstance(known, LandmarkAtlas):
         known = LandmarkAtlas.load(known)
     if known.model != embedding.model:

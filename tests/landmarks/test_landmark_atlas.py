@@ -210,8 +210,15 @@ def test_an_atlas_of_another_model_is_refused(atlas, templates) -> None:
     other = samreg.embed(make_phantom(0, spacing=8.0).image, model="mind")
     with pytest.raises(InputError, match="landmark atlas is of the model ct-small"):
         find_landmarks(other, atlas=atlas)
-    with pytest.raises(InputError, match="no landmark atlas for the model mind"):
+    with pytest.raises(InputError, match=r"embedded by mind, for which samreg has no landmark atlas"):
         find_landmarks(other)
+
+
+def test_an_image_of_another_contrast_is_named_when_there_is_no_atlas_for_its_model() -> None:
+    ct = make_phantom(3, spacing=8.0).image
+    image = samreg.Image(ct.array + 1100, ct.grid, "patient/mr.nii.gz")
+    with pytest.raises(InputError, match=r"mr\.nii\.gz was embedded by any-small.*samreg landmarks build"):
+        find_landmarks(image)
 
 
 def test_one_person_or_two_of_one_name_are_no_atlas(templates) -> None:
