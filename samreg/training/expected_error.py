@@ -5,9 +5,11 @@ r"""Fitting the expected error of registrations to landmarks of training people.
 
 Pairs of people are registered by the default method, preset "fast", and by their embeddings alone; evidence is gathered
 at the landmarks (:mod:`samreg.registration.confidence`) and the fit written to ``expected_error.json`` beside that
-module. What each kind of evidence says is learnt from all pairs; how large the errors are on the whole, from those with
-a person whom the model's training left out, as it errs less in the others. Printed is how well the fit does on the
-latter, neither of their people having been fitted to.
+module. So is every person with a simulated second visit, whose true transform is known, at points drawn from the body:
+they show what small errors look like, such as two scans of one person have. What each kind of evidence says is learnt
+from all of these; how large the errors are between people, from the pairs with one whom the model's training left out,
+as it errs less in the others. Printed is how well the fit does on those, and on the second visits, by fits to other
+people.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,16 +28,20 @@ import samreg
 from samreg.embedding.kept import KeepingModel
 from samreg.errors import InputError
 from samreg.landmarks.atlas import shipped_atlas
+from samreg.phantoms import simulate_followup
 from samreg.registration.confidence import COEFFICIENTS, EVIDENCE, MEASURED, METHODS, ErrorModel, Evidence, gather
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.points import Points
+from samreg.training.data import named_images
 from samreg.training.landmark_pairs import read_landmarks
 
 _MIN_LANDMARKS = 15  # that both people of a pair have
 _QUANTILE = 0.82  # so that it is 0.8 for people left out
 _RIDGE = 3.0  # in the number of landmarks
 _PRIOR_COUNT = 5.0  # errors of the mean, beside those seen at a landmark
+_FOLLOWUP_STRENGTHS = (0.5, 1.0, 2.0)  # of the second visits, in turns
+_FOLLOWUP_POINTS = 40
 _SAID_MM, _GROSS_MM = 10.0, 30.0  # of the measures that are printed
 
 
@@ -50,7 +56,7 @@ class Case:
     method
         By what it was made, of ``samreg.registration.confidence.METHODS``.
     names
-        Of the N landmarks.
+        Of the N landmarks; empty for the points of a simulated second visit.
     evidence
         At the landmarks.
     errors
@@ -62,6 +68,11 @@ class Case:
     names: tuple[str, ...]
     evidence: Evidence
     errors: FloatArray
+
+    @property
+    def is_of_one_person(self) -> bool:
+        """Whether the moving image is a simulated second visit of the fixed."""
+        return self.people[0] == self.people[1]
 
 
 def fit(cases: Sequence[Case], unseen: Sequence[Case] = ()) -> ErrorModel:
@@ -102,7 +113,7 @@ def fit(cases: Sequence[Case], unseen: Sequence[Case] = ()) -> ErrorModel:
 def places_of(cases: Sequence[Case]) -> dict[str, float]:
     """Return the mean ln(mm + 1) at each landmark, drawn towards that of all where it was seen seldom."""
     seen: dict[str, list[float]] = {}
-    for case in cases:
+    for case in between_people(cases):
         for name, error in zip(case.names, case.errors, strict=True):
             seen.setdefault(name, []).append(float(np.log1p(error)))
     middle = float(np.mean([value for values in seen.values() for value in values])) if seen else 0.0
@@ -117,9 +128,25 @@ def others_than(case: Case, cases: Sequence[Case]) -> list[Case]:
     return [other for other in cases if not set(other.people) & set(case.people)]
 
 
-def left_out(cases: Sequence[Case], unseen: Sequence[Case] = ()) -> list[FloatArray]:
-    """Return the expected errors (N,) of each case, or each unseen, by a fit to pairs that share no person with it."""
-    return [fit(others_than(case, cases), others_than(case, unseen))(case.evidence) for case in unseen or cases]
+def between_people(cases: Iterable[Case]) -> list[Case]:
+    """Return the cases of two people."""
+    return [case for case in cases if not case.is_of_one_person]
+
+
+def left_out(
+    cases: Sequence[Case], unseen: Sequence[Case] = (), *, of: Sequence[Case] | None = None
+) -> list[FloatArray]:
+    """Return the expected errors (N,) of cases by fits to those that share no person with them.
+
+    Parameters
+    ----------
+    cases, unseen
+        What is fitted, as in :func:`fit`.
+    of
+        The cases whose errors are told; those unseen, or all without, unless given.
+    """
+    told = (unseen or cases) if of is None else of
+    return [fit(others_than(case, cases), others_than(case, unseen))(case.evidence) for case in told]
 
 
 def gather_case(
@@ -134,19 +161,54 @@ def gather_case(
     names = [name for name in landmarks[fixed].names if name in set(landmarks[moving].names)]
     first, second = (landmarks[person].named(names).positions for person in (fixed, moving))
     embeddings = model.embed(images[fixed]), model.embed(images[moving])
+    return _cases((fixed, moving), tuple(names), (first, second), embeddings, transforms)
+
+
+def gather_followup(person: str, image: samreg.Image, model: samreg.embedding.EmbeddingModel, seed: int) -> list[Case]:
+    """Return points of a person, registered to a simulated second visit, with their evidence, for each method."""
+    pair = simulate_followup(image, strength=_FOLLOWUP_STRENGTHS[seed % len(_FOLLOWUP_STRENGTHS)], seed=seed)
+    embeddings = model.embed(pair.baseline), model.embed(pair.followup)
+    transforms = _registered(pair.baseline, pair.followup, model)
+    body = embeddings[0].local_grid.world_points()[embeddings[0].body]
+    counterparts = pair.transform.transform_points(body)
+    shown = np.flatnonzero(pair.followup.grid.contains(counterparts))
+    chosen = np.random.default_rng(seed).permutation(shown)[:_FOLLOWUP_POINTS]
+    return _cases((person, person), (), (body[chosen], counterparts[chosen]), embeddings, transforms)
+
+
+def _registered(
+    fixed: samreg.Image, moving: samreg.Image, model: samreg.embedding.EmbeddingModel
+) -> dict[str, samreg.spatial.Transform]:
+    """Return the transforms of both methods; none where the registration failed."""
+    result = samreg.register(fixed, moving, model=model, engine_options={"preset": "fast"}, threads=1)
+    if result.transform is None or result.seed is None or result.seed.transform is None:
+        print(f"{fixed.name} <- {moving.name}: {result.reason}", flush=True)
+        return {}
+    return {"engine": result.transform, "embedding": result.seed.transform}
+
+
+def _cases(
+    people: tuple[str, str],
+    names: tuple[str, ...],
+    points: tuple[FloatArray, FloatArray],
+    embeddings: tuple[samreg.Embedding, samreg.Embedding],
+    transforms: Mapping[str, samreg.spatial.Transform],
+) -> list[Case]:
+    """Return the evidence and errors of transforms at points (N, 3) of the fixed and the moving image, LPS mm."""
     atlas = shipped_atlas(embeddings[0].model)
     if atlas is None:
         raise InputError(f"samreg ships no landmark atlas for {embeddings[0].model}; make it first")
-    for person in {fixed, moving} & set(atlas.people):
+    for person in set(people) & set(atlas.people):
         atlas = atlas.without(atlas.people.index(person))
-    cases = []
-    for method, transform in transforms.items():
-        evidence = gather(first, transform, embeddings, atlas)
-        if evidence is None:
-            continue
-        errors = np.linalg.norm(transform.transform_points(first) - second, axis=1)
-        cases.append(Case((fixed, moving), method, tuple(names), evidence, errors))
-    return cases
+    first, second = points
+    gathered = {method: gather(first, transform, embeddings, atlas) for method, transform in transforms.items()}
+    return [
+        Case(
+            people, method, names, evidence, np.linalg.norm(transforms[method].transform_points(first) - second, axis=1)
+        )
+        for method, evidence in gathered.items()
+        if evidence is not None
+    ]
 
 
 def pairs_of(landmarks: dict[str, Points], count: int, *, unseen: Collection[str] = ()) -> list[tuple[str, str]]:
@@ -165,20 +227,31 @@ def report(cases: Sequence[Case], unseen: Collection[str] = ()) -> None:
 
     for method in METHODS:
         known, some = _by_method(cases, method, unseen)
-        expected = left_out(known, some)
-        some = some or known
-        ranked = [spearmanr(*both)[0] for both in zip(expected, (case.errors for case in some), strict=True)]
-        errors, told = np.concatenate([case.errors for case in some]), np.concatenate(expected)
-        within = told <= _SAID_MM
-        right = np.mean(errors[within] <= _SAID_MM) if within.any() else np.nan
-        gross = np.array([case.errors.max() > _GROSS_MM for case in some])
+        tested = some or between_people(known)
+        expected = left_out(known, some, of=tested)
+        ranked = [spearmanr(*both)[0] for both in zip(expected, (case.errors for case in tested), strict=True)]
+        overall = spearmanr(np.concatenate(expected), np.concatenate([case.errors for case in tested]))[0]
+        gross = np.array([case.errors.max() > _GROSS_MM for case in tested])
         worst = np.array([np.percentile(values, 90) for values in expected])
         print(
-            f"{method}: {len(some)} pairs, {len(errors)} landmarks, mean error {errors.mean():.1f} mm; Spearman "
-            f"{spearmanr(told, errors)[0]:.2f}, within pairs {np.nanmean(ranked):.2f}; {np.mean(errors <= told):.0%} "
-            f"below what is told; {within.mean():.0%} said to be within {_SAID_MM:g} mm, of which {right:.0%} are; AUC "
-            f"for an error above {_GROSS_MM:g} mm in a pair {_auc(worst, gross):.2f} ({gross.sum()} of {len(gross)})"
+            f"{method}, pairs of people: {_told(expected, tested)}; Spearman {overall:.2f}, within pairs "
+            f"{np.nanmean(ranked):.2f}; AUC for an error above {_GROSS_MM:g} mm in a pair {_auc(worst, gross):.2f} "
+            f"({gross.sum()} of {len(gross)})"
         )
+        if visits := [case for case in known if case.is_of_one_person]:
+            print(f"{method}, second visits: {_told(left_out(known, some, of=visits), visits)}")
+
+
+def _told(expected: Sequence[FloatArray], cases: Sequence[Case]) -> str:
+    """Return in words how what is told of cases compares with their errors."""
+    errors, told = np.concatenate([case.errors for case in cases]), np.concatenate(expected)
+    within = told <= _SAID_MM
+    right = np.mean(errors[within] <= _SAID_MM) if within.any() else np.nan
+    return (
+        f"{len(cases)}, {len(errors)} points, mean error {errors.mean():.1f} mm, told {told.mean():.1f} mm; "
+        f"{np.mean(errors <= told):.0%} below what is told; {within.mean():.0%} said to be within {_SAID_MM:g} mm, of "
+        f"which {right:.0%} are"
+    )
 
 
 def _auc(score: FloatArray, positive: np.ndarray) -> float:
@@ -187,9 +260,9 @@ def _auc(score: FloatArray, positive: np.ndarray) -> float:
 
 
 def _by_method(cases: Sequence[Case], method: str, unseen: Collection[str]) -> tuple[list[Case], list[Case]]:
-    """Return the cases of a method, and of these the ones with a person unseen."""
+    """Return the cases of a method, and of these the ones of two people with one unseen."""
     known = [case for case in cases if case.method == method]
-    return known, [case for case in known if set(case.people) & set(unseen)]
+    return known, [case for case in between_people(known) if set(case.people) & set(unseen)]
 
 
 def write(cases: Sequence[Case], path: Path, model: str, unseen: Collection[str] = ()) -> None:
@@ -212,7 +285,8 @@ def main() -> None:
     arguments = parser.parse_args()
     known = read_landmarks(arguments.landmarks)
     landmarks = {name: points for name, points in known.items() if len(points) >= _MIN_LANDMARKS}
-    images = {name: samreg.read_image(next(arguments.images.glob(f"{name}.*"))) for name in landmarks}
+    known_images = named_images(arguments.images, landmarks)
+    images = {name: samreg.read_image(known_images[name]) for name in landmarks}
     gathered: dict[tuple[str, str, str], list[Case]] = {}  # by model and people
     if arguments.keep is not None and arguments.keep.is_file():
         gathered = joblib.load(arguments.keep)
@@ -221,21 +295,22 @@ def main() -> None:
         pairs += pairs_of(landmarks, arguments.pairs, unseen=arguments.unseen)
     folder = tempfile.TemporaryDirectory()
     model = KeepingModel(samreg.load_model(arguments.model), Path(folder.name), [*images.values()])
-    for fixed, moving in dict.fromkeys(pairs):
-        pair = model.identity, fixed, moving
-        if pair in gathered:
-            continue
-        options = {"preset": "fast"}
-        result = samreg.register(images[fixed], images[moving], model=model, engine_options=options, threads=1)
-        if result.transform is None or result.seed is None or result.seed.transform is None:
-            print(f"{fixed} <- {moving}: {result.reason}", flush=True)
-            continue
-        transforms = {"engine": result.transform, "embedding": result.seed.transform}
-        cases = gathered[pair] = gather_case(fixed, moving, images, landmarks, model, transforms)
+
+    def keep(fixed: str, moving: str, cases: list[Case]) -> None:
+        gathered[model.identity, fixed, moving] = cases
         print(f"{fixed} <- {moving}: {', '.join(f'{case.errors.mean():.1f} mm' for case in cases)}", flush=True)
         if arguments.keep is not None:
             with atomic_path(arguments.keep) as temporary:
                 joblib.dump(gathered, temporary)
+
+    for fixed, moving in dict.fromkeys(pairs):
+        if (model.identity, fixed, moving) in gathered:
+            continue
+        if transforms := _registered(images[fixed], images[moving], model):
+            keep(fixed, moving, gather_case(fixed, moving, images, landmarks, model, transforms))
+    for seed, (person, path) in enumerate(sorted(known_images.items())):
+        if (model.identity, person, person) not in gathered:
+            keep(person, person, gather_followup(person, samreg.read_image(path), model, seed))
     cases = [case for (identity, *_), some in gathered.items() if identity == model.identity for case in some]
     report(cases, arguments.unseen)
     write(cases, arguments.out, model.identity, arguments.unseen)

@@ -19,7 +19,7 @@ from samreg.quality.regions import region_of
 from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, assess
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, Points, compose
-from samreg.training.expected_error import Case, fit, left_out
+from samreg.training.expected_error import Case, between_people, fit, gather_followup, left_out
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,30 @@ def test_people_unseen_by_the_model_set_the_level() -> None:
     assert np.mean(np.concatenate([case.errors for case in worse]) <= told) == pytest.approx(0.82, abs=0.01)
     told = np.concatenate(left_out([*worse, *known[3:]], worse))
     assert len(told) == 600
+
+
+def test_second_visits_teach_what_small_errors_look_like_and_nothing_of_places() -> None:
+    known = cases()
+    small = [
+        dataclasses.replace(
+            case, people=(f"P{i}", f"P{i}"), names=(), errors=np.full(200, 0.5),
+            evidence=dataclasses.replace(case.evidence, measured={k: np.full(200, 1.4) for k in MEASURED}),
+        )
+        for i, case in enumerate(known)
+    ]  # fmt: skip
+    assert between_people([*small, *known]) == known
+    assert fit([*known, *small], known).places == fit(known).places
+    told = np.concatenate(left_out([*known, *small], known, of=small))
+    assert np.median(told) < 3.0
+    assert np.median(np.concatenate(left_out(known, known, of=small))) > np.median(told)
+
+
+def test_a_second_visit_is_simulated_registered_and_measured(pair) -> None:
+    engine, embedding = gather_followup("A", pair.fixed.image, samreg.load_model("ct-small"), seed=0)
+    assert (engine.method, embedding.method) == ("engine", "embedding")
+    assert engine.is_of_one_person
+    assert len(engine.errors) == len(engine.evidence.near) == 40
+    assert engine.errors.mean() < embedding.errors.mean() < 8.0  # one voxel
 
 
 def test_evidence_that_tells_nothing_weighs_nothing_and_places_differ() -> None:
