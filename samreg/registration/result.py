@@ -176,7 +176,7 @@ class RegistrationResult:
         """Return how far off the registration is likely to be at points: in four of five such places at most so much.
 
         Estimated from evidence that the engine did not optimise and calibrated on landmarks of chest and abdominal CT
-        of training people; see :mod:`samreg.registration.confidence`.
+        of training people, and on simulated second visits of theirs; see :mod:`samreg.registration.confidence`.
 
         Parameters
         ----------
