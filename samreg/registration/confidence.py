@@ -3,7 +3,8 @@
 At the points of a coarse grid over the fixed image several kinds of evidence are gathered (:data:`EVIDENCE`). A linear
 score of them predicts the logarithm of the error, and a quantile regression of known errors on that score (Koenker and
 Bassett, Econometrica 1978) says below what the error stays in four of five such places. Both were fitted to landmarks
-of training people, and to simulated second visits of theirs, by ``python -m samreg.training.expected_error``, which writes ``expected_error.json``.
+of training people, and to simulated second visits of theirs, by ``python -m samreg.training.expected_error``, which
+writes ``expected_error.json``.
 """
 
 from __future__ import annotations
