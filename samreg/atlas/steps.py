@@ -19,6 +19,7 @@ from samreg.atlas.store import IMAGES, SUBJECT_LABELS, SUBJECT_LANDMARKS, AtlasF
 from samreg.engines.registry import engine_packages
 from samreg.errors import ImagesAtFault
 from samreg.quality import ncc
+from samreg.spatial.compact import sampled_inverse
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import read_image, write_image
@@ -26,7 +27,7 @@ from samreg.spatial.io_points import write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points
 from samreg.spatial.resample import resample
-from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, compose, invert
+from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, compose
 from samreg.steps import Outcome, run_step
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def finish_subject(subjects: Subjects, frame: Frame, iteration: int, name: str) 
     def work(part: Path) -> None:
         image = read_image(image_file)
         transform = compose(*map(read_transform, parts)) if parts else frame.affines[name]
-        inverse = invert(transform)
+        inverse = sampled_inverse(transform, frame.grid, image.grid)
         write_transform(transform, part / "transform.h5")
         write_transform(inverse, part / "inverse.h5")
         warped = resample(image, frame.grid, transform=transform)
@@ -243,7 +244,7 @@ def finish_subject(subjects: Subjects, frame: Frame, iteration: int, name: str) 
             write_image(carried, part / SUBJECT_LABELS)
         if landmarks is not None:
             points = read_landmarks(*landmarks, image.grid, name)
-            carried_points = Points(inverse.transform_points(points.positions), points.names)
+            carried_points = Points(transform.inverse().transform_points(points.positions), points.names)
             write_points(carried_points, part / SUBJECT_LANDMARKS)
 
     template = folder.average(iteration) / "template.nii.gz"

@@ -34,7 +34,7 @@ from samreg.errors import InputError, require_choice, require_progress
 from samreg.quality.landmarks import LandmarkErrors
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
-from samreg.spatial.compact import compact, compact_field, points_within
+from samreg.spatial.compact import compact, compact_field, sampled_inverse
 from samreg.spatial.files import reading, replaced_files, require_not_input, require_writable
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
@@ -77,8 +77,6 @@ _MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
 
 #: On which grids displacement fields are written: as coarse as they allow, or those of the images.
 FIELD_GRIDS = ("compact", "full")
-_INVERSE_ERROR_MM = 0.5  # of the inverse that is written, at most half a voxel of the fixed image,
-_INVERSE_SHARE = 0.95  # in so much of the moving image
 
 #: What transforms can be written as, and the endings of the files; read in this order.
 TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
@@ -427,7 +425,7 @@ def _write_transforms(
         write_transform(stored, folder / f"transform{TRANSFORM_FORMATS[kind]}", grid=grid, moving_grid=moving)
     progress("writing the inverse")
     is_sampled = field_grid == "compact" and {*kinds} & {"h5", "nii"}
-    sampled = _sampled_inverse(result) if is_sampled else result.inverse
+    sampled = sampled_inverse(result.transform, fixed, moving) if is_sampled else result.inverse
     for kind in kinds:
         stored, grid = _for_file(result.inverse if kind == "npz" else sampled, moving, kind, field_grid)
         write_transform(stored, folder / f"inverse{TRANSFORM_FORMATS[kind]}", grid=grid, moving_grid=fixed)
@@ -447,23 +445,6 @@ def _for_file(transform: Transform, image: Grid, kind: str, field_grid: str) -> 
         return compact_field(transform, image), None
     plain = all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(transform))
     return (compact(transform, image), None) if plain else (transform, image)
-
-
-def _sampled_inverse(result: RegistrationResult) -> Transform:
-    """Return the inverse as one field on a coarse grid, followed by the affine; exact where it is affine."""
-    assert result.transform is not None
-    inverse, moving = result.inverse, result.moving.grid
-    parts = components(inverse)
-    if all(isinstance(part, AffineTransform) for part in parts):
-        return inverse
-    affines = [part for part in parts if isinstance(part, AffineTransform)]
-    after = compose(*affines) if affines else AffineTransform.identity(inverse.ndim)
-    points = points_within(moving)
-    points = points[result.fixed.grid.contains(inverse.transform_points(points))]
-    tolerance = min(_INVERSE_ERROR_MM, float(result.fixed.spacing.min()) / 2)
-    residual = compose(inverse, after.inverse())
-    field = compact_field(residual, moving, tolerance=tolerance, share=_INVERSE_SHARE, points=points)
-    return compose(field, after)
 
 
 def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Transform:
