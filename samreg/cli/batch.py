@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samreg.cli.common import (
+    AnchorChoice,
     Engine,
     EngineOption,
     Method,
@@ -16,6 +17,7 @@ from samreg.cli.common import (
     Quiet,
     Seed,
     Verbose,
+    anchors_given,
     fail,
     parse_options,
     session,
@@ -45,6 +47,7 @@ def batch(
     engine: Engine = None,
     transform: Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")] = "deformable",
     model: Model = None,
+    anchors: AnchorChoice = "yes",
     spacing: Annotated[
         float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
     ] = None,
@@ -77,7 +80,7 @@ def batch(
 
     options = {
         "method": method, "engine": engine, "transform": transform, "model": model, "spacing": spacing, "seed": seed,
-        "engine_options": parse_options(option or []) or None,
+        "anchors": anchors_given(anchors), "engine_options": parse_options(option or []) or None,
     }  # fmt: skip
     wanted = _pairs(pairs, out, fixed, all_pairs=all_pairs)
     require_writable(out)

@@ -47,6 +47,12 @@ Engine = Annotated[
 EngineOption = Annotated[
     list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Engine option, repeatable: preset=accurate.")
 ]
+AnchorChoice = Annotated[
+    str,
+    typer.Option(
+        "--anchors", metavar="yes|no|ATLAS.h5", help="Let landmarks found in both images guide the torch engine."
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
 PixelSize = Annotated[
@@ -55,6 +61,11 @@ PixelSize = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages and what the engine prints.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def anchors_given(text: str) -> bool | str:
+    """Return what ``--anchors`` says, as :func:`samreg.register` takes it."""
+    return {"yes": True, "no": False}.get(text, text)
 
 
 def exit_codes(command: Callable[P, None]) -> Callable[P, None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samreg.cli.common import (
+    AnchorChoice,
     Device,
     Engine,
     EngineOption,
@@ -17,6 +18,7 @@ from samreg.cli.common import (
     Quiet,
     Seed,
     Verbose,
+    anchors_given,
     fail,
     load_image,
     load_points,
@@ -79,6 +81,7 @@ def register(
         tuple[Path, Path] | None,
         typer.Option(metavar="FIXED MOVING", help="Landmark files; torch and elastix draw these points together."),
     ] = None,
+    anchors: AnchorChoice = "yes",
     fixed_subject: Annotated[str | None, typer.Option(help="Subject of the fixed image in its landmark csv.")] = None,
     moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
     fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
@@ -134,6 +137,7 @@ def register(
             fixed_mask=masks[0],
             moving_mask=masks[1],
             landmarks=guides,
+            anchors=anchors_given(anchors),
             start=start,
             device=device,
             seed=seed,

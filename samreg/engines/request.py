@@ -52,6 +52,8 @@ class Request:
         Where the images are compared: non-zero voxels, on any grid in the same world as their image.
     landmarks
         Points (N, d) of the fixed and of the moving image that correspond, LPS mm, to be drawn together.
+    anchors
+        The same of points that were found, and may err, for an engine with ``uses_anchors``.
     embeddings
         Of the fixed and of the moving image, by one model, for an engine with ``uses_embeddings``.
     spacing
@@ -94,6 +96,7 @@ class Request:
     fixed_mask: Image | None = None
     moving_mask: Image | None = None
     landmarks: tuple[FloatArray, FloatArray] | None = None
+    anchors: tuple[FloatArray, FloatArray] | None = None
     embeddings: tuple[Embedding, Embedding] | None = None
     spacing: float | None = None
     options: Mapping[str, Any] | object | None = None
@@ -126,13 +129,14 @@ class Request:
                 object.__setattr__(self, name, check(getattr(self, name)))
         require_flag("verbose", self.verbose)
         require_progress(self.progress)
-        if self.landmarks is not None:
-            fixed, moving = (as_points_array(points, self.fixed.ndim) for points in self.landmarks)
+        for name in ("landmarks", "anchors"):
+            pairs = getattr(self, name)
+            if pairs is None:
+                continue
+            fixed, moving = (as_points_array(points, self.fixed.ndim) for points in pairs)
             if len(fixed) != len(moving) or len(fixed) == 0:
-                raise InputError(
-                    f"landmarks must come in pairs, got {len(fixed)} fixed and {len(moving)} moving points"
-                )
-            object.__setattr__(self, "landmarks", (fixed, moving))
+                raise InputError(f"{name} must come in pairs, got {len(fixed)} fixed and {len(moving)} moving points")
+            object.__setattr__(self, name, (fixed, moving))
 
     def resampled(self) -> Request:
         """Return the request with both images at the voxel size to work at; the masks stay as they are."""
@@ -175,10 +179,13 @@ class Engine(ABC):
         As in ``register(engine=...)`` and in the results' options.
     uses_embeddings
         Whether it compares embeddings as well; else they are computed only where they make the start.
+    uses_anchors
+        Whether a deformable registration of its own is guided by landmarks found in both images.
     """
 
     name: str
     uses_embeddings: bool = False
+    uses_anchors: bool = False
 
     def check(self, request: Request) -> None:
         """Refuse what this engine cannot do, before anything is computed.

@@ -91,6 +91,14 @@ class LandmarkAtlas:
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
         return whitening.float(), (means @ whitening.T).float()
 
+    def require_model(self, model: str) -> None:
+        """Raise :class:`InputError` unless the atlas is of a model, ``name@fingerprint``."""
+        if self.model != model:
+            raise InputError(
+                f"the landmark atlas is of the model {self.model}, the image was embedded by {model}; embed it "
+                "by the atlas's model, or build an atlas by `samreg landmarks build`"
+            )
+
     def without(self, person: int) -> LandmarkAtlas:
         """Return the atlas of the other people; landmarks that nobody else has go."""
         people = [k for k in range(len(self.people)) if k != person]

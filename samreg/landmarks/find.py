@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError, require_progress
+from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
 from samreg.landmarks.locate import locate, reliability_of
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MIN_RELIABILITY = 0.5  # below which a landmark is called unsure
 _VERTEBRA = "vertebra_"
-_MIN_MEAN_RELIABILITY = 0.4  # of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down
+MIN_MEAN_RELIABILITY = 0.4  # of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down
 _LEVEL_MM = 12.0  # an error beyond which a vertebra lies on another level: about half the distance between two
 
 
@@ -140,11 +140,7 @@ def find_landmarks(
     known = atlas_for(embedding.model, label) if atlas is None else atlas
     if not isinstance(known, LandmarkAtlas):
         known = LandmarkAtlas.load(known)
-    if known.model != embedding.model:
-        raise InputError(
-            f"the landmark atlas is of the model {known.model}, the image was embedded by {embedding.model}; embed it "
-            "by the atlas's model, or build an atlas by `samreg landmarks build`"
-        )
+    known.require_model(embedding.model)
     from samreg.matching import features
 
     report("finding landmarks")
@@ -166,7 +162,7 @@ def find_landmarks(
 def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
     sure, inside = int(found.sure.sum()), int(found.inside.sum())
     notes = [f"{sure} landmarks found, {inside - sure} unsure, {len(found) - inside} expected outside the image"]
-    if inside and found.reliability[found.inside].mean() < _MIN_MEAN_RELIABILITY:
+    if inside and found.reliability[found.inside].mean() < MIN_MEAN_RELIABILITY:
         notes.append(
             "little of the image looks as in the atlas's people: check that it shows what the atlas covers, in the "
             "atlas's units, and that its header has head and feet, front and back where they are"

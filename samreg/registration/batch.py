@@ -37,7 +37,7 @@ from samreg.steps import Outcome, forget_unfinished, is_under_way, recorded, req
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = ("method", "engine", "transform", "model", "seed", "spacing", "engine_options")
+_OPTIONS = ("method", "engine", "transform", "model", "anchors", "seed", "spacing", "engine_options")
 _MEASURES = "measures.csv"
 _KILLED = (
     "its process, or one beside it, was ended by the system, probably out of memory; run the same command again with "
@@ -153,8 +153,8 @@ def register_many(
     progress
         Called with what is being done, and about how long it will take; the log gets it, at level INFO, unless given.
     **options
-        ``method``, ``engine``, ``transform``, ``model``, ``seed``, ``spacing`` and ``engine_options`` as in
-        :func:`register`; engine and model by name or file.
+        ``method``, ``engine``, ``transform``, ``model``, ``anchors``, ``seed``, ``spacing`` and ``engine_options`` as
+        in :func:`register`; engine, model and atlas by name or file.
 
     Returns
     -------
@@ -197,6 +197,8 @@ def register_many(
         tempfile.TemporaryDirectory(prefix="samreg-") as slots,
         workers(backend, jobs=jobs, scheduler=scheduler) as count,
     ):
+        if isinstance(options.get("anchors"), os.PathLike):
+            options["anchors"] = os.fspath(options["anchors"])
         run = _Run(
             out=Path(out).absolute(),
             options=dict(options),
@@ -219,6 +221,8 @@ def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
 
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise InputError(f"unknown option {', '.join(unknown)}; choose from {', '.join(_OPTIONS)}")
+    if not isinstance(options.get("anchors", True), (bool, str, os.PathLike)):
+        raise InputError("anchors must be True, False or the file of a landmark atlas, which any process can read")
     method = options.get("method", "hybrid")
     require_choice("method", method, METHODS)
     require_choice("transform", options.get("transform", "deformable"), TRANSFORMS)
@@ -321,9 +325,10 @@ def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]
             raise EngineError(f"{type(error).__name__}: {error}") from error
 
     engine = str(run.options.get("engine") or "")
-    code = [engine.rpartition(":")[0]] if ".py:" in engine else []
+    read = [engine.rpartition(":")[0]] if ".py:" in engine else []
+    read += [anchors] if isinstance(anchors := run.options.get("anchors"), str) else []
     inputs = {**run.options, "model": run.identity}
-    step = run_step(run.out / pair.name, work, files=[*pair.files, *code], inputs=inputs, packages=run.packages)
+    step = run_step(run.out / pair.name, work, files=[*pair.files, *read], inputs=inputs, packages=run.packages)
     if not step:
         return _outcome(pair, "failed", seconds=step.seconds, reason=step.reason), False
     return _recorded_outcome(pair, run.out / pair.name, step), step.status == "kept"

@@ -19,22 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.registration.misses import LandmarkMisses
+from samreg.registration.anchors import Anchors, find_anchors
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
-from samreg.spatial.points import Points
 from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
-    from samreg.landmarks.atlas import LandmarkAtlas
     from samreg.matching import Correspondences, Features
 
 COEFFICIENTS = Path(__file__).with_name("expected_error.json")
 #: The kinds of evidence. ``residual``: of a lattice of matches searched anew around the transform; ``cycle``: how far
 #: from its start their way back ends; ``loss``: of similarity from the match to the counterpart; ``overall``: the
-#: residual of a lattice matched to the whole body; ``anchors``: that of landmarks found in both images, see
-#: :func:`samreg.find_landmarks`. Distances are ln(mm + 4). The more of each, the larger the error.
+#: residual of a lattice matched to the whole body; ``anchors``: that of landmarks found in both images, whether they
+#: guided the engine or not. Distances are ln(mm + 4). The more of each, the larger the error.
 MEASURED = ("residual", "cycle", "loss", "overall", "anchors")
 #: ``place``: ln(mm + 1) as it was at such a place of the body in other people. It comes with the fit.
 EVIDENCE = (*MEASURED, "place")
@@ -66,14 +64,11 @@ class Evidence:
         (N, L) how much each landmark of the atlas counts for a point; rows add up to 1.
     names
         Of the landmarks.
-    misses
-        Of those found in both images.
     """
 
     measured: Mapping[str, FloatArray]
     near: FloatArray
     names: tuple[str, ...]
-    misses: LandmarkMisses | None = None
 
     def place(self, places: Mapping[str, float]) -> FloatArray:
         """Return the mean (N,) of values of landmarks around the points; one without has the mean of the others."""
@@ -140,32 +135,17 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-@dataclass(frozen=True, eq=False)
-class Assessment:
-    """How far off a registration is likely to be.
-
-    Parameters
-    ----------
-    error_map
-        The expected error on a coarse grid, float32, mm.
-    misses
-        Of named landmarks.
-    """
-
-    error_map: Image
-    misses: LandmarkMisses | None
-
-
-def assess(
+def expected_errors(
     fixed: Image,
     transform: Transform,
     embeddings: tuple[Embedding, Embedding],
     *,
     method: str = "engine",
+    anchors: Anchors | None = None,
     whole: Correspondences | None = None,
     device: str = "cpu",
-) -> Assessment | None:
-    """Return how far off a registration of volumes is likely to be.
+) -> Image | None:
+    """Return the expected error of a registration of volumes on a coarse grid, float32, mm.
 
     Parameters
     ----------
@@ -177,6 +157,8 @@ def assess(
         Of the fixed and the moving image.
     method
         Of :data:`METHODS`.
+    anchors
+        The landmarks of the atlas that samreg ships for the embeddings' model, where they are known already.
     whole
         The embeddings' lattice, matched to the whole body (:func:`samreg.seeding.seed.match_lattice`), where it is
         known already.
@@ -185,7 +167,7 @@ def assess(
 
     Returns
     -------
-    Assessment or None
+    Image or None
         None for models that were not calibrated or whose landmark atlas is missing, and where nothing of the fixed body
         lies in the moving image.
     """
@@ -196,11 +178,11 @@ def assess(
         return None
     grid = fixed.grid.with_spacing(np.maximum(np.minimum(_MAP_MM, fixed.grid.extent / 2), fixed.spacing))
     points = grid.world_points().reshape(-1, 3)
-    evidence = gather(points, transform, embeddings, atlas, whole=whole, device=device)
+    anchors = find_anchors(embeddings, atlas, device=device) if anchors is None else anchors
+    evidence = gather(points, transform, embeddings, anchors, whole=whole, device=device)
     if evidence is None:
         return None
-    expected = Image(model(evidence).reshape(grid.shape).astype(np.float32), grid, "expected error")
-    return Assessment(expected, evidence.misses)
+    return Image(model(evidence).reshape(grid.shape).astype(np.float32), grid, "expected error")
 
 
 def at_points(expected: Image, points: FloatArray) -> FloatArray:
@@ -228,15 +210,14 @@ def gather(
     points: FloatArray,
     transform: Transform,
     embeddings: tuple[Embedding, Embedding],
-    atlas: LandmarkAtlas,
+    anchors: Anchors,
     *,
     whole: Correspondences | None = None,
     device: str = "cpu",
 ) -> Evidence | None:
     """Return the evidence at points (N, 3) of the fixed image, LPS mm.
 
-    None where nothing of the fixed body lies in the moving image. ``atlas`` is that of the anchors, ``whole`` as for
-    :func:`assess`.
+    None where nothing of the fixed body lies in the moving image. ``whole`` is as for :func:`expected_errors`.
     """
     from samreg.matching import features
     from samreg.matching.reliability import Calibration
@@ -250,10 +231,10 @@ def gather(
         calibration = Calibration.from_mapping(embeddings[0].calibration)
         whole = match_lattice(source, target, calibration=calibration)
     overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
-    offset, near, misses = _anchors(points, transform, embeddings, (source, target), atlas)
-    anchors = near @ _log(offset)
-    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "anchors": anchors}
-    return Evidence(measured, near, atlas.names, misses)
+    near = _near(points, anchors)
+    named = near @ _log(anchors.offset(transform))
+    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "anchors": named}
+    return Evidence(measured, near, anchors.names)
 
 
 def _matches_around(
@@ -279,37 +260,12 @@ def _matches_around(
     return dict(zip(("residual", "cycle", "loss"), _mean_around(points, places, values).T, strict=True))
 
 
-def _anchors(
-    points: FloatArray,
-    transform: Transform,
-    embeddings: tuple[Embedding, Embedding],
-    images: tuple[Features, Features],
-    atlas: LandmarkAtlas,
-) -> tuple[FloatArray, FloatArray, LandmarkMisses]:
-    """Return where an atlas finds its landmarks in the moving image, less where the transform takes them, (L, 3).
-
-    And what each landmark counts for each point, (N, L), and how far those that both images surely show are missed.
-    """
-    from samreg.landmarks.find import MIN_RELIABILITY
-    from samreg.landmarks.locate import locate, placed_in, reliability_of
-
-    found = [
-        locate(atlas, image, embedding.image_grid, placed=placed_in(atlas, embedding, image))
-        for embedding, image in zip(embeddings, images, strict=True)
-    ]
-    reliability = [reliability_of(located, atlas) for located in found]
-    weight = np.prod(reliability, axis=0) + _MIN_ANCHOR_WEIGHT
-    first, second = (located.positions for located in found)
-    offset = second - transform.transform_points(first)
-    sure = np.flatnonzero(np.min(reliability, axis=0) >= MIN_RELIABILITY)
-    fixed, moving = (
-        Points(located.positions[sure], tuple(atlas.names[i] for i in sure), values[sure])
-        for located, values in zip(found, reliability, strict=True)
-    )
-    misses = LandmarkMisses(fixed, moving, np.linalg.norm(offset[sure], axis=1))
-    squared = ((first[None] - points[:, None]) ** 2).sum(axis=2)
+def _near(points: FloatArray, anchors: Anchors) -> FloatArray:
+    """Return what each landmark counts for each point, (N, L); rows add up to 1."""
+    weight = np.prod(anchors.reliability, axis=0) + _MIN_ANCHOR_WEIGHT
+    squared = ((anchors.fixed[None] - points[:, None]) ** 2).sum(axis=2)
     near = np.exp(-0.5 * (squared - squared.min(axis=1, keepdims=True)) / _ANCHORS_AROUND_MM**2) * weight
-    return offset, near / near.sum(axis=1, keepdims=True), misses
+    return np.asarray(near / near.sum(axis=1, keepdims=True))
 
 
 def _mean_around(points: FloatArray, places: FloatArray, values: FloatArray) -> FloatArray:

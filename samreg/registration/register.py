@@ -43,14 +43,17 @@ from samreg.spatial.transforms import (
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
+    from samreg.landmarks.atlas import LandmarkAtlas
     from samreg.matching import Correspondences
-    from samreg.registration.confidence import Assessment
+    from samreg.registration.anchors import Anchors
+    from samreg.registration.misses import LandmarkMisses
     from samreg.seeding import Seed
 
 METHODS = ("hybrid", "embedding", "registration")
 TRANSFORMS = TRANSFORM_KINDS
 _SPACING_MM = {2: 0.6, 3: 2.0}  # at which engines work, by number of dimensions
 _FIELD_MARGIN_MM = 30.0  # around the fixed image, over which a field falls to zero
+_ATLAS_IN_MEMORY = "a landmark atlas"  # in the options of a result
 _MIN_DETERMINANT = 1e-9  # of the affine part; less has collapsed the image
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ def register(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     landmarks: tuple[Any, Any] | None = None,
+    anchors: bool | LandmarkAtlas | str | os.PathLike[str] = True,
     start: Transform | str | os.PathLike[str] | None = None,
     device: str = "auto",
     seed: int | None = 0,
@@ -100,6 +104,10 @@ def register(
         Points of the fixed and of the moving image that correspond: files, :class:`samreg.Points`, paired by name, or
         arrays (N, d) in LPS mm. The torch engine's deformable registration, and all of elastix', draw them together;
         ``quality`` says how near they come.
+    anchors
+        Whether landmarks that samreg's atlas finds in both volumes (:func:`samreg.find_landmarks`) guide a deformable
+        hybrid by the torch engine; or an atlas of one's own, or its file, to find them by. Vertebrae, and points that
+        slide along ribs and diaphragm, guide nothing.
     start
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
         transform, its folder or a file, instead of the embeddings' seed or the images' centres of mass.
@@ -172,19 +180,20 @@ def register(
         )
     _require_used(method, engine=engine, engine_options=engine_options, model=model)
     _check(request, backend)
-    run = _Run(request, method, backend, model, _Clock(progress), notes=_notes_of_reading(request, remarks))
+    atlas = _atlas_given(anchors, method, request, backend)
+    run = _Run(request, method, backend, model, atlas, _Clock(progress), notes=_notes_of_reading(request, remarks))
     with cpu_threads(request.threads):
         try:
             found, reason = run.transform(), ""
         except ImagesAtFault as fault:
             found, reason = None, fault.reason
-        assessed = None if found is None or run.embeddings is None else run.assessed(found, run.embeddings)
+        error_map = None if found is None else run.expected_errors(found)
     return RegistrationResult(
         *images,
         found,
         seed=run.seed,
         body=run.body,
-        options=_options(run, engine, start),
+        options=_options(run, engine, anchors, start),
         timings=run.clock.timings,
         versions=run.versions,
         notes=run.notes,
@@ -192,8 +201,8 @@ def register(
         reason=reason,
         start=request.start,
         guides=guides,
-        error_map=None if assessed is None else assessed.error_map,
-        landmark_misses=None if assessed is None else assessed.misses,
+        error_map=error_map,
+        landmark_misses=None if found is None else run.landmark_misses(found),
     )
 
 
@@ -205,6 +214,7 @@ class _Run:
     method: str
     engine: Engine | None
     model: Any
+    anchor_atlas: bool | LandmarkAtlas  # whether to use the one that samreg ships, or another
     clock: _Clock
     seed: Seed | None = None
     body: Image | None = None
@@ -212,6 +222,7 @@ class _Run:
     log: str = ""
     embeddings: tuple[Embedding, Embedding] | None = None
     whole: Correspondences | None = None  # of the embeddings, unless the registration was given a start
+    anchors: Anchors | None = None
     versions: dict[str, str] = field(
         default_factory=lambda: {
             "samreg": importlib.metadata.version("samreg"),
@@ -232,7 +243,9 @@ class _Run:
         request = self.request
         if self.method != "registration" and (request.start is None or self._engine_compares_embeddings):
             request = self._embedded(request)
-        self.embeddings = request.embeddings
+        if request.embeddings is not None:
+            self.embeddings = request.embeddings
+            request = self._anchored(request, request.embeddings)
         transform = request.start if self.engine is None else self._engine_transform(self.engine, request)
         assert transform is not None
         with self.clock("composition"):
@@ -243,15 +256,32 @@ class _Run:
             raise EngineError(f"{name} returned a transform that is not finite")
         return transform
 
-    def assessed(self, transform: Transform, embeddings: tuple[Embedding, Embedding]) -> Assessment | None:
+    def expected_errors(self, transform: Transform) -> Image | None:
         """Return how far off the transform is likely to be; None where that is not known."""
-        from samreg.registration.confidence import assess
+        from samreg.registration.confidence import expected_errors
 
-        method = "embedding" if self.engine is None else "engine"
+        if self.embeddings is None:
+            return None
         with self.clock("expected error"):
-            return assess(
-                self.request.fixed, transform, embeddings, method=method, whole=self.whole, device=self.request.device
+            return expected_errors(
+                self.request.fixed,
+                transform,
+                self.embeddings,
+                method="embedding" if self.engine is None else "engine",
+                anchors=self.anchors if isinstance(self.anchor_atlas, bool) else None,
+                whole=self.whole,
+                device=self.request.device,
             )
+
+    def landmark_misses(self, transform: Transform) -> LandmarkMisses | None:
+        """Return by how much the transform misses the landmarks found in both images; None where none were sought."""
+        return None if self.anchors is None else self.anchors.missed(transform, guided=self.is_guided)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the engine takes the landmarks that are found in both images."""
+        takes_them = self.engine is not None and self.engine.uses_anchors and self.request.transform == "deformable"
+        return takes_them and self.anchor_atlas is not False
 
     @property
     def _spacing(self) -> float:
@@ -268,6 +298,8 @@ class _Run:
 
         with self.clock("model"):
             network = model_for(self.model, request.fixed, request.moving)
+        if not isinstance(self.anchor_atlas, bool):
+            self.anchor_atlas.require_model(network.identity)
 
         def embed(image: Image, mask: Image | None) -> Embedding:
             return network.embed_on_device(image, mask=mask, device=request.device)
@@ -282,6 +314,19 @@ class _Run:
         if request.start is not None:
             return replace(request, embeddings=(fixed, moving))
         return self._seeded(request, fixed, moving, embed)
+
+    def _anchored(self, request: Request, embeddings: tuple[Embedding, Embedding]) -> Request:
+        """Return the request with the landmarks that guide the engine, where both images show some."""
+        from samreg.landmarks.atlas import shipped_atlas
+        from samreg.registration.anchors import find_anchors
+
+        atlas = shipped_atlas(embeddings[0].model) if isinstance(self.anchor_atlas, bool) else self.anchor_atlas
+        if atlas is None or atlas.positions.shape[2] != request.fixed.ndim:
+            return request
+        with self.clock("landmarks"):
+            self.anchors = find_anchors(embeddings, atlas, device=request.device)
+        self.notes += self.anchors.shown_by_one()
+        return replace(request, anchors=self.anchors.guides) if self.is_guided else request
 
     def _seeded(
         self,
@@ -406,6 +451,33 @@ def _check_working_size(request: Request) -> None:
             )
 
 
+def _atlas_given(
+    anchors: bool | LandmarkAtlas | str | os.PathLike[str], method: str, request: Request, engine: Engine | None
+) -> bool | LandmarkAtlas:
+    """Return whether to use the atlas that samreg ships, or another that was given.
+
+    Raises
+    ------
+    InputError
+        When it is neither, cannot be read, or nothing would be guided by it.
+    """
+    from samreg.landmarks.atlas import LandmarkAtlas
+
+    if isinstance(anchors, bool):
+        return anchors
+    if not isinstance(anchors, (str, os.PathLike, LandmarkAtlas)):
+        raise InputError(f"anchors must be True, False, or a landmark atlas or its file, got {type(anchors).__name__}")
+    if method != "hybrid" or engine is None or not engine.uses_anchors or request.transform != "deformable":
+        raise InputError(
+            'an atlas given as anchors guides a deformable hybrid by the torch engine alone; set method="hybrid" and '
+            'engine="torch", or leave anchors out'
+        )
+    atlas = anchors if isinstance(anchors, LandmarkAtlas) else LandmarkAtlas.load(anchors)
+    if atlas.positions.shape[2] != request.fixed.ndim:
+        raise InputError(f"the landmark atlas is {atlas.positions.shape[2]}D, the images are {request.fixed.ndim}D")
+    return atlas
+
+
 def _as_transform(start: object, fixed: Image, moving: Image) -> Transform:
     """Return the transform to start from: one in memory, a file, or the folder of a saved result."""
     if isinstance(start, Transform):
@@ -430,7 +502,10 @@ def _guides(landmarks: object, fixed: Image, moving: Image) -> tuple[Points, Poi
 
 
 def _options(
-    run: _Run, engine: str | Engine | None, start: Transform | str | os.PathLike[str] | None
+    run: _Run,
+    engine: str | Engine | None,
+    anchors: object,
+    start: Transform | str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """Return how register() was called, so that it can be called so again."""
     request = run.request
@@ -442,6 +517,7 @@ def _options(
         "fixed_mask": None if request.fixed_mask is None else request.fixed_mask.label,
         "moving_mask": None if request.moving_mask is None else request.moving_mask.label,
         "landmarks": None if request.landmarks is None else len(request.landmarks[0]),
+        "anchors": _anchors_name(anchors, run.is_guided),
         # a transform in memory is saved beside the result
         "start": None if start is None else store.START if isinstance(start, Transform) else os.fspath(start),
         "device": request.device,
@@ -450,6 +526,13 @@ def _options(
         "spacing": request.spacing,
         "engine_options": require_options("engine_options", request.options),
     }
+
+
+def _anchors_name(given: object, is_guided: bool) -> bool | str | None:
+    """Return what to give again as anchors; None where all was left to samreg and no landmark could guide anything."""
+    if isinstance(given, bool):
+        return given if is_guided or not given else None
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else _ATLAS_IN_MEMORY
 
 
 def _model_name(given: Any, identity: str | None) -> str | None:

@@ -67,8 +67,8 @@ class RegistrationResult:
         The expected error on a coarse grid over the fixed image, mm; see :meth:`expected_error`. None where it is not
         known: without embeddings, in 2D, and for models that were not calibrated.
     landmark_misses
-        Named landmarks found in both images, which the registration did not use, and how far it misses them
-        (:class:`~samreg.registration.misses.LandmarkMisses`); None where ``error_map`` is.
+        Named landmarks found in both images, and how far the registration misses them
+        (:class:`~samreg.registration.misses.LandmarkMisses`); None where there is no landmark atlas for the images.
 
     Examples
     --------

@@ -71,7 +71,7 @@ ERROR_MAP = "expected_error.nii.gz"
 MISSES = "named_landmarks.csv"
 _MISSES_HEADER = (
     *("landmark", "region", "miss_mm", "fixed_x", "fixed_y", "fixed_z", "fixed_reliability"),
-    *("moving_x", "moving_y", "moving_z", "moving_reliability"),
+    *("moving_x", "moving_y", "moving_z", "moving_reliability", "guided"),
 )
 _MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
 
@@ -536,14 +536,18 @@ def _write_misses(misses: LandmarkMisses, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_MISSES_HEADER)
-        rows = zip(fixed.names, numbers, strict=True)
-        writer.writerows([name, region_of(name), *(f"{value:.4f}" for value in row)] for name, row in rows)
+        rows = zip(fixed.names, numbers, misses.guided, strict=True)
+        writer.writerows(
+            [name, region_of(name), *(f"{value:.4f}" for value in row), "yes" if guided else "no"]
+            for name, row, guided in rows
+        )
 
 
 def _read_misses(path: Path) -> LandmarkMisses:
     with reading(path), path.open(newline="", encoding="utf-8") as file:
         _, *rows = csv.reader(file)
         names = tuple(row[0] for row in rows)
-        numbers = np.array([row[2:] for row in rows], dtype=np.float64).reshape(-1, len(_MISSES_HEADER) - 2)
+        numbers = np.array([row[2:11] for row in rows], dtype=np.float64).reshape(-1, 9)
         fixed, moving = (Points(part[:, :3], names, part[:, 3]) for part in (numbers[:, 1:5], numbers[:, 5:]))
-        return LandmarkMisses(fixed, moving, numbers[:, 0])
+        guided = np.array([row[11:] == ["yes"] for row in rows], dtype=bool)  # results before this column had none
+        return LandmarkMisses(fixed, moving, numbers[:, 0], guided)

@@ -154,10 +154,10 @@ def _landmarks(result: RegistrationResult, errors: LandmarkErrors) -> dict[str, 
 
 def _misses(misses: LandmarkMisses) -> Table:
     regions = misses.by_region()
-    rows = [(r.region, str(r.count), f"{r.median:.1f}", f"{r.largest:.1f} ({r.worst})") for r in regions]
-    columns = ("region", "landmarks", "median, mm", "largest, mm")
+    rows = [(r.region, str(r.count), str(r.guided), f"{r.median:.1f}", f"{r.largest:.1f} ({r.worst})") for r in regions]
+    columns = ("region", "landmarks", "guided the engine", "median, mm", "largest, mm")
     marked = [i for i, region in enumerate(regions) if region.is_doubtful]
-    return Table(rows, columns, numeric=(1, 2, 3), marked=marked)
+    return Table(rows, columns, numeric=(1, 2, 3, 4), marked=marked)
 
 
 def _matches(result: RegistrationResult) -> list[Picture]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
 
 _FILES = ("fixed", "moving", "fixed_mask", "moving_mask")
-_START, _GUIDES = "start.h5", ("fixed_landmarks.csv", "moving_landmarks.csv")
+_START, _ATLAS, _GUIDES = "start.h5", "atlas.h5", ("fixed_landmarks.csv", "moving_landmarks.csv")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ def recipe(result: RegistrationResult) -> Recipe:
     if start is not None and not Path(start).exists():  # it was in memory
         options["start"] = _START
         absent.append("start")
+    anchors = options.get("anchors")
+    if isinstance(anchors, str) and not Path(anchors).exists():
+        options["anchors"] = _ATLAS
+        absent.append("anchors")
     notes = [f"No files, or moved since: {', '.join(absent).replace('_', ' ')}."] if absent else []
     objects = _objects(options)
     options |= objects
@@ -107,6 +111,8 @@ def shell_command(images: Sequence[str], options: Mapping[str, Any]) -> str:
     for key, value in options.items():
         if key == "landmarks" and value:
             words += ["--guide", *value]
+        elif isinstance(value, bool):
+            words += [f"--{key}", "yes" if value else "no"]
         elif key != "engine_options" and value is not None:
             words += [f"--{key.replace('_', '-')}", str(value)]
     for key, value in (options.get("engine_options") or {}).items():

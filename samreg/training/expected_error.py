@@ -27,8 +27,9 @@ import numpy as np
 import samreg
 from samreg.embedding.kept import KeepingModel
 from samreg.errors import InputError
-from samreg.landmarks.atlas import shipped_atlas
+from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
 from samreg.phantoms import simulate_followup
+from samreg.registration.anchors import find_anchors
 from samreg.registration.confidence import COEFFICIENTS, EVIDENCE, MEASURED, METHODS, ErrorModel, Evidence, gather
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
@@ -161,26 +162,38 @@ def gather_case(
     names = [name for name in landmarks[fixed].names if name in set(landmarks[moving].names)]
     first, second = (landmarks[person].named(names).positions for person in (fixed, moving))
     embeddings = model.embed(images[fixed]), model.embed(images[moving])
-    return _cases((fixed, moving), tuple(names), (first, second), embeddings, transforms)
+    atlas = _atlas_without({fixed, moving}, model)
+    return _cases((fixed, moving), tuple(names), (first, second), embeddings, atlas, transforms)
 
 
 def gather_followup(person: str, image: samreg.Image, model: samreg.embedding.EmbeddingModel, seed: int) -> list[Case]:
     """Return points of a person, registered to a simulated second visit, with their evidence, for each method."""
     pair = simulate_followup(image, strength=_FOLLOWUP_STRENGTHS[seed % len(_FOLLOWUP_STRENGTHS)], seed=seed)
     embeddings = model.embed(pair.baseline), model.embed(pair.followup)
-    transforms = _registered(pair.baseline, pair.followup, model)
+    atlas = _atlas_without({person}, model)
+    transforms = _registered(pair.baseline, pair.followup, model, atlas)
     body = embeddings[0].local_grid.world_points()[embeddings[0].body]
     counterparts = pair.transform.transform_points(body)
     shown = np.flatnonzero(pair.followup.grid.contains(counterparts))
     chosen = np.random.default_rng(seed).permutation(shown)[:_FOLLOWUP_POINTS]
-    return _cases((person, person), (), (body[chosen], counterparts[chosen]), embeddings, transforms)
+    return _cases((person, person), (), (body[chosen], counterparts[chosen]), embeddings, atlas, transforms)
+
+
+def _atlas_without(people: Collection[str], model: samreg.embedding.EmbeddingModel) -> LandmarkAtlas:
+    """Return the atlas shipped for a model without the landmarks of some people, as it is in use."""
+    atlas = shipped_atlas(model.identity)
+    if atlas is None:
+        raise InputError(f"samreg ships no landmark atlas for {model.identity}; make it first")
+    for person in set(people) & set(atlas.people):
+        atlas = atlas.without(atlas.people.index(person))
+    return atlas
 
 
 def _registered(
-    fixed: samreg.Image, moving: samreg.Image, model: samreg.embedding.EmbeddingModel
+    fixed: samreg.Image, moving: samreg.Image, model: samreg.embedding.EmbeddingModel, atlas: LandmarkAtlas
 ) -> dict[str, samreg.spatial.Transform]:
     """Return the transforms of both methods; none where the registration failed."""
-    result = samreg.register(fixed, moving, model=model, engine_options={"preset": "fast"}, threads=1)
+    result = samreg.register(fixed, moving, model=model, anchors=atlas, engine_options={"preset": "fast"}, threads=1)
     if result.transform is None or result.seed is None or result.seed.transform is None:
         print(f"{fixed.name} <- {moving.name}: {result.reason}", flush=True)
         return {}
@@ -192,16 +205,13 @@ def _cases(
     names: tuple[str, ...],
     points: tuple[FloatArray, FloatArray],
     embeddings: tuple[samreg.Embedding, samreg.Embedding],
+    atlas: LandmarkAtlas,
     transforms: Mapping[str, samreg.spatial.Transform],
 ) -> list[Case]:
     """Return the evidence and errors of transforms at points (N, 3) of the fixed and the moving image, LPS mm."""
-    atlas = shipped_atlas(embeddings[0].model)
-    if atlas is None:
-        raise InputError(f"samreg ships no landmark atlas for {embeddings[0].model}; make it first")
-    for person in set(people) & set(atlas.people):
-        atlas = atlas.without(atlas.people.index(person))
+    anchors = find_anchors(embeddings, atlas)
     first, second = points
-    gathered = {method: gather(first, transform, embeddings, atlas) for method, transform in transforms.items()}
+    gathered = {method: gather(first, transform, embeddings, anchors) for method, transform in transforms.items()}
     return [
         Case(
             people, method, names, evidence, np.linalg.norm(transforms[method].transform_points(first) - second, axis=1)
@@ -306,7 +316,8 @@ def main() -> None:
     for fixed, moving in dict.fromkeys(pairs):
         if (model.identity, fixed, moving) in gathered:
             continue
-        if transforms := _registered(images[fixed], images[moving], model):
+        atlas = _atlas_without({fixed, moving}, model)
+        if transforms := _registered(images[fixed], images[moving], model, atlas):
             keep(fixed, moving, gather_case(fixed, moving, images, landmarks, model, transforms))
     for seed, (person, path) in enumerate(sorted(known_images.items())):
         if (model.identity, person, person) not in gathered:

@@ -300,23 +300,19 @@ def test_mass_is_preserved_where_tissue_is_stretched(engine):
     assert errors[True] < 0.6 * errors[False]
 
 
-def test_landmarks_draw_points_together(engine, phantom, affine_start):
+@pytest.mark.parametrize("kind", ["landmark", "anchor"])
+def test_landmarks_and_anchors_draw_points_together(engine, phantom, affine_start, kind):
     wanted = phantom.truth.transform_points(phantom.points) + [0.0, 0.0, 6.0]
-    options = {**QUICK, "image_weight": 0.0, "landmark_weight": 0.5, "bending_weight": 1.0}
-    result = engine.register(
-        phantom.request(
-            start=affine_start,
-            options=options,
-            landmarks=(phantom.points, wanted),
-        )
-    )
+    options = {**QUICK, "image_weight": 0.0, f"{kind}_weight": 0.5, "bending_weight": 1.0}
+    pairs = {f"{kind}s": (phantom.points, wanted)}
+    result = engine.register(phantom.request(start=affine_start, options=options, **pairs))
     before, after = (
         np.linalg.norm(t.transform_points(phantom.points) - wanted, axis=1).mean()
         for t in (affine_start, result.transform)
     )
     assert after < 0.25 * before
     with pytest.raises(InputError, match="in pairs"):
-        engine.register(phantom.request(landmarks=(phantom.points, wanted[1:])))
+        engine.register(phantom.request(**{f"{kind}s": (phantom.points, wanted[1:])}))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from samreg.errors import InputError, SamregError
 from samreg.landmarks.atlas import shipped_atlas
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.quality.regions import region_of
-from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, assess
+from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, expected_errors
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, Points, compose
 from samreg.training.expected_error import Case, between_people, fit, gather_followup, left_out
@@ -101,7 +101,7 @@ def test_a_registration_that_is_moved_off_is_expected_to_be_off(result, pair) ->
     images = pair.fixed.image, pair.moving.image
     points = pair.fixed_landmarks.positions
     right, off = (
-        assess(images[0], transform, embeddings).error_map
+        expected_errors(images[0], transform, embeddings)
         for transform in (
             pair.transform,
             compose(pair.transform, AffineTransform(np.eye(3), [0.0, 30.0, 0.0])),
@@ -163,7 +163,7 @@ def test_without_a_calibrated_model_nothing_is_told(pair) -> None:
 def test_a_region_whose_named_landmarks_are_missed_is_named(result, pair) -> None:
     names = ("left_rib5_lateral", "left_rib8_lateral", "left_rib12_tip", "vertebra_T7", "vertebra_T8")
     points = Points(np.tile(result.fixed.grid.center, (5, 1)), names, np.full(5, 0.9))
-    misses = LandmarkMisses(points, points, np.array([20.0, 31.0, 40.0, 50.0, 60.0]))
+    misses = LandmarkMisses(points, points, np.array([20.0, 31.0, 40.0, 50.0, 60.0]), np.zeros(5, bool))
     judged = dataclasses.replace(result, landmark_misses=misses).verdict
     assert "left ribs: 3 landmarks found in both images are missed by 31 mm (median)" in judged.reasons
     assert not any("spine" in reason for reason in judged.reasons)  # two landmarks are too few
@@ -177,13 +177,15 @@ def test_named_landmarks_come_back_from_the_folder_and_stand_on_the_page(result,
     np.testing.assert_allclose(result.landmark_misses.distance, missed, atol=1e-6)
     names = ("left_rib5_lateral", "vertebra_T7")
     points = Points(np.tile(result.fixed.grid.center, (2, 1)), names, np.array([0.9, 0.6]))
-    known = dataclasses.replace(result, landmark_misses=LandmarkMisses(points, points, np.array([3.0, 4.0])))
+    misses = LandmarkMisses(points, points, np.array([3.0, 4.0]), np.array([True, False]))
+    known = dataclasses.replace(result, landmark_misses=misses)
     folder = known.save(tmp_path / "out")
     again = samreg.RegistrationResult.load(folder, fixed=pair.fixed.image, moving=pair.moving.image)
     assert again.landmark_misses is not None
     assert again.landmark_misses.fixed.names == names
     np.testing.assert_allclose(again.landmark_misses.moving.positions, points.positions, atol=1e-3)
     np.testing.assert_allclose(again.landmark_misses.distance, [3.0, 4.0])
+    assert again.landmark_misses.guided.tolist() == [True, False]
     told = json.loads((folder / "result.json").read_text())["named_landmarks"]
     assert [region["region"] for region in told] == ["cervical and thoracic spine", "left ribs"]
     page = known.report(tmp_path / "page.html").read_text(encoding="utf-8")

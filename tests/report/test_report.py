@@ -177,7 +177,7 @@ def test_the_recipe_repeats_the_call(phantom, failed_result, tmp_path, monkeypat
         write_image(phantom(), image)
     options = {
         "method": "hybrid", "engine": "ants", "transform": "affine", "model": "mind", "fixed_mask": None,
-        "moving_mask": None, "device": "cpu", "seed": 3, "threads": 2, "spacing": 2.5,
+        "moving_mask": None, "anchors": False, "device": "cpu", "seed": 3, "threads": 2, "spacing": 2.5,
         "engine_options": {"iterations": (20,), "metric": "cc", "window": None, "gradient_step": 0.3},
     }  # fmt: skip
     paths = [str(path) for path in images]
@@ -215,6 +215,9 @@ def test_the_recipe_says_what_it_cannot_repeat(good_result, phantom, tmp_path):
     assert "model=my_model" in text.python
     assert text.command == ""
     compile(text.python, "recipe", "exec")
+    text = recipe(replace(result, **files, options={"method": "hybrid", "anchors": "a landmark atlas"}))
+    assert text.command.endswith("--method hybrid --anchors atlas.h5")
+    assert text.notes == ("No files, or moved since: anchors.",)
     page = write_report(result, tmp_path / "report.html").read_text()
     assert "CompositeTransform" not in page
     assert "--start start.h5" in page

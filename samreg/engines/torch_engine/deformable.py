@@ -61,7 +61,7 @@ def register_velocity(
     pair: Pair,
     *,
     embeddings: tuple[Embedding, Embedding] | None,
-    landmarks: Landmarks | None,
+    landmarks: Sequence[tuple[float, Landmarks]],
     start: Transform,
     embedding_spacing: float,
     options: TorchOptions,
@@ -77,7 +77,7 @@ def register_velocity(
     embeddings
         Of the fixed and the moving image.
     landmarks
-        Corresponding points (N, d) of the fixed and the moving image, LPS mm.
+        Weights, and corresponding points (N, d) of the fixed and the moving image, LPS mm.
     start
         Fixed to moving, LPS mm.
     embedding_spacing
@@ -123,8 +123,7 @@ def register_velocity(
             velocity = _searched(vectors, present[0], extent, options, report)
         if options.embedding_weight > 0:
             terms.append((options.embedding_weight, _embedding_term(vectors, present, extent)))
-    if landmarks is not None and options.landmark_weight > 0:
-        terms.append((options.landmark_weight, _landmark_term(landmarks, start, grid, extent)))
+    terms += [(weight, _landmark_term(points, start, grid, extent)) for weight, points in landmarks]
     for size, iterations in zip(options.levels, options.iterations, strict=True):
         factor = _factor(box.grid, size)
         velocity = resized(velocity, tuple(n // min(2 * factor, box.block) for n in box.grid.shape))

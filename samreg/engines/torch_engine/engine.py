@@ -32,7 +32,7 @@ class TorchEngine(Engine):
 
     A discrete search (SAMConvex, Li et al., MICCAI 2023; Heinrich et al., MICCAI 2014) starts a stationary velocity
     field (Arsigny et al., MICCAI 2006), which Adam optimises on local correlation or MIND-SSC and the embeddings.
-    Landmarks guide a deformable registration, as strongly as ``landmark_weight`` says.
+    Landmarks and anchors guide a deformable registration, as strongly as ``landmark_weight`` and ``anchor_weight`` say.
 
     Notes
     -----
@@ -41,6 +41,7 @@ class TorchEngine(Engine):
 
     name = "torch"
     uses_embeddings = True
+    uses_anchors = True
 
     def check(self, request: Request) -> None:
         """Refuse what cannot be registered so; see :meth:`samreg.engines.Engine.check`."""
@@ -94,7 +95,14 @@ class TorchEngine(Engine):
         field = register_velocity(
             prepare(replace(request, fixed=fixed, moving=moving), settings.window, default=_WINDOW_HU),
             embeddings=request.embeddings,
-            landmarks=request.landmarks,
+            landmarks=[
+                (weight, points)
+                for weight, points in (
+                    (settings.landmark_weight, request.landmarks),
+                    (settings.anchor_weight, request.anchors),
+                )
+                if points is not None and weight > 0
+            ],
             start=request.start,
             embedding_spacing=_EMBEDDING_SPACING_MM * length_scale(fixed),
             options=settings,

@@ -52,6 +52,8 @@ class TorchOptions:
         Of one minus the mean dot product of the embeddings.
     landmark_weight
         Of the mean distance of the landmarks given, 1/mm.
+    anchor_weight
+        Of that of the landmarks found in both images, 1/mm.
     bending_weight
         Of the mean squared second derivative of the velocity, mm^2: what a velocity that bends by 1 / mm costs.
     diffusion_weight
@@ -78,6 +80,7 @@ class TorchOptions:
     image_weight: float = 1.0
     embedding_weight: float = 1.0
     landmark_weight: float = 0.05
+    anchor_weight: float = 0.05
     bending_weight: float | None = None
     diffusion_weight: float = 0.2
     learning_rate: float | None = None
@@ -98,7 +101,7 @@ class TorchOptions:
             require_number("iterations", number, minimum=0)
         for name, minimum in (("window_voxels", 2), ("affine_iterations", 0), ("tolerance", 0)):
             require_number(name, getattr(self, name), minimum=minimum)
-        weights = [f"{kind}_weight" for kind in ("image", "embedding", "landmark", "bending", "diffusion")]
+        weights = [f"{kind}_weight" for kind in ("image", "embedding", "landmark", "anchor", "bending", "diffusion")]
         for name in ("search_radius", *weights):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), minimum=0)

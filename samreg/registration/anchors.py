@@ -1,0 +1,163 @@
+"""Anchors: an atlas's landmarks, found in both images of a pair.
+
+They guide an engine, tell by name what one image alone shows, and are evidence of how good a registration is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.quality.regions import region_of
+from samreg.registration.misses import LandmarkMisses
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.points import Points
+from samreg.spatial.transforms import Transform
+
+if TYPE_CHECKING:
+    from samreg.embedding import Embedding
+    from samreg.landmarks.atlas import LandmarkAtlas
+
+#: Landmarks that guide no engine: in people unseen by the model, vertebrae are found one level off, many together, and
+#: these points of ribs and diaphragm slide along them.
+_UNSTEADY = re.compile(r"^vertebra_|(^|_)rib\d+_(lateral|tip)$|diaphragm_dome$")
+_MIN_RELIABILITY = 0.35  # in both images, of a landmark that guides
+_MIN_GUIDES = 5  # fewer may all be wrong
+_CLEARLY_OUTSIDE_MM = 10.0
+_MAX_NAMES = 3  # of a region, to be listed one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """Where an atlas finds its L landmarks in the fixed and in the moving image.
+
+    Parameters
+    ----------
+    names
+        Of the landmarks.
+    fixed, moving
+        (L, d) positions, LPS mm; of a landmark outside an image, where it is expected.
+    reliability
+        (2, L) probability that it lies within 10 mm in the fixed and in the moving image; 0 outside the image.
+    depth
+        (2, L) how deep in the images the landmarks are expected, mm; negative outside.
+
+    Examples
+    --------
+    >>> places, sure = np.zeros((2, 3)), np.array([[0.9, 0.9], [0.9, 0.1]])
+    >>> anchors = Anchors(("carina", "vertebra_T7"), places, places, sure, np.ones((2, 2)))
+    >>> anchors.sure.tolist(), anchors.guides is None  # one is too few
+    ([True, False], True)
+    """
+
+    names: tuple[str, ...]
+    fixed: FloatArray
+    moving: FloatArray
+    reliability: FloatArray
+    depth: FloatArray
+
+    @property
+    def sure(self) -> NDArray[np.bool_]:
+        """(L,) landmarks that are surely found in both images."""
+        return np.asarray(self._sure_in_each.all(axis=0))
+
+    @property
+    def is_credible(self) -> bool:
+        """Whether both images look as the atlas's people do, upright and right way round."""
+        from samreg.landmarks.find import MIN_MEAN_RELIABILITY
+
+        inside = self.depth >= 0
+        return all(
+            shown.any() and values[shown].mean() >= MIN_MEAN_RELIABILITY
+            for values, shown in zip(self.reliability, inside, strict=True)
+        )
+
+    @property
+    def guiding(self) -> NDArray[np.bool_]:
+        """(L,) landmarks reliable and steady enough to guide an engine; none where there are too few."""
+        steady = np.array([not _UNSTEADY.search(name) for name in self.names], dtype=bool)
+        chosen = np.asarray((self.reliability.min(axis=0) >= _MIN_RELIABILITY) & steady)
+        return chosen if self.is_credible and chosen.sum() >= _MIN_GUIDES else np.zeros_like(chosen)
+
+    @property
+    def guides(self) -> tuple[FloatArray, FloatArray] | None:
+        """Those of the fixed and of the moving image that guide an engine, (N, d) each, LPS mm; None without any."""
+        chosen = self.guiding
+        return (self.fixed[chosen], self.moving[chosen]) if chosen.any() else None
+
+    def offset(self, transform: Transform) -> FloatArray:
+        """Return where the landmarks lie in the moving image, less where a transform takes them, (L, d) mm."""
+        return np.asarray(self.moving - transform.transform_points(self.fixed))
+
+    def missed(self, transform: Transform, *, guided: bool) -> LandmarkMisses:
+        """Return how far a transform misses the sure ones; ``guided``: the engine had :attr:`guides`."""
+        chosen = np.flatnonzero(self.sure)
+        names = tuple(self.names[i] for i in chosen)
+        fixed, moving = (
+            Points(positions[chosen], names, scores[chosen])
+            for positions, scores in zip((self.fixed, self.moving), self.reliability, strict=True)
+        )
+        distance = np.linalg.norm(self.offset(transform)[chosen], axis=1)
+        return LandmarkMisses(fixed, moving, distance, self.guiding[chosen] & guided)
+
+    def shown_by_one(self) -> tuple[str, ...]:
+        """Return, by region and name, what one image surely shows and the other surely does not.
+
+        Examples
+        --------
+        >>> names = ("vertebra_L4", "vertebra_L5", "carina")
+        >>> depth = np.array([[60.0, 30.0, 200.0], [-20.0, -50.0, 90.0]])
+        >>> places = np.zeros((3, 3))
+        >>> print(*Anchors(names, places, places, 0.9 * (depth > 0), depth).shown_by_one())
+        only the fixed image shows the lumbar spine (vertebra L4, vertebra L5)
+        """
+        if not self.is_credible:
+            return ()
+        outside = self.depth < -_CLEARLY_OUTSIDE_MM
+        notes = []
+        for role, shown in zip(("fixed", "moving"), self._sure_in_each & outside[::-1], strict=True):
+            regions: dict[str, list[str]] = {}
+            for i in np.flatnonzero(shown):
+                regions.setdefault(region_of(self.names[i]), []).append(self.names[i].replace("_", " "))
+            if regions:
+                told = (
+                    f"the {region} ({', '.join(names) if len(names) <= _MAX_NAMES else f'{len(names)} landmarks'})"
+                    for region, names in regions.items()
+                )
+                notes.append(f"only the {role} image shows {', '.join(told)}")
+        return tuple(notes)
+
+    @property
+    def _sure_in_each(self) -> NDArray[np.bool_]:
+        from samreg.landmarks.find import MIN_RELIABILITY
+
+        return np.asarray(self.reliability >= MIN_RELIABILITY)
+
+
+def find_anchors(embeddings: tuple[Embedding, Embedding], atlas: LandmarkAtlas, *, device: str = "cpu") -> Anchors:
+    """Find an atlas's landmarks in the fixed and in the moving image.
+
+    Parameters
+    ----------
+    embeddings
+        Of the images, by the atlas's model.
+    atlas
+        With the calibration of its reliability.
+    device
+        Where to search.
+    """
+    from samreg.landmarks.locate import locate, placed_in, reliability_of
+    from samreg.matching import features
+
+    images = [features(embedding, device=device) for embedding in embeddings]
+    found = [
+        locate(atlas, image, embedding.image_grid, placed=placed_in(atlas, embedding, image))
+        for embedding, image in zip(embeddings, images, strict=True)
+    ]
+    fixed, moving = (located.positions for located in found)
+    reliability = np.stack([reliability_of(located, atlas) for located in found])
+    return Anchors(atlas.names, fixed, moving, reliability, np.stack([located.evidence[3] for located in found]))

@@ -1,0 +1,165 @@
+"""Named landmarks that guide a registration, and tell what one image alone shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import samreg
+from samreg.cli import app
+from samreg.engines import Engine, EngineResult
+from samreg.errors import InputError
+from samreg.landmarks.atlas import LandmarkAtlas
+from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
+from samreg.registration.anchors import Anchors, find_anchors
+from samreg.spatial import AffineTransform
+
+STEADY = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("glenoid", "humeral_head", "adrenal"))
+SLIDING = ("vertebra_T7", "left_rib8_lateral", "right_rib12_tip", "left_diaphragm_dome")
+
+
+def anchors(names: tuple[str, ...] = STEADY + SLIDING, *, reliability: object = 0.9, depth: object = 50.0) -> Anchors:
+    count = len(names)
+    fixed = np.arange(3.0 * count).reshape(count, 3)
+    return Anchors(
+        names, fixed, fixed + [0.0, 0.0, 4.0],
+        np.broadcast_to(reliability, (2, count)).copy(), np.broadcast_to(depth, (2, count)).copy(),
+    )  # fmt: skip
+
+
+def test_levels_and_what_slides_guide_nothing() -> None:
+    found = anchors()
+    assert found.sure.all()
+    assert found.guiding.tolist() == [True] * len(STEADY) + [False] * len(SLIDING)
+    assert found.guides is not None
+    np.testing.assert_array_equal(found.guides[1] - found.guides[0], [[0.0, 0.0, 4.0]] * len(STEADY))
+    assert anchors(("right_first_rib_anterior_end", *STEADY)).guiding[0]
+
+
+def test_only_what_both_images_show_guides() -> None:
+    reliability = np.full((2, len(STEADY)), 0.9)
+    reliability[1, 0] = 0.3
+    assert anchors(STEADY, reliability=reliability).guiding.tolist() == [False] + [True] * (len(STEADY) - 1)
+    assert anchors(STEADY[:4]).guides is None  # too few
+
+
+def test_a_body_unlike_the_atlas_guides_nothing() -> None:
+    """As one that lies upside down, of which some landmarks are sure nevertheless."""
+    reliability = np.full((2, 20), 0.1)
+    reliability[:, :6] = 0.9
+    reliability[0] = 0.9
+    names = STEADY + tuple(f"vertebra_T{i}" for i in range(14))
+    assert not anchors(names, reliability=reliability).is_credible
+    assert anchors(names, reliability=reliability).guides is None
+    assert anchors(names, reliability=reliability).shown_by_one() == ()
+
+
+def test_what_one_image_alone_shows_is_named() -> None:
+    names = (*STEADY, "vertebra_L4", "left_asis", "right_asis", "pubic_symphysis", "coccyx_tip")
+    depth = np.full((2, len(names)), 50.0)
+    depth[0, -5:] = -30.0
+    depth[1, 0] = -5.0  # so near the border it may be either
+    notes = anchors(names, reliability=np.where(depth > 0, 0.9, 0.0), depth=depth).shown_by_one()
+    assert notes == ("only the moving image shows the lumbar spine (vertebra L4), the pelvis (4 landmarks)",)
+
+
+def test_misses_say_which_landmarks_guided() -> None:
+    found = anchors()
+    still = AffineTransform.identity(3)
+    misses = found.missed(still, guided=True)
+    np.testing.assert_allclose(misses.distance, 4.0)
+    assert misses.guided.sum() == len(STEADY)
+    assert sum(region.guided for region in misses.by_region()) == len(STEADY)
+    assert not found.missed(still, guided=False).guided.any()
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return phantom_pair(1, 2, spacing=6.0)
+
+
+@pytest.fixture(scope="module")
+def atlas() -> LandmarkAtlas:
+    people = [make_phantom(i, spacing=6.0) for i in (4, 5, 6)]
+    return samreg.build_landmark_atlas(
+        [samreg.Template(f"P{i}", samreg.embed(p.image), p.landmarks) for i, p in enumerate(people)]
+    )
+
+
+class Asked(Engine):
+    """An engine that keeps what it was asked, and answers with the start."""
+
+    name, uses_anchors = "asked", True
+
+    def __init__(self) -> None:
+        self.requests: list[samreg.engines.Request] = []
+
+    def register(self, request: samreg.engines.Request) -> EngineResult:
+        self.requests.append(request)
+        return EngineResult(request.start or AffineTransform.identity(3), "", "1")
+
+
+def test_an_engine_gets_the_landmarks_of_ones_own_atlas(pair, atlas) -> None:
+    engine = Asked()
+    images = pair.fixed.image, pair.moving.image
+    result = samreg.register(*images, engine=engine, anchors=atlas)
+    fixed, moving = engine.requests[0].anchors
+    assert len(fixed) >= 5
+    assert np.median(np.linalg.norm(moving - pair.transform.transform_points(fixed), axis=1)) < 12
+    misses = result.landmark_misses
+    names = [misses.fixed.names[i] for i in np.flatnonzero(misses.guided)]
+    known = pair.fixed_landmarks.named(names).positions
+    assert np.median(np.linalg.norm(misses.fixed.named(names).positions - known, axis=1)) < 12
+    assert result.options["anchors"] == "a landmark atlas"
+    samreg.register(*images, engine=engine, anchors=False)
+    assert engine.requests[1].anchors is None
+
+
+def test_engines_that_take_none_get_none(pair) -> None:
+    engine = Asked()
+    engine.uses_anchors = False
+    result = samreg.register(pair.fixed.image, pair.moving.image, engine=engine)
+    assert engine.requests[0].anchors is None
+    assert result.options["anchors"] is None
+    assert not result.landmark_misses.guided.any()
+
+
+def test_the_landmarks_are_found_once(pair, monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        "samreg.registration.anchors.find_anchors", lambda *a, **k: calls.append(1) or find_anchors(*a, **k)
+    )
+    monkeypatch.setattr("samreg.registration.confidence.find_anchors", lambda *a, **k: pytest.fail("found again"))
+    result = samreg.register(pair.fixed.image, pair.moving.image, method="embedding", transform="affine")
+    assert result.error_map is not None
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"anchors": 3}, "anchors must be True, False, or a landmark atlas or its file, got int"),
+        ({"anchors": "none.h5"}, "none.h5"),
+        ({"method": "embedding"}, "deformable hybrid by the torch engine alone"),
+        ({"transform": "affine"}, "deformable hybrid by the torch engine alone"),
+        ({"engine": "ants"}, "deformable hybrid by the torch engine alone"),
+        ({"model": "mind"}, "the landmark atlas is of the model ct-small@"),
+    ],
+)
+def test_an_atlas_that_guides_nothing_is_refused(pair, atlas, call, message) -> None:
+    with pytest.raises(InputError, match=message):
+        samreg.register(pair.fixed.image, pair.moving.image, **{"anchors": atlas, **call})
+
+
+def test_the_command_takes_yes_no_and_a_file(pair, atlas, tmp_path, monkeypatch) -> None:
+    given = []
+    failed = samreg.RegistrationResult(pair.fixed.image, pair.moving.image, None, reason="not tried")
+    monkeypatch.setattr("samreg.register", lambda *_, **options: given.append(options["anchors"]) or failed)
+    images = [str(tmp_path / name) for name in ("fixed.nii.gz", "moving.nii.gz")]
+    for image, path in zip((pair.fixed.image, pair.moving.image), images, strict=True):
+        samreg.write_image(image, path)
+    for words in ([], ["--anchors", "no"], ["--anchors", "mine.h5"]):
+        out = str(tmp_path / f"out{len(given)}")
+        assert CliRunner().invoke(app, ["register", *images, "-o", out, *words]).exit_code == 1
+    assert given == [True, False, "mine.h5"]
