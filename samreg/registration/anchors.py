@@ -138,7 +138,13 @@ class Anchors:
         return np.asarray(self.reliability >= MIN_RELIABILITY)
 
 
-def find_anchors(embeddings: tuple[Embedding, Embedding], atlas: LandmarkAtlas, *, device: str = "cpu") -> Anchors:
+def find_anchors(
+    embeddings: tuple[Embedding, Embedding],
+    atlas: LandmarkAtlas,
+    *,
+    turn: FloatArray | None = None,
+    device: str = "cpu",
+) -> Anchors:
     """Find an atlas's landmarks in the fixed and in the moving image.
 
     Parameters
@@ -147,17 +153,25 @@ def find_anchors(embeddings: tuple[Embedding, Embedding], atlas: LandmarkAtlas, 
         Of the images, by the atlas's model.
     atlas
         With the calibration of its reliability.
+    turn
+        (d, d) orthogonal matrix that brings the moving body upright, about the centre of its image; it lies upright
+        unless given.
     device
         Where to search.
     """
     from samreg.landmarks.locate import locate, placed_in, reliability_of
     from samreg.matching import features
+    from samreg.seeding.orientation import turned_embedding
 
-    images = [features(embedding, device=device) for embedding in embeddings]
+    turn = np.eye(embeddings[1].image_grid.ndim) if turn is None else turn
+    center = embeddings[1].image_grid.center
+    upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
+    images = [features(embedding, device=device) for embedding in upright]
     found = [
         locate(atlas, image, embedding.image_grid, placed=placed_in(atlas, embedding, image))
-        for embedding, image in zip(embeddings, images, strict=True)
+        for embedding, image in zip(upright, images, strict=True)
     ]
     fixed, moving = (located.positions for located in found)
+    moving = (moving - center) @ turn + center
     reliability = np.stack([reliability_of(located, atlas) for located in found])
     return Anchors(atlas.names, fixed, moving, reliability, np.stack([located.evidence[3] for located in found]))

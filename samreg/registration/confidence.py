@@ -142,6 +142,7 @@ def expected_errors(
     *,
     method: str = "engine",
     anchors: Anchors | None = None,
+    turn: FloatArray | None = None,
     whole: Correspondences | None = None,
     device: str = "cpu",
 ) -> Image | None:
@@ -159,6 +160,8 @@ def expected_errors(
         Of :data:`METHODS`.
     anchors
         The landmarks of the atlas that samreg ships for the embeddings' model, where they are known already.
+    turn
+        As for :func:`samreg.registration.anchors.find_anchors`.
     whole
         The embeddings' lattice, matched to the whole body (:func:`samreg.seeding.seed.match_lattice`), where it is
         known already.
@@ -178,7 +181,7 @@ def expected_errors(
         return None
     grid = fixed.grid.with_spacing(np.maximum(np.minimum(_MAP_MM, fixed.grid.extent / 2), fixed.spacing))
     points = grid.world_points().reshape(-1, 3)
-    anchors = find_anchors(embeddings, atlas, device=device) if anchors is None else anchors
+    anchors = find_anchors(embeddings, atlas, turn=turn, device=device) if anchors is None else anchors
     evidence = gather(points, transform, embeddings, anchors, whole=whole, device=device)
     if evidence is None:
         return None

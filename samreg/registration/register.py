@@ -222,6 +222,7 @@ class _Run:
     log: str = ""
     embeddings: tuple[Embedding, Embedding] | None = None
     whole: Correspondences | None = None  # of the embeddings, unless the registration was given a start
+    turn: NDArray[np.float64] | None = None  # of the moving body, upright as the fixed one lies
     anchors: Anchors | None = None
     versions: dict[str, str] = field(
         default_factory=lambda: {
@@ -269,6 +270,7 @@ class _Run:
                 self.embeddings,
                 method="embedding" if self.engine is None else "engine",
                 anchors=self.anchors if isinstance(self.anchor_atlas, bool) else None,
+                turn=self.turn,
                 whole=self.whole,
                 device=self.request.device,
             )
@@ -324,7 +326,7 @@ class _Run:
         if atlas is None or atlas.positions.shape[2] != request.fixed.ndim:
             return request
         with self.clock("landmarks"):
-            self.anchors = find_anchors(embeddings, atlas, device=request.device)
+            self.anchors = find_anchors(embeddings, atlas, turn=self.turn, device=request.device)
         self.notes += self.anchors.shown_by_one()
         return replace(request, anchors=self.anchors.guides) if self.is_guided else request
 
@@ -355,7 +357,7 @@ class _Run:
                 device=request.device,
                 seed=0 if request.seed is None else request.seed,
             )
-        self.seed, self.whole = oriented.seed, oriented.whole
+        self.seed, self.whole, self.turn = oriented.seed, oriented.whole, oriented.turn
         self.notes += oriented.notes
         if oriented.seed.transform is None:
             raise ImagesAtFault(oriented.seed.reason)

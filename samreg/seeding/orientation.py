@@ -77,6 +77,8 @@ class OrientedSeed:
         Embedding of the moving image as it lies best, in the world of the image as it was given.
     whole
         Matches of a lattice over the fixed body with all of that embedding, in the world of the images as given.
+    turn
+        (d, d) orthogonal matrix, about the centre of the moving image: brings it as given to how it was embedded.
     notes
         What the user should know about the orientation, in plain words.
     """
@@ -84,6 +86,7 @@ class OrientedSeed:
     seed: Seed
     moving: Embedding
     whole: Correspondences
+    turn: FloatArray
     notes: tuple[str, ...] = ()
 
 
@@ -161,7 +164,7 @@ class _Pair:
     def embedded(self, turn: FloatArray) -> Embedding:
         """Embed the moving image after a turn, and bring the embedding back to the world of the image as given."""
         embedding = self._embedded_after(turn, self.moving, self.moving_mask)
-        return replace(_turned(embedding, turn.T, self.moving.grid.center), image_grid=self.moving.grid)
+        return replace(turned_embedding(embedding, turn.T, self.moving.grid.center), image_grid=self.moving.grid)
 
     def _embedded_after(self, turn: FloatArray, image: Image, mask: Image | None) -> Embedding:
         """Embed an image after a turn about its centre, in the world that it is turned to."""
@@ -179,7 +182,9 @@ class _Pair:
         mirror, center = _mirror(self.fixed.ndim), self.moving.grid.center
         fixed = laterality(self.fixed_embedding, self._embedded_after(mirror, self.fixed, self.fixed_mask))
         turn = match.pose.turn
-        moving = laterality(_turned(match.pose.embedding, turn, center), _turned(match.mirror, mirror @ turn, center))
+        moving = laterality(
+            turned_embedding(match.pose.embedding, turn, center), turned_embedding(match.mirror, mirror @ turn, center)
+        )
         return Sides.of(pair, fixed, sign * moving)
 
     def pose(self, turn: FloatArray, embedding: Embedding | None = None) -> _Pose:
@@ -316,7 +321,8 @@ def seed_any_orientation(
     if best.is_mirrored or sides.is_opposed:
         exchanged = describe_reflection(best.turn if best.is_mirrored else _mirror(fixed.ndim) @ best.turn)
         reason = _refusal(sides, fixed, moving, exchanged)
-        return OrientedSeed(Seed(None, fit, best.correspondences, reason), best.embedding, best.correspondences)
+        none = Seed(None, fit, best.correspondences, reason)
+        return OrientedSeed(none, best.embedding, best.correspondences, best.turn)
     seed_ = refine_seed(
         pair.fixed_features,
         features(best.embedding, device=pair.fixed_features.device),
@@ -329,7 +335,7 @@ def seed_any_orientation(
         seed=seed,
     )
     notes = _notes(seed_, fixed, moving, sides) if seed_ else ()
-    return OrientedSeed(seed_, best.embedding, best.correspondences, notes)
+    return OrientedSeed(seed_, best.embedding, best.correspondences, best.turn, notes)
 
 
 @dataclass(frozen=True)
@@ -493,8 +499,23 @@ def _notes(seed: Seed, fixed: Image, moving: Image, sides: Sides) -> tuple[str, 
     return tuple(notes)
 
 
-def _turned(embedding: Embedding, turn: FloatArray, center: FloatArray) -> Embedding:
-    """Return an embedding whose places are turned or mirrored about a point of the world; itself without a turn."""
+def turned_embedding(embedding: Embedding, turn: FloatArray, center: FloatArray) -> Embedding:
+    """Turn or mirror the places of an embedding about a point of the world.
+
+    Parameters
+    ----------
+    embedding
+        Of an image.
+    turn
+        (d, d) orthogonal matrix.
+    center
+        (d,) point that stays where it is, LPS mm.
+
+    Returns
+    -------
+    Embedding
+        With the same vectors; itself without a turn.
+    """
     if np.array_equal(turn, np.eye(len(turn))):
         return embedding
     global_grid = embedding.global_grid

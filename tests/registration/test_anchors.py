@@ -13,6 +13,7 @@ from samreg.errors import InputError
 from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
 from samreg.registration.anchors import Anchors, find_anchors
+from samreg.seeding.orientation import reoriented
 from samreg.spatial import AffineTransform
 
 STEADY = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("glenoid", "humeral_head", "adrenal"))
@@ -114,6 +115,18 @@ def test_an_engine_gets_the_landmarks_of_ones_own_atlas(pair, atlas) -> None:
     assert result.options["anchors"] == "a landmark atlas"
     samreg.register(*images, engine=engine, anchors=False)
     assert engine.requests[1].anchors is None
+
+
+def test_a_turned_body_is_searched_upright(pair, atlas) -> None:
+    turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    lying, back = reoriented(pair.moving.image, turn, pair.moving.image.grid.center)
+    engine = Asked()
+    result = samreg.register(pair.fixed.image, lying, engine=engine, anchors=atlas)
+    assert any("lies turned" in note for note in result.notes)
+    fixed, moving = engine.requests[0].anchors
+    assert len(fixed) >= 5
+    truth = back.inverse().transform_points(pair.transform.transform_points(fixed))
+    assert np.median(np.linalg.norm(moving - truth, axis=1)) < 12
 
 
 def test_engines_that_take_none_get_none(pair) -> None:

@@ -194,7 +194,7 @@ def test_a_note_does_not_take_the_embeddings_from_the_engine(body, monkeypatch) 
     def seeded(fixed, moving, fixed_embedding, moving_embedding, **_):
         pairs = SimpleNamespace(reliability=np.ones(1), __len__=lambda self: 1)
         seed = SimpleNamespace(transform=AffineTransform.identity(3), correspondences=pairs, reason="")
-        return SimpleNamespace(seed=seed, moving=moving_embedding, whole=pairs, notes=("look here",))
+        return SimpleNamespace(seed=seed, moving=moving_embedding, whole=pairs, turn=np.eye(3), notes=("look here",))
 
     monkeypatch.setattr("samreg.seeding.seed_any_orientation", seeded)
     result = samreg.register(body, body, engine=Compares(), model="mind", transform="affine")
