@@ -190,6 +190,8 @@ def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) 
         _show_errors(result, errors)
     for reason in verdict.further:
         say(f"check: {reason}")
+    for coverage in result.shown_by_one:
+        say(coverage)
     say(f"written to {out}")
 
 

@@ -203,6 +203,7 @@ def register(
         guides=guides,
         error_map=error_map,
         landmark_misses=None if found is None else run.landmark_misses(found),
+        shown_by_one=() if run.anchors is None else run.anchors.shown_by_one(),
     )
 
 
@@ -327,7 +328,6 @@ class _Run:
             return request
         with self.clock("landmarks"):
             self.anchors = find_anchors(embeddings, atlas, turn=self.turn, device=request.device)
-        self.notes += self.anchors.shown_by_one()
         return replace(request, anchors=self.anchors.guides) if self.is_guided else request
 
     def _seeded(

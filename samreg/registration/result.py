@@ -69,6 +69,8 @@ class RegistrationResult:
     landmark_misses
         Named landmarks found in both images, and how far the registration misses them
         (:class:`~samreg.registration.misses.LandmarkMisses`); None where there is no landmark atlas for the images.
+    shown_by_one
+        What one image shows and the other does not, by these landmarks, in plain words; nothing is wrong with that.
 
     Examples
     --------
@@ -98,6 +100,7 @@ class RegistrationResult:
     guides: tuple[Points, Points] | None = field(default=None, repr=False)
     error_map: Image | None = field(default=None, repr=False)
     landmark_misses: LandmarkMisses | None = field(default=None, repr=False)
+    shown_by_one: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.transform is not None
@@ -266,6 +269,7 @@ class RegistrationResult:
             start=stored.start(),
             error_map=stored.error_map(),
             landmark_misses=stored.landmark_misses(),
+            shown_by_one=tuple(stored.summary.get("shown_by_one", ())),
             stored=stored,
         )
 

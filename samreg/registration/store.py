@@ -215,6 +215,7 @@ def summary(result: RegistrationResult, landmarks: LandmarkErrors | None = None)
         "timings_s": {key: round(value, 3) for key, value in result.timings.items()},
         "quality": {key: round(float(value), 5) for key, value in result.quality.items()} if result else {},
         "named_landmarks": [asdict(region) for region in misses.by_region()] if misses is not None else [],
+        "shown_by_one": list(result.shown_by_one),
         "notes": list(result.notes),
         "flags": list(result.flags),
     }

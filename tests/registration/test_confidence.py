@@ -178,7 +178,7 @@ def test_named_landmarks_come_back_from_the_folder_and_stand_on_the_page(result,
     names = ("left_rib5_lateral", "vertebra_T7")
     points = Points(np.tile(result.fixed.grid.center, (2, 1)), names, np.array([0.9, 0.6]))
     misses = LandmarkMisses(points, points, np.array([3.0, 4.0]), np.array([True, False]))
-    known = dataclasses.replace(result, landmark_misses=misses)
+    known = dataclasses.replace(result, landmark_misses=misses, shown_by_one=("only the fixed image shows the pelvis",))
     folder = known.save(tmp_path / "out")
     again = samreg.RegistrationResult.load(folder, fixed=pair.fixed.image, moving=pair.moving.image)
     assert again.landmark_misses is not None
@@ -186,11 +186,13 @@ def test_named_landmarks_come_back_from_the_folder_and_stand_on_the_page(result,
     np.testing.assert_allclose(again.landmark_misses.moving.positions, points.positions, atol=1e-3)
     np.testing.assert_allclose(again.landmark_misses.distance, [3.0, 4.0])
     assert again.landmark_misses.guided.tolist() == [True, False]
+    assert again.shown_by_one == known.shown_by_one
     told = json.loads((folder / "result.json").read_text())["named_landmarks"]
     assert [region["region"] for region in told] == ["cervical and thoracic spine", "left ribs"]
     page = known.report(tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Named landmarks found in both images" in page
     assert "left ribs" in page
+    assert "Only the fixed image shows the pelvis." in page
 
 
 def test_every_landmark_of_the_shipped_atlas_belongs_to_a_region() -> None:
