@@ -5,6 +5,7 @@
 
 All ordered pairs of people whom the model's training left out, and pairs of one of them with another. The landmark
 atlas is that of samreg without the two people. Errors at their own landmarks are mm, mean / median / 95th percentile.
+In the end, how far off regions of the body are whose landmarks the registration is said to miss, and all others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from samreg.training.data import named_images
 from samreg.training.expected_error import pairs_of
 from samreg.training.landmark_pairs import read_landmarks
 
+Doubts = dict[bool, list[float]]  # mean errors of regions, doubtful by their landmarks or not
 Errors = dict[str, dict[bool, list[float]]]  # by region, with anchors or without
 
 
@@ -47,13 +49,17 @@ def main() -> None:
     images = {name: samreg.read_image(path) for name, path in named_images(arguments.images, people).items()}
     with TemporaryDirectory() as folder:
         model = KeepingModel(samreg.load_model(arguments.model), Path(folder), [*images.values()])
+        doubts: Doubts = {False: [], True: []}
         for title, pairs in (("two people left out", both), ("one", mixed)):
             errors: Errors = defaultdict(lambda: {False: [], True: []})
             gains = []
             for pair in pairs:
-                gains.append(_compare(pair, images, landmarks, model, arguments.preset, errors))
+                gains.append(_compare(pair, images, landmarks, model, arguments.preset, errors, doubts))
                 print(f"{pair[0]} <- {pair[1]}: {gains[-1]:+.2f} mm", flush=True)
             _report(title, errors, np.array([gain for gain in gains if np.isfinite(gain)]))
+    for doubtful, values in doubts.items():
+        what = "missed by more than 15 mm (median)" if doubtful else "others"
+        print(f"regions with three landmarks and more, {what}: {len(values)}, mean error {np.mean(values):.1f} mm")
 
 
 def _compare(
@@ -63,6 +69,7 @@ def _compare(
     model: KeepingModel,
     preset: str,
     errors: Errors,
+    doubts: Doubts,
 ) -> float:
     """Add the errors of a pair's landmarks by region; return what anchors change of their mean, NaN if it failed."""
     atlas = atlas_for(model.identity, pair[0])
@@ -70,7 +77,7 @@ def _compare(
         atlas = atlas.without(atlas.people.index(person))
     names = [name for name in landmarks[pair[0]].names if name in set(landmarks[pair[1]].names)]
     known = [landmarks[person].named(names) for person in pair]
-    found = {}
+    found, misses = {}, None
     for guided in (False, True):
         result = samreg.register(
             *(images[person] for person in pair),
@@ -80,7 +87,12 @@ def _compare(
         )
         if result.transform is None:
             return float("nan")
-        found[guided] = target_registration_error(result.transform, *known)
+        found[guided], misses = target_registration_error(result.transform, *known), result.landmark_misses
+    assert misses is not None
+    for region in misses.by_region():
+        own = [error for name, error in zip(names, found[True], strict=True) if region_of(name) == region.region]
+        if own and region.count >= 3:
+            doubts[region.is_doubtful].append(float(np.mean(own)))
     for guided, values in found.items():
         for name, value in zip(names, values, strict=True):
             errors[region_of(name).removeprefix("left ").removeprefix("right ")][guided].append(float(value))
