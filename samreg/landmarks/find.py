@@ -144,7 +144,8 @@ def find_landmarks(
     from samreg.matching import features
 
     report("finding landmarks")
-    located = locate(known, features(embedding, device=device), embedding.image_grid)
+    volume = image if isinstance(image, Image) else None
+    located = locate(known, features(embedding, device=device), embedding.image_grid, image=volume)
     _, _, spread, depth = located.evidence
     inside = depth >= 0
     reliability = reliability_of(located, known)

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from samreg.landmarks.atlas import LandmarkAtlas
+from samreg.landmarks.spine import LEVELS, count_bodies, first_level, on_bodies
 from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.image import Image
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -46,7 +48,13 @@ class Located:
 
 
 def locate(
-    atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool = False, placed: Placed | None = None
+    atlas: LandmarkAtlas,
+    target: Features,
+    grid: Grid,
+    *,
+    image: Image | None = None,
+    sparse: bool = False,
+    placed: Placed | None = None,
 ) -> Located:
     """Find an atlas's landmarks in features of the same model.
 
@@ -58,6 +66,9 @@ def locate(
         Of the image.
     grid
         Of the image: what it shows.
+    image
+        The image itself, a volume in which vertebrae are counted (:mod:`samreg.landmarks.spine`); they are not unless
+        given.
     sparse
         As for :func:`place`.
     placed
@@ -73,6 +84,13 @@ def locate(
     similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
     voted = np.flatnonzero(placed.looked_for)
     positions[voted], similarity[voted], spread[voted] = _voted(atlas, target, positions, voted)
+    if image is not None and image.ndim == 3:
+        shown = placed.looked_for & (grid.depth(placed.by_neighbours(atlas, positions)) >= 0)
+        counted = _counted(atlas, target, image, positions, shown)
+        moved = np.flatnonzero((counted != positions).any(axis=1))
+        if len(moved):
+            positions = counted
+            _, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
     neighbours_say = placed.by_neighbours(atlas, positions)
     misfit = np.linalg.norm(positions - neighbours_say, axis=1)
     return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)))
@@ -195,6 +213,31 @@ def _candidates(
         places.append(position[kept])
         scores.append(2 * _SCORE_WEIGHT * (score[kept] - score[kept[0]]))
     return places, scores, best[:, 0].cpu().numpy().astype(float)
+
+
+def _counted(
+    atlas: LandmarkAtlas, target: Features, image: Image, positions: FloatArray, shown: NDArray[np.bool_]
+) -> FloatArray:
+    """Return the positions (L, 3) with the vertebrae that are shown on the bodies of their levels, where they count."""
+    from samreg.matching import interpolate
+
+    rows = [i for i, name in enumerate(atlas.names) if shown[i] and name in LEVELS]
+    levels = [LEVELS.index(atlas.names[i]) for i in rows]
+    bodies = count_bodies(image, levels, positions[rows])
+    if bodies is None:
+        return positions
+    whitening, means = (part.to(target.device) for part in atlas.metric)
+    vectors = interpolate(target, bodies.centres).float() @ whitening.T
+    score = vectors @ means.T - 0.5 * means.square().sum(dim=1) - 0.5 * vectors.square().sum(dim=1)[:, None]
+    log_likelihood = np.full((len(bodies.centres), len(LEVELS)), np.nan)
+    known = [i for i, name in enumerate(atlas.names) if name in LEVELS]
+    log_likelihood[:, [LEVELS.index(atlas.names[i]) for i in known]] = score[:, known].cpu().numpy()
+    first = first_level(bodies, levels, positions[rows], log_likelihood)
+    if first is None:
+        return positions
+    result = positions.copy()
+    result[rows] = on_bodies(bodies, first, levels, positions[rows])
+    return result
 
 
 def _voted(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
 from samreg.spatial.points import Points
 from samreg.spatial.transforms import Transform
 
@@ -142,6 +143,7 @@ def find_anchors(
     embeddings: tuple[Embedding, Embedding],
     atlas: LandmarkAtlas,
     *,
+    images: tuple[Image, Image] | None = None,
     turn: FloatArray | None = None,
     device: str = "cpu",
 ) -> Anchors:
@@ -153,6 +155,8 @@ def find_anchors(
         Of the images, by the atlas's model.
     atlas
         With the calibration of its reliability.
+    images
+        The images themselves, in which vertebrae are counted; they are not unless given.
     turn
         (d, d) orthogonal matrix that brings the moving body upright, about the centre of its image; it lies upright
         unless given.
@@ -161,16 +165,17 @@ def find_anchors(
     """
     from samreg.landmarks.locate import locate, placed_in, reliability_of
     from samreg.matching import features
-    from samreg.seeding.orientation import turned_embedding
+    from samreg.seeding.orientation import reoriented, turned_embedding
 
     turn = np.eye(embeddings[1].image_grid.ndim) if turn is None else turn
     center = embeddings[1].image_grid.center
     upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
-    images = [features(embedding, device=device) for embedding in upright]
-    found = [
-        locate(atlas, image, embedding.image_grid, placed=placed_in(atlas, embedding, image))
-        for embedding, image in zip(upright, images, strict=True)
-    ]
+    shown = (None, None) if images is None else (images[0], reoriented(images[1], turn, center)[0])
+    found = []
+    for embedding, image in zip(upright, shown, strict=True):
+        target = features(embedding, device=device)
+        placed = placed_in(atlas, embedding, target)
+        found.append(locate(atlas, target, embedding.image_grid, image=image, placed=placed))
     fixed, moving = (located.positions for located in found)
     moving = (moving - center) @ turn + center
     reliability = np.stack([reliability_of(located, atlas) for located in found])

@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def expected_errors(
-    fixed: Image,
+    images: tuple[Image, Image],
     transform: Transform,
     embeddings: tuple[Embedding, Embedding],
     *,
@@ -150,12 +150,12 @@ def expected_errors(
 
     Parameters
     ----------
-    fixed
-        The fixed image.
+    images
+        The fixed and the moving image.
     transform
         Fixed to moving, LPS mm.
     embeddings
-        Of the fixed and the moving image.
+        Of the images.
     method
         Of :data:`METHODS`.
     anchors
@@ -176,12 +176,14 @@ def expected_errors(
     """
     from samreg.landmarks.atlas import shipped_atlas
 
+    fixed = images[0]
     model, atlas = ErrorModel.shipped(embeddings[0].model, method), shipped_atlas(embeddings[0].model)
     if fixed.ndim != 3 or model is None or atlas is None:
         return None
     grid = fixed.grid.with_spacing(np.maximum(np.minimum(_MAP_MM, fixed.grid.extent / 2), fixed.spacing))
     points = grid.world_points().reshape(-1, 3)
-    anchors = find_anchors(embeddings, atlas, turn=turn, device=device) if anchors is None else anchors
+    if anchors is None:
+        anchors = find_anchors(embeddings, atlas, images=images, turn=turn, device=device)
     evidence = gather(points, transform, embeddings, anchors, whole=whole, device=device)
     if evidence is None:
         return None

@@ -266,7 +266,7 @@ class _Run:
             return None
         with self.clock("expected error"):
             return expected_errors(
-                self.request.fixed,
+                (self.request.fixed, self.request.moving),
                 transform,
                 self.embeddings,
                 method="embedding" if self.engine is None else "engine",
@@ -327,7 +327,8 @@ class _Run:
         if atlas is None or atlas.positions.shape[2] != request.fixed.ndim:
             return request
         with self.clock("landmarks"):
-            self.anchors = find_anchors(embeddings, atlas, turn=self.turn, device=request.device)
+            images = request.fixed, request.moving
+            self.anchors = find_anchors(embeddings, atlas, images=images, turn=self.turn, device=request.device)
         return replace(request, anchors=self.anchors.guides) if self.is_guided else request
 
     def _seeded(

@@ -163,7 +163,8 @@ def gather_case(
     first, second = (landmarks[person].named(names).positions for person in (fixed, moving))
     embeddings = model.embed(images[fixed]), model.embed(images[moving])
     atlas = _atlas_without({fixed, moving}, model)
-    return _cases((fixed, moving), tuple(names), (first, second), embeddings, atlas, transforms)
+    pair = images[fixed], images[moving]
+    return _cases((fixed, moving), tuple(names), (first, second), pair, embeddings, atlas, transforms)
 
 
 def gather_followup(person: str, image: samreg.Image, model: samreg.embedding.EmbeddingModel, seed: int) -> list[Case]:
@@ -176,7 +177,9 @@ def gather_followup(person: str, image: samreg.Image, model: samreg.embedding.Em
     counterparts = pair.transform.transform_points(body)
     shown = np.flatnonzero(pair.followup.grid.contains(counterparts))
     chosen = np.random.default_rng(seed).permutation(shown)[:_FOLLOWUP_POINTS]
-    return _cases((person, person), (), (body[chosen], counterparts[chosen]), embeddings, atlas, transforms)
+    images = pair.baseline, pair.followup
+    points = body[chosen], counterparts[chosen]
+    return _cases((person, person), (), points, images, embeddings, atlas, transforms)
 
 
 def _atlas_without(people: Collection[str], model: samreg.embedding.EmbeddingModel) -> LandmarkAtlas:
@@ -204,12 +207,13 @@ def _cases(
     people: tuple[str, str],
     names: tuple[str, ...],
     points: tuple[FloatArray, FloatArray],
+    images: tuple[samreg.Image, samreg.Image],
     embeddings: tuple[samreg.Embedding, samreg.Embedding],
     atlas: LandmarkAtlas,
     transforms: Mapping[str, samreg.spatial.Transform],
 ) -> list[Case]:
     """Return the evidence and errors of transforms at points (N, 3) of the fixed and the moving image, LPS mm."""
-    anchors = find_anchors(embeddings, atlas)
+    anchors = find_anchors(embeddings, atlas, images=images)
     first, second = points
     gathered = {method: gather(first, transform, embeddings, anchors) for method, transform in transforms.items()}
     return [
