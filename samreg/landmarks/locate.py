@@ -41,10 +41,13 @@ class Located:
     evidence
         Four (L,): similarity of the vectors, distance from where the neighbours put the landmark (mm), spread of what
         the people say (mm), how deep in the image the landmark is expected (mm, negative outside).
+    counted
+        (L,) vertebrae whose level was counted.
     """
 
     positions: FloatArray
     evidence: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+    counted: NDArray[np.bool_]
 
 
 def locate(
@@ -84,16 +87,17 @@ def locate(
     similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
     voted = np.flatnonzero(placed.looked_for)
     positions[voted], similarity[voted], spread[voted] = _voted(atlas, target, positions, voted)
+    counted = np.zeros(len(positions), dtype=bool)
     if image is not None and image.ndim == 3:
         shown = placed.looked_for & (grid.depth(placed.by_neighbours(atlas, positions)) >= 0)
-        counted = _counted(atlas, target, image, positions, shown)
-        moved = np.flatnonzero((counted != positions).any(axis=1))
+        on_levels, counted = _counted(atlas, target, image, positions, shown)
+        moved = np.flatnonzero((on_levels != positions).any(axis=1))
         if len(moved):
-            positions = counted
+            positions = on_levels
             _, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
     neighbours_say = placed.by_neighbours(atlas, positions)
     misfit = np.linalg.norm(positions - neighbours_say, axis=1)
-    return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)))
+    return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)), counted)
 
 
 def reliability_of(located: Located, atlas: LandmarkAtlas) -> FloatArray:
@@ -217,15 +221,19 @@ def _candidates(
 
 def _counted(
     atlas: LandmarkAtlas, target: Features, image: Image, positions: FloatArray, shown: NDArray[np.bool_]
-) -> FloatArray:
-    """Return the positions (L, 3) with the vertebrae that are shown on the bodies of their levels, where they count."""
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return the positions (L, 3) with the vertebrae that are shown on the bodies of their levels, and which these are.
+
+    As they were, and none, where the vertebrae cannot be counted.
+    """
     from samreg.matching import interpolate
 
     rows = [i for i, name in enumerate(atlas.names) if shown[i] and name in LEVELS]
     levels = [LEVELS.index(atlas.names[i]) for i in rows]
     bodies = count_bodies(image, levels, positions[rows])
+    counted = np.zeros(len(positions), dtype=bool)
     if bodies is None:
-        return positions
+        return positions, counted
     whitening, means = (part.to(target.device) for part in atlas.metric)
     vectors = interpolate(target, bodies.centres).float() @ whitening.T
     score = vectors @ means.T - 0.5 * means.square().sum(dim=1) - 0.5 * vectors.square().sum(dim=1)[:, None]
@@ -234,10 +242,11 @@ def _counted(
     log_likelihood[:, [LEVELS.index(atlas.names[i]) for i in known]] = score[:, known].cpu().numpy()
     first = first_level(bodies, levels, positions[rows], log_likelihood)
     if first is None:
-        return positions
+        return positions, counted
     result = positions.copy()
     result[rows] = on_bodies(bodies, first, levels, positions[rows])
-    return result
+    counted[rows] = [0 <= level - first < len(bodies.centres) for level in levels]
+    return result, counted
 
 
 def _voted(

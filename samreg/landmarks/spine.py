@@ -39,9 +39,9 @@ _SPACING_RANGE = (0.8, 1.25)  # of two ends, of what is expected
 _SPACING_WEIGHT, _CHANGE_WEIGHT, _SIZE_WEIGHT = 4.0, 12.0, 20.0  # of squared relative deviations
 _MIN_CONTRAST = 0.5  # of ends and middles; without discs to be seen it is about 0.3
 _UPPER = 6  # levels from C7 on, of which one must be found for the count to begin there
-_UPPER_REACH = 3.0  # levels over which the trust in a landmark falls by e
+_UPPER_REACH = 2.0  # levels over which the trust in a landmark falls by e
 _MAX_MISS_MM = 20.0  # of a landmark, beyond which it says no more against a level
-_MISS_WEIGHT = 1.5  # of the mean miss, against the mean log likelihood
+_MISS_WEIGHT = 2.0  # of the mean miss, against the mean log likelihood
 _KEPT_SHARE = 0.3  # of the spacing: a landmark so near the body it belongs to stays where it was found
 
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.landmarks.atlas import LandmarkAtlas
 
-#: Landmarks that guide no engine: in people unseen by the model, vertebrae are found one level off, many together, and
-#: these points of ribs and diaphragm slide along them.
-_UNSTEADY = re.compile(r"^vertebra_|(^|_)rib\d+_(lateral|tip)$|diaphragm_dome$")
+#: Landmarks that guide no engine: these points of ribs and diaphragm slide along them.
+_SLIDING = re.compile(r"(^|_)rib\d+_(lateral|tip)$|diaphragm_dome$")
+#: Where they are not counted, vertebrae are found one level off, many together.
+_COUNTED = re.compile(r"^vertebra_")
 _MIN_RELIABILITY = 0.35  # in both images, of a landmark that guides
 _MIN_GUIDES = 5  # fewer may all be wrong
 _CLEARLY_OUTSIDE_MM = 10.0
@@ -46,11 +47,13 @@ class Anchors:
         (2, L) probability that it lies within 10 mm in the fixed and in the moving image; 0 outside the image.
     depth
         (2, L) how deep in the images the landmarks are expected, mm; negative outside.
+    counted
+        (2, L) vertebrae whose level was counted in each image.
 
     Examples
     --------
     >>> places, sure = np.zeros((2, 3)), np.array([[0.9, 0.9], [0.9, 0.1]])
-    >>> anchors = Anchors(("carina", "vertebra_T7"), places, places, sure, np.ones((2, 2)))
+    >>> anchors = Anchors(("carina", "vertebra_T7"), places, places, sure, np.ones((2, 2)), np.zeros((2, 2), bool))
     >>> anchors.sure.tolist(), anchors.guides is None  # one is too few
     ([True, False], True)
     """
@@ -60,6 +63,7 @@ class Anchors:
     moving: FloatArray
     reliability: FloatArray
     depth: FloatArray
+    counted: NDArray[np.bool_]
 
     @property
     def sure(self) -> NDArray[np.bool_]:
@@ -80,7 +84,10 @@ class Anchors:
     @property
     def guiding(self) -> NDArray[np.bool_]:
         """(L,) landmarks reliable and steady enough to guide an engine; none where there are too few."""
-        steady = np.array([not _UNSTEADY.search(name) for name in self.names], dtype=bool)
+        sliding, to_count = (
+            np.array([bool(kind.search(name)) for name in self.names], dtype=bool) for kind in (_SLIDING, _COUNTED)
+        )
+        steady = ~sliding & (~to_count | self.counted.all(axis=0))
         chosen = np.asarray((self.reliability.min(axis=0) >= _MIN_RELIABILITY) & steady)
         return chosen if self.is_credible and chosen.sum() >= _MIN_GUIDES else np.zeros_like(chosen)
 
@@ -113,7 +120,7 @@ class Anchors:
         >>> names = ("vertebra_L4", "vertebra_L5", "carina")
         >>> depth = np.array([[60.0, 30.0, 200.0], [-20.0, -50.0, 90.0]])
         >>> places = np.zeros((3, 3))
-        >>> print(*Anchors(names, places, places, 0.9 * (depth > 0), depth).shown_by_one())
+        >>> print(*Anchors(names, places, places, 0.9 * (depth > 0), depth, depth > 1e3).shown_by_one())
         only the fixed image shows the lumbar spine (vertebra L4, vertebra L5)
         """
         if not self.is_credible:
@@ -179,4 +186,5 @@ def find_anchors(
     fixed, moving = (located.positions for located in found)
     moving = (moving - center) @ turn + center
     reliability = np.stack([reliability_of(located, atlas) for located in found])
-    return Anchors(atlas.names, fixed, moving, reliability, np.stack([located.evidence[3] for located in found]))
+    depth, counted = (np.stack(part) for part in zip(*((one.evidence[3], one.counted) for one in found), strict=True))
+    return Anchors(atlas.names, fixed, moving, reliability, depth, counted)

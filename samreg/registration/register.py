@@ -106,8 +106,8 @@ def register(
         ``quality`` says how near they come.
     anchors
         Whether landmarks that samreg's atlas finds in both volumes (:func:`samreg.find_landmarks`) guide a deformable
-        hybrid by the torch engine; or an atlas of one's own, or its file, to find them by. Vertebrae, and points that
-        slide along ribs and diaphragm, guide nothing.
+        hybrid by the torch engine; or an atlas of one's own, or its file, to find them by. Points that slide along ribs
+        and diaphragm guide nothing, nor do vertebrae that could not be counted.
     start
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
         transform, its folder or a file, instead of the embeddings' seed or the images' centres of mass.

@@ -20,22 +20,31 @@ STEADY = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("glen
 SLIDING = ("vertebra_T7", "left_rib8_lateral", "right_rib12_tip", "left_diaphragm_dome")
 
 
-def anchors(names: tuple[str, ...] = STEADY + SLIDING, *, reliability: object = 0.9, depth: object = 50.0) -> Anchors:
+def anchors(
+    names: tuple[str, ...] = STEADY + SLIDING,
+    *,
+    reliability: object = 0.9,
+    depth: object = 50.0,
+    counted: object = False,
+) -> Anchors:
     count = len(names)
     fixed = np.arange(3.0 * count).reshape(count, 3)
     return Anchors(
         names, fixed, fixed + [0.0, 0.0, 4.0],
         np.broadcast_to(reliability, (2, count)).copy(), np.broadcast_to(depth, (2, count)).copy(),
+        np.broadcast_to(counted, (2, count)).copy(),
     )  # fmt: skip
 
 
-def test_levels_and_what_slides_guide_nothing() -> None:
+def test_what_slides_guides_nothing_and_vertebrae_only_where_both_images_count_them() -> None:
     found = anchors()
     assert found.sure.all()
     assert found.guiding.tolist() == [True] * len(STEADY) + [False] * len(SLIDING)
     assert found.guides is not None
     np.testing.assert_array_equal(found.guides[1] - found.guides[0], [[0.0, 0.0, 4.0]] * len(STEADY))
     assert anchors(("right_first_rib_anterior_end", *STEADY)).guiding[0]
+    assert anchors(("vertebra_T7", *STEADY), counted=True).guiding.all()
+    assert not anchors(("vertebra_T7", *STEADY), counted=[[True], [False]]).guiding[0]
 
 
 def test_only_what_both_images_show_guides() -> None:
