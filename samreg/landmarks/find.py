@@ -16,6 +16,7 @@ from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
 from samreg.landmarks.locate import locate, reliability_of
 from samreg.landmarks.match import embedded, read
+from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
@@ -47,6 +48,8 @@ class FoundLandmarks:
         (N,) whether the landmark is expected in the image.
     notes
         What the user should know, in plain words.
+    counted
+        (N,) vertebrae whose level was counted along the spine; None of an embedding, in which nothing can be counted.
 
     Examples
     --------
@@ -62,6 +65,7 @@ class FoundLandmarks:
     spread: FloatArray
     inside: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+    counted: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -95,7 +99,8 @@ def find_landmarks(
 
     The candidates for a landmark are the places most like it in the people of the atlas, by linear discriminant
     analysis of the embeddings; the most plausible constellation of candidates is chosen; and around each, the people's
-    landmarks are matched one by one with their neighbourhoods, and their geometric median is taken.
+    landmarks are matched one by one with their neighbourhoods, and their geometric median is taken. Vertebrae are then
+    counted along the spine, where the image shows their end plates or discs.
 
     Parameters
     ----------
@@ -151,7 +156,10 @@ def find_landmarks(
     reliability = reliability_of(located, known)
     for pair in known.constellation.clashing(located.positions):  # one of them was found where the other is
         reliability[pair[reliability[pair].argmin()]] = 0.0
-    found = FoundLandmarks(located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside)
+    found = FoundLandmarks(
+        located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside,
+        counted=None if volume is None else located.counted,
+    )  # fmt: skip
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3:
         mirrored = embedded(mirror_image(image), model, device, "mirrored image", report)
@@ -169,17 +177,24 @@ def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
             "atlas's units, and that its header has head and feet, front and back where they are"
         )
     is_vertebra = np.array([name.startswith(_VERTEBRA) for name in found.names])
-    levels = [found.names[i].removeprefix(_VERTEBRA) for i in np.flatnonzero(found.sure & is_vertebra)]
-    if levels:
-        notes.append(f"vertebrae {', '.join(levels)}" + _level_warning(atlas, is_vertebra))
+    sure_vertebrae = sorted(np.flatnonzero(found.sure & is_vertebra), key=lambda i: _level_of(found.names[i]))
+    if sure_vertebrae:
+        levels = ", ".join(found.names[i].removeprefix(_VERTEBRA) for i in sure_vertebrae)
+        if found.counted is not None and found.counted[sure_vertebrae].all():
+            notes.append(f"vertebrae {levels}, counted along the spine" + _tested(atlas, is_vertebra))
+        else:
+            notes.append(f"vertebrae {levels}; they could not be counted along the spine: count the levels before use")
     return tuple(notes)
 
 
-def _level_warning(atlas: LandmarkAtlas, is_vertebra: NDArray[np.bool_]) -> str:
-    """Return how often the atlas's own people had a vertebra on another level."""
+def _level_of(name: str) -> int:
+    return LEVELS.index(name) if name in LEVELS else len(LEVELS)
+
+
+def _tested(atlas: LandmarkAtlas, is_vertebra: NDArray[np.bool_]) -> str:
+    """Return how often people that the atlas was tested on had a vertebra on another level."""
     errors = np.zeros(0) if atlas.errors is None else atlas.errors[:, is_vertebra]
     errors = errors[~np.isnan(errors)]
     if not len(errors):
-        return "; count the levels before use"
-    wrong = np.mean(errors > _LEVEL_MM)
-    return f"; {wrong:.0%} of the vertebrae of people it was tested on lay on another level: count before use"
+        return ""
+    return f"; of people it was tested on {np.mean(errors > _LEVEL_MM):.0%} of the vertebrae lay on another level"
