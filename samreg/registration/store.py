@@ -36,7 +36,7 @@ from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.compact import compact, compact_field, sampled_inverse
 from samreg.spatial.files import reading, replaced_files, require_not_input, require_writable
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
 from samreg.spatial.io_images import read_image, write_image
@@ -69,10 +69,6 @@ REGISTRATION = "registration.dcm"
 _CORRESPONDENCES, _BODY, _LOG = "correspondences.csv", "body.nii.gz", "engine.log"
 ERROR_MAP = "expected_error.nii.gz"
 MISSES = "named_landmarks.csv"
-_MISSES_HEADER = (
-    *("landmark", "region", "miss_mm", "fixed_x", "fixed_y", "fixed_z", "fixed_reliability"),
-    *("moving_x", "moving_y", "moving_z", "moving_reliability", "guided"),
-)
 _MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
 
 #: On which grids displacement fields are written: as coarse as they allow, or those of the images.
@@ -533,10 +529,11 @@ def _write_misses(misses: LandmarkMisses, path: Path) -> None:
     fixed, moving = misses.fixed, misses.moving
     assert fixed.scores is not None
     assert moving.scores is not None
+    places = [column for role in ("fixed", "moving") for column in _place_columns(role, fixed.ndim)]
     numbers = np.column_stack([misses.distance, fixed.positions, fixed.scores, moving.positions, moving.scores])
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(_MISSES_HEADER)
+        writer.writerow(["landmark", "region", "miss_mm", *places, "guided"])
         rows = zip(fixed.names, numbers, misses.guided, strict=True)
         writer.writerows(
             [name, region_of(name), *(f"{value:.4f}" for value in row), "yes" if guided else "no"]
@@ -546,9 +543,25 @@ def _write_misses(misses: LandmarkMisses, path: Path) -> None:
 
 def _read_misses(path: Path) -> LandmarkMisses:
     with reading(path), path.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-        names = tuple(row[0] for row in rows)
-        numbers = np.array([row[2:11] for row in rows], dtype=np.float64).reshape(-1, 9)
-        fixed, moving = (Points(part[:, :3], names, part[:, 3]) for part in (numbers[:, 1:5], numbers[:, 5:]))
-        guided = np.array([row[11:] == ["yes"] for row in rows], dtype=bool)  # results before this column had none
-        return LandmarkMisses(fixed, moving, numbers[:, 0], guided)
+        table = csv.DictReader(file)
+        header, rows = table.fieldnames or (), [*table]
+        names = tuple(row["landmark"] for row in rows)
+        ndim = 3 if "fixed_z" in header else 2
+
+        def numbers(columns: Sequence[str]) -> FloatArray:
+            return np.array([[row[column] for column in columns] for row in rows], dtype=np.float64).reshape(
+                -1, len(columns)
+            )
+
+        fixed, moving = (
+            Points(places[:, :ndim], names, places[:, ndim])
+            for places in (numbers(_place_columns(role, ndim)) for role in ("fixed", "moving"))
+        )
+        # results before this column had none
+        guided = np.array([row.get("guided") == "yes" for row in rows], dtype=bool)
+        return LandmarkMisses(fixed, moving, numbers(["miss_mm"])[:, 0], guided)
+
+
+def _place_columns(role: str, ndim: int) -> list[str]:
+    """Return the columns that say where landmarks lie in the "fixed" or "moving" image, and how reliably."""
+    return [*(f"{role}_{axis}" for axis in "xyz"[:ndim]), f"{role}_reliability"]

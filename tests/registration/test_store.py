@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from samreg.cli import app
 from samreg.errors import InputError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.registration import store
+from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
 from samreg.spatial.compact import compact
 
@@ -253,6 +255,29 @@ def test_options_come_back_as_python_had_them(tmp_path) -> None:
     result = samreg.RegistrationResult(image, image, AffineTransform.identity(2), options=options)
     again = samreg.RegistrationResult.load(result.save(tmp_path), fixed=image, moving=image)
     assert again.options == {"engine_options": {"iterations": (20, 10), "points": (((0.0, 0.0),),)}, "threads": None}
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_misses_of_landmarks_come_back_in_2d_and_3d(tmp_path, ndim) -> None:
+    """In 2D their numbers stood under the names of others."""
+    fixed, moving = (
+        samreg.Points(np.arange(2.0 * ndim).reshape(2, ndim) + i, ["tip", "vertebra_T7"], [0.5, 0.75 + i / 8])
+        for i in (0, 1)
+    )
+    misses = LandmarkMisses(fixed, moving, np.array([1.0, 2.0]), np.array([True, False]))
+    image = Image.from_array(np.zeros((4,) * ndim, np.float32), spacing=1)
+    result = samreg.RegistrationResult(image, image, AffineTransform.identity(ndim), landmark_misses=misses)
+    folder = result.save(tmp_path)
+    header, *rows = csv.reader((folder / store.MISSES).read_text().splitlines())
+    assert {len(row) for row in rows} == {len(header)}
+    found = samreg.RegistrationResult.load(folder, fixed=image, moving=image).landmark_misses
+    for role in ("fixed", "moving"):
+        points, expected = getattr(found, role), getattr(misses, role)
+        np.testing.assert_array_equal(points.positions, expected.positions)
+        np.testing.assert_array_equal(points.scores, expected.scores)
+        assert points.names == expected.names
+    np.testing.assert_array_equal(found.distance, misses.distance)
+    np.testing.assert_array_equal(found.guided, misses.guided)
 
 
 def copy(folder: Path, to: Path, **changes: object) -> Path:
