@@ -413,8 +413,14 @@ def test_labels_are_told_from_intensities_and_warped_as_they_are(places: Places,
     picture = rng.integers(0, 256, (60, 60)).astype(np.uint8)  # of few grey values, as radiographs may be
     assert is_label_image(scan.with_array(labels))
     assert is_label_image(scan.with_array(labels > 0))
-    for other in (scan, scan.with_array(labels.astype(np.float32)), Image.from_array(picture, spacing=1.0)):
+    holed = np.where(labels > 100, np.nan, labels).astype(np.float32)
+    air = np.where(labels > 0, scan.array, -1024.0)  # a scan in floats, much of which has one value
+    for other in (scan, Image.from_array(picture, spacing=1.0), *map(scan.with_array, (holed, air, labels / 16))):
         assert not is_label_image(other)
+    for kind in (np.float32, np.float64):
+        assert is_label_image(scan.with_array(labels.astype(kind))), "as nibabel and ANTs may write them"
+        warped = samreg.RegistrationResult.load(places["result"]).warp(scan.with_array(labels.astype(kind))).array
+        assert set(np.unique(warped)) == {0, 40, 117}
     samreg.write_image(scan.with_array(labels), tmp_path / "labels.nii.gz")
     done = run("apply", places["result"], tmp_path / "labels.nii.gz", "-o", tmp_path / "w.nii.gz")
     assert done.exit_code == 0, done.output

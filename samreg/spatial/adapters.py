@@ -442,8 +442,13 @@ def _as_one_of(array: np.ndarray[Any, Any], types: tuple[type[np.generic], ...])
 
 
 def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: Any, name: str) -> Image:
-    """Resample a sheared volume onto the orthogonal grid that is nearest to it and covers it."""
+    """Resample a sheared volume onto the orthogonal grid that is nearest to it and covers it.
+
+    Labels take the nearest voxel, intensities are interpolated; beyond the volume is its smallest finite value.
+    """
     from scipy.ndimage import affine_transform
+
+    from samreg.spatial.standard import is_label_image  # which resamples through this module
 
     u, _, vt = np.linalg.svd(lps[:3, :3] / spacing)
     direction = u @ vt
@@ -456,10 +461,10 @@ def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: 
     to_old = np.linalg.inv(lps[:3, :3])
     matrix = to_old @ (direction * spacing)
     offset = to_old @ (origin - lps[:3, 3])
-    order = 0 if array.dtype.kind in "bu" else 1
-    resampled = affine_transform(
-        array, matrix[::-1, ::-1], offset[::-1], tuple(new_size[::-1]), order=order, cval=float(array.min())
-    )
+    order = 0 if is_label_image(Image.from_array(array)) else 1
+    finite = array[np.isfinite(array)]
+    fill = float(finite.min()) if finite.size else np.nan
+    resampled = affine_transform(array, matrix[::-1, ::-1], offset[::-1], tuple(new_size[::-1]), order=order, cval=fill)
     remark(log, "%s: sheared affine resampled onto an orthogonal grid", name or "image")
     return Image.from_array(resampled, origin=origin, spacing=spacing, direction=direction, name=name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +27,7 @@ _MIN_EQUAL_SHARE = 0.8  # of neighbours along the rows; of a picture of as few g
 
 
 def is_label_image(image: Image) -> bool:
-    """Tell whether an image holds labels: whole numbers, few of them, in areas of one value.
+    """Tell whether an image holds labels: whole numbers of any type, few of them, in areas of one value.
 
     Examples
     --------
@@ -35,17 +36,31 @@ def is_label_image(image: Image) -> bool:
     >>> labels = np.zeros((20, 20), np.uint8)
     >>> labels[5:15, 5:15] = 3
     >>> is_label_image(Image.from_array(labels)), is_label_image(Image.from_array(labels.astype(float)))
-    (True, False)
+    (True, True)
+    >>> is_label_image(Image.from_array(labels / 2))
+    False
     """
     array = image.array
     if array.dtype.kind == "b":
         return True
-    if array.dtype.kind not in "iu" or array.size < 2:
+    if array.dtype.kind not in "iuf" or array.size < 2:
         return False
     planes = array[:: max(1, len(array) // 16)]  # enough to tell most others at once
-    if len(np.unique(planes)) > _MAX_LABELS or (planes[..., 1:] == planes[..., :-1]).mean() < _MIN_EQUAL_SHARE:
+    return _may_hold_labels(planes) and _are_whole(array) and len(np.unique(array)) <= _MAX_LABELS
+
+
+def _may_hold_labels(planes: NDArray[Any]) -> bool:
+    if not _are_whole(planes) or (planes[..., 1:] == planes[..., :-1]).mean() < _MIN_EQUAL_SHARE:
         return False
-    return len(np.unique(array)) <= _MAX_LABELS
+    return len(np.unique(planes)) <= _MAX_LABELS
+
+
+def _are_whole(values: NDArray[Any]) -> bool:
+    """Tell whether all numbers are whole; NaN and infinity are not."""
+    if values.dtype.kind != "f":
+        return True
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        return bool((values - np.rint(values) == 0).all())
 
 
 def has_hounsfield_units(image: Image) -> bool:

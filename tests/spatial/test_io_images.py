@@ -138,6 +138,37 @@ def test_a_shear_is_resampled(tmp_path, caplog):
     assert image.grid.contains(lps).all()
 
 
+SHEAR = np.array([[2, 0.6, 0, 0], [0, 2, 0, 0], [0, 0, 3.0, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.float32])
+def test_a_shear_invents_no_labels(tmp_path, kind):
+    labels = np.zeros((40, 40, 20), kind)
+    labels[10:30, 10:30, 5:15], labels[15:25, 15:25, 8:12] = 7, 100
+    nib.save(nib.Nifti1Image(labels, SHEAR, dtype=kind), tmp_path / "sheared.nii.gz")
+    assert np.unique(read_image(tmp_path / "sheared.nii.gz").array).tolist() == [0, 7, 100]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32])
+def test_a_shear_blends_intensities_of_any_type(tmp_path, kind):
+    ramp = (100 + 50 * np.indices((30, 12, 8))[0]).astype(kind)  # along x, of which the shear takes fractions
+    nib.save(nib.Nifti1Image(ramp, SHEAR, dtype=kind), tmp_path / "sheared.nii.gz")
+    image = read_image(tmp_path / "sheared.nii.gz")
+    old = (image.grid.world_points().reshape(-1, 3) * [-1, -1, 1]) @ np.linalg.inv(SHEAR[:3, :3]).T
+    inside = ((old >= 0) & (old <= np.array([29, 11, 7]))).all(axis=1)
+    assert np.abs(image.array.ravel()[inside] - (100 + 50 * old[inside, 0])).max() < 1
+
+
+def test_beyond_a_shear_is_the_smallest_finite_value(tmp_path):
+    """A single NaN made everything beyond the volume NaN."""
+    scan = np.random.default_rng(0).normal(40, 9, (20, 20, 10)).astype(np.float32)
+    scan[9, 9, 5] = np.nan
+    nib.save(nib.Nifti1Image(scan, SHEAR), tmp_path / "sheared.nii.gz")
+    array = read_image(tmp_path / "sheared.nii.gz").array
+    assert 0 < np.isnan(array).mean() < 0.01
+    assert (array == np.nanmin(scan)).mean() > 0.05
+
+
 # bad input
 
 
