@@ -70,7 +70,8 @@ def register(
         str,
         typer.Option(
             metavar="compact|full",
-            help="Displacement fields on grids as coarse as 0.05 mm allow, or at every voxel of the images.",
+            help="Displacement fields on grids as coarse as 0.05 mm allow, or at every voxel of the images, larger and "
+            "less exact where a field bends within a voxel.",
         ),
     ] = "compact",
     landmarks: Annotated[

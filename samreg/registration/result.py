@@ -425,8 +425,10 @@ class RegistrationResult:
             ``moving_matches.mrk.json``, for 3D Slicer.
         field_grid
             "compact" writes displacement fields on grids as coarse as they allow: ``transform.*`` differs by at most
-            0.05 mm within the fixed image, and ``inverse.*`` in 95 % of the moving image by at most 0.5 mm and half a
-            voxel of the fixed image. "full" samples them at the voxels of the images, as "npz" always does.
+            0.05 mm within the fixed image and where the moving one reaches beyond it, and ``inverse.*`` in 95 % of the
+            moving image by at most 0.5 mm and half a voxel of the fixed image. "full" samples them at the voxels of
+            the images, which is less exact where a field bends within a voxel. "npz" always does, and ends with the
+            fixed image.
         landmarks
             Errors that were measured, for the verdict.
         progress

@@ -34,7 +34,7 @@ from samreg.errors import InputError, require_choice, require_progress
 from samreg.quality.landmarks import LandmarkErrors
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
-from samreg.spatial.compact import compact, compact_field, sampled_inverse
+from samreg.spatial.compact import compact, compact_field, covering, sampled_inverse
 from samreg.spatial.files import reading, replaced_files, require_not_input, require_writable
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
@@ -417,8 +417,9 @@ def _write_transforms(
     fixed, moving = result.fixed.grid, result.moving.grid
     kinds = [name for name in formats if name in TRANSFORM_FORMATS]
     progress("writing the transform")
+    covered = covering(result.transform, fixed, moving)
     for kind in kinds:
-        stored, grid = _for_file(result.transform, fixed, kind, field_grid)
+        stored, grid = _for_file(result.transform, fixed if kind == "npz" else covered, kind, field_grid)
         write_transform(stored, folder / f"transform{TRANSFORM_FORMATS[kind]}", grid=grid, moving_grid=moving)
     progress("writing the inverse")
     is_sampled = field_grid == "compact" and {*kinds} & {"h5", "nii"}
@@ -434,14 +435,14 @@ def _write_transforms(
         write_transform(affine[-1], folder / _AFFINE)
 
 
-def _for_file(transform: Transform, image: Grid, kind: str, field_grid: str) -> tuple[Transform, Grid | None]:
-    """Return what to write of a transform from an image, and the grid to sample it on; None for its own."""
+def _for_file(transform: Transform, covered: Grid, kind: str, field_grid: str) -> tuple[Transform, Grid | None]:
+    """Return what to write of a transform from a grid's points, and the grid to sample it on; None for its own."""
     if field_grid == "full" or kind == "npz":  # which counts the image's voxels
-        return transform, image
+        return transform, covered
     if kind == "nii":
-        return compact_field(transform, image), None
+        return compact_field(transform, covered), None
     plain = all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(transform))
-    return (compact(transform, image), None) if plain else (transform, image)
+    return (compact(transform, covered), None) if plain else (transform, covered)
 
 
 def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Transform:

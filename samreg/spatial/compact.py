@@ -33,21 +33,24 @@ _TEST_POINTS = 30_000
 _FEW_TEST_POINTS = 4000  # for a share of them
 _INVERSE_ERROR_MM, _INVERSE_SHARE = 0.5, 0.95
 _SAFE_SHARE = 0.8  # of the tolerance
+_COVERED_PER_AXIS = 40  # points of an image whose counterparts are asked for
+_MOVED_MM = 0.01  # by a field; less is its end
 
 
 def compact(transform: Transform, image: Grid, *, tolerance: float = FIELD_ERROR_MM) -> Transform:
-    """Return a transform whose fields are cut to what the image needs, coarsened and rounded.
+    """Return a transform whose fields are coarsened and rounded.
 
-    Linear interpolation gives a field back: its error is measured at every voxel, which is where it is largest.
+    Linear interpolation gives a field back: its error is measured at every voxel, which is where it is largest. Fields
+    keep the margin over which they fall to zero, which the inverse needs: cut off, it had other solutions.
 
     Parameters
     ----------
     transform
         From points of the image, LPS mm; parts other than displacement fields stay as they are.
     image
-        Grid of the image, outside which the result may differ.
+        Grid of the image, within which the difference of all fields together is measured.
     tolerance
-        Largest difference within the image, mm.
+        Largest difference, mm.
 
     Examples
     --------
@@ -61,28 +64,24 @@ def compact(transform: Transform, image: Grid, *, tolerance: float = FIELD_ERROR
         return transform
     points = points_within(image)
     expected = transform.transform_points(points)
-    result = _compact(transform, image, tolerance, worst_case=False)
+    result = _compact(transform, tolerance, worst_case=False)
     error = float(np.linalg.norm(result.transform_points(points) - expected, axis=1).max())
     # points between those that are measured may be worse
-    return result if error < _SAFE_SHARE * tolerance else _compact(transform, image, tolerance, worst_case=True)
+    return result if error < _SAFE_SHARE * tolerance else _compact(transform, tolerance, worst_case=True)
 
 
-def _compact(transform: Transform, image: Grid, tolerance: float, *, worst_case: bool) -> Transform:
+def _compact(transform: Transform, tolerance: float, *, worst_case: bool) -> Transform:
     """Return the compact transform; in the worst case the errors of all fields add up, and each is stretched most."""
     parts = components(transform)
     count = sum(isinstance(part, DisplacementField) for part in parts) if worst_case else 1
-    needed = image.corners()
     result: list[Transform] = []
     for i, part in enumerate(parts):
         smaller = part
         if isinstance(part, DisplacementField):
-            cut = _cut(part, needed)
             # what comes after it stretches an error
             later = [p for p in parts[i + 1 :] if worst_case or isinstance(p, AffineTransform)]
             error = tolerance / count / float(np.prod([_stretch(p) for p in later]))
-            smaller = _few_digits(*_coarsened(cut, error / 2), error)
-            needed = cut.grid.world_points().reshape(-1, cut.ndim)
-        needed = part.transform_points(needed)
+            smaller = _trimmed(_few_digits(*_coarsened(part, error / 2), error))
         result.append(smaller)
     return compose(*result)
 
@@ -154,6 +153,39 @@ def sampled_inverse(transform: Transform, source: Grid, target: Grid) -> Transfo
     return compose(field, after)
 
 
+def covering(transform: Transform, source: Grid, target: Grid) -> Grid:
+    """Return the source's grid, grown until it holds the counterparts of the target that displacement fields move.
+
+    On it a sampled transform has the inverse that the transform has, for points of either image.
+
+    Parameters
+    ----------
+    transform
+        From points of the source image to points of the target image, LPS mm; it must have an inverse.
+    source, target
+        Grids of the images.
+
+    Examples
+    --------
+    >>> from samreg.spatial import DisplacementField, Grid
+    >>> grid = Grid.make((20, 20), spacing=2.0)
+    >>> field = DisplacementField(np.full((40, 40, 2), 8.0), grid.padded(20.0))
+    >>> covering(field, grid, grid).size
+    (26, 26)
+    """
+    affines = [part for part in components(transform) if isinstance(part, AffineTransform)]
+    if len(affines) == len(components(transform)):
+        return source
+    coarse = target.with_spacing(np.maximum(target.spacing, target.extent / _COVERED_PER_AXIS))
+    surrounded = coarse.padded(float(coarse.spacing.min()))  # by points beyond the borders of its voxels
+    points = transform.inverse().transform_points(surrounded.world_points().reshape(-1, target.ndim))
+    affine = compose(*affines) if affines else AffineTransform.identity(transform.ndim)
+    moved = np.linalg.norm(transform.transform_points(points) - affine.transform_points(points), axis=1) > _MOVED_MM
+    index = source.world_to_index(np.concatenate([source.corners(), points[moved]]))
+    low, high = (np.floor(index.min(axis=0)).astype(int), np.ceil(index.max(axis=0)).astype(int))
+    return Grid(tuple((high - low + 1)[::-1]), source.index_to_world(low)[0], source.spacing, source.direction)
+
+
 def points_within(image: Grid) -> FloatArray:
     """Return random points (N, d) between the voxel centres of an image, LPS mm, the same ones each time."""
     rng = np.random.default_rng(0)
@@ -193,18 +225,19 @@ def _stretch(part: Transform) -> float:
     return 1.0 + float(max(slopes))
 
 
-def _cut(field: DisplacementField, points: FloatArray) -> DisplacementField:
-    """Return the part of a field between whose voxel centres the points lie."""
-    index = field.grid.world_to_index(points)
-    last = np.asarray(field.grid.size) - 1
-    low = np.clip(np.floor(index.min(axis=0)), 0, np.maximum(last - 1, 0)).astype(int)
-    high = np.clip(np.ceil(index.max(axis=0)), np.minimum(low + 1, last), last).astype(int)
-    inside = tuple(slice(a, b + 1) for a, b in zip(low[::-1], high[::-1], strict=True))
-    grid = field.grid
-    return DisplacementField(
-        field.displacement[inside],
-        Grid(tuple((high - low + 1)[::-1]), grid.index_to_world(low)[0], grid.spacing, grid.direction),
-    )
+def _trimmed(field: DisplacementField) -> DisplacementField:
+    """Return a field without the outer layers of zeros that change nothing, as it is zero outside its grid."""
+    moved = np.abs(field.displacement).max(axis=-1) > 0
+    inside = []
+    for axis, n in enumerate(moved.shape):
+        (layers,) = np.nonzero(moved.any(axis=tuple(k for k in range(moved.ndim) if k != axis)))
+        # one layer of zeros stays, to which the field falls; and two layers are the least
+        first = min(max(int(layers[0]) - 1, 0), max(n - 2, 0)) if len(layers) else 0
+        last = max(int(layers[-1]) + 2, first + 2) if len(layers) else 2
+        inside.append(slice(first, min(last, n)))
+    cut = field.displacement[tuple(inside)]
+    origin = field.grid.index_to_world([part.start for part in reversed(inside)])[0]
+    return DisplacementField(cut, Grid(cut.shape[:-1], origin, field.grid.spacing, field.grid.direction))
 
 
 def _coarsened(field: DisplacementField, tolerance: float) -> tuple[DisplacementField, float]:

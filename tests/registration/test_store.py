@@ -22,6 +22,7 @@ from samreg.registration import store
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
 from samreg.spatial.compact import compact
+from samreg.spatial.transforms import tapered
 
 Saved = tuple[samreg.RegistrationResult, Path]
 
@@ -135,6 +136,27 @@ def test_fields_are_stored_on_coarse_grids_and_come_back(tmp_path, spacings, kin
     assert sum(sizes[:2]) < sum(sizes[2:])
     with pytest.raises(InputError, match="unknown field_grid 'fine'; choose one of compact, full"):
         result.save(tmp_path / "out", field_grid="fine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field_grid"), [("h5", "compact"), ("nii", "compact"), ("h5", "full"), ("nii", "full")]
+)
+@pytest.mark.parametrize("fields", [1, 2])
+def test_a_loaded_result_is_the_computed_one_at_the_border_too(tmp_path, kind, field_grid, fields) -> None:
+    """Files ended with the fixed image, so that points of the moving body were brought up to 24 mm beside it."""
+    image = Image.from_array(np.zeros((30, 34, 40), np.float32), spacing=3.0)
+    grid = image.grid.padded(36)
+    push = tapered(DisplacementField(np.broadcast_to(np.float32([12, -6, 9]) / fields, (*grid.shape, 3)), grid), 36)
+    result = samreg.RegistrationResult(image, image, compose(*[push] * fields, AffineTransform(np.eye(3), [4.0, 0, 0])))
+    folder = result.save(tmp_path / "out", formats=kind, field_grid=field_grid)
+    loaded = samreg.RegistrationResult.load(folder, fixed=image, moving=image)
+    points = image.grid.index_to_world(
+        np.random.default_rng(0).uniform(-0.4, np.array(image.grid.size) - 0.6, (5000, 3))
+    )
+    forward = 0.05 if fields == 1 or (kind, field_grid) == ("h5", "compact") else 0.1  # two as one lose their kinks
+    for to, tolerance in (("moving", forward), ("fixed", 0.2)):
+        expected = result.transform_points(points, to=to)
+        assert np.linalg.norm(loaded.transform_points(points, to=to) - expected, axis=1).max() < tolerance
 
 
 @pytest.mark.parametrize("size", [21, 24])
