@@ -64,17 +64,25 @@ def open_hdf5(path: str | os.PathLike[str], kind: str, *, file_format: str, vers
     import h5py
 
     path = require_file(path, kind)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, no {kind} file; {remedy}")
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path} is no {kind} file; {remedy}")
+    is_own = False
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != file_format:
                 raise InputError(f"{path} is no samreg {kind}; {remedy}")
+            is_own = True
             if (written := int(file.attrs["version"])) > version:
                 raise InputError(f"{path}: {kind} format {written} is newer than {version}; update samreg")
             yield file
     except SamregError:
         raise
     except Exception as error:  # h5py raises anything on damaged bytes
-        raise InputError(f"{path} is not a whole {kind} file ({error}); delete it and {remedy}") from error
+        # a file that cannot be opened may be of another program
+        advice = f"delete it and {remedy}" if is_own else f"copy it again, or {remedy}"
+        raise InputError(f"{path} is not a whole {kind} file ({error}); {advice}") from error
 
 
 def write_array(group: Any, name: str, array: NDArray[Any], **options: Any) -> None:

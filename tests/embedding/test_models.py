@@ -108,6 +108,24 @@ def test_file_round_trip(embedding, tmp_path):
             Embedding.load(tmp_path / name)
 
 
+def test_files_of_other_kinds_are_named_as_such_and_never_to_be_deleted(tmp_path):
+    import h5py
+
+    (tmp_path / "pairs.csv").write_text("fixed,moving\na,b\n")
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["x"] = np.arange(5000)
+    (tmp_path / "theirs_cut.h5").write_bytes((tmp_path / "theirs.h5").read_bytes()[:3000])
+    for name, says in (
+        ("pairs.csv", r"pairs.csv is no embedding file; give a file"),
+        ("", r"is a folder, no embedding file; give a file"),
+        ("theirs_cut.h5", r"theirs_cut.h5 is not a whole embedding file .*; copy it again, or give a file"),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            Embedding.load(tmp_path / name)
+        assert "delete" not in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
 def test_foreign_and_newer_files_are_refused(embedding, tmp_path):
     import h5py
 
