@@ -24,7 +24,7 @@ from samreg.engines.registry import engine_packages
 from samreg.errors import EngineError, InputError, SamregError, require_choice, require_number, require_progress
 from samreg.quality import LandmarkErrors, dice, summarise_errors
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
-from samreg.registration.register import METHODS, TRANSFORMS, chosen_engine, register
+from samreg.registration.register import METHODS, TRANSFORMS, chosen_atlas, chosen_engine, register
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.files import claimed_folder, locked_folder
 from samreg.spatial.image import Image
@@ -221,18 +221,26 @@ def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
 
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise InputError(f"unknown option {', '.join(unknown)}; choose from {', '.join(_OPTIONS)}")
-    if not isinstance(options.get("anchors", True), (bool, str, os.PathLike)):
+    anchors = options.get("anchors", True)
+    if not isinstance(anchors, (bool, str, os.PathLike)):
         raise InputError("anchors must be True, False or the file of a landmark atlas, which any process can read")
     method = options.get("method", "hybrid")
     require_choice("method", method, METHODS)
-    require_choice("transform", options.get("transform", "deformable"), TRANSFORMS)
-    if method != "embedding":
-        chosen_engine(options.get("engine"), method)
+    transform = options.get("transform", "deformable")
+    require_choice("transform", transform, TRANSFORMS)
+    engine = None if method == "embedding" else chosen_engine(options.get("engine"), method)
+    atlas = chosen_atlas(anchors, method, transform, engine)
     if method == "registration":
         return ()
     model = options.get("model")
     named = default_models() if model is None else (model,)
-    return tuple(load_model(source).identity for source in named)
+    identities = tuple(load_model(source).identity for source in named)
+    if not isinstance(atlas, bool) and atlas.model not in identities:
+        raise InputError(
+            f"{anchors}: the landmark atlas is of the model {atlas.model}, the images would be embedded by "
+            f"{' or '.join(identities)}; give model=, the atlas's, or build an atlas by this model"
+        )
+    return identities
 
 
 def _shared_images(pairs: Sequence[RegistrationPair]) -> frozenset[tuple[Path, Path | None]]:

@@ -457,6 +457,16 @@ def _check_working_size(request: Request) -> None:
 def _atlas_given(
     anchors: bool | LandmarkAtlas | str | os.PathLike[str], method: str, request: Request, engine: Engine | None
 ) -> bool | LandmarkAtlas:
+    """Return whether to use the atlas that samreg ships, or another that was given and is of the images' dimension."""
+    atlas = chosen_atlas(anchors, method, request.transform, engine)
+    if not isinstance(atlas, bool) and atlas.positions.shape[2] != request.fixed.ndim:
+        raise InputError(f"the landmark atlas is {atlas.positions.shape[2]}D, the images are {request.fixed.ndim}D")
+    return atlas
+
+
+def chosen_atlas(
+    anchors: bool | LandmarkAtlas | str | os.PathLike[str], method: str, transform: str, engine: Engine | None
+) -> bool | LandmarkAtlas:
     """Return whether to use the atlas that samreg ships, or another that was given.
 
     Raises
@@ -470,15 +480,12 @@ def _atlas_given(
         return anchors
     if not isinstance(anchors, (str, os.PathLike, LandmarkAtlas)):
         raise InputError(f"anchors must be True, False, or a landmark atlas or its file, got {type(anchors).__name__}")
-    if method != "hybrid" or engine is None or not engine.uses_anchors or request.transform != "deformable":
+    if method != "hybrid" or engine is None or not engine.uses_anchors or transform != "deformable":
         raise InputError(
             'an atlas given as anchors guides a deformable hybrid by the torch engine alone; set method="hybrid" and '
             'engine="torch", or leave anchors out'
         )
-    atlas = anchors if isinstance(anchors, LandmarkAtlas) else LandmarkAtlas.load(anchors)
-    if atlas.positions.shape[2] != request.fixed.ndim:
-        raise InputError(f"the landmark atlas is {atlas.positions.shape[2]}D, the images are {request.fixed.ndim}D")
-    return atlas
+    return anchors if isinstance(anchors, LandmarkAtlas) else LandmarkAtlas.load(anchors)
 
 
 def _as_transform(start: object, fixed: Image, moving: Image) -> Transform:

@@ -18,6 +18,7 @@ import samreg
 from samreg.cli import app
 from samreg.embedding.mind import MindModel
 from samreg.errors import InputError
+from samreg.landmarks.atlas import ATLASES
 from samreg.registration import batch
 from samreg.registration.pairs import RegistrationPair, pairs_in_folder, read_registration_pairs
 from samreg.spatial import Image
@@ -25,6 +26,7 @@ from samreg.spatial import Image
 RIGID = ("--method", "registration", "--engine", "torch", "--transform", "rigid")
 OPTIONS = {"method": "registration", "engine": "torch", "transform": "rigid"}
 SHIFT_MM = 8.0
+ATLAS = str(ATLASES / "ct-small.h5")
 
 
 @pytest.fixture
@@ -256,6 +258,12 @@ def test_tables_at_fault(folder, rows, says):
         (["pairs.csv", "--engine", "antz"], "unknown engine 'antz'"),
         (["pairs.csv", "--backend", "dask"], "address of its scheduler"),
         (["pairs.csv", "--model", "ct-huge"], "unknown model"),
+        (["pairs.csv", "--anchors", "none.h5"], "none.h5"),
+        (["pairs.csv", "--anchors", "pairs.csv"], "pairs.csv is no landmark atlas file"),
+        (["pairs.csv", "--anchors", ATLAS, "--method", "embedding"], "deformable hybrid by the torch engine alone"),
+        (["pairs.csv", "--anchors", ATLAS, "--engine", "ants"], "deformable hybrid by the torch engine alone"),
+        (["pairs.csv", "--anchors", ATLAS, "--transform", "affine"], "deformable hybrid by the torch engine alone"),
+        (["pairs.csv", "--anchors", ATLAS, "--model", "mind"], "the landmark atlas is of the model ct-small@"),
     ],
 )
 def test_calls_at_fault_end_before_the_work(folder, monkeypatch, arguments, says):
