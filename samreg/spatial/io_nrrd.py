@@ -6,7 +6,9 @@ becomes wrong voxels without a word.
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +23,10 @@ from samreg.spatial.adapters import placed, sitk_geometry
 from samreg.spatial.files import itk_path, reading, require_file, require_plausible_size
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.remarks import remark
 from samreg.spatial.transforms import DisplacementField
+
+log = logging.getLogger(__name__)
 
 NRRD = (".nrrd", ".nhdr")
 METAIMAGE = (".mha", ".mhd")
@@ -31,6 +36,15 @@ _ANY_DEFLATE = 47  # zlib's code for a stream with a header of gzip or of zlib
 _READ_BYTES, _INFLATED_BYTES = 1 << 20, 1 << 24  # at a time
 _LINE_BYTES = 1 << 20  # the longest line of a header
 _MAX_DIMENSIONS = 8
+_MM = "mm"
+_UNITS_MM = {
+    "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "millimetres": 1.0, "cm": 10.0, "m": 1000.0,
+    "um": 1e-3, "\N{MICRO SIGN}m": 1e-3, "\N{GREEK SMALL LETTER MU}m": 1e-3, "micron": 1e-3, "microns": 1e-3,
+    "nm": 1e-6,
+}  # fmt: skip
+_NAMED_AXES = re.compile(
+    r"(right|left)-(anterior|posterior)-superior|[RL][AP]S", re.IGNORECASE
+)  # ITK turns them to LPS
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,10 @@ class _Header:
         Whether the components of a voxel's vector lie side by side.
     skipped_bytes
         How many of the data come before the voxels, once decompressed.
+    has_axes
+        Whether it says how the axes of its world lie in the patient.
+    unit
+        In which lengths are given.
     """
 
     files: tuple[Path, ...]
@@ -68,6 +86,8 @@ class _Header:
     vectors: str = ""
     components_first: bool = True
     skipped_bytes: int = 0
+    has_axes: bool = True
+    unit: str = _MM
 
 
 def read_nrrd(path: Path) -> Image:
@@ -85,7 +105,11 @@ def read_nrrd(path: Path) -> Image:
         size = reader.GetSize()
         if math.prod(size[3:]) > 1:
             raise InputError(f"{path}: is {len(size)}D, size {size}; save one 3D volume of it")
-        image = placed(_voxels(path, header, reader), *sitk_geometry(reader), name=str(path))
+        origin, spacing, direction = sitk_geometry(reader)
+        scale = _unit_mm(path, header)
+        image = placed(_voxels(path, header, reader), scale * origin, scale * spacing, direction, name=str(path))
+        if not header.has_axes and image.ndim == 3:
+            remark(log, "%s: its header names no space of the patient; its axes are taken for LPS, a guess", path)
     return image if header.has_spacing else Image(image.array, image.grid, image.name, spacing_known=False)
 
 
@@ -106,8 +130,8 @@ def read_nrrd_field(path: Path) -> DisplacementField:
             )
         if header.vectors:
             raise InputError(
-                f"{path}: {header.vectors}, so the axes of its vectors are not known; convert it to a field in "
-                "left-posterior-superior, mm"
+                f"{path}: {header.vectors}, so the axes or lengths of its vectors are not known; convert it to a "
+                "field in left-posterior-superior, mm"
             )
         array = _voxels(path, header, reader).astype(np.float32, copy=False)
         origin, spacing, direction = sitk_geometry(reader)
@@ -119,6 +143,8 @@ def _read_header(path: Path) -> tuple[_Header, Any]:
     import SimpleITK as sitk
 
     header = _nrrd_header(path) if path.name.lower().endswith(NRRD) else _metaimage_header(path)
+    for file in header.files:
+        require_file(file, f"data file of {path}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_path(path))
     reader.ReadImageInformation()
@@ -128,6 +154,22 @@ def _read_header(path: Path) -> tuple[_Header, Any]:
     return header, reader
 
 
+def _unit_mm(path: Path, header: _Header) -> float:
+    """Return how many mm the unit of a header is.
+
+    Raises
+    ------
+    InputError
+        When it is not known.
+    """
+    scale = _UNITS_MM.get(header.unit)
+    if scale is None:
+        raise InputError(f"{path}: its lengths are in {header.unit!r}, which is not known; write them in mm")
+    if scale != 1:
+        remark(log, "%s: its lengths are in %s; they are converted to mm", path, header.unit)
+    return scale
+
+
 def _voxels(path: Path, header: _Header, reader: Any) -> NDArray[Any]:
     """Return the numbers of a file, (*array shape) or (*array shape, components), in this machine's byte order."""
     import SimpleITK as sitk
@@ -135,8 +177,6 @@ def _voxels(path: Path, header: _Header, reader: Any) -> NDArray[Any]:
     kind, components = _component_type(path, reader), reader.GetNumberOfComponents()
     size = math.prod(reader.GetSize()) * components * kind.itemsize
     array: NDArray[Any]
-    for file in header.files:
-        require_file(file, f"data file of {path}")
     if (header.is_raw or header.is_compressed) and len(header.files) == 1:
         require_plausible_size(header.files[0], size, compressed=header.is_compressed)
     if not header.is_compressed:
@@ -223,11 +263,26 @@ def _nrrd_header(path: Path) -> _Header:
         vectors=_open_vectors(fields),
         components_first=not axes.lower().startswith(("(", "domain", "space")),
         skipped_bytes=int(fields.get("byteskip", 0)),
+        has_axes=_NAMED_AXES.match(fields.get("space", "")) is not None,
+        unit=_unit(fields),
     )
+
+
+def _unit(fields: dict[str, str]) -> str:
+    """Return the unit of a NRRD's lengths, mm where it says none; several ones where its axes differ."""
+    spacings = fields.get("spacings", "").split()
+    if "spacedirections" in fields or not spacings:
+        units = re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))
+    else:  # one for each axis, also for those that lie in no space
+        units = re.findall(r'"([^"]*)"', fields.get("units", ""))
+        units = [unit for unit, spacing in zip(units, spacings, strict=False) if spacing.lower() != "nan"][:3]
+    return ", ".join(dict.fromkeys(unit.strip() for unit in units if unit.strip() not in ("", "???"))) or _MM
 
 
 def _open_vectors(fields: dict[str, str]) -> str:
     """Return what of a NRRD header leaves open, or turns, the axes along which vectors have their components."""
+    if _UNITS_MM.get(unit := _unit(fields)) != 1:
+        return f"its unit is {unit}"
     space = fields.get("space", "left-posterior-superior").lower()
     if space not in ("left-posterior-superior", "lps"):
         return f"its space is {space}"

@@ -103,8 +103,53 @@ def test_nrrd_whose_data_lie_in_other_files(tmp_path, naming):
     (tmp_path / "a.nhdr").write_text(header)
     same_as_itk(tmp_path / "a.nhdr")
     next(iter(sorted(tmp_path.glob("*.raw.gz")))).unlink()
-    with pytest.raises(InputError, match=r"cannot read .*a\.nhdr|not found"):
+    with pytest.raises(InputError, match=r"data file of .*a\.nhdr not found: .*raw.gz"):
         read_image(tmp_path / "a.nhdr")
+
+
+def write_nrrd(path, *, space="left-posterior-superior", more=""):
+    header = NRRD.format(endian="little", encoding="raw", more=more).rstrip("\n") + "\n\n"
+    header = header.replace("space: left-posterior-superior\n", f"{space}\n" if ":" in space else f"space: {space}\n")
+    path.write_bytes(header.encode() + VOXELS.astype("<i2").tobytes())
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1), ("cm", 10), ("m", 1000), ("um", 1e-3), ("µm", 1e-3), ("", 1)])
+def test_lengths_in_other_units_become_mm(tmp_path, unit, mm):
+    write_nrrd(tmp_path / "a.nrrd", more="space units: " + " ".join([f'"{unit}"'] * 3))
+    image = read_image(tmp_path / "a.nrrd")
+    np.testing.assert_allclose(image.spacing, np.multiply(mm, [1, 2, 3]))
+    np.testing.assert_allclose(image.origin, np.multiply(mm, [4, 5, 6]))
+    assert [f"in {unit}; they are converted to mm" in text for text in image.remarks] == [True] * (mm != 1)
+
+
+def test_units_of_axes_are_read_where_they_lie_in_no_space(tmp_path):
+    header = 'NRRD0004\ntype: short\ndimension: 3\nsizes: 5 4 3\nspacings: 100 200 300\nunits: "um" "um" "um"\n'
+    (tmp_path / "a.nrrd").write_bytes(
+        f"{header}endian: little\nencoding: raw\n\n".encode() + VOXELS.astype("<i2").tobytes()
+    )
+    np.testing.assert_allclose(read_image(tmp_path / "a.nrrd").spacing, [0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("units", ['"inch" "inch" "inch"', '"mm" "mm" "cm"'])
+def test_units_that_are_not_known_are_named(tmp_path, units):
+    write_nrrd(tmp_path / "a.nrrd", more=f"space units: {units}")
+    with pytest.raises(InputError, match=r"a\.nrrd: its lengths are in '(inch|mm, cm)'.*write them in mm"):
+        read_image(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("space", "is_guess"),
+    [
+        ("left-posterior-superior", False),
+        ("RAS", False),
+        ("left-anterior-superior", False),
+        ("space dimension: 3", True),
+        ("scanner-xyz", True),
+    ],
+)
+def test_axes_that_a_header_does_not_name_are_a_guess(tmp_path, space, is_guess):
+    write_nrrd(tmp_path / "a.nrrd", space=space)
+    assert any("taken for LPS, a guess" in text for text in read_image(tmp_path / "a.nrrd").remarks) == is_guess
 
 
 def test_metaimage_whose_data_lie_in_another_file(tmp_path):
@@ -203,6 +248,7 @@ def test_components_may_come_last(tmp_path):
     [
         ("right-anterior-superior", ""),
         ("left-posterior-superior", "measurement frame: (0,1,0) (1,0,0) (0,0,1)"),
+        ("left-posterior-superior", 'space units: "cm" "cm" "cm"'),
     ],
 )
 def test_fields_whose_vectors_have_unknown_axes_are_refused(tmp_path, space, more):
@@ -216,7 +262,7 @@ def test_fields_whose_vectors_have_unknown_axes_are_refused(tmp_path, space, mor
     write("left-posterior-superior", "measurement frame: (1,0,0) (0,1,0) (0,0,1)")
     assert np.allclose(read_transform(tmp_path / "f.nrrd").displacement, VECTORS, atol=1e-6)
     write(space, more)
-    with pytest.raises(InputError, match=r"f\.nrrd.*axes of its vectors"):
+    with pytest.raises(InputError, match=r"f\.nrrd.*axes or lengths of its vectors"):
         read_transform(tmp_path / "f.nrrd")
 
 
