@@ -6,6 +6,7 @@ nibabel arrays are (x, y, z), all others (z, y, x).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -335,7 +336,8 @@ def transform_from_sitk(transform: Any) -> Transform:
     """
     import SimpleITK as sitk
 
-    transform = transform.Downcast() if hasattr(transform, "Downcast") else transform
+    with contextlib.suppress(KeyError):  # of the kinds that SimpleITK has a class for and cannot turn to it
+        transform = transform.Downcast() if hasattr(transform, "Downcast") else transform
     if isinstance(transform, sitk.CompositeTransform):
         count = transform.GetNumberOfTransforms()
         if count == 0:

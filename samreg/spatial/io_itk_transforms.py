@@ -6,7 +6,9 @@ They are written without ITK: its HDF5 writer ends the process when the disk is 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,24 @@ ITK_TRANSFORMS = (*HDF5, *TEXT, *MATLAB)
 
 _FIRST_LINE = "#Insight Transform File"
 
+#: Kinds that SimpleITK does not read, and others that have the same parameters.
+_RENAMED = {"Rigid2DTransform": "Euler2DTransform", "FixedCenterOfRotationAffineTransform": "AffineTransform"}
+#: Those whose parameters are another kind's own, the centre and the translation.
+_CENTRED = {
+    "CenteredRigid2DTransform": "Euler2DTransform",
+    "CenteredAffineTransform": "AffineTransform",
+    "CenteredEuler3DTransform": "Euler3DTransform",
+    "CenteredSimilarity2DTransform": "Similarity2DTransform",
+}
+#: One for which SimpleITK has a class alone.
+_COMPOSED = "ComposeScaleSkewVersor3DTransform"
+_UNKNOWN_KIND = ("is not of type", "Could not create an instance")  # what SimpleITK and ITK say of it
+_HEAD_BYTES = 1000
+_NUMBERS_IN_TEXT = re.compile(rb"[0-9eE+.\s-]*")  # which MATLAB files are not
+
+#: Kind, parameters and fixed parameters of a transform, as ITK writes them.
+_Described = tuple[str, NDArray[Any], NDArray[Any]]
+
 
 def read_itk_transform(path: Path) -> Transform:
     """Read an ITK transform file: affine kinds, displacement fields, composites of them.
@@ -36,12 +56,13 @@ def read_itk_transform(path: Path) -> Transform:
     InputError
         When the file is damaged, or holds something else.
     """
-    import SimpleITK as sitk
-
     if path.name.lower().endswith(HDF5):
         return _read_hdf5(path)
-    _require_complete(path)
-    return transform_from_sitk(sitk.ReadTransform(itk_path(path)))
+    described = _described_in_matlab(path) if path.name.lower().endswith(MATLAB) else _described_in_text(path)
+    if any(_bare(kind) in (*_RENAMED, *_CENTRED, _COMPOSED) for kind, _, _ in described):
+        parts = [_from_parameters(*part) for part in described if not part[0].startswith("CompositeTransform")]
+        return compose(*parts[::-1])  # ITK applies the last one first
+    return _read_by_simpleitk(path, [kind for kind, _, _ in described])
 
 
 def write_itk_transform(transform: Transform, path: Path) -> None:
@@ -80,20 +101,66 @@ def is_text_transform(path: Path) -> bool:
         return file.read(len(_FIRST_LINE)) == _FIRST_LINE.encode("ascii")
 
 
-def _require_complete(path: Path) -> None:
-    """Refuse what ITK would read without a word although its end is missing."""
-    if path.name.lower().endswith(MATLAB):
-        from scipy.io import loadmat
+def _described_in_matlab(path: Path) -> list[_Described]:
+    """Return the one transform of a MATLAB file; refuse what ITK reads without a word although its end is missing."""
+    from scipy.io import loadmat
 
-        if "fixed" not in loadmat(path):
-            raise InputError(f"{path}: holds no ITK transform, or is cut; export it again")
-        return
+    if _NUMBERS_IN_TEXT.fullmatch(path.read_bytes()[:_HEAD_BYTES]):
+        raise InputError(
+            f"{path}: no ITK transform but numbers in text, as FSL FLIRT writes a matrix between voxels of its images; "
+            "convert it with both images, as c3d_affine_tool -fsl2ras -oitk does"
+        )
+    content = loadmat(path)
+    kind = next((name for name in content if "Transform" in name), "")
+    if "fixed" not in content or not kind:
+        raise InputError(f"{path}: holds no ITK transform, or is cut; export it again")
+    return [(kind, content[kind].ravel(), content["fixed"].ravel())]
+
+
+def _described_in_text(path: Path) -> list[_Described]:
+    """Return the transforms of a text file; refuse what ITK reads without a word although its end is missing."""
     text = path.read_text(encoding="utf-8")
     if not text.startswith(_FIRST_LINE):
         raise InputError(f"{path}: no ITK transform file (its first line is '{_FIRST_LINE} V1.0')")
-    keys = [line.partition(":")[0].strip() for line in text.splitlines()]
+    entries = [(key.strip(), value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())]
+    keys = [key for key, _ in entries]
     if keys.count("Parameters") != keys.count("FixedParameters") or not text.endswith("\n"):
         raise InputError(f"{path}: its end is missing; copy or export it again")
+    described: list[tuple[str, dict[str, NDArray[Any]]]] = []
+    for key, values in entries:
+        if key == "Transform":
+            described.append((" ".join(values), {}))
+        elif described and key in ("Parameters", "FixedParameters"):
+            described[-1][1][key] = np.array(values, dtype=np.float64)
+    none = np.zeros(0)  # of a composite
+    return [(kind, own.get("Parameters", none), own.get("FixedParameters", none)) for kind, own in described]
+
+
+def _bare(kind: str) -> str:
+    """Return ITK's name of a kind without its type and dimensions."""
+    return kind.partition("_")[0]
+
+
+def _read_by_simpleitk(path: Path, kinds: Sequence[str]) -> Transform:
+    """Read a file, text or MATLAB, of transforms of these kinds.
+
+    Raises
+    ------
+    InputError
+        When SimpleITK does not know a kind.
+    """
+    import SimpleITK as sitk
+
+    try:
+        transform = sitk.ReadTransform(itk_path(path))
+    except (KeyError, RuntimeError) as error:
+        if isinstance(error, KeyError) or any(said in str(error) for said in _UNKNOWN_KIND):
+            raise InputError(
+                f"a transform of the kind {', '.join(map(_bare, kinds))}, which samreg does not read; write it as an "
+                "AffineTransform where it is one, else as a displacement field, with the program that made it"
+            ) from error
+        raise
+    return transform_from_sitk(transform)
 
 
 def _affine_parameters(transform: AffineTransform) -> tuple[str, FloatArray, FloatArray]:
@@ -183,8 +250,20 @@ def _from_parameters(kind: str, parameters: NDArray[Any], fixed: NDArray[Any]) -
         size, origin, spacing, direction = np.split(np.asarray(fixed, dtype=float), [d, 2 * d, 3 * d])
         grid = Grid.make(size.astype(int)[::-1].tolist(), origin=origin, spacing=spacing, direction=direction)
         return DisplacementField(parameters.reshape(*grid.shape, d), grid)
+    d = int(kind.rpartition("_")[2])
+    if (plain := _RENAMED.get(_bare(kind))) is not None:
+        kind = f"{plain}_double_{d}_{d}"
+    if (plain := _CENTRED.get(_bare(kind))) is not None:
+        own, center, translation = np.split(parameters, [len(parameters) - 2 * d, len(parameters) - d])
+        kind, parameters = f"{plain}_double_{d}_{d}", np.concatenate([own, translation])
+        fixed = np.concatenate([center, fixed[d:]])  # behind the centre, which order angles have
+    if _bare(kind) == _COMPOSED:
+        transform = sitk.ComposeScaleSkewVersor3DTransform()
+        transform.SetFixedParameters(fixed.tolist())
+        transform.SetParameters(parameters.tolist())
+        return transform_from_sitk(transform)
     # ITK knows many other kinds, and reads them from a file only
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "part.tfm")
         Path(path).write_text(_as_text(kind.replace("_float_", "_double_"), parameters, fixed), encoding="ascii")
-        return transform_from_sitk(sitk.ReadTransform(itk_path(path)))
+        return _read_by_simpleitk(Path(path), [kind])

@@ -148,6 +148,49 @@ def test_we_read_itk_kinds(tmp_path):
             assert np.allclose(read_transform(tmp_path / f"t{suffix}").transform_points(points), expected)
 
 
+def test_we_read_itk_kinds_that_simpleitk_does_not(tmp_path):
+    """Transforms with a centre that is optimised too, as older programs write them, and one with a class alone."""
+    itk = pytest.importorskip("itk")
+    rng = np.random.default_rng(0)
+    for name in (
+        "CenteredAffineTransform",
+        "CenteredEuler3DTransform",
+        "CenteredRigid2DTransform",
+        "CenteredSimilarity2DTransform",
+        "FixedCenterOfRotationAffineTransform",
+        "Rigid2DTransform",
+    ):
+        kind = getattr(itk, name)
+        theirs = (kind[itk.D, 3] if "Affine" in name else kind[itk.D]).New()
+        if not name.startswith("Centered"):
+            fixed = theirs.GetFixedParameters()
+            for i in range(len(fixed)):
+                fixed[i] = 3.0 + i
+            theirs.SetFixedParameters(fixed)
+        numbers = theirs.GetParameters()
+        for i in range(len(numbers)):
+            numbers[i] = numbers[i] + rng.normal(0, 0.3)
+        theirs.SetParameters(numbers)
+        points = rng.normal(size=(5, theirs.GetInputSpaceDimension())) * 50
+        expected = [list(theirs.TransformPoint(point)) for point in points.tolist()]
+        for suffix in (".h5", ".tfm", ".mat"):
+            path = tmp_path / f"{name}{suffix}"
+            itk.transformwrite([theirs], str(path))
+            np.testing.assert_allclose(read_transform(path).transform_points(points), expected, atol=1e-9)
+    composed = sitk.ComposeScaleSkewVersor3DTransform()
+    composed.SetCenter((1, 2, 3))
+    composed.SetScale((1.1, 1.2, 0.9))
+    composed.SetRotation((0, 0, 1), 0.2)
+    composed.SetTranslation((4, 5, 6))
+    points = rng.normal(size=(5, 3)) * 50
+    chain = sitk.CompositeTransform([sitk.TranslationTransform(3, (7, 0, 0)), composed])
+    for theirs in (composed, chain):
+        expected = [theirs.TransformPoint(point) for point in points.tolist()]
+        for suffix in (".h5", ".tfm") if theirs is chain else (".h5", ".tfm", ".mat"):
+            sitk.WriteTransform(theirs, str(tmp_path / f"t{suffix}"))
+            np.testing.assert_allclose(read_transform(tmp_path / f"t{suffix}").transform_points(points), expected)
+
+
 def test_ants_files(tmp_path, random_affine):
     ants = pytest.importorskip("ants")
     affine = random_affine(np.random.default_rng(0), 3)
@@ -320,7 +363,12 @@ def test_other_files_of_these_suffixes(tmp_path):
         file["embedding"] = np.zeros(3)
     refused(tmp_path / "e.h5", "no ITK transform")
     np.savetxt(tmp_path / "fsl.mat", np.eye(4))
-    refused(tmp_path / "fsl.mat")
+    refused(tmp_path / "fsl.mat", "no ITK transform", "FSL FLIRT", "c3d_affine_tool")
+    (tmp_path / "o.tfm").write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: OwnTransform_double_3_3\nParameters: 1 2\n"
+        "FixedParameters: 1\n"
+    )
+    refused(tmp_path / "o.tfm", "OwnTransform, which samreg does not read")
     sitk.WriteTransform(sitk.BSplineTransform(3, 3), str(tmp_path / "b.h5"))
     refused(tmp_path / "b.h5", "BSplineTransform", "TransformToDisplacementField")
     (tmp_path / "a.xfm").write_text("x")
