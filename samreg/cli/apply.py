@@ -315,8 +315,14 @@ def _saved_grid(folder: Path, role: str) -> Grid | None:
 
 def _in_file(path: Path, backward: bool, grids: tuple[Grid | None, Grid | None] = (None, None)) -> Transform:
     """Read the transform, inverted when ``backward``; ``grids`` of the fixed and the moving image."""
+    from samreg.spatial.io_fields import LEARN2REG
     from samreg.spatial.io_transforms import read_transform
 
+    if grids[0] is None and path.name.lower().endswith(LEARN2REG):
+        raise InputError(
+            f"{path} counts voxels of the images, which it does not name; give the folder of the result in its place, "
+            "or its transform.h5"
+        )
     transform = read_transform(path, fixed_grid=grids[0], moving_grid=grids[1])
     return transform.inverse() if backward else transform
 

@@ -47,16 +47,19 @@ def _kind(path: Path) -> Callable[..., None]:
     from samreg.spatial.io_dicom_objects import is_dicom_registration
     from samreg.spatial.io_itk_transforms import HDF5, MATLAB, is_text_transform
     from samreg.spatial.io_points import POINT_SUFFIXES
+    from samreg.spatial.io_transformix import is_parameter_file
 
     name = require_file(path, "file").name.lower()
     if path.is_dir():
         return _result if (path / SUMMARY).is_file() else _image
+    if path.name == SUMMARY:
+        return lambda summary: _result(summary.parent)
     if name.endswith(HDF5):
         return _transform if _holds_transform(path) else _embedding
     if (
         name.endswith((".tfm", *MATLAB))
         or is_dicom_registration(path)
-        or (name.endswith(".txt") and is_text_transform(path))
+        or (name.endswith(".txt") and (is_text_transform(path) or is_parameter_file(path)))  # refused by name
     ):
         return _transform
     if name.endswith(POINT_SUFFIXES):
@@ -74,13 +77,15 @@ def _holds_transform(path: Path) -> bool:
 
 
 def _is_field(path: Path) -> bool:
-    """Tell a displacement field in NIfTI from an image."""
-    from samreg.spatial.io_nifti import open_nibabel
+    """Tell a displacement field from an image, by what its header says of a voxel."""
+    from samreg.spatial.io_fields import is_nifti_field
+    from samreg.spatial.io_nifti import NIFTI
+    from samreg.spatial.io_nrrd import METAIMAGE, NRRD, is_nrrd_field
 
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return False
-    with open_nibabel(path) as image:
-        return len(image.shape) == 5 and image.shape[3] == 1 and image.dataobj.dtype.names is None
+    name = path.name.lower()
+    if name.endswith(NIFTI):
+        return is_nifti_field(path)
+    return name.endswith((*NRRD, *METAIMAGE)) and is_nrrd_field(path)
 
 
 def _installation() -> None:

@@ -496,8 +496,9 @@ def _as_transform(start: object, fixed: Image, moving: Image) -> Transform:
         if Path(start).is_dir():
             return store.load_transform(start, "transform")
         return read_transform(start, fixed_grid=fixed.grid, moving_grid=moving.grid)
+    remedy = "; give result.transform" if isinstance(start, RegistrationResult) else ""
     raise InputError(
-        f"start must be a transform, such as an earlier result's, or a file of one, got {type(start).__name__}"
+        f"start must be a transform, such as an earlier result's, or a file of one, got {type(start).__name__}{remedy}"
     )
 
 

@@ -21,6 +21,20 @@ LEARN2REG = ".npz"
 _NIFTI_DISPVECT, _NIFTI_VECTOR = 1006, 1007  # intent codes
 
 
+def is_nifti_field(path: Path) -> bool:
+    """Tell by its header whether a NIfTI file holds a vector of the space's dimension a voxel, (x, y, z, 1, d).
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or foreign.
+    """
+    with open_nibabel(path) as image:
+        shape = image.shape
+        is_vector = shape[3:] == (1, 3) or shape[2:] == (1, 1, 2)
+        return is_vector and image.dataobj.dtype.names is None  # of colours, which have names
+
+
 def read_nifti_field(path: Path) -> DisplacementField:
     """Read a NIfTI displacement field, (x, y, z, 1, 3) in mm.
 

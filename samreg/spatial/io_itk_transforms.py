@@ -20,6 +20,7 @@ from samreg.spatial.adapters import transform_from_sitk
 from samreg.spatial.files import itk_path
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
+from samreg.spatial.io_transformix import refuse_parameters
 from samreg.spatial.transforms import AffineTransform, DisplacementField, InverseField, Transform, components, compose
 
 HDF5 = (".h5", ".hdf5")
@@ -120,6 +121,7 @@ def _described_in_matlab(path: Path) -> list[_Described]:
 def _described_in_text(path: Path) -> list[_Described]:
     """Return the transforms of a text file; refuse what ITK reads without a word although its end is missing."""
     text = path.read_text(encoding="utf-8")
+    refuse_parameters(text, path)
     if not text.startswith(_FIRST_LINE):
         raise InputError(f"{path}: no ITK transform file (its first line is '{_FIRST_LINE} V1.0')")
     entries = [(key.strip(), value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())]

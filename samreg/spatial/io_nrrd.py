@@ -138,6 +138,21 @@ def read_nrrd_field(path: Path) -> DisplacementField:
         return DisplacementField(array, Grid.make(size[::-1], origin=origin, spacing=spacing, direction=direction))
 
 
+def is_nrrd_field(path: Path) -> bool:
+    """Tell by its header whether a NRRD or MetaImage file holds a vector of real numbers, one for each axis, a voxel.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or foreign.
+    """
+    with reading(path):
+        _, reader = _read_header(path)
+        if reader.GetNumberOfComponents() != reader.GetDimension():
+            return False
+        return _component_type(path, reader).kind == "f"  # whole numbers are colours
+
+
 def _read_header(path: Path) -> tuple[_Header, Any]:
     """Return a file's header, and SimpleITK's reader that has read it too."""
     import SimpleITK as sitk

@@ -10,6 +10,7 @@ import numpy as np
 
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.io_transformix import refuse_parameters
 from samreg.spatial.points import Points, require_inside
 from samreg.spatial.tables import Row, parse_number
 
@@ -22,6 +23,7 @@ def read_elastix(text: str, path: Path, grid: Grid | None) -> Points:
     InputError
         When it is no such file, its number of points is wrong, or the grid is missing.
     """
+    refuse_parameters(text, path)
     rows = _rows(text)
     kind = rows[0].cells[0].lower() if rows else ""
     if kind not in ("point", "index"):

@@ -122,9 +122,11 @@ def write_transform(
     grid: Grid | None = None,
     moving_grid: Grid | None = None,
 ) -> None:
-    """Write a transform; the format follows from the suffix as in :func:`read_transform`.
+    """Write a transform; the format follows from the suffix: .h5, .hdf5, .tfm, .txt, .mat, .nii, .nii.gz or .npz.
 
-    Affine transforms are written exactly, to .h5, .tfm, .txt and .mat. The formats that hold a field:
+    They are those of :func:`read_transform`, without .nrrd, .nhdr, .mha and .mhd; :func:`write_dicom_registration`
+    writes .dcm. Affine transforms are written exactly, to ITK's .h5, .tfm, .txt and .mat. The formats that hold a
+    field:
 
     - .h5 keeps the affine and the field apart, as an ITK composite; with ``grid`` the field is resampled on it so
       that it is applied first and the affine after it.

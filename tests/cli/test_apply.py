@@ -53,6 +53,15 @@ def test_points_of_another_frame_are_refused(run, out, tmp_path, transform, to):
     assert done.exit_code == 0, done.output
 
 
+def test_a_field_in_voxels_needs_its_folder_for_points(run, tmp_path):
+    (tmp_path / "p.csv").write_text("x,y,z\n1,2,3\n")
+    np.savez_compressed(tmp_path / "transform.npz", np.zeros((4, 4, 4, 3), np.float32))
+    done = run("apply", tmp_path / "transform.npz", tmp_path / "p.csv", "--to", "moving", "-o", tmp_path / "q.csv")
+    assert done.exit_code == 2
+    assert "give the folder of the result in its place" in " ".join(done.output.split())
+    assert "fixed_grid" not in done.output
+
+
 def test_points_outside_are_extrapolated_by_the_affine_part_when_asked(run, out, tmp_path):
     far, target = CENTER + [0, 0, 500], tmp_path / "there.csv"
     arguments = ("apply", out, points_file(tmp_path, far), "-o", target, "--to", "moving", "--outside", "extrapolate")

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -506,6 +507,30 @@ def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
     assert "no.csv" in done.output
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz"])
+def test_info_tells_fields_from_images_by_their_headers(run, tmp_path, suffix):
+    vectors = sitk.GetImageFromArray(np.ones((4, 5, 6, 3), np.float32), isVector=True)
+    sitk.WriteImage(vectors, str(tmp_path / f"f{suffix}"))
+    done = run("info", tmp_path / f"f{suffix}")
+    assert (done.exit_code, "field, size, voxels" in done.output) == (0, True), done.output
+
+
+def test_info_takes_one_value_a_voxel_for_an_image(run, tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5, 1, 1), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    done = run("info", tmp_path / "a.nii.gz")
+    assert (done.exit_code, "intensities" in done.output) == (0, True), done.output
+
+
+def test_info_names_parameter_files_of_elastix(run, tmp_path):
+    """They were taken for points."""
+    path = tmp_path / "TransformParameters.0.txt"
+    path.write_text('// elastix\n\n(Transform "EulerTransform")\n(NumberOfParameters 6)\n')
+    done = run("info", path)
+    assert done.exit_code == 2
+    assert "a parameter file of elastix and transformix" in " ".join(done.output.split())
+    assert "points" not in done.output
+
+
 def test_info_describes_results_transforms_points_labels_and_embeddings(run, registered, files, tmp_path):
     out, _ = registered
     fixed = samreg.read_image(files.fixed)
@@ -525,5 +550,7 @@ def test_info_describes_results_transforms_points_labels_and_embeddings(run, reg
         assert done.exit_code == 0, done.output
         for word in words:
             assert word in " ".join(done.output.split()), done.output
+    done = run("info", out / "result.json")
+    assert (done.exit_code, "a saved registration" in " ".join(done.output.split())) == (0, True), done.output
     done = run("info", out / "transform.npz")
     assert (done.exit_code, "describe its folder" in " ".join(done.output.split())) == (2, True)

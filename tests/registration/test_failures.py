@@ -148,6 +148,10 @@ def test_a_stage_that_failed_is_not_taken_for_a_result(body, monkeypatch, printe
         get_engine("ants").register(samreg.engines.Request(fixed=body, moving=body, transform="rigid"))
 
 
+FLAT = Image.from_array(np.zeros((4, 4), np.float32))
+RESULT = samreg.RegistrationResult(FLAT, FLAT, AffineTransform.identity(2))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -165,6 +169,7 @@ def test_a_stage_that_failed_is_not_taken_for_a_result(body, monkeypatch, printe
         ({"landmarks": ([[80.0, 80, 80]],) * 2, "method": "embedding"}, 'set method="hybrid"'),
         ({"start": "missing.h5"}, "not found"),
         ({"start": 3}, "start must be a transform"),
+        ({"start": RESULT}, r"got RegistrationResult; give result\.transform"),
         ({"start": AffineTransform.identity(2)}, "the start is 2D"),
         ({"seed": -1, "engine": "ants"}, "seed must be a whole number between 0"),
         ({"seed": 1.5}, "seed must be"),
