@@ -64,7 +64,7 @@ def apply(
             metavar="error|extrapolate",
             show_default="error",
             help="Points outside the image they belong to: refuse them, since they are often of another frame, or map "
-            "them by the affine part.",
+            "them by the transform, which is affine where its fields end.",
         ),
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Whose points to take from a csv of several subjects.")] = None,
@@ -191,7 +191,7 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
                 "part to map them by; leave them out"
             )
         return
-    remedy = "--outside extrapolate maps them by the affine part"
+    remedy = "--outside extrapolate maps them, by the affine part where the fields end"
     if grid is not None:
         try:
             require_inside(Points(points.positions, points.names), grid, "the image they belong to")

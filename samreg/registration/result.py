@@ -324,7 +324,8 @@ class RegistrationResult:
         to
             "moving" goes through ``transform``, "fixed" back through ``inverse``.
         outside
-            "error" refuses points outside the image they belong to; "extrapolate" maps them by the affine part.
+            "error" refuses points outside the image they belong to; "extrapolate" maps them too: by the whole
+            transform, whose displacement fields fall to zero around the fixed image, beyond them by the affine part.
 
         Returns
         -------

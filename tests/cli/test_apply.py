@@ -71,6 +71,16 @@ def test_points_outside_are_extrapolated_by_the_affine_part_when_asked(run, out,
     assert run(*arguments[:-1], "perhaps").exit_code == 2
 
 
+def test_beside_the_image_points_are_mapped_by_what_the_fields_still_reach():
+    image = Image.from_array(np.zeros((10, 11, 12), np.float32), spacing=4.0)
+    grid = image.grid.padded(20)
+    field = DisplacementField(np.full((*grid.shape, 3), 2.0, np.float32), grid)
+    result = samreg.RegistrationResult(image, image, compose(field, AffineTransform(np.eye(3), SHIFT)))
+    beside, far = image.grid.center - [30.0, 0, 0], image.grid.center - [300.0, 0, 0]
+    mapped = result.transform_points([beside, far], to="moving", outside="extrapolate")
+    np.testing.assert_allclose(mapped, [beside + 2 + SHIFT, far + SHIFT], atol=1e-5)
+
+
 def test_a_field_alone_extrapolates_nothing(run, out, tmp_path):
     field = np.zeros((20, 22, 24, 3), np.float32)
     grid = samreg.read_image(out.parent / "fixed.nii.gz").grid
