@@ -30,6 +30,7 @@ _SPACING_MM = np.array(
     [15.0, 17.0, 18.0, 18.5, 19.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.5, 27.5, 29.5, 32.0, 34.0, 35.0, 35.0, 34.0]
 )
 _SIZES = (0.9, 1.0, 1.1)  # tried, of what the landmarks say of the body's size
+_SIZE_RANGE = (0.4, 2.0)  # of bodies, adults being 1
 _MIN_LANDMARKS = 5
 _BEYOND_MM = 45.0  # the first and the last landmark the spine is followed
 _RADIUS_MM, _STEP_MM = 9.0, 3.0  # of the disc of points across the spine whose median intensity is taken
@@ -89,9 +90,13 @@ def count_bodies(image: Image, levels: Sequence[int], positions: FloatArray) -> 
     if len(line) < 2 * _SPACING_MM[0]:
         return None
     ends = _ends(_profile(image, line))
+    if not np.isfinite(ends).all():
+        return None
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
     below_first = np.concatenate([[0.0], np.cumsum(_SPACING_MM)])[known]
     size = float(np.median(steps / np.diff(below_first)))
+    if not _SIZE_RANGE[0] <= size <= _SIZE_RANGE[1]:
+        return None
     height = np.argsort(places[:, 2])
     expected = np.interp(line[:, 2], places[height, 2], np.sort(_SPACING_MM[known])[::-1]) * size
     best: tuple[float, NDArray[np.int64]] | None = None

@@ -83,3 +83,7 @@ def test_where_no_disc_is_seen_nothing_is_counted() -> None:
     image, truth = spine()
     assert count_bodies(image, levels[:4], truth[levels[:4]]) is None  # too few
     assert count_bodies(image, levels, truth[levels] + [0.0, 0.0, 2000.0]) is None  # outside the image
+    assert count_bodies(image, levels, np.tile(truth[5], (len(levels), 1))) is None  # all in one place
+    array = image.array.copy()
+    array[:, 20:40, 20:40] = np.nan
+    assert count_bodies(image.with_array(array), levels, truth[levels]) is None
