@@ -161,17 +161,24 @@ def find_landmarks(
         counted=None if volume is None else located.counted,
     )  # fmt: skip
     notes = _notes(found, known)
-    if isinstance(image, Image) and image.ndim == 3:
+    if (
+        isinstance(image, Image) and image.ndim == 3 and _looks_known(found)
+    ):  # left and right are those of a body upright
         mirrored = embedded(mirror_image(image), model, device, "mirrored image", report)
         t = laterality(embedding, mirrored, atlas=known, device=device)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(found, notes=notes)
 
 
+def _looks_known(found: FoundLandmarks) -> bool:
+    """Whether the image looks as in the atlas's people, upright."""
+    return bool(found.inside.any()) and found.reliability[found.inside].mean() >= MIN_MEAN_RELIABILITY
+
+
 def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
     sure, inside = int(found.sure.sum()), int(found.inside.sum())
     notes = [f"{sure} landmarks found, {inside - sure} unsure, {len(found) - inside} expected outside the image"]
-    if inside and found.reliability[found.inside].mean() < MIN_MEAN_RELIABILITY:
+    if inside and not _looks_known(found):
         notes.append(
             "little of the image looks as in the atlas's people: check that it shows what the atlas covers, in the "
             "atlas's units, and that its header has head and feet, front and back where they are"

@@ -22,6 +22,7 @@ from samreg.spatial.transforms import AffineTransform
 
 _VOXELS_ACROSS = {2: 24, 3: 12}  # of the coarse images, by number of dimensions
 _MAX_VOXEL_MM = 28.0
+_MAX_EXTENT_RATIO = 5.0  # of two images that are compared so
 _MIN_OVERLAP = 0.6  # of the smaller image, at the shifts that are considered
 _HU_RANGE = (-1000.0, 300.0)  # air to bone
 _PERCENTILES = (0.5, 99.5)
@@ -56,7 +57,10 @@ def propose_turns(
     list of ndarray
         The best first, no two alike, at most four; none when nothing is better.
     """
-    voxel = min(_MAX_VOXEL_MM, *(_mean_extent(image) / _VOXELS_ACROSS[image.ndim] for image in (fixed, moving)))
+    extents = [_mean_extent(image) for image in (fixed, moving)]
+    if max(extents) > _MAX_EXTENT_RATIO * min(extents):
+        return []  # a header in cm, or too little of a body to be recognised so coarsely
+    voxel = min(_MAX_VOXEL_MM, *(extent / _VOXELS_ACROSS[fixed.ndim] for extent in extents))
     unturned = np.eye(fixed.ndim)
     every = [unturned, *turns]
     target, target_mask = _CoarseView(fixed, voxel, [unturned], device).turned([unturned])

@@ -51,6 +51,7 @@ _ENDS = {
     3: (("right", "left"), ("front", "back"), ("foot", "head")),
 }
 _REMEDIES = {2: "turn or flip the picture", 3: "correct its direction matrix, or flip its array"}
+_TURNED_REMEDIES = {2: "turn one of the pictures", 3: "correct the direction matrix of the one that is wrong"}
 _AXES = ("the left-right axis", "the front-back axis", "the head-foot axis")
 _MAX_AXIS_TILT_DEG = 20.0  # of a rotation's axis, to be named after one of the body's
 
@@ -487,7 +488,7 @@ def _notes(seed: Seed, fixed: Image, moving: Image, sides: Sides) -> tuple[str, 
     if angle_between(turn, np.eye(fixed.ndim)) > _MAX_TILT_DEG:
         notes.append(
             f"{moving.label} lies turned against {fixed.label} ({describe_turn(turn)}); it was registered so. "
-            f"If that is not how the patient lay, {_REMEDIES[fixed.ndim]}"
+            f"If that is not how the patients lay, {_TURNED_REMEDIES[fixed.ndim]}"
         )
     if sides.both_mirrored > 1 - _MAX_DOUBT:
         notes.append(f"{fixed.label} and {moving.label} both look mirrored; {_REMEDIES[fixed.ndim]} of each")

@@ -19,6 +19,7 @@ from samreg.landmarks.find import _notes, find_landmarks
 from samreg.landmarks.laterality import laterality, mirror_image
 from samreg.landmarks.templates import Template
 from samreg.phantoms.phantom import make_phantom
+from samreg.seeding.orientation import reoriented
 from samreg.spatial import Grid
 
 PEOPLE = 4
@@ -269,6 +270,11 @@ def test_a_mirrored_scan_is_said_to_be_and_the_right_way_round_nothing() -> None
     image = make_phantom(2, spacing=8.0).image
     assert not any("mirrored" in note for note in find_landmarks(image).notes)
     assert find_landmarks(mirror_image(image)).notes[-1].startswith("the image looks mirrored")
+    # turned about the front-back axis, nothing is mirrored, and to mirror it would be wrong
+    turned = reoriented(image, np.diag([-1.0, 1.0, -1.0]), image.grid.center)[0]
+    notes = find_landmarks(turned).notes
+    assert any("little of the image looks as in the atlas's people" in note for note in notes)
+    assert not any("mirrored" in note for note in notes)
 
 
 def test_laterality_asks_nothing_of_a_model_without_an_atlas() -> None:

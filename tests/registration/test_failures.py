@@ -160,6 +160,7 @@ RESULT = samreg.RegistrationResult(FLAT, FLAT, AffineTransform.identity(2))
         ({"fixed": "slice"}, r"slice is one voxel thick, 40 x 40 x 1;"),
         ({"moving": "slice"}, "slice is one voxel thick"),
         ({"fixed": "slab", "spacing": 4.0}, "slab is one voxel thick at 4 mm"),
+        ({"fixed": "metres"}, "metres is one voxel thick at 2 mm, as it measures .* check that its header is in mm"),
         ({"fixed": "flat"}, "flat is 2D, body is 3D"),
         ({"landmarks": ([[9000.0, 0, 0]], [[80.0, 80, 80]])}, "1 of 1 points lie outside the fixed image body"),
         ({"landmarks": ([[80.0, 80, 80]], [[-80.0, 80, 80]])}, "outside the moving image body"),
@@ -190,6 +191,7 @@ def test_faults_of_the_call_come_before_the_work(body, monkeypatch, change, says
         "empty": body.with_array(np.zeros(body.shape)),
         "aside": replace(body, grid=replace(body.grid, origin=np.array([5000.0, 0, 0]))),
         "slice": Image(body.array[20:21], replace(body.grid, shape=(1, 40, 40)), "slice"),
+        "metres": Image.from_array(body.array, spacing=0.004, name="metres"),
         "slab": Image.from_array(body.array[20:22], spacing=(4.0, 4.0, 1.0), name="slab"),
         "flat": Image.from_array(body.array[20], spacing=4.0, name="flat"),
     }

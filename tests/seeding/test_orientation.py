@@ -230,6 +230,16 @@ def test_the_rotation_that_undoes_a_turn_is_proposed_first() -> None:
     assert angle_between(propose_turns(pair.fixed.image, turned, rotations(3))[0], turn.T) < 1
 
 
+def test_no_turn_is_proposed_for_a_header_in_cm() -> None:
+    """At the voxels of an image so small it took minutes."""
+    pair = phantom_pair(1, 2, spacing=14.0)
+    grid = pair.moving.image.grid
+    tiny = Image(
+        pair.moving.image.array, Grid(grid.shape, grid.origin / 10, grid.spacing / 10, grid.direction), "in cm"
+    )
+    assert propose_turns(pair.fixed.image, tiny, rotations(3)) == []
+
+
 def test_turns_are_proposed_alike_however_many_are_compared_at_once(monkeypatch) -> None:
     """Each batch once had a box of its own, half a voxel off others', and the best turn hung on it."""
     pair = phantom_pair(1, 2, spacing=14.0)
