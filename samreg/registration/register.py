@@ -451,8 +451,8 @@ def _check_working_size(request: Request) -> None:
         if min(image.grid.with_spacing(spacing).shape) < 2:
             extent = " x ".join(f"{length:.3g}" for length in image.grid.extent)
             raise InputError(
-                f"{image.label} is one voxel thick at {spacing:g} mm, as it measures {extent} mm; check that its header "
-                "is in mm, or give a thicker volume or a smaller spacing"
+                f"{image.label} is one voxel thick at {spacing:g} mm, as it measures {extent} mm; check that its "
+                "header is in mm, or give a thicker volume or a smaller spacing"
             )
 
 
