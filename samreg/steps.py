@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samreg.errors import InputError, SamregError
-from samreg.spatial.files import atomic_path, reading, require_file
+from samreg.spatial.files import atomic_path, reading, require_file, require_not_input
 from samreg.spatial.io_images import find_images
 from samreg.spatial.tables import safe_cell
 
-_RECORD = "done.json"
+#: The file of a step that is finished.
+RECORD = "done.json"
 _BLOCK_BYTES = 2**22  # read at a time
 _DATA_FILE = {".mhd": r"^ElementDataFile *=(.+)", ".nhdr": r"^data ?file:(.+)"}  # what a header calls its voxels' file
 
@@ -152,7 +153,7 @@ def run_step(
         work(staging)
         seconds = round(time.perf_counter() - start, 3)
         record = {"inputs": wanted, "versions": versions, "seconds": seconds}
-        (staging / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        (staging / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
         if folder.exists():
             folder.rename(aside)
         staging.rename(folder)
@@ -186,7 +187,7 @@ def _staging(folder: Path) -> Path:
 def recorded(folder: Path) -> dict[str, Any] | None:
     """Return what ``done.json`` says, inputs, versions and seconds; None when the step was not finished."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and {"inputs", "seconds"} <= record.keys() else None
@@ -243,6 +244,30 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 def write_summary(path: Path, outcomes: Iterable[Outcome]) -> None:
     """Write how the steps ended as a csv."""
     write_table(path, Outcome._fields, ((o.name, o.status, f"{o.seconds:.1f}", o.reason) for o in outcomes))
+
+
+def require_summary(path: Path, inputs: Iterable[str | os.PathLike[str] | None] = ()) -> None:
+    """Raise :class:`InputError`, before the work, where the summary of a run would replace an input or a user's file.
+
+    Parameters
+    ----------
+    path
+        Where :func:`write_summary`, or a table with its first columns, would write.
+    inputs
+        What the run reads.
+    """
+    require_not_input(path, inputs)
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; choose another folder for the results")
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        columns = next(csv.reader(file), [])
+    if not {*Outcome._fields} <= {*columns}:
+        raise InputError(
+            f"{path} would be replaced by the run's summary, and samreg did not write it; move it, or choose another "
+            "folder"
+        )
 
 
 def _disk_full(error: BaseException | None) -> str:

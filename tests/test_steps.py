@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from samreg.errors import InputError
-from samreg.steps import fingerprint, recorded, run_step
+from samreg.steps import Outcome, fingerprint, recorded, require_summary, run_step, write_summary
 
 
 def write(folder: Path) -> None:
@@ -168,3 +168,19 @@ def test_fingerprint_follows_contents_not_times(tmp_path):
     assert fingerprint(folder) == first
     (folder / "1.dcm").write_bytes(b"2")
     assert fingerprint(folder) != first
+
+
+def test_a_summary_replaces_no_input_and_no_table_of_ones_own(tmp_path):
+    path = tmp_path / "summary.csv"
+    require_summary(path)
+    write_summary(path, [Outcome("a", "done", 1.0)])
+    require_summary(path)
+    with pytest.raises(InputError, match="would replace the input"):
+        require_summary(path, [None, path])
+    path.write_text("name,baseline,followup,lesions\n")
+    with pytest.raises(InputError, match="would be replaced by the run's summary"):
+        require_summary(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="it is a folder"):
+        require_summary(path)

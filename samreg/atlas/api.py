@@ -107,7 +107,7 @@ def build_atlas(
     ------
     InputError
         When fewer than two subjects can be used, an option is at fault, landmarks lie outside their image, labels are
-        no whole numbers, or the disk is full.
+        no whole numbers, a user's own file would be replaced in ``out``, or the disk is full.
     MissingExtraError
         When the engine is not installed.
 
@@ -144,7 +144,11 @@ def build_atlas(
         threads=max(1, (os.cpu_count() or 1) // jobs),
     )
     files = find_inputs(folder.root, *_listed(images))
-    run = Run(_subjects(files, folder, options, labels, landmarks), jobs, progress or log.info)
+    subjects = _subjects(files, folder, options, labels, landmarks)
+    folder.require_replaceable(
+        [*files.values(), *subjects.labels.values(), *(f for f, _ in subjects.landmarks.values())]
+    )
+    run = Run(subjects, jobs, progress or log.info)
     frame = run.start(reference)
     run.check_annotations(frame)
     names, convergence = run.iterate(frame, iterations)

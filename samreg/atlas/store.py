@@ -15,8 +15,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,13 @@ import numpy as np
 from samreg.atlas.average import landmark_spread, probability
 from samreg.errors import InputError
 from samreg.quality import dice
+from samreg.spatial.files import require_replaceable
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import read_image, write_image
 from samreg.spatial.io_points import read_points, write_points
 from samreg.spatial.points import Points, require_inside
-from samreg.steps import recorded, write_table
+from samreg.steps import RECORD, recorded, require_summary, write_table
 
 #: The images of a template.
 IMAGES = ("template", "mean", "variance", "coverage")
@@ -92,6 +94,15 @@ class AtlasFolder:
     def mean_landmarks(self) -> Path:
         """Their means."""
         return self.root / "template_landmarks.csv"
+
+    def require_replaceable(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
+        """Raise :class:`InputError` where a run would replace what it reads, or a user's own file, in the folder."""
+        inputs = [*inputs]
+        tables = (self.landmarks, self.mean_landmarks, self.mean_landmarks.with_suffix(".mrk.json"))
+        names = [*(path.name for path in (*map(self.image, IMAGES), *tables)), "convergence.csv"]
+        first = (self.average(0) / RECORD).relative_to(self.root)  # of an earlier run, finished or not
+        require_replaceable(self.root, names, mark=os.fspath(first), inputs=inputs)
+        require_summary(self.root / "summary.csv", inputs)
 
 
 def read_labels(path: Path) -> Image:

@@ -77,6 +77,7 @@ def batch(
     The exit code is 1 when a pair was not registered, 2 when the call is at fault and nothing was done.
     """
     import samreg
+    from samreg.steps import require_summary
 
     options = {
         "method": method, "engine": engine, "transform": transform, "model": model, "spacing": spacing, "seed": seed,
@@ -84,6 +85,7 @@ def batch(
     }  # fmt: skip
     wanted = _pairs(pairs, out, fixed, all_pairs=all_pairs)
     require_writable(out)
+    require_summary(out / "summary.csv", [pairs])
     with session(verbose=verbose, quiet=quiet) as progress:
         outcomes = samreg.register_many(
             wanted, out, jobs=jobs, threads=threads, device=device, backend=backend, scheduler=scheduler,

@@ -214,9 +214,17 @@ def load_points(path: Path, image: Image | Embedding, subject: str | None = None
     return points_in(read_points(path, grid=grid, subject=subject), grid, f"{what}, to which {path} belongs")
 
 
-def require_suffix(path: Path, suffixes: Sequence[str], *, inputs: Iterable[Path | None] = ()) -> None:
-    """Raise :class:`InputError` before the work when the output file could not be written after it, or is an input."""
+def require_suffix(
+    path: Path, suffixes: Sequence[str], *, inputs: Iterable[Path | None] = (), adds: Iterable[str] = ()
+) -> None:
+    """Raise :class:`InputError` before the work when the output file could not be written after it, or is an input.
+
+    Files of a saved result are not replaced either, but those of the names that the command ``adds`` to one.
+    """
+    from samreg.registration.store import require_not_of_result
+
     require_not_input(path, inputs)
+    require_not_of_result(path, but=adds)
     if not path.name.lower().endswith(tuple(suffixes)):
         raise InputError(f"cannot write {path}: name it with one of {', '.join(suffixes)}")
     require_writable(path.parent)

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from samreg.cli.common import Model, Quiet, Seed, Verbose, fail, require_writable, say, session, show_table
+from samreg.spatial.files import atomic_path, require_replaceable
 
 if TYPE_CHECKING:
     from samreg.phantoms.phantom import PhantomPair
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from samreg.spatial.transforms import Transform
 
 _QUICK_SPACING_MM = 5.0
+_MARK = "demo.txt"  # tells the folder of a demo, whose files the next one replaces
+_PAGE, _PICTURE, _RESULT = "report.html", "before_after.png", "hybrid"
+_PAIR = (
+    *(f"{name}{ending}" for name in ("fixed", "moving") for ending in (".nii.gz", "_labels.nii.gz", ".csv")),
+    "truth.h5",
+)
 
 
 def demo(
@@ -36,8 +43,12 @@ def demo(
     """Register two phantom chests in three ways, and compare each with the known truth. Downloads nothing."""
     from samreg.engines import available_engines
     from samreg.phantoms.phantom import phantom_pair
+    from samreg.registration.store import require_folder
 
     require_writable(out)
+    require_replaceable(out, (*_PAIR, *(() if data_only else (_PAGE, _PICTURE))), mark=_MARK)
+    if not data_only:
+        require_folder(out / _RESULT)
     start = time.perf_counter()
     with session(verbose=verbose, quiet=quiet) as progress:
         progress("making two phantom chests")
@@ -56,7 +67,7 @@ def demo(
         _write(pair, hybrid, out)
     if not quiet:
         _show(pair, alone, hybrid)
-        say(f"{out / 'report.html'}: the page to look at; {out / 'hybrid'}: the result; the same from the shell:")
+        say(f"{out / _PAGE}: the page to look at; {out / _RESULT}: the result; the same from the shell:")
         images, points = (
             " ".join(str(out / f"{name}{end}") for name in ("fixed", "moving")) for end in (".nii.gz", ".csv")
         )
@@ -82,6 +93,10 @@ def _write_pair(pair: PhantomPair, out: Path) -> None:
     """Write what there is to try samreg on: images, labels and landmarks of both, and the true map."""
     import samreg
 
+    with atomic_path(out / _MARK) as path:  # first, so that a demo that is stopped can be done again
+        path.write_text(
+            "Written by `samreg demo`, which replaces its files here when it runs again.\n", encoding="utf-8"
+        )
     for phantom, landmarks, name in (
         (pair.fixed, pair.fixed_landmarks, "fixed"),
         (pair.moving, pair.moving_landmarks, "moving"),
@@ -96,11 +111,11 @@ def _write(pair: PhantomPair, hybrid: RegistrationResult, out: Path) -> None:
     from samreg.report import write_preview
 
     _write_pair(pair, out)
-    hybrid.save(out / "hybrid")
+    hybrid.save(out / _RESULT)
     if hybrid:
         errors = hybrid.landmark_errors(pair.fixed_landmarks, pair.moving_landmarks)
-        hybrid.report(out / "report.html", landmarks=errors)
-    write_preview(hybrid, out / "before_after.png")
+        hybrid.report(out / _PAGE, landmarks=errors)
+    write_preview(hybrid, out / _PICTURE)
 
 
 def _show_pair(out: Path) -> None:

@@ -40,7 +40,7 @@ def dicom(
     if out is None and not transform.is_dir():
         raise InputError(f"give --out, the file to write; {transform} is no folder of a result")
     out = transform / REGISTRATION if out is None else out
-    require_suffix(out, (DICOM,), inputs=(transform, fixed, moving))
+    require_suffix(out, (DICOM,), inputs=(transform, fixed, moving), adds=(REGISTRATION,))
     with session(quiet=quiet) as progress:
         images = {role: _image(transform, path, role) for role, path in (("fixed", fixed), ("moving", moving))}
         mapping = load_transform(transform, "transform") if transform.is_dir() else read_transform(transform)

@@ -18,6 +18,7 @@ from samreg.cli.common import (
     Verbose,
     load_image,
     load_points,
+    require_not_input,
     require_suffix,
     require_writable,
     say,
@@ -102,7 +103,7 @@ def match(
     single = {"--subject": subject, "--template-series": template_series, "--pixel-size": pixel_size}
     if not to_file:
         single["--target-series"] = target_series
-    _check(inputs, out, to_file=to_file, is_set=template_set is not None, single=single)
+    _check(inputs, out, to_file=to_file, template_set=template_set, single=single)
     with session(verbose=verbose, quiet=quiet) as progress:
         if template_set is not None and not to_file:
             outcomes = samreg.match_folder(
@@ -152,10 +153,12 @@ def _match_one(
     return matches
 
 
-def _check(inputs: list[Path], out: Path, *, to_file: bool, is_set: bool, single: dict[str, Any]) -> None:
-    """Refuse what would fail after the work."""
+def _check(inputs: list[Path], out: Path, *, to_file: bool, template_set: Path | None, single: dict[str, Any]) -> None:
+    """Refuse what would fail after the work, or replace what is read."""
+    from samreg.landmarks.templates import MANIFEST, template_files
     from samreg.spatial.io_points import WRITABLE_SUFFIXES
 
+    is_set = template_set is not None
     if not is_set and len(inputs) != 3:
         raise InputError(f"give TEMPLATE POINTS TARGET, or --template-set and targets; got {len(inputs)} paths")
     if is_set and (given := [option for option, value in single.items() if value is not None]):
@@ -169,6 +172,10 @@ def _check(inputs: list[Path], out: Path, *, to_file: bool, is_set: bool, single
         require_writable(out)
     else:
         require_suffix(out, WRITABLE_SUFFIXES, inputs=inputs)
+        if template_set is not None:
+            require_not_input(out, template_files(template_set))
+            if out.name == MANIFEST and out.parent.resolve() == template_set.resolve():
+                raise InputError(f"{out} would be taken for the landmarks of the templates; choose another name")
 
 
 def _load(path: Path, series: str | None, pixel_size: float | None) -> Image | Embedding:

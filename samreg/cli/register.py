@@ -101,7 +101,15 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
-    from samreg.registration.store import FIELD_GRIDS, REGISTRATION, require_folder, require_formats, space_needed
+    from samreg.registration.store import (
+        FIELD_GRIDS,
+        LANDMARK_ERRORS,
+        REGISTRATION,
+        REPORT,
+        require_folder,
+        require_formats,
+        space_needed,
+    )
     from samreg.spatial.files import claimed_folder
     from samreg.spatial.io_dicom_objects import require_dicom_series, write_dicom_registration
 
@@ -111,7 +119,8 @@ def register(
     if landmarks is None and guide is None and not (fixed_subject is None and moving_subject is None):
         raise InputError("--fixed-subject and --moving-subject choose rows of --landmarks or --guide; leave them out")
     inputs = (fixed, moving, fixed_mask, moving_mask, start, *(landmarks or ()), *(guide or ()))
-    require_folder(out, inputs=inputs)
+    beside = [name for name, wanted_too in ((REPORT, report), (LANDMARK_ERRORS, landmarks is not None)) if wanted_too]
+    require_folder(out, inputs=inputs, beside=beside)
     if dicom:  # before the work
         for role, path, series in (("fixed", fixed, fixed_series), ("moving", moving, moving_series)):
             require_dicom_series(path, series, role=role)
@@ -119,7 +128,9 @@ def register(
         images = load_image(fixed, fixed_series, pixel_size), load_image(moving, moving_series, pixel_size)
         require_formats(wanted, images[0].ndim)
         grids = images[0].grid, images[1].grid
-        require_folder(out, space=space_needed(*grids, images[1].array.itemsize, wanted, field_grid))
+        require_folder(
+            out, inputs=inputs, beside=beside, space=space_needed(*grids, images[1].array.itemsize, wanted, field_grid)
+        )
         masks = [None if mask is None else load_image(mask, None, pixel_size) for mask in (fixed_mask, moving_mask)]
         pairs, guides = (
             None
@@ -151,7 +162,7 @@ def register(
         errors = result.landmark_errors(*pairs) if pairs is not None and result else None
         result.save(out, formats=wanted, field_grid=field_grid, landmarks=errors, progress=progress)
         if errors is not None:
-            errors.write(out / "landmarks.csv")
+            errors.write(out / LANDMARK_ERRORS)
         if dicom and result.transform is not None:
             progress("writing the DICOM registration")
             write_dicom_registration(
@@ -164,7 +175,7 @@ def register(
             )
         if report:
             progress("writing the report")
-            result.report(out / "report.html", landmarks=errors)
+            result.report(out / REPORT, landmarks=errors)
     if not result:
         fail(f"not registered: {result.reason}", 1)
     if not quiet:

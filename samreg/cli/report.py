@@ -36,9 +36,10 @@ def report(
 ) -> None:
     """Write an HTML page on a registration that was saved to FOLDER."""
     from samreg.quality import LandmarkErrors
+    from samreg.registration.store import LANDMARK_ERRORS, REPORT, has_errors
 
-    out = folder / "report.html" if out is None else out
-    require_suffix(out, (".html", ".htm"), inputs=(fixed, moving, *(landmarks or ())))
+    out = folder / REPORT if out is None else out
+    require_suffix(out, (".html", ".htm"), inputs=(fixed, moving, *(landmarks or ())), adds=(REPORT,))
     with session(quiet=quiet) as progress:
         progress("reading")
         result = load_result(folder, fixed, moving, fixed_series, moving_series)
@@ -46,8 +47,8 @@ def report(
         if result and landmarks is not None:
             points = map(load_points, landmarks, (result.fixed, result.moving))
             errors = result.landmark_errors(*points)
-        elif result and (folder / "landmarks.csv").is_file():
-            errors = LandmarkErrors.read(folder / "landmarks.csv")
+        elif result and has_errors(folder / LANDMARK_ERRORS):  # and no landmarks of the user's own
+            errors = LandmarkErrors.read(folder / LANDMARK_ERRORS)
         progress("writing")
         result.report(out, landmarks=errors)
     if not quiet:

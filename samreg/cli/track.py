@@ -58,11 +58,17 @@ def track(
     again goes on where a run stopped.
     """
     import samreg
+    from samreg.steps import require_summary
     from samreg.tracking import read_dlt, read_pairs, track_pairs
+    from samreg.tracking.store import require_folder
 
     if sum((bool(inputs), pairs is not None, dlt is not None)) != 1 or (inputs and len(inputs) != 3):
         raise InputError("give BASELINE FOLLOWUP LESIONS, or --pairs, or --dlt")
-    require_writable(out)
+    if inputs:
+        require_folder(out, inputs=inputs)
+    else:
+        require_writable(out)
+        require_summary(out / "summary.csv", [pairs, *(dlt or ())])
     options: dict[str, Any] = {"model": model, "device": device, "seed": seed}
     if inputs:
         with session(verbose=verbose, quiet=quiet) as progress:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samreg.errors import require_choice, require_number, require_progress, require_seed
+from samreg.errors import InputError, require_choice, require_number, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES
-from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, match_set, read_templates
+from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, match_set, read_templates, template_files
 from samreg.spatial.io_points import write_points
 from samreg.spatial.tables import read_table
-from samreg.steps import Outcome, find_inputs, run_step, write_summary, write_table
+from samreg.steps import Outcome, find_inputs, require_summary, run_step, write_summary, write_table
 
 log = logging.getLogger(__name__)
 
+_HEADER = ("subject", "landmark", "reliability", "spread_mm", "templates", "in_view")  # beside the axes
 _PACKAGES = ("torch", "scipy")  # that embed and match
 
 
@@ -67,7 +68,8 @@ def match_folder(
     Raises
     ------
     InputError
-        When the templates or options are at fault, two targets share a name, or the disk is full.
+        When the templates or options are at fault, two targets share a name, the results would replace the templates'
+        landmarks or a user's own file, or the disk is full.
 
     Examples
     --------
@@ -91,6 +93,8 @@ def match_folder(
     report = progress or log.info
     out = Path(out)
     images = find_inputs(out, *([targets] if isinstance(targets, (str, os.PathLike)) else targets))
+    require_summary(out / "summary.csv", [*template_files(templates), *images.values()])
+    _require_own_table(out, Path(templates))
     embeddings = str(out / ".templates" if cache is None else cache)
     known = read_templates(templates, model=model, device=device, cache=embeddings, progress=report)
     inputs = {
@@ -120,6 +124,21 @@ def match_folder(
         (out / MANIFEST).unlink(missing_ok=True)  # of an earlier run
     write_summary(out / "summary.csv", outcomes)
     return outcomes
+
+
+def _require_own_table(out: Path, templates: Path) -> None:
+    """Raise :class:`InputError` where the table of all landmarks would become, or replace, one that a user made."""
+    if out.resolve() in (templates.resolve(), (templates / "images").resolve()):
+        raise InputError(
+            f"{out / MANIFEST} would be taken for the landmarks of the templates, which lie in {out}; choose another "
+            "folder for the results"
+        )
+    table = out / MANIFEST
+    if table.is_file() and not {*_HEADER} <= {*read_table(table).header}:
+        raise InputError(
+            f"{table} would be replaced by the landmarks found, and samreg did not write it; move it, or choose "
+            "another folder"
+        )
 
 
 def _match_one(
@@ -152,7 +171,7 @@ def _write(matches: TemplateMatches, subject: str, folder: Path) -> None:
     )
     write_table(
         folder / MANIFEST,
-        ("subject", "landmark", *axes, "reliability", "spread_mm", "templates", "in_view"),
+        (*_HEADER[:2], *axes, *_HEADER[2:]),
         (
             (subject, name, *position, *map(float, (reliability, spread)), count, bool(inside))
             for name, position, reliability, spread, count, inside in zip(*columns, strict=True)

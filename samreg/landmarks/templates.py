@@ -177,8 +177,7 @@ def read_templates(
 
     require_progress(progress)
     resolve_device(device)
-    folder = Path(folder)
-    images = find_images(folder / "images" if (folder / "images").is_dir() else folder)
+    folder, images = Path(folder), _images(folder)
     network: EmbeddingModel | None = None
     templates = []
     for name, (file, subject) in _landmark_files(folder, images).items():
@@ -192,6 +191,19 @@ def read_templates(
         counted = resample_spacing(image, _COUNTED_MM) if set(points.names) & set(LEVELS) else None
         templates.append(Template(name, embedding, points, counted))
     return tuple(templates)
+
+
+def template_files(folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the images and the files of landmarks that :func:`read_templates` reads in a folder."""
+    images = _images(folder)
+    landmarks = _landmark_files(Path(folder), images)
+    return (*(images[name] for name in landmarks), *dict.fromkeys(file for file, _ in landmarks.values()))
+
+
+def _images(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the images of a template folder by their names."""
+    folder = Path(folder)
+    return find_images(folder / "images" if (folder / "images").is_dir() else folder)
 
 
 def _landmark_files(folder: Path, images: Mapping[str, Path]) -> dict[str, tuple[Path, str | None]]:

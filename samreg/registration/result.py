@@ -443,7 +443,8 @@ class RegistrationResult:
         Raises
         ------
         InputError
-            For an unknown format or grid, "mrk" of 2D images, or when the folder cannot be written.
+            For an unknown format or grid, "mrk" of 2D images, when the folder cannot be written, or when a file would
+            be replaced there that no earlier result left.
 
         Examples
         --------

@@ -35,7 +35,7 @@ from samreg.quality.landmarks import LandmarkErrors
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.compact import compact, compact_field, covering, sampled_inverse
-from samreg.spatial.files import reading, replaced_files, require_not_input, require_writable
+from samreg.spatial.files import reading, replaced_files, require_replaceable, require_writable
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
@@ -84,6 +84,8 @@ _FILES = (
     START, REGISTRATION,
     *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()),
 )  # fmt: skip
+#: All that lies in the folder of a result, whatever wrote it.
+OWN_FILES = (*_FILES, SUMMARY, REPORT, LANDMARK_ERRORS)
 
 
 def require_formats(formats: str | Sequence[str], ndim: int) -> tuple[str, ...]:
@@ -114,7 +116,11 @@ def require_formats(formats: str | Sequence[str], ndim: int) -> tuple[str, ...]:
 
 
 def require_folder(
-    folder: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str] | None] = (), space: float = 0
+    folder: str | os.PathLike[str],
+    *,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    beside: Iterable[str] = (),
+    space: float = 0,
 ) -> None:
     """Raise :class:`InputError` unless a result can be written to a folder; it is tried, and nothing is left there.
 
@@ -123,17 +129,50 @@ def require_folder(
     folder
         One that exists, or is to be made.
     inputs
-        Files that are read, none of which the result may replace.
+        What is read: files, none of which the result may replace, and folders of results.
+    beside
+        What is written beside the result: :data:`REPORT`, :data:`LANDMARK_ERRORS`.
     space
         What is to be written, bytes.
     """
-    folder, inputs = Path(folder), [*inputs]
+    folder, inputs, beside = Path(folder), [*inputs], {*beside}
     require_writable(folder, space=space)
-    for name in (*_FILES, SUMMARY, REPORT, LANDMARK_ERRORS):
-        require_not_input(folder / name, inputs)
-    taken = [name for name in (*_FILES, SUMMARY, REPORT, LANDMARK_ERRORS) if (folder / name).is_dir()]
-    if taken:
+    if taken := [name for name in OWN_FILES if (folder / name).is_dir()]:
         raise InputError(f"cannot write to {folder}: {taken[0]} is a folder there; choose another folder")
+    if (folder / SUMMARY).is_file():
+        for path in inputs:
+            if path is not None and os.path.isdir(path) and os.path.samefile(path, folder):
+                raise InputError(f"{folder} would replace the result that is read from it; choose another folder")
+        if not _is_summary(folder / SUMMARY):
+            raise InputError(
+                f"{folder / SUMMARY} would be replaced, and samreg did not write it; move it, or choose another folder"
+            )
+    errors = folder / LANDMARK_ERRORS
+    if LANDMARK_ERRORS in beside and errors.is_file() and not has_errors(errors):
+        raise InputError(
+            f"{errors} would be replaced by the landmark errors, and samreg did not write it; move it, or choose "
+            "another folder"
+        )
+    require_replaceable(folder, [*_FILES, SUMMARY, *sorted(beside - {LANDMARK_ERRORS})], mark=SUMMARY, inputs=inputs)
+    require_replaceable(folder, (REPORT, LANDMARK_ERRORS), mark=None, inputs=inputs)
+
+
+def require_not_of_result(path: str | os.PathLike[str], *, but: Iterable[str] = ()) -> None:
+    """Raise :class:`InputError` where a file to write has the name of a saved result's, in the folder of one.
+
+    Parameters
+    ----------
+    path
+        The file.
+    but
+        Names that may be written into a result: what a command adds to it.
+    """
+    path = Path(path)
+    name = path.name.lower()  # which is the same file on some systems
+    if name in OWN_FILES and name not in but and (path.parent / SUMMARY).is_file():
+        raise InputError(
+            f"{path} is a file of the result in {path.parent}, which it would replace; choose another name"
+        )
 
 
 def space_needed(fixed: Grid, moving: Grid, itemsize: int, formats: Sequence[str], field_grid: str) -> float:
@@ -170,7 +209,8 @@ def save(
     result
         Whether or not it failed.
     folder
-        Made when missing; an earlier result in it is removed.
+        Made when missing; an earlier result in it is removed. A file that lies where no result was, and whose name
+        the result needs, is refused.
     formats
         Of :data:`SAVE_FORMATS`.
     picture
@@ -186,7 +226,7 @@ def save(
     require_progress(progress)
     formats, folder = require_formats(formats, result.fixed.ndim), Path(folder)
     others = {*_FILES, REPORT}
-    if _has_errors(folder / LANDMARK_ERRORS):
+    if has_errors(folder / LANDMARK_ERRORS):
         others.add(LANDMARK_ERRORS)
     with replaced_files(folder, summary=SUMMARY, others=others) as staging:
         _write_into(staging, result, formats, picture, field_grid, progress or log.info)
@@ -463,13 +503,19 @@ def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Tr
     return compose(sample_displacement(compose(transform, affine.inverse()), transform.grid), affine)
 
 
-def _has_errors(path: Path) -> bool:
+def has_errors(path: Path) -> bool:
     """Tell landmark errors from a user's own landmarks of this name."""
     try:
         LandmarkErrors.read(path)
     except InputError:
         return False
     return True
+
+
+def _is_summary(path: Path) -> bool:
+    """Tell the summary of a result, even one that is damaged, from a user's own file of this name."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return not text.strip() or ('"direction"' in text and '"versions"' in text)
 
 
 def _path(saved: Mapping[str, Any], role: str, remedy: str) -> str:

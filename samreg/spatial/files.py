@@ -61,7 +61,7 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
     """Yield a temporary folder whose files take the place of an earlier result's, all of them or none.
 
     On any exception an earlier result stays as it was. Files of other names are a user's own and stay, as does
-    everything where the folder holds no ``summary``.
+    everything where the folder holds no ``summary``: a file there that the result would replace is refused.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
     Raises
     ------
     InputError
-        When something cannot be written.
+        When something cannot be written, or would replace a user's own file.
 
     Examples
     --------
@@ -91,6 +91,7 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
     with staging_folder(folder) as staging, locked_folder(folder):
         yield staging
         files = sorted(staging.iterdir(), key=lambda file: file.name == summary)
+        require_replaceable(folder, [file.name for file in files], mark=summary)
         if (folder / summary).is_file():
             (folder / summary).unlink()  # what is replaced from here on is no longer what it sums up
             for name in set(others) - {file.name for file in files}:
@@ -322,6 +323,48 @@ def require_not_input(out: str | os.PathLike[str], inputs: Iterable[str | os.Pat
     for path in inputs:
         if path is not None and os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
             raise InputError(f"{out} would replace the input {path}; choose another name")
+
+
+def require_replaceable(
+    folder: str | os.PathLike[str],
+    names: Iterable[str],
+    *,
+    mark: str | None,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+) -> None:
+    """Raise :class:`InputError` when results would replace a file that is read, or one that samreg did not write.
+
+    Parameters
+    ----------
+    folder
+        For the results; it need not exist.
+    names
+        Of the files that may be written there.
+    mark
+        The file by which a folder is known to hold earlier results of this kind, which may be replaced; None where
+        every file there may be, but for the inputs.
+    inputs
+        What is read.
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "table.csv").touch()
+    >>> try:
+    ...     require_replaceable(folder, ["table.csv"], mark="done.json")
+    ... except InputError as error:
+    ...     print(str(error).replace(str(folder), "OUT")[:60])
+    OUT/table.csv would be replaced, and samreg did not write it
+    """
+    folder, inputs = Path(folder), [*inputs]
+    is_earlier = mark is None or (folder / mark).is_file()
+    for name in names:
+        require_not_input(folder / name, inputs)
+        if not is_earlier and os.path.lexists(folder / name):
+            raise InputError(
+                f"{folder / name} would be replaced, and samreg did not write it: no {mark} is in {folder}; move it, "
+                "or choose another folder"
+            )
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samreg.spatial.files import replaced_files
+from samreg.spatial.files import replaced_files, require_replaceable, require_writable
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.io_images import write_image
 from samreg.spatial.io_points import write_points
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 _SUMMARY = "lesions.json"
 _TABLE, _PAGE, _LABELS = "lesions.csv", "lesions.html", "followup_lesions.nii.gz"
 _POINTS = ("followup.mrk.json", "followup.csv")
+
+
+def require_folder(folder: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """Raise :class:`InputError` where a result would replace what is read, or a user's own file, in its folder."""
+    require_writable(folder)
+    require_replaceable(folder, (_SUMMARY, _TABLE, _PAGE, _LABELS, *_POINTS), mark=_SUMMARY, inputs=inputs)
 
 
 def save(tracks: LesionTracks, folder: str | os.PathLike[str]) -> Path:

@@ -326,3 +326,13 @@ def test_the_command_names_what_failed(images, tmp_path):
     assert "b.nii" in done.output
     assert "convergence" in done.output
     assert json.loads((tmp_path / "out/iteration-1/average/convergence.json").read_text())["subjects"] == 3
+
+
+@pytest.mark.parametrize("name", ["template.nii.gz", "landmarks.csv", "convergence.csv", "summary.csv"])
+def test_ones_own_files_are_not_replaced(images, name):
+    (images.parent / "out").mkdir()
+    mine = images.parent / "out" / name
+    mine.write_text("mine\n")
+    with pytest.raises(InputError, match=rf"{name} would be replaced"):
+        make(images, iterations=0)
+    assert mine.read_text() == "mine\n"

@@ -333,6 +333,78 @@ def test_a_bad_call_exits_2_with_a_message(run, files, tmp_path, arguments, says
     assert not list(tmp_path.iterdir())
 
 
+_REGISTER = ("register", "{set}/a.nii.gz", "{moving}", "-o")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mine"),
+    [
+        (("match", "--template-set", "{set}", "{moving}", "-o", "{set}"), "set/landmarks.csv"),
+        (("match", "--template-set", "{set}", "{moving}", "-o", "{set}/landmarks.csv"), "set/landmarks.csv"),
+        (("match", "--template-set", "{beside}", "{moving}", "-o", "{beside}/a.csv"), "beside/a.csv"),
+        (("match", "--template-set", "{beside}", "{moving}", "-o", "{beside}/landmarks.csv"), "beside/landmarks.csv"),
+        (("match", "--template-set", "{set}", "{moving}", "-o", "{tmp}/mine"), "mine/landmarks.csv"),
+        (("match", "{fixed}", "{fixed_points}", "{moving}", "-o", "{result}/named_landmarks.csv"), "result/named"),
+        (("track", "{fixed}", "{moving}", "{tmp}/mine/followup.csv", "-o", "{tmp}/mine"), "mine/followup.csv"),
+        (("track", "{fixed}", "{moving}", "{fixed_points}", "-o", "{tmp}/mine"), "mine/followup.csv"),
+        (("track", "--pairs", "{beside}/summary.csv", "-o", "{beside}"), "beside/summary.csv"),
+        (("batch", "{tmp}/summary.csv", "-o", "{tmp}"), "summary.csv"),
+        (("batch", "{tmp}/pairs.csv", "-o", "{tmp}"), "summary.csv"),
+        (("demo", "-o", "{tmp}/mine"), "mine/fixed.csv"),
+        (("demo", "--data-only", "-o", "{tmp}/mine"), "mine/fixed.csv"),
+        ((*_REGISTER, "{tmp}/mine"), "mine/body.nii.gz"),
+        ((*_REGISTER, "{result}", "--start", "{result}"), "result"),
+        ((*_REGISTER, "{result}", "--landmarks", "{fixed_points}", "{moving_points}"), "result/landmarks.csv"),
+        ((*_REGISTER, "{beside}", "--report"), "beside/report.html"),
+        (("apply", "{result}", "{moving}", "-o", "{result}/transform.nii.gz"), "result/transform.nii.gz"),
+        (("apply", "{result}/transform.h5", "{moving}", "-o", "{result}/Body.nii.gz"), "result/Body.nii.gz"),
+        (("apply", "{result}", "{moving_points}", "-o", "{result}/landmarks.csv"), "result/landmarks.csv"),
+    ],
+)
+def test_what_a_user_made_is_never_replaced(run, registered, files, tmp_path, arguments, mine):
+    for name in ("set", "beside"):
+        (tmp_path / name).mkdir()
+        shutil.copy(files.fixed, tmp_path / name / "a.nii.gz")
+    rows = [row.split(",", 1) for row in files.fixed_points.read_text().splitlines()[1:]]
+    table = "".join(f"a,{name},{','.join(rest.split(',')[:3])}\n" for name, rest in rows)
+    (tmp_path / "set" / "landmarks.csv").write_text("subject,landmark,x,y,z\n" + table)
+    shutil.copy(files.fixed_points, tmp_path / "beside" / "a.csv")
+    (tmp_path / "beside" / "report.html").write_text("mine")
+    shutil.copytree(registered[0], tmp_path / "result")
+    (tmp_path / "result" / "landmarks.csv").write_text("name,x,y,z\nmine,1,2,3\n")
+    (tmp_path / "mine").mkdir()
+    for name in ("body.nii.gz", "fixed.csv", "followup.csv", "landmarks.csv"):
+        shutil.copy(files.fixed_points, tmp_path / "mine" / name)
+    (tmp_path / "beside" / "summary.csv").write_text(
+        f"baseline,followup,lesions\n{files.fixed},{files.moving},{files.fixed_points}\n"
+    )
+    for name in ("summary.csv", "pairs.csv"):
+        (tmp_path / name).write_text(f"fixed,moving\n{files.fixed},{files.moving}\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    places = {**vars(files), "tmp": tmp_path, **{name: tmp_path / name for name in ("set", "beside", "result")}}
+    done = run(*(argument.format(**places) for argument in arguments))
+    assert done.exit_code == 2, done.output
+    output = done.output.replace("\n", "")
+    assert mine in output
+    assert "would" in output
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_folder_may_hold_results_and_a_users_other_files(run, registered, files, tmp_path):
+    result = shutil.copytree(registered[0], tmp_path / "result")
+    for _ in range(2):  # its own file may be replaced
+        done = run("apply", result, files.moving_points, "-o", result / "points.csv")
+        assert done.exit_code == 0, done.output
+    (result / "landmarks.csv").write_text("name,x,y,z\nmine,1,2,3\n")
+    for call in (("report", result), ("report", result)):  # which needs no landmarks, and replaces its own page
+        done = run(*call)
+        assert done.exit_code == 0, done.output
+    done = run("register", files.fixed, files.fixed, "-o", result, "--method", "registration", "--transform", "rigid")
+    assert done.exit_code == 0, done.output
+    assert (result / "landmarks.csv").read_text().startswith("name,x,y,z\nmine")
+    assert (result / "points.csv").exists()
+
+
 def test_images_that_cannot_be_registered_exit_1_with_the_reason(run, files, tmp_path):
     image = samreg.read_image(files.fixed)
     crumb, out = tmp_path / "crumb.nii.gz", tmp_path / "out"
@@ -384,6 +456,7 @@ def test_demo_writes_a_pair_to_try_on(run, tmp_path):
         assert labels.grid.same_as(image.grid)
         assert labels.array.max() > 1
     assert not (tmp_path / "report.html").exists()
+    assert run("demo", "--quick", "--data-only", "-o", tmp_path).exit_code == 0, "its own files it replaces"
 
 
 def test_demo_does_without_ants(run, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from samreg.errors import EngineError, InputError
-from samreg.spatial.files import atomic_path, reading, reason, require_file
+from samreg.spatial.files import atomic_path, reading, reason, replaced_files, require_file, require_replaceable
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -121,3 +121,25 @@ else:
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **locale}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_results_replace_earlier_ones_and_nothing_else(tmp_path):
+    mine = tmp_path / "table.csv"
+    mine.write_text("mine")
+    require_replaceable(tmp_path, ["other.csv"], mark="done.json", inputs=[None, mine])
+    with pytest.raises(InputError, match="samreg did not write it: no done"):
+        require_replaceable(tmp_path, ["table.csv"], mark="done.json")
+
+    def save() -> None:
+        with replaced_files(tmp_path, summary="done.json") as new:
+            (new / "table.csv").write_text("results")
+            (new / "done.json").touch()
+
+    with pytest.raises(InputError, match="samreg did not write it"):
+        save()
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert mine.read_text() == "mine"
+    (tmp_path / "done.json").touch()
+    require_replaceable(tmp_path, ["table.csv"], mark="done.json")
+    with pytest.raises(InputError, match="would replace the input"):
+        require_replaceable(tmp_path, ["table.csv"], mark="done.json", inputs=[mine])
