@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from samreg.tracking.size import Extent
 
 _PIXEL_MM = 0.75
+_MAX_HALF_PIXELS = 100
 _MIN_HALF_WIDTH_MM = 35.0  # of a crop around a small lesion
 _EXPECTED = "error at most, mm"  # in four of five places
 _COLUMNS = ("lesion", "x", "y", "z", "reliability", _EXPECTED, "before, mm", "after, mm", "change")
@@ -68,8 +69,9 @@ def draw_lesion(tracks: LesionTracks, lesion: TrackedLesion) -> Figure:
 
 
 def _draw_visit(row: Any, image: Image, center: FloatArray, extent: Extent | None, half_width: float) -> None:
-    middle = int(half_width / _PIXEL_MM)
-    grid = Grid.make((2 * middle + 1,) * 3, origin=center - _PIXEL_MM * middle, spacing=_PIXEL_MM)
+    pixel = max(_PIXEL_MM, half_width / _MAX_HALF_PIXELS)  # of organs and bodies no more than of lesions
+    middle = int(half_width / pixel)
+    grid = Grid.make((2 * middle + 1,) * 3, origin=center - pixel * middle, spacing=pixel)
     crop = resample(image, grid)
     inside = None if extent is None else extent.on(grid)
     for ax, view in zip(row, views_of(3), strict=True):

@@ -19,6 +19,7 @@ _MIN_CORE_HU = -300.0  # which a nodule's core exceeds
 _CORE_VOXELS = 5  # width of what is averaged as core
 _VESSEL_RADIUS_MM = 2.0  # of what is cut off: vessels that end in the nodule
 _COLLAR_MM = (2.0, 7.0)  # around the nodule, where lung must prevail
+_MAX_VOXELS = 2e7  # of what is grown in: about 2 GB, and a nodule of 16 cm at least
 _MIN_LUNG_SHARE = 0.5  # of the collar that must be lung
 
 
@@ -103,12 +104,14 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
     """
     from scipy.ndimage import label, uniform_filter
 
-    size = int(np.ceil(2 * (reach + _COLLAR_MM[1]) / _SPACING_MM)) + 1
     middle = np.asarray(center, dtype=np.float64)
-    origin = middle - _SPACING_MM * (size - 1) / 2
+    grid = _patch(image.grid, middle, reach + _COLLAR_MM[1])
+    if grid is None:
+        return "no lung around it: sizes are measured in lung alone"
+    if np.prod(grid.shape) > _MAX_VOXELS:
+        return f"too large to be grown: what lies within {reach:.0f} mm does not fit in memory"
     # beyond the image there is no lung in which a nodule could end
-    patch = resample(image, Grid.make((size,) * 3, origin=origin, spacing=_SPACING_MM), fill=0.0)
-    hu, away = patch.array, np.linalg.norm(patch.grid.world_points() - middle, axis=-1)
+    hu, away = resample(image, grid, fill=0.0).array, _distance(grid, middle)
     lung = hu < _MAX_LUNG_HU
     if not lung.any():
         return "no lung around it: sizes are measured in lung alone"
@@ -120,12 +123,40 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
     opened = dense & _dilated(_eroded(dense, _VESSEL_RADIUS_MM), _VESSEL_RADIUS_MM)
     parts, _ = label(opened if opened[start] else dense)
     mask = parts == parts[start]
-    if not parts[start] or (mask & (away > reach - 1.5 * _SPACING_MM)).any():
+    reaches_out = (mask & (away > reach - 1.5 * _SPACING_MM)).any() or any(
+        face.any() for axis in range(3) for face in np.moveaxis(mask, axis, 0)[[0, -1]]
+    )
+    if not parts[start] or reaches_out:
         return f"no border of its own within {reach:.0f} mm: it touches other tissue"
     share = lung[_dilated(mask, _COLLAR_MM[1]) & ~_dilated(mask, _COLLAR_MM[0])].mean()
     if share < _MIN_LUNG_SHARE:
         return f"lung is {share:.0%} of what surrounds it"
-    return Extent(mask, patch.grid)
+    return Extent(mask, grid)
+
+
+def _patch(image: Grid, middle: FloatArray, reach: float) -> Grid | None:
+    """Return the grid on which a lesion is grown: what lies near the middle and in the image; None without any.
+
+    It extends beyond the image by the collar and more, so that what surrounds a nodule at the image's border counts.
+    """
+    steps = np.ceil(reach / _SPACING_MM)
+    corners = (image.corners() - middle) / _SPACING_MM
+    margin = np.ceil((_COLLAR_MM[1] + image.spacing.max()) / _SPACING_MM) + _CORE_VOXELS
+    low = np.maximum(-steps, np.floor(corners.min(axis=0)) - margin)
+    high = np.minimum(steps, np.ceil(corners.max(axis=0)) + margin)
+    if (high < low).any():
+        return None
+    size = (high - low).astype(int) + 1
+    return Grid.make(size[::-1].tolist(), origin=middle + _SPACING_MM * low, spacing=_SPACING_MM)
+
+
+def _distance(grid: Grid, point: FloatArray) -> NDArray[np.float32]:
+    """Return how far the voxels of a grid along the world's axes are from a point, mm; no more memory than that."""
+    squares = [
+        ((grid.origin[i] + grid.spacing[i] * np.arange(grid.size[i]) - point[i]) ** 2).astype(np.float32)
+        for i in range(3)
+    ]
+    return np.asarray(np.sqrt(squares[2][:, None, None] + squares[1][:, None] + squares[0]))
 
 
 def _dilated(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:

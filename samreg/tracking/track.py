@@ -194,7 +194,7 @@ def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Match
     position, stretch = matches.positions[i], float(matches.stretch[i])
     before, why = _grown_in(baseline, center, lesions.radii[i], search=0.5)
     if before is not None and drawn is not None and (overlap := _dice(before, drawn)) < _MIN_DICE:
-        before, why = None, f"baseline: growing gives another extent than was drawn (Dice {overlap:.2f})"
+        before, why = None, f"baseline: growing gives another extent than was drawn (Dice at most {overlap:.2f})"
     after = None
     if before is not None:
         after, why = _grown_in(followup, position, stretch * before.diameter / 2, search=0.6, visit="follow-up")
@@ -233,7 +233,13 @@ def _grown_in(
 
 
 def _dice(a: Extent, b: Extent) -> float:
-    """Return the Dice overlap, over a finer grid than either's that holds both."""
+    """Return the Dice overlap, over a finer grid than either's that holds both.
+
+    Where the volumes alone tell that it is too low, what they allow at most is returned.
+    """
+    highest = 2 * min(a.volume, b.volume) / (a.volume + b.volume)
+    if highest < _MIN_DICE:  # an organ's box may be too large to sample so finely
+        return highest
     corners = np.concatenate([a.grid.corners(), b.grid.corners()])
     low, spacing = corners.min(axis=0), min(a.grid.spacing.min(), b.grid.spacing.min())
     size = np.ceil((corners.max(axis=0) - low) / spacing).astype(int)

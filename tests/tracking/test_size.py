@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import numpy as np
@@ -49,6 +50,37 @@ def test_what_cannot_be_measured_is_refused_with_a_reason(image, why):
     found = grow(image, CENTER, search=4, reach=20)
     assert isinstance(found, str)
     assert re.search(why, found)
+
+
+@pytest.mark.parametrize(("reach", "why"), [(200.0, "no lung|no border"), (5000.0, "no lung|no border")])
+def test_no_more_is_grown_in_than_the_image(reach, why, monkeypatch):
+    sizes = []
+    resample = importlib.import_module("samreg.tracking.size").resample
+
+    def counted(image, grid, **options):
+        sizes.append(np.prod(grid.shape))
+        return resample(image, grid, **options)
+
+    monkeypatch.setattr("samreg.tracking.size.resample", counted)
+    found = grow(lung(7.0), CENTER, search=4, reach=reach)
+    assert isinstance(found, Extent) or re.search(why, found)
+    assert max(sizes) < 130**3  # the image is 96 mm wide
+    assert "no lung" in grow(lung(7.0), CENTER + 1e4, search=4, reach=20)
+
+
+def test_what_does_not_fit_in_memory_is_not_measured():
+    grid = samreg.spatial.Grid.make((50, 50, 50), spacing=8.0)
+    found = grow(samreg.Image(np.full((50, 50, 50), -850, np.int16), grid), grid.center, search=4, reach=300)
+    assert re.search("too large to be grown: what lies within 300 mm", str(found))
+
+
+def test_a_patch_cut_to_the_image_changes_no_size():
+    whole, at = lung(7.0), CENTER + [36.0, 0, 0]  # 3 mm from the border of the image
+    near = samreg.Image(np.roll(whole.array, 24, axis=2), whole.grid)
+    found, wider = (grow(near, at, search=4, reach=reach) for reach in (20, 80))
+    assert isinstance(found, Extent)
+    assert isinstance(wider, Extent)
+    assert found.volume == pytest.approx(wider.volume, rel=0.02)
 
 
 def test_a_nodule_cut_by_the_view_is_refused():

@@ -200,3 +200,23 @@ def test_options_are_checked_before_anything_is_read(tmp_path, options):
     with pytest.raises(InputError, match=name):
         track_pairs([], tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_organ_is_drawn_and_compared_on_no_more_voxels_than_a_lesion(tracks, visits, monkeypatch):
+    from samreg.tracking import Extent, page
+    from samreg.tracking.track import _dice
+
+    grid = visits.baseline.grid
+    organ = Extent(np.ones(grid.shape, bool), grid)
+    sizes, resample = [], page.resample
+
+    def counted(image, grid, **options):
+        sizes.append(np.prod(grid.shape))
+        return resample(image, grid, **options)
+
+    monkeypatch.setattr(page, "resample", counted)
+    page.draw_lesion(tracks, replace(tracks.lesions[0], before=organ))
+    assert max(sizes) <= 201**3
+    nodule = next(lesion.before for lesion in tracks.lesions if lesion.after is not None)
+    monkeypatch.setattr(Extent, "on", lambda *_: pytest.fail("sampled, though their volumes tell"))
+    assert _dice(nodule, organ) < 0.1
