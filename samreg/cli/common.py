@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TextIO
 
 import typer
 
@@ -95,11 +96,54 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+class _Outlet:
+    """A stream whose reader may close it early, as ``| head -1`` does: what nobody reads is dropped.
+
+    Parameters
+    ----------
+    stream
+        Of text, with a file descriptor.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._heedless():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with self._heedless():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _heedless(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # the descriptor leads nowhere from here on, for libraries and at the exit as well
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
 def tolerate_any_terminal() -> None:
-    """Print a question mark for each character that the terminal, or the log file, has no code for."""
-    for stream in (sys.stdout, sys.stderr):
+    """Print a question mark for each character that the terminal, or the log file, has no code for.
+
+    A reader that closes early neither stops the work nor changes the exit code.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+            setattr(sys, name, _Outlet(stream))
 
 
 @contextmanager

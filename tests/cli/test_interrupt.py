@@ -35,3 +35,20 @@ def test_interrupt(files, tmp_path, stage):
     assert "Traceback" not in errors
     assert "written to" not in output
     assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes are POSIX")
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(("method", "code"), [("embedding", 0), ("magic", 2)])
+def test_a_reader_that_closes_early_changes_nothing(files, tmp_path, both, method, code):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "samreg.cli", "register", files.fixed, files.moving, "-o", out, "--model", "mind"]
+    read, write = os.pipe()
+    os.close(read)
+    errors = write if both else subprocess.PIPE
+    options = ["--method", method, "--transform", "affine"]
+    done = subprocess.run(list(map(str, command + options)), stdout=write, stderr=errors, text=True)
+    os.close(write)
+    assert done.returncode == code, done.stderr
+    assert "BrokenPipe" not in (done.stderr or "")
+    assert (out / "result.json").exists() == (code == 0)
