@@ -21,7 +21,15 @@ from samreg.device import cpu_threads, resolve_device
 from samreg.engines.base import mask_on
 from samreg.engines.registry import as_engine, available_engines, get_engine
 from samreg.engines.request import TRANSFORM_KINDS, Engine, EngineResult, Request
-from samreg.errors import EngineError, ImagesAtFault, InputError, require_choice, require_options, require_progress
+from samreg.errors import (
+    EngineError,
+    ImagesAtFault,
+    InputError,
+    require_choice,
+    require_flag,
+    require_options,
+    require_progress,
+)
 from samreg.registration import store
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.grid import Grid
@@ -53,6 +61,7 @@ METHODS = ("hybrid", "embedding", "registration")
 TRANSFORMS = TRANSFORM_KINDS
 _SPACING_MM = {2: 0.6, 3: 2.0}  # at which engines work, by number of dimensions
 _FIELD_MARGIN_MM = 30.0  # around the fixed image, over which a field falls to zero
+_WORDS = ("yes", "no", "true", "false", "on", "off")  # that are meant as flags
 _ATLAS_IN_MEMORY = "a landmark atlas"  # in the options of a result
 _MIN_DETERMINANT = 1e-9  # of the affine part; less has collapsed the image
 
@@ -70,7 +79,7 @@ def register(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     landmarks: tuple[Any, Any] | None = None,
-    anchors: bool | LandmarkAtlas | str | os.PathLike[str] = True,
+    anchors: bool | LandmarkAtlas | str | os.PathLike[str] | None = True,
     start: Transform | str | os.PathLike[str] | None = None,
     device: str = "auto",
     seed: int | None = 0,
@@ -107,7 +116,8 @@ def register(
     anchors
         Whether landmarks that samreg's atlas finds in both volumes (:func:`samreg.find_landmarks`) guide a deformable
         hybrid by the torch engine; or an atlas of one's own, or its file, to find them by. Points that slide along ribs
-        and diaphragm guide nothing, nor do vertebrae that could not be counted.
+        and diaphragm guide nothing, nor do vertebrae that could not be counted. None, as a result's options have it
+        where nothing could be guided, stands for True.
     start
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
         transform, its folder or a file, instead of the embeddings' seed or the images' centres of mass.
@@ -158,6 +168,7 @@ def register(
     """
     require_choice("method", method, METHODS)
     require_progress(progress)
+    anchors = True if anchors is None else anchors
     backend = None if method == "embedding" else chosen_engine(engine, method)
     with remarks_kept() as remarks:
         images = as_image(fixed, name="fixed image"), as_image(moving, name="moving image")
@@ -284,7 +295,7 @@ class _Run:
     def is_guided(self) -> bool:
         """Whether the engine takes the landmarks that are found in both images."""
         takes_them = self.engine is not None and self.engine.uses_anchors and self.request.transform == "deformable"
-        return takes_them and self.anchor_atlas is not False
+        return takes_them and self.method == "hybrid" and self.anchor_atlas is not False
 
     @property
     def _spacing(self) -> float:
@@ -329,6 +340,8 @@ class _Run:
         with self.clock("landmarks"):
             images = request.fixed, request.moving
             self.anchors = find_anchors(embeddings, atlas, images=images, turn=self.turn, device=request.device)
+        if not isinstance(self.anchor_atlas, bool) and self.anchors.guides is None:  # whoever gives one expects guides
+            self.notes += (_why_unguided(self.anchors),)
         return replace(request, anchors=self.anchors.guides) if self.is_guided else request
 
     def _seeded(
@@ -457,7 +470,10 @@ def _check_working_size(request: Request) -> None:
 
 
 def _atlas_given(
-    anchors: bool | LandmarkAtlas | str | os.PathLike[str], method: str, request: Request, engine: Engine | None
+    anchors: bool | np.bool_ | LandmarkAtlas | str | os.PathLike[str],
+    method: str,
+    request: Request,
+    engine: Engine | None,
 ) -> bool | LandmarkAtlas:
     """Return whether to use the atlas that samreg ships, or another that was given and is of the images' dimension."""
     atlas = chosen_atlas(anchors, method, request.transform, engine)
@@ -478,8 +494,9 @@ def chosen_atlas(
     """
     from samreg.landmarks.atlas import LandmarkAtlas
 
-    if isinstance(anchors, bool):
-        return anchors
+    is_word = isinstance(anchors, str) and anchors.lower() in _WORDS and not Path(anchors).exists()
+    if is_word or isinstance(anchors, (bool, np.bool_)):
+        return require_flag("anchors", anchors)
     if not isinstance(anchors, (str, os.PathLike, LandmarkAtlas)):
         raise InputError(f"anchors must be True, False, or a landmark atlas or its file, got {type(anchors).__name__}")
     if method != "hybrid" or engine is None or not engine.uses_anchors or transform != "deformable":
@@ -488,6 +505,21 @@ def chosen_atlas(
             'engine="torch", or leave anchors out'
         )
     return anchors if isinstance(anchors, LandmarkAtlas) else LandmarkAtlas.load(anchors)
+
+
+def _why_unguided(anchors: Anchors) -> str:
+    """Return in one line why an atlas that was given guided nothing."""
+    from samreg.registration.anchors import _MIN_GUIDES
+
+    why = (
+        f"at least {_MIN_GUIDES} are needed that do not slide along ribs or diaphragm and, if vertebrae, were counted"
+        if anchors.is_credible
+        else "the images do not look as its people do"
+    )
+    return (
+        f"the landmark atlas given as anchors guided nothing: {anchors.sure.sum()} of its {len(anchors.names)} "
+        f"landmarks were surely found in both images; {why}"
+    )
 
 
 def _as_transform(start: object, fixed: Image, moving: Image) -> Transform:
@@ -543,8 +575,8 @@ def _options(
 
 def _anchors_name(given: object, is_guided: bool) -> bool | str | None:
     """Return what to give again as anchors; None where all was left to samreg and no landmark could guide anything."""
-    if isinstance(given, bool):
-        return given if is_guided or not given else None
+    if isinstance(given, (bool, np.bool_)):
+        return bool(given) if is_guided or not given else None
     return os.fspath(given) if isinstance(given, (str, os.PathLike)) else _ATLAS_IN_MEMORY
 
 

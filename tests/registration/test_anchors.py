@@ -147,6 +147,39 @@ def test_engines_that_take_none_get_none(pair) -> None:
     assert not result.landmark_misses.guided.any()
 
 
+def test_an_atlas_of_ones_own_that_guides_nothing_says_why(pair, atlas, monkeypatch) -> None:
+    engine = Asked()
+    images = pair.fixed.image, pair.moving.image
+    monkeypatch.setattr("samreg.registration.anchors._MIN_GUIDES", len(atlas.names) + 1)
+    said = [note for note in samreg.register(*images, engine=engine, anchors=atlas).notes if "guided nothing" in note]
+    assert len(said) == 1
+    assert f"of its {len(atlas.names)} landmarks were surely found in both images; at least" in said[0]
+    assert engine.requests[0].anchors is None
+    own = samreg.register(*images, engine=engine)
+    assert not any("guided nothing" in note for note in own.notes), "which nobody gave"
+
+
+@pytest.mark.parametrize(
+    ("call", "recorded"),
+    [
+        ({"method": "registration"}, None),
+        ({"method": "registration", "anchors": False}, False),
+        ({"method": "registration", "anchors": None}, None),
+        ({"method": "registration", "anchors": np.False_}, False),
+        ({"anchors": np.True_}, True),
+        ({"anchors": None}, True),
+    ],
+)
+def test_what_is_recorded_can_be_given_again(pair, call, recorded) -> None:
+    engine = Asked()
+    images = pair.fixed.image, pair.moving.image
+    result = samreg.register(*images, **{"engine": engine, **call})
+    assert result.options["anchors"] is recorded
+    again = samreg.register(*images, **{**result.options, "engine": engine})
+    assert again.options == result.options
+    assert (engine.requests[0].anchors is None) == (recorded is not True)
+
+
 def test_the_landmarks_are_found_once(pair, monkeypatch) -> None:
     calls = []
     monkeypatch.setattr(
@@ -163,6 +196,8 @@ def test_the_landmarks_are_found_once(pair, monkeypatch) -> None:
     [
         ({"anchors": 3}, "anchors must be True, False, or a landmark atlas or its file, got int"),
         ({"anchors": "none.h5"}, "none.h5"),
+        ({"anchors": "yes"}, "anchors must be True or False, got 'yes'"),
+        ({"anchors": "No"}, "anchors must be True or False, got 'No'"),
         ({"method": "embedding"}, "deformable hybrid by the torch engine alone"),
         ({"transform": "affine"}, "deformable hybrid by the torch engine alone"),
         ({"engine": "ants"}, "deformable hybrid by the torch engine alone"),
