@@ -214,7 +214,14 @@ def _show_errors(result: RegistrationResult, errors: LandmarkErrors) -> None:
     names = (f"before, {initial_alignment(result)[1]}", "transform, in the moving image", "inverse, in the fixed image")
     summaries = [summarise_errors(values) for values in (errors.before, errors.transform, errors.inverse)]
     show_table(
-        f"error at {summaries[0].count} landmarks, mm",
+        f"error at {summaries[0].count} landmarks, mm{_said_of(errors)}",
         ("", "mean", "median", "largest"),
         [(name, s.mean, s.median, s.maximum) for name, s in zip(names, summaries, strict=True)],
     )
+
+
+def _said_of(errors: LandmarkErrors) -> str:
+    """Return what there is to say of landmarks that guided the registration."""
+    if errors.guided:
+        return ", all of which guided the registration"
+    return f"; {len(errors.left_out)} that guided the registration left out" if errors.left_out else ""

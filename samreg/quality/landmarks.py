@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from samreg.spatial.tables import plain_cell, safe_cell
 from samreg.spatial.transforms import Transform
 
 _COLUMNS = ("name", "before_mm", "transform_mm", "inverse_mm")
+_GUIDED = "guided"
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,21 @@ class LandmarkErrors:
         (N,) in the moving image, between a fixed landmark's image and its counterpart.
     inverse
         (N,) in the fixed image, the way back.
+    guided
+        Whether the registration was guided by these very landmarks, whose errors then say little of other places.
+    left_out
+        Names of landmarks that guided the registration and were not measured for that.
     """
 
     names: tuple[str, ...]
     before: FloatArray
     transform: FloatArray
     inverse: FloatArray
+    guided: bool = field(default=False, kw_only=True)
+    left_out: tuple[str, ...] = field(default=(), kw_only=True)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a csv, one landmark a line.
+        """Write a csv, one landmark a line; where they guided the registration, a column ``guided`` says so.
 
         Examples
         --------
@@ -81,9 +88,12 @@ class LandmarkErrors:
         """
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
+            writer.writerow((*_COLUMNS, _GUIDED) if self.guided else _COLUMNS)
             columns = zip(self.names, self.before, self.transform, self.inverse, strict=True)
-            writer.writerows([safe_cell(name), *(f"{error:.3f}" for error in errors)] for name, *errors in columns)
+            more = ["yes"] if self.guided else []
+            writer.writerows(
+                [safe_cell(name), *(f"{error:.3f}" for error in errors), *more] for name, *errors in columns
+            )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> LandmarkErrors:
@@ -98,7 +108,8 @@ class LandmarkErrors:
         with reading(path), Path(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
             columns = (np.array([float(row[key]) for row in rows]) for key in _COLUMNS[1:])
-            return cls(tuple(plain_cell(row["name"]) for row in rows), *columns)
+            guided = any(row.get(_GUIDED) == "yes" for row in rows)
+            return cls(tuple(plain_cell(row["name"]) for row in rows), *columns, guided=guided)
 
 
 def target_registration_error(

@@ -37,6 +37,7 @@ _MIN_JACOBIAN = 0.05
 _MIN_INLIER_PERCENT = 30.0
 _MIN_MATCHES = 30
 _MAX_VOLUME_FACTOR = 2.0
+_SAME_MM = 0.5  # within which a landmark is one that guided
 _MAX_LANDMARK_MISS_MM = 10.0
 
 
@@ -184,12 +185,29 @@ def landmark_errors(result: RegistrationResult, fixed: Points, moving: Points) -
     """Measure the errors at the landmarks that both images have; see :meth:`RegistrationResult.landmark_errors`."""
     assert result.transform is not None
     fixed, moving = paired_points(fixed, moving)
+    guiding = _near_guides(result, fixed)
+    left_out = tuple(name for name, is_guide in zip(fixed.names, guiding, strict=True) if is_guide)
+    guided = bool(guiding.all())
+    if not guided:
+        chosen = np.flatnonzero(~guiding).tolist()
+        fixed, moving = fixed.take(chosen), moving.take(chosen)
     return LandmarkErrors(
         fixed.names,
         target_registration_error(initial_alignment(result)[0], fixed, moving),
         target_registration_error(result.transform, fixed, moving),
         target_registration_error(result.inverse, moving, fixed),
+        guided=guided,
+        left_out=() if guided else left_out,
     )
+
+
+def _near_guides(result: RegistrationResult, fixed: Points) -> NDArray[np.bool_]:
+    """Tell which landmarks of the fixed image are those that guided the registration."""
+    if result.guides is None or not len(result.guides[0]):
+        return np.zeros(len(fixed), dtype=bool)
+    from scipy.spatial.distance import cdist
+
+    return np.asarray(cdist(fixed.positions, result.guides[0].positions).min(axis=1) <= _SAME_MM)
 
 
 def initial_alignment(result: RegistrationResult) -> tuple[AffineTransform, str]:

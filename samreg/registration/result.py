@@ -234,7 +234,7 @@ class RegistrationResult:
         Returns
         -------
         RegistrationResult
-            With its transforms, quality and correspondences as saved, and without ``seed`` and ``guides``.
+            With its transforms, quality, guides and correspondences as saved, and without ``seed``.
 
         Raises
         ------
@@ -267,6 +267,7 @@ class RegistrationResult:
             log=stored.log(),
             reason=stored.summary["reason"],
             start=stored.start(),
+            guides=stored.guides(),
             error_map=stored.error_map(),
             landmark_misses=stored.landmark_misses(),
             shown_by_one=tuple(stored.summary.get("shown_by_one", ())),
@@ -360,6 +361,9 @@ class RegistrationResult:
         self, fixed: Points | str | os.PathLike[str], moving: Points | str | os.PathLike[str]
     ) -> LandmarkErrors:
         """Measure the error at landmarks that both images have, paired by name.
+
+        Landmarks within 0.5 mm of one that guided the registration are left out, as their errors say little of other
+        places; where all guided it, they are measured and marked so.
 
         Parameters
         ----------

@@ -251,10 +251,16 @@ def summary(result: RegistrationResult, landmarks: LandmarkErrors | None = None)
         "timings_s": {key: round(value, 3) for key, value in result.timings.items()},
         "quality": {key: round(float(value), 5) for key, value in result.quality.items()} if result else {},
         "named_landmarks": [asdict(region) for region in misses.by_region()] if misses is not None else [],
+        "guides": None if result.guides is None else _guides_as_plain(result.guides),
         "shown_by_one": list(result.shown_by_one),
         "notes": list(result.notes),
         "flags": list(result.flags),
     }
+
+
+def _guides_as_plain(guides: tuple[Points, Points]) -> dict[str, Any]:
+    fixed, moving = (np.round(points.positions, 4).tolist() for points in guides)
+    return {"names": list(guides[0].names), "fixed_lps_mm": fixed, "moving_lps_mm": moving}
 
 
 def describe(image: Image) -> dict[str, Any]:
@@ -381,6 +387,15 @@ class Stored:
         """Return the transform that was given to start from, fixed to moving; None without."""
         path = self.folder / START
         return read_transform(path) if path.is_file() else None
+
+    def guides(self) -> tuple[Points, Points] | None:
+        """Return the landmarks that were given to guide the registration; None without, as in older results."""
+        saved = self.summary.get("guides")
+        if saved is None:
+            return None
+        with reading(self.folder / SUMMARY, "it is damaged; save the result again"):
+            fixed, moving = (Points(saved[f"{role}_lps_mm"], tuple(saved["names"])) for role in ("fixed", "moving"))
+        return fixed, moving
 
     def correspondences(self) -> Correspondences | None:
         """Return the matches behind the seed; None without embeddings."""

@@ -28,6 +28,7 @@ _MIN_UNSURE_SHARE = 0.05  # of the body, for its place to be named
 MAX_MEAN_MM, MAX_LARGEST_MM = 5.0, 15.0  # of measured errors, in a good result
 _MIN_PLACE_SHARE = 0.15  # of what is unsure or not shown, for a third of the body to be named
 _ONE_SIDED_SHARE = 0.75  # of that, for a side to be named
+_NOWHERE_ELSE = "elsewhere the error was neither measured nor could it be estimated"
 _ENDS = ("foot end", "middle", "head end")
 
 
@@ -81,6 +82,14 @@ def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -
     if landmarks is not None and len(landmarks.transform):
         measured, is_good = _measured(landmarks)
         lines, reasons = (measured, *expected), () if is_good else (measured,)
+        if landmarks.guided:  # the registration was to bring these together: they say little of other places
+            lines, reasons = (
+                (measured, *(expected or (_NOWHERE_ELSE,))),
+                (
+                    *reasons,
+                    *(doubts if expected else (_NOWHERE_ELSE,)),
+                ),
+            )
     elif expected:
         lines, reasons = expected, doubts
     else:
@@ -93,10 +102,10 @@ def _measured(landmarks: LandmarkErrors) -> tuple[str, bool]:
     """Return what was measured at landmarks, and whether it is good."""
     errors, worst = landmarks.transform, int(landmarks.transform.argmax())
     mean, largest = float(errors.mean()), float(errors[worst])
-    text = (
-        f"measured at {len(errors)} landmarks: mean error {mean:.1f} mm, largest {largest:.1f} mm "
-        f"({landmarks.names[worst]})"
-    )
+    which = f"the {len(errors)} guiding landmarks" if landmarks.guided else f"{len(errors)} landmarks"
+    if landmarks.left_out:
+        which += f" ({len(landmarks.left_out)} that guided the registration left out)"
+    text = f"measured at {which}: mean error {mean:.1f} mm, largest {largest:.1f} mm ({landmarks.names[worst]})"
     return text, mean <= MAX_MEAN_MM and largest <= MAX_LARGEST_MM
 
 

@@ -124,3 +124,39 @@ def test_terminal_page_and_json_say_the_same(tmp_path) -> None:
     assert 'class="verdict warn"' in page
     assert first.removeprefix("check: ") in page
     assert 'class="verdict good"' not in page
+
+
+def test_landmarks_that_guided_do_not_judge(tmp_path) -> None:
+    places = Points(scan().grid.index_to_world([[20.0, 20, 20], [10, 20, 20], [30, 20, 20]]), ("a", "b", "c"))
+    there = Points(places.positions + [1.0, 0, 0], places.names)
+    guided = result(guides=(places.take([0, 1]), there.take([0, 1])))
+    measured = guided.landmark_errors(places, there)
+    assert (measured.names, measured.left_out, measured.guided) == (("c",), ("a", "b"), False)
+    verdict = guided.judge(measured)
+    assert verdict.status == "good"
+    assert "measured at 1 landmarks (2 that guided the registration left out): mean error 1.0 mm" in verdict.text
+    near = Points(places.positions + [0.3, 0, 0], places.names)
+    assert guided.landmark_errors(near, there).names == ("c",)
+    loaded = samreg.RegistrationResult.load(guided.save(tmp_path), fixed=guided.fixed, moving=guided.moving)
+    assert loaded.landmark_errors(places, there).left_out == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({"error_map": None}, "check", "elsewhere the error was neither measured nor could it be estimated"),
+        ({"expected": 25.0}, "check", "expected within 10 mm in 28 % of the body"),
+        ({}, "good", "expected within 5 mm in 87 % of the body"),
+    ],
+)
+def test_guiding_landmarks_alone_do_not_make_a_result_good(tmp_path, changes, status, says) -> None:
+    places = Points(scan().grid.index_to_world([[20.0, 20, 20], [10, 20, 20]]), ("a", "b"))
+    guided = result(guides=(places, places), **changes)
+    measured = guided.landmark_errors(places, places)
+    assert (measured.guided, measured.left_out) == (True, ())
+    measured.write(tmp_path / "landmarks.csv")
+    for given in (measured, LandmarkErrors.read(tmp_path / "landmarks.csv")):
+        verdict = guided.judge(given)
+        assert verdict.status == status
+        assert "measured at the 2 guiding landmarks: mean error 0.0 mm" in verdict.text
+        assert says in verdict.text
