@@ -78,7 +78,8 @@ class Image:
         Parameters
         ----------
         array
-            (z, y, x) or (y, x).
+            (z, y, x) or (y, x). It is copied where it can be written to, so that later changes of it do not change the
+            image; ``Image(array, grid)`` shares it.
         origin
             (d,) position (x, y, z) of the first voxel's centre, LPS mm; 0 unless given.
         spacing
@@ -105,6 +106,8 @@ class Image:
             grid = Grid.make(portable.shape, origin=origin, spacing=spacing, direction=direction)
         except InputError as error:
             raise InputError(f"{name or 'image'}: {error}") from None
+        if _can_change(array, portable):
+            portable = portable.copy()
         return cls(portable, grid, name, spacing_known=spacing is not None)
 
     def __repr__(self) -> str:
@@ -143,6 +146,18 @@ class Image:
     def with_array(self, array: NDArray[Any]) -> Image:
         """Return an image of other intensities on the same grid."""
         return replace(self, array=array)
+
+
+def _can_change(given: object, array: NDArray[Any]) -> bool:
+    """Tell whether whoever gave something can still change the array that was made of it."""
+    if isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and not np.may_share_memory(given, array)):
+        return False
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return True
+        owner = owner.base
+    return False
 
 
 def _portable(array: ArrayLike, label: str) -> NDArray[Any]:

@@ -160,3 +160,16 @@ def test_images_need_fitting_numbers():
         Image.from_array(np.zeros((3, 4), dtype=complex))
     with pytest.raises(InputError, match="mine: spacing"):
         Image.from_array(np.zeros((3, 4)), spacing=0, name="mine")
+
+
+@pytest.mark.parametrize("made", [np.asarray, np.ascontiguousarray, memoryview, lambda array: array[::-1, ::-1]])
+def test_an_image_of_an_array_keeps_its_numbers(made):
+    array = np.zeros((4, 6), np.float32)
+    image = Image.from_array(made(array))
+    view = array.view()
+    view.flags.writeable = False
+    of_view = Image.from_array(view)
+    array[:] = 7
+    assert image.array.max() == of_view.array.max() == 0
+    frozen = np.frombuffer(bytes(96), np.float32).reshape(4, 6)
+    assert np.may_share_memory(Image.from_array(frozen).array, frozen), "which nobody can change"
