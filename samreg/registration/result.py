@@ -16,6 +16,7 @@ from samreg.registration import store
 from samreg.registration.confidence import at_points
 from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
 from samreg.registration.verdict import Verdict, judge
+from samreg.spatial.files import require_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points, points_in
@@ -178,8 +179,9 @@ class RegistrationResult:
     def expected_error(self, points: Points | ArrayLike | str | os.PathLike[str]) -> FloatArray:
         """Return how far off the registration is likely to be at points: in four of five such places at most so much.
 
-        Estimated from evidence that the engine did not optimise and calibrated on landmarks of chest and abdominal CT
-        of training people, and on simulated second visits of theirs; see :mod:`samreg.registration.confidence`.
+        Estimated from evidence that the engine did not optimise, and from named landmarks, some of which guide the
+        torch engine by default; calibrated on landmarks of chest and abdominal CT of training people, and on simulated
+        second visits of theirs; see :mod:`samreg.registration.confidence`.
 
         Parameters
         ----------
@@ -216,7 +218,7 @@ class RegistrationResult:
                 "model that samreg ships for CT"
             )
         given = as_points(points, self.fixed.ndim, grid=self.fixed.grid)
-        require_inside(given, self.fixed.grid, f"the fixed image {self.fixed.name}")
+        require_inside(given, self.fixed.grid, f"the fixed image {self.fixed.name}".rstrip())
         return at_points(self.error_map, given.positions)
 
     @classmethod
@@ -306,7 +308,8 @@ class RegistrationResult:
         image, transform = as_image(image), self._transform()
         if image.ndim == self.moving.ndim and not self.moving.grid.overlaps(image.grid):
             raise InputError(
-                f"{image.label} has no place in common with the moving image {self.moving.name}; give one of its world"
+                f"{image.label} has no place in common with the moving image {self.moving.name}".rstrip()
+                + "; give one of its world"
             )
         if interpolation is None:
             interpolation = "nearest" if is_label_image(image) else "linear"
@@ -353,7 +356,8 @@ class RegistrationResult:
         source = self.fixed if to == "moving" else self.moving
         given = as_points(points, source.ndim, grid=source.grid)
         if outside == "error":
-            require_inside(given, source.grid, f"the {'fixed' if to == 'moving' else 'moving'} image {source.name}")
+            role = "fixed" if to == "moving" else "moving"
+            require_inside(given, source.grid, f"the {role} image {source.name}".rstrip())
         through = self._transform() if to == "moving" else self.inverse
         return through.transform_points(given.positions)
 
@@ -515,6 +519,7 @@ class RegistrationResult:
         """
         from samreg.report import write_report
 
+        path = require_path("path", path)
         if not os.fspath(path).lower().endswith((".html", ".htm")):
             raise InputError(f"cannot write {os.fspath(path)}: the page is HTML; name it .html")
         return write_report(self, path, landmarks=landmarks)
