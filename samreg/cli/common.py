@@ -276,11 +276,13 @@ def require_suffix(
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     """Turn ``key=value`` into a mapping: numbers, true, false, null, lists as 40,20,0; other values are text."""
-    options = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InputError(f"--option {pair!r} must read key=value, such as iterations=40,20,0")
+        if key in options:
+            raise InputError(f"--option {key} is given twice, {options[key]!r} and {_value(value)!r}; leave one out")
         options[key] = _value(value)
     return options
 

@@ -103,6 +103,10 @@ def match(
     single = {"--subject": subject, "--template-series": template_series, "--pixel-size": pixel_size}
     if not to_file:
         single["--target-series"] = target_series
+    ignored = ["--jobs"] if jobs != 1 and (to_file or template_set is None) else []
+    ignored += ["--cache"] if cache is not None and template_set is None else []
+    if ignored:
+        raise InputError(f"{ignored[0]} is for a --template-set and many targets; leave it out")
     _check(inputs, out, to_file=to_file, template_set=template_set, single=single)
     with session(verbose=verbose, quiet=quiet) as progress:
         if template_set is not None and not to_file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -82,7 +83,9 @@ def _as_declared(name: str, value: Any, kind: Any) -> Any:
         count = None if arguments[-1] is Ellipsis else len(arguments)
         values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
         if values is None or (count is not None and len(values) != count):
-            raise InputError(f"{name} must be a list of {'' if count is None else f'{count} '}numbers, got {value!r}")
+            kind = f"list of {'' if count is None else f'{count} '}numbers"
+            remedy = f"; for one, give {name}=[{value}]" if count is None and isinstance(value, Real) else ""
+            raise InputError(f"{name} must be a {kind}, got {value!r}{remedy}")
         return tuple(_as_declared(name, element, arguments[0]) for element in values)
     if kind is bool:
         return require_flag(name, value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import require_choice, require_progress, require_seed
+from samreg.errors import InputError, require_choice, require_progress, require_seed
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
@@ -171,6 +171,13 @@ def match(
     template, target = read(template, "template"), read(target, "target")
     images = [source for source in (template, target) if isinstance(source, Image)]
     network = model_for(model, *images) if images else None
+    for source, name in ((template, "template"), (target, "target")):
+        if network is not None and not isinstance(source, Image) and source.model != network.identity:
+            own = source.model.split("@")[0]
+            raise InputError(
+                f"the {name} is an embedding by the model {source.model}, and the other image would be embedded by "
+                f'{network.identity}; choose the embedding\'s: model="{own}" (--model {own})'
+            )
     fixed, moving = (
         embedded(image, network, device, name, report) for image, name in ((template, "template"), (target, "target"))
     )

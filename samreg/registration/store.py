@@ -35,7 +35,7 @@ from samreg.quality.landmarks import LandmarkErrors
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.compact import compact, compact_field, covering, sampled_inverse
-from samreg.spatial.files import reading, replaced_files, require_replaceable, require_writable
+from samreg.spatial.files import reading, replaced_files, require_path, require_replaceable, require_writable
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
@@ -224,7 +224,7 @@ def save(
     """
     require_choice("field_grid", field_grid, FIELD_GRIDS)
     require_progress(progress)
-    formats, folder = require_formats(formats, result.fixed.ndim), Path(folder)
+    formats, folder = require_formats(formats, result.fixed.ndim), require_path("folder", folder)
     others = {*_FILES, REPORT}
     if has_errors(folder / LANDMARK_ERRORS):
         others.add(LANDMARK_ERRORS)

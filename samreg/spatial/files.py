@@ -203,6 +203,20 @@ def reason(error: Exception) -> str:
     return (text or type(error).__name__)[:300].rstrip(". ")
 
 
+def require_path(name: str, value: object) -> Path:
+    """Return a path to write to; raise :class:`InputError` where something else is given.
+
+    Examples
+    --------
+    >>> require_path("folder", None)
+    Traceback (most recent call last):
+    samreg.errors.InputError: folder must be a path, such as "out", got None
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f'{name} must be a path, such as "out", got {value!r}')
+    return Path(value)
+
+
 def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
     """Return ``path`` as a ``Path``; raise :class:`InputError` when it is missing, unreadable or empty."""
     try:

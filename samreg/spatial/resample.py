@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,8 @@ def resample(
             + "; all must be 2D or all 3D"
         )
     kind = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
+    if fill is not None and (not isinstance(fill, Real) or isinstance(fill, bool)):
+        raise InputError(f"fill must be a number, such as {float(image.array.min()):g}, got {fill!r}")
     if fill is None:
         fill = 0.0 if interpolation == "nearest" else _smallest(image.array)
     elif interpolation == "nearest":

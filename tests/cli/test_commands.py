@@ -321,6 +321,15 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("embed", "{fixed}", "-o", "{tmp}/e.npz"), ".h5"),
         (("embed", "{fixed}", "-o", "{tmp}/e.h5", "--device", "magic"), "magic"),
         (("info", "none.nii.gz"), "none.nii.gz"),
+        (
+            ("register", "{fixed}", "{moving}", "-o", "{tmp}/o", "--option", "a=1", "--option", "a=2"),
+            "a is given twice",
+        ),
+        (("match", "{fixed}", "{fixed_points}", "{moving}", "-o", "{tmp}/f.csv", "--jobs", "0"), "--jobs is for"),
+        (
+            ("match", "{fixed}", "{fixed_points}", "{moving}", "-o", "{tmp}/f.csv", "--cache", "{tmp}/c"),
+            "--cache is for",
+        ),
         (("magic",), "magic"),
     ],
 )

@@ -31,7 +31,11 @@ WINDOW = (-1000.0, 1000.0)
         (ElastixOptions, {"grid_spacing": 0.0}, "grid_spacing"),
         (ElastixOptions, AntsOptions(), "ElastixOptions"),
         (AntsOptions, "fast", "engine_options must map names to values"),
-        (AntsOptions, {"iterations": 20}, "iterations must be a list of numbers, got 20"),
+        (
+            AntsOptions,
+            {"iterations": 20},
+            r"must be a list of numbers, got 20; for one, give iterations=\[20\]",
+        ),
         (AntsOptions, {"iterations": ["20"]}, "iterations must be a whole number"),
         (AntsOptions, {"gradient_step": "small"}, "gradient_step must be a number"),
         (AntsOptions, {"window": (1.0, 2.0, 3.0)}, "window must be a list of 2 numbers"),

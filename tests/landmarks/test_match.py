@@ -103,3 +103,10 @@ def test_what_the_default_for_pictures_knows_is_said(search):
     image = samreg.Image.from_array(texture, spacing=0.6)
     assert "lateral X-rays of the skull" in samreg.match(image, [[48.0, 48.0]], image, search=search).notes[0]
     assert samreg.match(image, [[48.0, 48.0]], image, search=search, model="xray-ceph").notes == ()
+
+
+def test_an_embedding_of_another_model_names_it_before_the_work(noise, embedding, monkeypatch):
+    monkeypatch.setattr("samreg.landmarks.match.embedded", lambda *_: pytest.fail("embedded"))
+    for pair in ((embedding, noise), (noise, embedding)):
+        with pytest.raises(InputError, match=r"the model mind.*choose the embedding's: model=.mind. \(--model mind\)"):
+            samreg.match(pair[0], [CENTER], pair[1])

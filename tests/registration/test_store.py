@@ -376,3 +376,18 @@ def test_accented_names_are_saved_and_found_again_under_any_locale(body, tmp_pat
         subprocess.run([sys.executable, "program.py", *arguments], env=environment, cwd=tmp_path, check=True)
         assert "Müller é" in (tmp_path / "report.html").read_text(encoding="utf-8")
         assert "Müller é" in (tmp_path / "Łódź" / "result.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda result: result.save(None), "folder must be a path"),
+        (lambda result: result.report(None), "path must be a path"),
+        (lambda result: result.warp(result.moving, fill="a"), "fill must be a number, such as 0, got 'a'"),
+        (lambda result: result.transform_points([[99.0, 99.0]], to="moving"), "outside"),
+    ],
+)
+def test_odd_values_are_named(call, says) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        call(shifted(1))
+    assert "  " not in str(refused.value)
