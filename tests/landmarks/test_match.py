@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -106,7 +108,8 @@ def test_what_the_default_for_pictures_knows_is_said(search):
 
 
 def test_an_embedding_of_another_model_names_it_before_the_work(noise, embedding, monkeypatch):
-    monkeypatch.setattr("samreg.landmarks.match.embedded", lambda *_: pytest.fail("embedded"))
+    module = importlib.import_module("samreg.landmarks.match")  # beside which there is a function of this name
+    monkeypatch.setattr(module, "embedded", lambda *_: pytest.fail("embedded"))
     for pair in ((embedding, noise), (noise, embedding)):
         with pytest.raises(InputError, match=r"the model mind.*choose the embedding's: model=.mind. \(--model mind\)"):
             samreg.match(pair[0], [CENTER], pair[1])
