@@ -27,7 +27,7 @@ from samreg.errors import InputError, SamregError
 from samreg.quality import LandmarkErrors
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, compose
 from samreg.spatial.files import claimed_folder
-from samreg.spatial.standard import is_label_image
+from samreg.spatial.labels import is_label_image
 from samreg.spatial.tables import is_number
 from samreg.steps import write_table
 

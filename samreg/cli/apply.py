@@ -82,8 +82,8 @@ def apply(
     from samreg.spatial.io_dicom_objects import DICOM, is_dicom_structures
     from samreg.spatial.io_points import POINT_SUFFIXES, WRITABLE_SUFFIXES
     from samreg.spatial.io_segmentations import SEGMENTATION
+    from samreg.spatial.labels import is_label_image
     from samreg.spatial.resample import INTERPOLATIONS
-    from samreg.spatial.standard import is_label_image
 
     require_choice("--to", to, ("fixed", "moving"))
     require_choice("--outside", outside or "error", ("error", "extrapolate"))

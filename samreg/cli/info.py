@@ -136,7 +136,7 @@ def _version(package: str) -> str:
 
 
 def _image(path: Path, series: str | None) -> None:
-    from samreg.spatial.standard import is_label_image
+    from samreg.spatial.labels import is_label_image
 
     image = load_image(path, series)
     grid = image.grid

@@ -13,7 +13,8 @@ from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.standard import has_hounsfield_units, is_label_image, sample_mask, standardised
+from samreg.spatial.labels import is_label_image
+from samreg.spatial.standard import has_hounsfield_units, sample_mask, standardised
 
 _ANY = Kind(
     name="3D images of the body", ndim=3, spacing_range=(0.05, 20.0), element="voxel", give="a volume",

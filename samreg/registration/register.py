@@ -483,7 +483,10 @@ def _atlas_given(
 
 
 def chosen_atlas(
-    anchors: bool | LandmarkAtlas | str | os.PathLike[str], method: str, transform: str, engine: Engine | None
+    anchors: bool | np.bool_ | LandmarkAtlas | str | os.PathLike[str],
+    method: str,
+    transform: str,
+    engine: Engine | None,
 ) -> bool | LandmarkAtlas:
     """Return whether to use the atlas that samreg ships, or another that was given.
 

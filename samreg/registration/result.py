@@ -20,9 +20,9 @@ from samreg.spatial.files import require_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points, points_in
+from samreg.spatial.labels import is_label_image
 from samreg.spatial.points import Points, require_inside
 from samreg.spatial.resample import resample
-from samreg.spatial.standard import is_label_image
 from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:

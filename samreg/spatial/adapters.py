@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from samreg.errors import InputError, MissingExtraError
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
+from samreg.spatial.labels import is_label_image
 from samreg.spatial.remarks import remark
 from samreg.spatial.transforms import (
     AffineTransform,
@@ -449,8 +450,6 @@ def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: 
     Labels take the nearest voxel, intensities are interpolated; beyond the volume is its smallest finite value.
     """
     from scipy.ndimage import affine_transform
-
-    from samreg.spatial.standard import is_label_image  # which resamples through this module
 
     u, _, vt = np.linalg.svd(lps[:3, :3] / spacing)
     direction = u @ vt

@@ -1,0 +1,50 @@
+"""Images of labels, told from those of intensities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.spatial.image import Image
+
+_MAX_LABELS = 256
+_MIN_EQUAL_SHARE = 0.8  # of neighbours along the rows; of a picture of as few grey values far fewer are equal
+
+
+def is_label_image(image: Image) -> bool:
+    """Tell whether an image holds labels: whole numbers of any type, few of them, in areas of one value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.spatial import Image
+    >>> labels = np.zeros((20, 20), np.uint8)
+    >>> labels[5:15, 5:15] = 3
+    >>> is_label_image(Image.from_array(labels)), is_label_image(Image.from_array(labels.astype(float)))
+    (True, True)
+    >>> is_label_image(Image.from_array(labels / 2))
+    False
+    """
+    array = image.array
+    if array.dtype.kind == "b":
+        return True
+    if array.dtype.kind not in "iuf" or array.size < 2:
+        return False
+    planes = array[:: max(1, len(array) // 16)]  # enough to tell most others at once
+    return _may_hold_labels(planes) and _are_whole(array) and len(np.unique(array)) <= _MAX_LABELS
+
+
+def _may_hold_labels(planes: NDArray[Any]) -> bool:
+    if not _are_whole(planes) or (planes[..., 1:] == planes[..., :-1]).mean() < _MIN_EQUAL_SHARE:
+        return False
+    return len(np.unique(planes)) <= _MAX_LABELS
+
+
+def _are_whole(values: NDArray[Any]) -> bool:
+    """Tell whether all numbers are whole; NaN and infinity are not."""
+    if values.dtype.kind != "f":
+        return True
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        return bool((values - np.rint(values) == 0).all())
