@@ -33,7 +33,16 @@ from samreg.spatial.io_images import read_image
 from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample
 from samreg.spatial.tables import plain_cell
-from samreg.steps import Outcome, forget_unfinished, is_under_way, recorded, require_distinct, run_step, write_table
+from samreg.steps import (
+    Outcome,
+    forget_unfinished,
+    is_under_way,
+    recorded,
+    require_distinct,
+    require_summary,
+    run_step,
+    write_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +190,7 @@ def register_many(
     require_progress(progress)
     report = progress or log.info
     if isinstance(pairs, (str, os.PathLike)):
+        require_summary(Path(out) / SUMMARY, [pairs])
         pairs = read_registration_pairs(pairs)
     require_distinct([pair.name for pair in pairs])
     devices = tuple(part.strip() for part in str(device).split(","))
@@ -221,7 +231,7 @@ def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
 
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise InputError(f"unknown option {', '.join(unknown)}; choose from {', '.join(_OPTIONS)}")
-    anchors = options.get("anchors", True)
+    anchors = True if options.get("anchors") is None else options["anchors"]
     if not isinstance(anchors, (bool, str, os.PathLike)):
         raise InputError("anchors must be True, False or the file of a landmark atlas, which any process can read")
     method = options.get("method", "hybrid")

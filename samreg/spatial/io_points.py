@@ -181,6 +181,8 @@ def write_points(
     <BLANKLINE>
     """
     path = Path(path)
+    if not isinstance(points, Points):
+        raise InputError(f"points must be samreg.Points, got {type(points).__name__}; make them of positions and names")
     if not path.name.lower().endswith(WRITABLE_SUFFIXES):
         raise InputError(f"unknown points format: {path}; use .csv, .mrk.json, .fcsv, .pts or .txt")
     kind = _format_of(path, None)

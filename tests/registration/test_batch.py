@@ -282,3 +282,11 @@ def test_options_and_pairs_are_named_in_messages(tmp_path):
         samreg.register_many([pair], tmp_path / "out", presets="fast")
     with pytest.raises(InputError, match="share the names"):
         samreg.register_many([pair, pair], tmp_path / "out")
+
+
+def test_a_table_is_not_replaced_by_the_summary_of_its_run(tmp_path) -> None:
+    table = tmp_path / "summary.csv"
+    table.write_text("fixed,moving\na.nii.gz,b.nii.gz\n")
+    with pytest.raises(InputError, match=r"summary\.csv"):
+        samreg.register_many(table, tmp_path, method="embedding")
+    assert table.read_text().startswith("fixed,moving")

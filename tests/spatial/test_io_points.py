@@ -379,6 +379,8 @@ def test_fcsv_damage(tmp_path, text, words):
 def test_slicer_is_3d(tmp_path):
     with pytest.raises(InputError, match="write 2D points as"):
         write_points(Points([[1, 2]]), tmp_path / "p.fcsv")
+    with pytest.raises(InputError, match=r"must be samreg\.Points, got ndarray"):
+        write_points(np.zeros((1, 3)), tmp_path / "p.csv")
 
 
 # elastix and DIR-Lab
