@@ -3,13 +3,13 @@ r"""Fitting the expected error of registrations to landmarks of training people.
     python -m samreg.training.expected_error IMAGES data/landmarks/train/landmarks.csv --model ct-small \
         --unseen AMOS-0336 NSCLCRG-R01-001 CPTAC-C3N-00249
 
-Pairs of people are registered by the default method, preset "fast", and by their embeddings alone; evidence is gathered
-at the landmarks (:mod:`samreg.registration.confidence`) and the fit written to ``expected_error.json`` beside that
-module. So is every person with a simulated second visit, whose true transform is known, at points drawn from the body:
-they show what small errors look like, such as two scans of one person have. What each kind of evidence says is learnt
-from all of these; how large the errors are between people, from the pairs with one whom the model's training left out,
-as it errs less in the others. Printed is how well the fit does on those, and on the second visits, by fits to other
-people.
+Pairs of people are registered by the default method, preset "fast", without landmarks as guides, and by their
+embeddings alone; evidence is gathered at the landmarks (:mod:`samreg.registration.confidence`) and the fit written to
+``expected_error.json`` beside that module. So is every person with a simulated second visit, whose true transform is
+known, at points drawn from the body: they show what small errors look like, such as two scans of one person have. What
+each kind of evidence says is learnt from all of these; how large the errors are between people, from the pairs with one
+whom the model's training left out, as it errs less in the others. Printed is how well the fit does on those, and on the
+second visits, by fits to other people.
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ class Case:
 def fit(cases: Sequence[Case], unseen: Sequence[Case] = ()) -> ErrorModel:
     """Fit an error model: ridge regression of ln(mm + 1) with weights of at least 0, then its 80th percentile.
 
-    The percentile of the cases ``unseen``, where there are some, sets the level: of all their landmarks but vertebrae,
-    which guide the engine more densely than anything else does, so that errors are small there.
+    The percentile of the cases ``unseen``, where there are some, sets the level.
     """
     from scipy.optimize import minimize, nnls
 
@@ -108,12 +107,7 @@ def fit(cases: Sequence[Case], unseen: Sequence[Case] = ()) -> ErrorModel:
     model = ErrorModel(weights, places_of(cases), *(round(float(value), 4) for value in (bias, *line)))
     if not unseen:
         return model
-    excess = [
-        (np.log1p(case.errors) - model.quantile_slope * model.score(case.evidence))[
-            [not name.startswith("vertebra_") for name in case.names]
-        ]
-        for case in unseen
-    ]
+    excess = [np.log1p(case.errors) - model.quantile_slope * model.score(case.evidence) for case in unseen]
     return replace(model, quantile_bias=round(float(np.quantile(np.concatenate(excess), _QUANTILE)), 4))
 
 
@@ -178,7 +172,7 @@ def gather_followup(person: str, image: samreg.Image, model: samreg.embedding.Em
     pair = simulate_followup(image, strength=_FOLLOWUP_STRENGTHS[seed % len(_FOLLOWUP_STRENGTHS)], seed=seed)
     embeddings = model.embed(pair.baseline), model.embed(pair.followup)
     atlas = _atlas_without({person}, model)
-    transforms = _registered(pair.baseline, pair.followup, model, atlas)
+    transforms = _registered(pair.baseline, pair.followup, model)
     body = embeddings[0].local_grid.world_points()[embeddings[0].body]
     counterparts = pair.transform.transform_points(body)
     shown = np.flatnonzero(pair.followup.grid.contains(counterparts))
@@ -199,10 +193,14 @@ def _atlas_without(people: Collection[str], model: samreg.embedding.EmbeddingMod
 
 
 def _registered(
-    fixed: samreg.Image, moving: samreg.Image, model: samreg.embedding.EmbeddingModel, atlas: LandmarkAtlas
+    fixed: samreg.Image, moving: samreg.Image, model: samreg.embedding.EmbeddingModel
 ) -> dict[str, samreg.spatial.Transform]:
-    """Return the transforms of both methods; none where the registration failed."""
-    result = samreg.register(fixed, moving, model=model, anchors=atlas, engine_options={"preset": "fast"}, threads=1)
+    """Return the transforms of both methods; none where the registration failed.
+
+    No landmarks guide the engine: those whose errors are known are of the atlas's kinds, and what is drawn together says
+    little of all other places.
+    """
+    result = samreg.register(fixed, moving, model=model, anchors=False, engine_options={"preset": "fast"}, threads=1)
     if result.transform is None or result.seed is None or result.seed.transform is None:
         print(f"{fixed.name} <- {moving.name}: {result.reason}", flush=True)
         return {}
@@ -326,8 +324,7 @@ def main() -> None:
     for fixed, moving in dict.fromkeys(pairs):
         if (model.identity, fixed, moving) in gathered:
             continue
-        atlas = _atlas_without({fixed, moving}, model)
-        if transforms := _registered(images[fixed], images[moving], model, atlas):
+        if transforms := _registered(images[fixed], images[moving], model):
             keep(fixed, moving, gather_case(fixed, moving, images, landmarks, model, transforms))
     for seed, (person, path) in enumerate(sorted(known_images.items())):
         if (model.identity, person, person) not in gathered:
