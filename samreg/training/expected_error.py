@@ -197,8 +197,8 @@ def _registered(
 ) -> dict[str, samreg.spatial.Transform]:
     """Return the transforms of both methods; none where the registration failed.
 
-    No landmarks guide the engine: those whose errors are known are of the atlas's kinds, and what is drawn together says
-    little of all other places.
+    No landmarks guide the engine: those whose errors are known are of the atlas's kinds, and what is drawn together
+    says little of all other places.
     """
     result = samreg.register(fixed, moving, model=model, anchors=False, engine_options={"preset": "fast"}, threads=1)
     if result.transform is None or result.seed is None or result.seed.transform is None:
