@@ -161,10 +161,8 @@ def find_landmarks(
         counted=None if volume is None else located.counted,
     )  # fmt: skip
     notes = _notes(found, known)
-    if (
-        isinstance(image, Image) and image.ndim == 3 and _looks_known(found)
-    ):  # left and right are those of a body upright
-        mirrored = embedded(mirror_image(image), model, device, "mirrored image", report)
+    if volume is not None and volume.ndim == 3 and _looks_known(found):  # sides are told of a body that lies upright
+        mirrored = embedded(mirror_image(volume), model, device, "mirrored image", report)
         t = laterality(embedding, mirrored, atlas=known, device=device)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(found, notes=notes)
@@ -200,8 +198,9 @@ def _level_of(name: str) -> int:
 
 def _tested(atlas: LandmarkAtlas, is_vertebra: NDArray[np.bool_]) -> str:
     """Return how often people that the atlas was tested on had a vertebra on another level."""
-    errors = np.zeros(0) if atlas.errors is None else atlas.errors[:, is_vertebra]
-    errors = errors[~np.isnan(errors)]
-    if not len(errors):
+    errors = np.zeros((0, 0)) if atlas.errors is None else atlas.errors[:, is_vertebra]
+    known = ~np.isnan(errors)
+    if not known.any():
         return ""
-    return f"; of people it was tested on {np.mean(errors > _LEVEL_MM):.0%} of the vertebrae lay on another level"
+    wrong, people = np.mean(errors[known] > _LEVEL_MM), known.any(axis=1).sum()
+    return f"; of {known.sum()} vertebrae of {people} people it was tested on {wrong:.0%} lay on another level"

@@ -97,6 +97,19 @@ class Anchors:
         chosen = self.guiding
         return (self.fixed[chosen], self.moving[chosen]) if chosen.any() else None
 
+    def why_unguided(self) -> str:
+        """Return in one line why none of them guides an engine."""
+        why = (
+            f"at least {_MIN_GUIDES} are needed that do not slide along ribs or diaphragm and, if vertebrae, were "
+            "counted"
+            if self.is_credible
+            else "the images do not look as its people do"
+        )
+        return (
+            f"the landmark atlas given as anchors guided nothing: {self.sure.sum()} of its {len(self.names)} landmarks "
+            f"were surely found in both images; {why}"
+        )
+
     def offset(self, transform: Transform) -> FloatArray:
         """Return where the landmarks lie in the moving image, less where a transform takes them, (L, d) mm."""
         return np.asarray(self.moving - transform.transform_points(self.fixed))

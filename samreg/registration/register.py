@@ -341,7 +341,7 @@ class _Run:
             images = request.fixed, request.moving
             self.anchors = find_anchors(embeddings, atlas, images=images, turn=self.turn, device=request.device)
         if not isinstance(self.anchor_atlas, bool) and self.anchors.guides is None:  # whoever gives one expects guides
-            self.notes += (_why_unguided(self.anchors),)
+            self.notes += (self.anchors.why_unguided(),)
         return replace(request, anchors=self.anchors.guides) if self.is_guided else request
 
     def _seeded(
@@ -508,21 +508,6 @@ def chosen_atlas(
             'engine="torch", or leave anchors out'
         )
     return anchors if isinstance(anchors, LandmarkAtlas) else LandmarkAtlas.load(anchors)
-
-
-def _why_unguided(anchors: Anchors) -> str:
-    """Return in one line why an atlas that was given guided nothing."""
-    from samreg.registration.anchors import _MIN_GUIDES
-
-    why = (
-        f"at least {_MIN_GUIDES} are needed that do not slide along ribs or diaphragm and, if vertebrae, were counted"
-        if anchors.is_credible
-        else "the images do not look as its people do"
-    )
-    return (
-        f"the landmark atlas given as anchors guided nothing: {anchors.sure.sum()} of its {len(anchors.names)} "
-        f"landmarks were surely found in both images; {why}"
-    )
 
 
 def _as_transform(start: object, fixed: Image, moving: Image) -> Transform:

@@ -83,13 +83,8 @@ def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -
         measured, is_good = _measured(landmarks)
         lines, reasons = (measured, *expected), () if is_good else (measured,)
         if landmarks.guided:  # the registration was to bring these together: they say little of other places
-            lines, reasons = (
-                (measured, *(expected or (_NOWHERE_ELSE,))),
-                (
-                    *reasons,
-                    *(doubts if expected else (_NOWHERE_ELSE,)),
-                ),
-            )
+            lines = lines if expected else (measured, _NOWHERE_ELSE)
+            reasons = (*reasons, *(doubts if expected else (_NOWHERE_ELSE,)))
     elif expected:
         lines, reasons = expected, doubts
     else:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from samreg.landmarks.spine import _SPACING_MM, LEVELS, Bodies, count_bodies, first_level, on_bodies
-from samreg.spatial import Image
+from samreg.spatial import Grid, Image
 
 SHAPE = (220, 60, 60)  # 440 x 120 x 120 mm
 T1, T8, L3 = (LEVELS.index(f"vertebra_{name}") for name in ("T1", "T8", "L3"))
@@ -39,6 +39,23 @@ def test_bodies_are_found_though_landmarks_skip_one(size: float) -> None:
     distance = np.linalg.norm(bodies.centres[:, None] - truth[None], axis=2)
     assert distance.min(axis=1).max() < 4
     assert (np.diff(distance.argmin(axis=1)) == 1).all()
+
+
+def test_the_order_and_direction_of_the_array_do_not_matter() -> None:
+    image, truth = spine()
+    levels = np.arange(T1, L3)
+    expected = count_bodies(image, levels, truth[levels])
+    assert expected is not None
+    # the same voxels in the same places, their array from foot to head and with x slowest
+    turned = np.ascontiguousarray(image.array.transpose(2, 1, 0)[:, :, ::-1])
+    last = image.grid.index_to_world([[0, 0, image.grid.size[2] - 1]])[0]
+    axes = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # of array x, y, z, as columns
+    moved = Image(turned, Grid(turned.shape, last, image.spacing, axes), "permuted")
+    index = moved.grid.world_to_index(truth[:1])
+    np.testing.assert_allclose(moved.grid.index_to_world(index), truth[:1])
+    found = count_bodies(moved, levels, truth[levels])
+    assert found is not None
+    np.testing.assert_allclose(found.centres, expected.centres, atol=0.01)
 
 
 def test_levels_are_counted_from_above() -> None:
