@@ -49,7 +49,8 @@ class FoundLandmarks:
     notes
         What the user should know, in plain words.
     counted
-        (N,) vertebrae whose level was counted along the spine; None of an embedding, in which nothing can be counted.
+        (N,) vertebrae whose level was counted from the upper thoracic spine down; None of an embedding, in which
+        nothing can be counted.
 
     Examples
     --------
@@ -188,7 +189,7 @@ def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
         if found.counted is not None and found.counted[sure_vertebrae].all():
             notes.append(f"vertebrae {levels}, counted along the spine" + _tested(atlas, is_vertebra))
         else:
-            notes.append(f"vertebrae {levels}; they could not be counted along the spine: count the levels before use")
+            notes.append(f"vertebrae {levels}; they could not be counted from above: count them before use")
     return tuple(notes)
 
 

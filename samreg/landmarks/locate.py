@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from samreg.landmarks.atlas import LandmarkAtlas
-from samreg.landmarks.spine import LEVELS, count_bodies, first_level, on_bodies
+from samreg.landmarks.spine import LEVELS, count_bodies, first_level, is_counted_from_above, on_bodies
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 
@@ -42,7 +42,7 @@ class Located:
         Four (L,): similarity of the vectors, distance from where the neighbours put the landmark (mm), spread of what
         the people say (mm), how deep in the image the landmark is expected (mm, negative outside).
     counted
-        (L,) vertebrae whose level was counted.
+        (L,) vertebrae whose level was counted from the upper thoracic spine down.
     """
 
     positions: FloatArray
@@ -224,7 +224,7 @@ def _counted(
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Return the positions (L, 3) with the vertebrae that are shown on the bodies of their levels, and which these are.
 
-    As they were, and none, where the vertebrae cannot be counted.
+    As they were, and none, where the bodies are not seen; none where the upper thoracic spine is not in view.
     """
     from samreg.matching import interpolate
 
@@ -245,7 +245,8 @@ def _counted(
         return positions, counted
     result = positions.copy()
     result[rows] = on_bodies(bodies, first, levels, positions[rows])
-    counted[rows] = [0 <= level - first < len(bodies.centres) for level in levels]
+    if is_counted_from_above(levels):
+        counted[rows] = [0 <= level - first < len(bodies.centres) for level in levels]
     return result, counted
 
 

@@ -4,7 +4,8 @@ An embedding tells neighbouring vertebrae apart poorly: an atlas finds whole str
 one vertebra is found twice, or left out. It does find the spine. Along it the image itself shows where bodies end: end
 plates and discs change the intensity, the middle of a body does not. The most plausible chain of ends, whose distances
 grow slowly from head to foot, is found by dynamic programming. As readers do, levels are then counted from the upper
-thoracic vertebrae, which the atlas finds best, with what the vectors at the bodies say of all levels at once.
+thoracic vertebrae, which the atlas finds best, with what the vectors at the bodies say of all levels at once. Where
+they are not in view it is done from below, which was not measured.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ _END_WIDTH_MM, _AROUND_MM = 3.0, 20.0  # standard deviations: of an end, of the 
 _SPACING_RANGE = (0.8, 1.25)  # of two ends, of what is expected
 _SPACING_WEIGHT, _CHANGE_WEIGHT, _SIZE_WEIGHT = 4.0, 12.0, 20.0  # of squared relative deviations
 _MIN_CONTRAST = 0.5  # of ends and middles; without discs to be seen it is about 0.3
-_UPPER = 6  # levels from C7 on, of which one must be found for the count to begin there
-_UPPER_REACH = 2.0  # levels over which the trust in a landmark falls by e
+_UPPER, _MIN_UPPER = 6, 3  # levels from C7 on, and of these landmarks, for the count to begin there
+_ENDS = (1, 17)  # T1 and L5, which look like no other
+_END_REACH = 2.0  # levels over which the trust in a landmark falls by e
 _MAX_MISS_MM = 20.0  # of a landmark, beyond which it says no more against a level
-_MISS_WEIGHT = 2.0  # of the mean miss, against the mean log likelihood
+_MISS_WEIGHT = 4.0  # of the mean miss, against the mean log likelihood
 _KEPT_SHARE = 0.3  # of the spacing: a landmark so near the body it belongs to stays where it was found
 
 
@@ -116,6 +118,11 @@ def count_bodies(image: Image, levels: Sequence[int], positions: FloatArray) -> 
     return Bodies(centres, np.diff(chain).astype(float), contrast)
 
 
+def is_counted_from_above(levels: Sequence[int]) -> bool:
+    """Tell whether landmarks of these levels, indices into :data:`LEVELS`, show enough of the upper thoracic spine."""
+    return int((np.asarray(levels) < _UPPER).sum()) >= _MIN_UPPER
+
+
 def first_level(bodies: Bodies, levels: Sequence[int], positions: FloatArray, log_likelihood: FloatArray) -> int | None:
     """Return the level of the first body, an index into :data:`LEVELS`; it may be negative.
 
@@ -134,8 +141,7 @@ def first_level(bodies: Bodies, levels: Sequence[int], positions: FloatArray, lo
         None where nothing is known of most bodies.
     """
     known = np.asarray(levels)
-    from_above = (known < _UPPER).any()
-    trust = np.exp(-np.abs(known - 1) / _UPPER_REACH) if from_above else np.ones(len(known))
+    trust = np.exp(-np.abs(known - _ENDS[0 if is_counted_from_above(levels) else 1]) / _END_REACH)
     distance = np.linalg.norm(positions[:, None] - bodies.centres[None], axis=2)
     count = len(bodies.centres)
     scores: dict[int, float] = {}

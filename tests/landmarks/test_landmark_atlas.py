@@ -186,10 +186,12 @@ def test_wrong_levels_are_told_as_often_as_they_were_measured(atlas, found) -> N
     errors[0, 0] = 20.0
     surely = replace(found, names=names, reliability=np.ones(len(names)))
     told = _notes(replace(surely, counted=np.arange(len(names)) == 0), replace(atlas, errors=errors))
-    assert told[1].startswith("vertebrae T1, counted along the spine; of 3 vertebrae of 3 people it was tested on 33% lay")
+    assert told[1].startswith(
+        "vertebrae T1, counted along the spine; of 3 vertebrae of 3 people it was tested on 33% lay"
+    )
     for uncounted in (None, np.zeros(len(names), bool)):
         told = _notes(replace(surely, counted=uncounted), replace(atlas, errors=errors))
-        assert told[1] == "vertebrae T1; they could not be counted along the spine: count the levels before use"
+        assert told[1] == "vertebrae T1; they could not be counted from above: count them before use"
 
 
 def test_an_atlas_comes_back_as_it_was(atlas, found, templates, tmp_path) -> None:

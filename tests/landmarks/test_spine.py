@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samreg.landmarks.spine import _SPACING_MM, LEVELS, Bodies, count_bodies, first_level, on_bodies
+from samreg.landmarks.spine import (
+    _SPACING_MM,
+    LEVELS,
+    Bodies,
+    count_bodies,
+    first_level,
+    is_counted_from_above,
+    on_bodies,
+)
 from samreg.spatial import Grid, Image
 
 SHAPE = (220, 60, 60)  # 440 x 120 x 120 mm
@@ -78,8 +86,23 @@ def test_vectors_outweigh_landmarks_that_are_all_off() -> None:
     assert bodies is not None
     top = int(np.linalg.norm(truth - bodies.centres[0], axis=1).argmin())
     likely = -10.0 * np.abs(np.arange(len(LEVELS))[None] - top - np.arange(len(bodies.centres))[:, None])
-    assert first_level(bodies, levels, found, likely * 5) == top
+    assert first_level(bodies, levels, found, likely * 20) == top
     assert first_level(bodies, levels, found, likely / 100) == top - 1
+
+
+def test_without_the_upper_spine_levels_are_counted_from_below() -> None:
+    image, truth = spine(0.95)
+    l5 = len(LEVELS) - 1
+    levels = np.arange(T8, l5 + 1)
+    found = truth[np.where(levels > L3, levels, levels - 1)]  # right at the end, one too high above it
+    assert not is_counted_from_above(levels)
+    bodies = count_bodies(image, levels, found)
+    assert bodies is not None
+    first = first_level(bodies, levels, found, np.zeros((len(bodies.centres), len(LEVELS))))
+    assert first is not None
+    np.testing.assert_allclose(on_bodies(bodies, first, levels, found), truth[levels], atol=4)
+    assert is_counted_from_above(range(T1, L3))
+    assert not is_counted_from_above([4, 5, *levels])  # as bunched at the upper border
 
 
 def test_landmarks_near_their_body_stay() -> None:
