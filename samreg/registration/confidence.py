@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 COEFFICIENTS = Path(__file__).with_name("expected_error.json")
 #: The kinds of evidence. ``residual``: of a lattice of matches searched anew around the transform; ``cycle``: how far
 #: from its start their way back ends; ``loss``: of similarity from the match to the counterpart; ``overall``: the
-#: residual of a lattice matched to the whole body; ``anchors``: that of landmarks found in both images, whether they
-#: guided the engine or not. Distances are ln(mm + 4). The more of each, the larger the error.
-MEASURED = ("residual", "cycle", "loss", "overall", "anchors")
+#: residual of a lattice matched to the whole body. Distances are ln(mm + 4). The more of each, the larger the error. By
+#: how much landmarks found in both images are missed is none: most of them guide the torch engine.
+MEASURED = ("residual", "cycle", "loss", "overall")
 #: ``place``: ln(mm + 1) as it was at such a place of the body in other people. It comes with the fit.
 EVIDENCE = (*MEASURED, "place")
 #: By what a transform was made.
@@ -236,10 +236,8 @@ def gather(
         calibration = Calibration.from_mapping(embeddings[0].calibration)
         whole = match_lattice(source, target, calibration=calibration)
     overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
-    near = _near(points, anchors)
-    named = near @ _log(anchors.offset(transform))
-    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "anchors": named}
-    return Evidence(measured, near, anchors.names)
+    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0]}
+    return Evidence(measured, _near(points, anchors), anchors.names)
 
 
 def _matches_around(

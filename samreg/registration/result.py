@@ -15,7 +15,7 @@ from samreg.errors import InputError, SamregError, require_choice
 from samreg.registration import store
 from samreg.registration.confidence import at_points
 from samreg.registration.quality import landmark_errors, quality_flags, registration_quality
-from samreg.registration.verdict import Verdict, judge
+from samreg.registration.verdict import Verdict, expectation_of, judge
 from samreg.spatial.files import require_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -153,6 +153,11 @@ class RegistrationResult:
         """What a careful reader should check, in plain words; empty when nothing stands out."""
         return (*self.notes, *(quality_flags(self.quality) if self else (self.reason,)))
 
+    @cached_property
+    def expectation(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What the expected error says of the body, in plain words, and what of that is to be checked."""
+        return expectation_of(self)
+
     @property
     def verdict(self) -> Verdict:
         """What to think of the result, in plain words; see :meth:`judge`."""
@@ -179,9 +184,9 @@ class RegistrationResult:
     def expected_error(self, points: Points | ArrayLike | str | os.PathLike[str]) -> FloatArray:
         """Return how far off the registration is likely to be at points: in four of five such places at most so much.
 
-        Estimated from evidence that the engine did not optimise, and from named landmarks, some of which guide the
-        torch engine by default; calibrated on landmarks of chest and abdominal CT of training people, and on simulated
-        second visits of theirs; see :mod:`samreg.registration.confidence`.
+        Estimated from evidence that the engine did not optimise, and from where in the body a point lies; calibrated
+        on landmarks of chest and abdominal CT of training people, and on simulated second visits of theirs; see
+        :mod:`samreg.registration.confidence`.
 
         Parameters
         ----------
@@ -565,6 +570,12 @@ class SavedResult(RegistrationResult):
         self._transform()
         quality: Mapping[str, float] = self._stored().summary["quality"]
         return quality
+
+    @cached_property
+    def expectation(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """As saved: the transform, which says what the moving image shows, is saved to 0.05 mm only."""
+        saved = self._stored().summary.get("expectation")
+        return expectation_of(self) if saved is None else (tuple(saved["says"]), tuple(saved["to_check"]))
 
     @cached_property
     def correspondences(self) -> Correspondences | None:

@@ -252,6 +252,7 @@ def summary(result: RegistrationResult, landmarks: LandmarkErrors | None = None)
         "quality": {key: round(float(value), 5) for key, value in result.quality.items()} if result else {},
         "named_landmarks": [asdict(region) for region in misses.by_region()] if misses is not None else [],
         "guides": None if result.guides is None else _guides_as_plain(result.guides),
+        "expectation": dict(zip(("says", "to_check"), map(list, result.expectation), strict=True)) if result else None,
         "shown_by_one": list(result.shown_by_one),
         "notes": list(result.notes),
         "flags": list(result.flags),

@@ -76,7 +76,7 @@ def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -
     """
     if not result:
         return Verdict("failed", result.reason, result.notes)
-    expected, doubts = _expected(result)
+    expected, doubts = result.expectation
     lines: tuple[str, ...]
     reasons: tuple[str, ...]
     if landmarks is not None and len(landmarks.transform):
@@ -104,8 +104,8 @@ def _measured(landmarks: LandmarkErrors) -> tuple[str, bool]:
     return text, mean <= MAX_MEAN_MM and largest <= MAX_LARGEST_MM
 
 
-def _expected(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what the expected error says of the body, and what of it is to be checked."""
+def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return in plain words what the expected error says of the body, and what of that is to be checked."""
     if result.error_map is None or result.transform is None:
         return (), ()
     grid = result.error_map.grid
