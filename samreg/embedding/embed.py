@@ -80,7 +80,8 @@ def embed(
         cached = Embedding.load(cache)
         if (cached.source, cached.model) == (source, loaded.identity):
             logger.info("%s: embedding of %s read from the cache", cache, image.label)
-            return replace(cached, calibration=loaded.calibration)  # which may be newer, and is no part of the identity
+            # the calibration may be newer, and is no part of the identity; the image is in no file
+            return replace(cached, calibration=loaded.calibration, volume=loaded.volume(image))
         logger.warning("%s: made from another image, mask or model; computed anew and overwritten", cache)
     embedding = replace(loaded.embed(image, mask=mask, device=device, progress=progress), source=source)
     embedding.save(cache)

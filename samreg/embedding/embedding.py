@@ -18,6 +18,7 @@ from samreg.errors import InputError
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import Grid
 from samreg.spatial.hdf5 import create_hdf5, open_hdf5, read_array, write_array
+from samreg.spatial.image import Image
 
 _FORMAT = "samreg-embedding"
 _VERSION = 1
@@ -48,6 +49,9 @@ class Embedding:
         The model's coefficients that turn match similarity into reliability.
     source
         Hash of the image and mask it was computed from, or "".
+    volume
+        The CT itself at the voxel size of its model, int16 HU, in which bones are found; None of other images. It is
+        kept in memory alone: no file of an embedding holds the image.
     """
 
     local: Tensor
@@ -59,6 +63,7 @@ class Embedding:
     model: str
     calibration: Mapping[str, float] | None = None
     source: str = ""
+    volume: Image | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.local.shape[1:]) != self.local_grid.shape or self.body.shape != self.local_grid.shape:

@@ -72,5 +72,9 @@ class KeepingModel(EmbeddingModel):
             return self.embed(image, mask=mask, device=device)
         return self.model.embed_on_device(image, mask=mask, device=device)
 
+    def volume(self, image: Image) -> Image | None:
+        """See ``EmbeddingModel``."""
+        return self.model.volume(image)
+
     def _keeps(self, image: Image) -> bool:
         return any(np.shares_memory(image.array, array, max_work=1) for array in self._arrays)

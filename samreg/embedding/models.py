@@ -91,6 +91,10 @@ class EmbeddingModel(ABC):
         """
         return self.embed(image, mask=mask, device=device)
 
+    def volume(self, image: Image) -> Image | None:
+        """Return what :attr:`Embedding.volume` holds of an image: nothing, where a model keeps none."""
+        return None
+
 
 class NetworkModel(EmbeddingModel):
     """An embedding network with the preprocessing it was trained for.
@@ -152,6 +156,15 @@ class NetworkModel(EmbeddingModel):
         where = resolve_device(device)
         return self._embedded(image, mask, where, where, None)
 
+    def volume(self, image: Image) -> Image | None:
+        """Return a CT at the model's voxel size; see ``EmbeddingModel.volume``."""
+        return self._kept(standardised(image, self.preprocessing.spacing, fill=self.preprocessing.fill))
+
+    def _kept(self, volume: Image) -> Image | None:
+        if self.preprocessing.modality != "ct":
+            return None
+        return volume.with_array(np.rint(volume.array).astype(np.int16))
+
     def _embedded(
         self,
         image: Image,
@@ -183,6 +196,7 @@ class NetworkModel(EmbeddingModel):
             image_grid=image.grid,
             model=self.identity,
             calibration=self.calibration,
+            volume=self._kept(volume),
         )
 
     def _on(self, device: torch.device) -> EmbeddingNetwork:

@@ -109,7 +109,7 @@ def build_landmark_atlas(
             progress(f"{template.name} by the others")
         try:
             others = atlas.without(k)
-            found = locate(others, prepared[k], template.embedding.image_grid, image=template.image)
+            found = locate(others, prepared[k], template.embedding.image_grid, image=template.embedding.volume)
         except InputError:  # the others share too little to make an atlas
             continue
         columns = [names.index(name) for name in others.names]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
-from samreg.landmarks.locate import locate, reliability_of
+from samreg.landmarks.locate import locate, looks_known, reliability_of
 from samreg.landmarks.match import embedded, read
 from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 MIN_RELIABILITY = 0.5  # below which a landmark is called unsure
 _VERTEBRA = "vertebra_"
-MIN_MEAN_RELIABILITY = 0.4  # of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down
 _LEVEL_MM = 12.0  # an error beyond which a vertebra lies on another level: about half the distance between two
 
 
@@ -49,8 +48,8 @@ class FoundLandmarks:
     notes
         What the user should know, in plain words.
     counted
-        (N,) vertebrae whose level was counted from the upper thoracic spine down; None of an embedding, in which
-        nothing can be counted.
+        (N,) vertebrae whose level was counted from the upper thoracic spine down; None of an embedding from a file, in
+        which nothing can be counted.
 
     Examples
     --------
@@ -150,7 +149,7 @@ def find_landmarks(
     from samreg.matching import features
 
     report("finding landmarks")
-    volume = image if isinstance(image, Image) else None
+    volume = embedding.volume
     located = locate(known, features(embedding, device=device), embedding.image_grid, image=volume)
     _, _, spread, depth = located.evidence
     inside = depth >= 0
@@ -162,8 +161,8 @@ def find_landmarks(
         counted=None if volume is None else located.counted,
     )  # fmt: skip
     notes = _notes(found, known)
-    if volume is not None and volume.ndim == 3 and _looks_known(found):  # sides are told of a body that lies upright
-        mirrored = embedded(mirror_image(volume), model, device, "mirrored image", report)
+    if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body
+        mirrored = embedded(mirror_image(image), model, device, "mirrored image", report)
         t = laterality(embedding, mirrored, atlas=known, device=device)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(found, notes=notes)
@@ -171,7 +170,7 @@ def find_landmarks(
 
 def _looks_known(found: FoundLandmarks) -> bool:
     """Whether the image looks as in the atlas's people, upright."""
-    return bool(found.inside.any()) and found.reliability[found.inside].mean() >= MIN_MEAN_RELIABILITY
+    return looks_known(found.reliability, found.inside)
 
 
 def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:

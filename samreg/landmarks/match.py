@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from samreg.spatial.remarks import remarks_kept
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
+    from samreg.landmarks.skeleton import PairedBone
     from samreg.matching import Calibration, Correspondences, ExpectedError, Features
     from samreg.spatial import Grid
 
@@ -40,6 +41,7 @@ _GUIDE_LATTICE_MM = 32.0  # distance of the matches that guide the search
 # then for the point alone around what they agree on
 _WIDE_MM, _WIDE_PENALTY = 45.0, 0.3
 _NARROW_MM, _NARROW_PENALTY = 20.0, 0.2
+_BONE_MM, _BONE_PENALTY = 12.0, 0.2  # the same for a point that goes with a bone
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +195,7 @@ def match(
         guided, reason = guided_matches(
             fixed_features, wanted.positions, moving_features,
             grid=moving.image_grid, calibration=calibration, seed=seed,
+            bones=bones_of((fixed, moving), (fixed_features, moving_features), wanted.positions),
         )  # fmt: skip
         if guided is not None:
             stored = Calibration.from_mapping(fixed.calibration, landmarks=True)
@@ -273,9 +276,10 @@ def guided_matches(
     *,
     grid: Grid,
     calibration: Calibration,
+    bones: Sequence[PairedBone] = (),
     seed: int = 0,
 ) -> tuple[GuidedMatches | None, str]:
-    """Match points where a robust alignment and their neighbours expect them.
+    """Match points where a robust alignment and their neighbours, or a bone, expect them.
 
     Parameters
     ----------
@@ -287,6 +291,8 @@ def guided_matches(
         Of the moving image: what it shows.
     calibration
         Turns similarity and cycle error into reliability.
+    bones
+        That both images show.
     seed
         Of the robust fit.
 
@@ -311,7 +317,67 @@ def guided_matches(
     narrow = Prediction(votes.positions, _NARROW_MM * scale, _NARROW_PENALTY)
     matches = match_points(fixed, points, moving, prediction=narrow, home="anywhere", calibration=calibration)
     # votes are searched inside the image and cannot leave it; the prediction can
-    return GuidedMatches(matches, votes.spread, grid.depth(expected)), ""
+    found = GuidedMatches(matches, votes.spread, grid.depth(expected))
+    return _with_bones(found, bones, fixed, moving, grid, calibration), ""
+
+
+def _with_bones(
+    found: GuidedMatches,
+    bones: Sequence[PairedBone],
+    fixed: Features,
+    moving: Features,
+    grid: Grid,
+    calibration: Calibration,
+) -> GuidedMatches:
+    """Return the matches with those of points that go with a bone searched where it takes them.
+
+    Their spread is how far search and bone disagree.
+    """
+    from samreg.landmarks.skeleton import taken_by_bones
+    from samreg.matching import Prediction, match_points
+
+    taken = taken_by_bones(bones, found.matches.fixed)
+    rows, share = taken.rows, taken.share[:, None]
+    if not len(rows):
+        return found
+    window = Prediction(taken.positions, _BONE_MM * fixed.scale, _BONE_PENALTY)
+    searched = match_points(
+        fixed, found.matches.fixed[rows], moving, prediction=window, home="anywhere", calibration=calibration
+    )
+    matches, spread, depth = found.matches, found.spread.copy(), found.depth.copy()
+    columns = {}
+    for name in ("moving", "similarity", "reliability", "cycle_error"):
+        column = getattr(matches, name).copy()
+        column[rows] = getattr(searched, name)
+        columns[name] = column
+    columns["moving"][rows] += share * (taken.positions - searched.moving)
+    spread[rows] = np.linalg.norm(taken.positions - searched.moving, axis=1)
+    depth[rows] = grid.depth(taken.positions)
+    return GuidedMatches(replace(matches, **columns), spread, depth)
+
+
+def bones_of(
+    embeddings: tuple[Embedding, Embedding], targets: tuple[Features, Features], points: FloatArray
+) -> tuple[PairedBone, ...]:
+    """Return the bones that the shipped landmark atlas finds in two images, if points (N, 3) of the first may need any.
+
+    Parameters
+    ----------
+    embeddings, targets
+        Of the images, and their features.
+    points
+        LPS mm.
+    """
+    from samreg.landmarks.atlas import shipped_atlas
+    from samreg.landmarks.skeleton import paired_bones, survey, taken_by_bones
+
+    atlas = shipped_atlas(embeddings[0].model)
+    if atlas is None or any(embedding.volume is None for embedding in embeddings):
+        return ()
+    first = survey(atlas, embeddings[0], targets[0])
+    if not len(taken_by_bones(paired_bones(first, first), points).rows):
+        return ()
+    return paired_bones(first, survey(atlas, embeddings[1], targets[1]))
 
 
 def embedded(source: Any, model: Any, device: str, name: str, report: Callable[[str], None]) -> Embedding:

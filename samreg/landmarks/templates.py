@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError, require_choice, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES, LandmarkMatches, embedded, match
-from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
-from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image
 from samreg.spatial.io_points import find_points, read_points
 from samreg.spatial.points import Points, require_inside
-from samreg.spatial.resample import resample_spacing
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding, EmbeddingModel
@@ -31,7 +28,6 @@ log = logging.getLogger(__name__)
 _SCORE_LATTICE_MM = 48.0  # distance of the points that templates are scored by
 _AGREEMENT_MM = 15.0  # within which an answer counts; what the reliability of a match was fitted for
 _MEDIAN_SOFTNESS_MM = 2.0  # below which the median of the answers turns into a mean
-_COUNTED_MM = 2.0  # voxels of the images in which vertebrae are counted
 _MAX_RELIABILITY = 1 - 1e-4  # beyond which a template gains no more weight
 MANIFEST = "landmarks.csv"
 
@@ -48,8 +44,6 @@ class Template:
         Of the image.
     points
         The landmarks, LPS mm; every name once.
-    image
-        The image itself, where landmark atlases that are made of it count vertebrae in it to test themselves.
 
     Raises
     ------
@@ -69,7 +63,6 @@ class Template:
     name: str
     embedding: Embedding
     points: Points
-    image: Image | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         names = self.points.names
@@ -188,8 +181,7 @@ def read_templates(
         cached = None if cache is None else Path(cache) / f"{name}.h5"
         embedding = embed(image, model=network, device=device, cache=cached)
         points = read_points(file, grid=image.grid, subject=subject)
-        counted = resample_spacing(image, _COUNTED_MM) if set(points.names) & set(LEVELS) else None
-        templates.append(Template(name, embedding, points, counted))
+        templates.append(Template(name, embedding, points))
     return tuple(templates)
 
 

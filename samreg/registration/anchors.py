@@ -6,7 +6,7 @@ They guide an engine, tell by name what one image alone shows, and are evidence 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.grid import FloatArray
-from samreg.spatial.image import Image
 from samreg.spatial.points import Points
 from samreg.spatial.transforms import Transform
 
@@ -49,6 +48,9 @@ class Anchors:
         (2, L) how deep in the images the landmarks are expected, mm; negative outside.
     counted
         (2, L) vertebrae whose level was counted in each image.
+    on_bones
+        (2, S, d) places on bones that move by themselves, found by their shape in both images
+        (:mod:`samreg.landmarks.scapulae`), LPS mm.
 
     Examples
     --------
@@ -64,6 +66,7 @@ class Anchors:
     reliability: FloatArray
     depth: FloatArray
     counted: NDArray[np.bool_]
+    on_bones: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 3)))
 
     @property
     def sure(self) -> NDArray[np.bool_]:
@@ -73,13 +76,9 @@ class Anchors:
     @property
     def is_credible(self) -> bool:
         """Whether both images look as the atlas's people do, upright and right way round."""
-        from samreg.landmarks.find import MIN_MEAN_RELIABILITY
+        from samreg.landmarks.locate import looks_known
 
-        inside = self.depth >= 0
-        return all(
-            shown.any() and values[shown].mean() >= MIN_MEAN_RELIABILITY
-            for values, shown in zip(self.reliability, inside, strict=True)
-        )
+        return all(map(looks_known, self.reliability, self.depth >= 0))
 
     @property
     def guiding(self) -> NDArray[np.bool_]:
@@ -95,7 +94,13 @@ class Anchors:
     def guides(self) -> tuple[FloatArray, FloatArray] | None:
         """Those of the fixed and of the moving image that guide an engine, (N, d) each, LPS mm; None without any."""
         chosen = self.guiding
-        return (self.fixed[chosen], self.moving[chosen]) if chosen.any() else None
+        if not chosen.any():
+            return None
+        fixed, moving = (
+            np.concatenate([positions[chosen], bones])
+            for positions, bones in zip((self.fixed, self.moving), self.on_bones, strict=True)
+        )
+        return fixed, moving
 
     def why_unguided(self) -> str:
         """Return in one line why none of them guides an engine."""
@@ -163,41 +168,41 @@ def find_anchors(
     embeddings: tuple[Embedding, Embedding],
     atlas: LandmarkAtlas,
     *,
-    images: tuple[Image, Image] | None = None,
     turn: FloatArray | None = None,
     device: str = "cpu",
 ) -> Anchors:
-    """Find an atlas's landmarks in the fixed and in the moving image.
+    """Find an atlas's landmarks, and bones, in the fixed and in the moving image.
 
     Parameters
     ----------
     embeddings
-        Of the images, by the atlas's model.
+        Of the images, by the atlas's model; bones are found in those that have their image beside them
+        (:attr:`samreg.embedding.Embedding.volume`).
     atlas
         With the calibration of its reliability.
-    images
-        The images themselves, in which vertebrae are counted; they are not unless given.
     turn
         (d, d) orthogonal matrix that brings the moving body upright, about the centre of its image; it lies upright
         unless given.
     device
         Where to search.
     """
-    from samreg.landmarks.locate import locate, placed_in, reliability_of
+    from samreg.landmarks.skeleton import paired_scapulae, survey
     from samreg.matching import features
-    from samreg.seeding.orientation import reoriented, turned_embedding
+    from samreg.seeding.orientation import turned_embedding
 
     turn = np.eye(embeddings[1].image_grid.ndim) if turn is None else turn
     center = embeddings[1].image_grid.center
     upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
-    shown = (None, None) if images is None else (images[0], reoriented(images[1], turn, center)[0])
-    found = []
-    for embedding, image in zip(upright, shown, strict=True):
-        target = features(embedding, device=device)
-        placed = placed_in(atlas, embedding, target)
-        found.append(locate(atlas, target, embedding.image_grid, image=image, placed=placed))
-    fixed, moving = (located.positions for located in found)
-    moving = (moving - center) @ turn + center
-    reliability = np.stack([reliability_of(located, atlas) for located in found])
-    depth, counted = (np.stack(part) for part in zip(*((one.evidence[3], one.counted) for one in found), strict=True))
-    return Anchors(atlas.names, fixed, moving, reliability, depth, counted)
+    both = tuple(survey(atlas, embedding, features(embedding, device=device)) for embedding in upright)
+    located = [one.located for one in both]
+    on_bones = np.concatenate([np.zeros((2, 0, len(turn))), *paired_scapulae(*both)], axis=1)
+    moving, on_bones[1] = ((places - center) @ turn + center for places in (located[1].positions, on_bones[1]))
+    return Anchors(
+        atlas.names,
+        located[0].positions,
+        moving,
+        np.stack([one.reliability for one in both]),
+        np.stack([one.evidence[3] for one in located]),
+        np.stack([one.counted for one in located]),
+        on_bones,
+    )

@@ -183,7 +183,7 @@ def expected_errors(
     grid = fixed.grid.with_spacing(np.maximum(np.minimum(_MAP_MM, fixed.grid.extent / 2), fixed.spacing))
     points = grid.world_points().reshape(-1, 3)
     if anchors is None:
-        anchors = find_anchors(embeddings, atlas, images=images, turn=turn, device=device)
+        anchors = find_anchors(embeddings, atlas, turn=turn, device=device)
     evidence = gather(points, transform, embeddings, anchors, whole=whole, device=device)
     if evidence is None:
         return None

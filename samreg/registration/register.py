@@ -338,8 +338,7 @@ class _Run:
         if atlas is None or atlas.positions.shape[2] != request.fixed.ndim:
             return request
         with self.clock("landmarks"):
-            images = request.fixed, request.moving
-            self.anchors = find_anchors(embeddings, atlas, images=images, turn=self.turn, device=request.device)
+            self.anchors = find_anchors(embeddings, atlas, turn=self.turn, device=request.device)
         if not isinstance(self.anchor_atlas, bool) and self.anchors.guides is None:  # whoever gives one expects guides
             self.notes += (self.anchors.why_unguided(),)
         return replace(request, anchors=self.anchors.guides) if self.is_guided else request

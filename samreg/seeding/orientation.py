@@ -519,12 +519,13 @@ def turned_embedding(embedding: Embedding, turn: FloatArray, center: FloatArray)
     """
     if np.array_equal(turn, np.eye(len(turn))):
         return embedding
-    global_grid = embedding.global_grid
+    global_grid, volume = embedding.global_grid, embedding.volume
     return replace(
         embedding,
         local_grid=turned_grid(embedding.local_grid, turn, center),
         global_grid=None if global_grid is None else turned_grid(global_grid, turn, center),
         image_grid=turned_grid(embedding.image_grid, turn, center),
+        volume=None if volume is None else reoriented(volume, turn, center)[0],
     )
 
 

@@ -217,7 +217,7 @@ def _cases(
     transforms: Mapping[str, samreg.spatial.Transform],
 ) -> list[Case]:
     """Return the evidence and errors of transforms at points (N, 3) of the fixed and the moving image, LPS mm."""
-    anchors = find_anchors(embeddings, atlas, images=images)
+    anchors = find_anchors(embeddings, atlas)
     first, second = points
     gathered = {method: gather(first, transform, embeddings, anchors) for method, transform in transforms.items()}
     return [

@@ -18,7 +18,7 @@ from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.options import TorchOptions
 from samreg.engines.torch_engine.recompute import recomputed
 from samreg.engines.torch_engine.similarity import Loss, local_correlation, mean, squared_distance
-from samreg.engines.torch_engine.velocity import continued, exponential, jacobian, roughness, unfolded
+from samreg.engines.torch_engine.velocity import continued, exponential, jacobian, roughness, smoothed, unfolded
 from samreg.engines.torch_engine.volumes import (
     extent_of,
     interpolated,
@@ -54,6 +54,10 @@ _MAX_VOXELS_AT_ONCE = 2**21  # more are compared tile by tile, and computed agai
 _TILE_VOXELS = 2**20
 _MIN_TILE_VOXELS = 50_000
 _ROUNDING_MM = 1e-6  # of displacements
+_DRAWN_PASSES, _DRAWN_LEAST = (
+    (8, 4, 2, 1),
+    0.2,
+)  # of smoothing; where points are fewer than this share of one, they fade
 _MIN_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
 
 
@@ -123,7 +127,10 @@ def register_velocity(
             velocity = _searched(vectors, present[0], extent, options, report)
         if options.embedding_weight > 0:
             terms.append((options.embedding_weight, _embedding_term(vectors, present, extent)))
-    terms += [(weight, _landmark_term(points, start, grid, extent)) for weight, points in landmarks]
+    for weight, points in landmarks:
+        guides = _Guides(points, start, grid, extent)
+        velocity = guides.drawn(velocity)
+        terms.append((weight, guides.distance))
     for size, iterations in zip(options.levels, options.iterations, strict=True):
         factor = _factor(box.grid, size)
         velocity = resized(velocity, tuple(n // min(2 * factor, box.block) for n in box.grid.shape))
@@ -349,26 +356,53 @@ def _embedding_term(vectors: list[Tensor], present: list[Tensor], extent: Tensor
     return term
 
 
-def _landmark_term(landmarks: Landmarks, start: Transform, grid: Grid, extent: Tensor) -> Term:
-    """Return the mean distance of landmarks, mm, as a function of the displacement."""
-    fixed, moving = (
-        torch.tensor((points - grid.origin) @ grid.direction, dtype=torch.float32, device=extent.device)
-        for points in landmarks
-    )
-    # the start is sampled, so that its gradient is known; mm along the grid's axes, like the points
-    warp = sample_displacement(start, grid).displacement @ grid.direction
-    shift = torch.from_numpy(np.ascontiguousarray(warp, dtype=np.float32)).movedim(-1, 0)[None].to(extent.device)
-    first = torch.tensor(grid.spacing / 2, dtype=torch.float32, device=extent.device)
+class _Guides:
+    """Corresponding points that a displacement should bring together."""
 
-    def term(displacement: Tensor) -> Tensor:
-        mapped = fixed + interpolated(displacement, _normalised(fixed)).T
-        mapped = mapped + interpolated(shift, _normalised(mapped)).T
-        return ((mapped - moving).square().sum(dim=1) + 1e-6).sqrt().mean()
+    def __init__(self, points: Landmarks, start: Transform, grid: Grid, extent: Tensor) -> None:
+        self.fixed, self.moving = (
+            torch.tensor((side - grid.origin) @ grid.direction, dtype=torch.float32, device=extent.device)
+            for side in points
+        )
+        # the start is sampled, so that its gradient is known; mm along the grid's axes, like the points
+        warp = sample_displacement(start, grid).displacement @ grid.direction
+        self.shift = torch.from_numpy(np.ascontiguousarray(warp, dtype=np.float32)).movedim(-1, 0)[None]
+        self.shift = self.shift.to(extent.device)
+        self.first = torch.tensor(grid.spacing / 2, dtype=torch.float32, device=extent.device)
+        self.extent = extent
 
-    def _normalised(points: Tensor) -> Tensor:
-        return (points + first) * (2 / extent) - 1
+    def missed(self, displacement: Tensor) -> Tensor:
+        """Return what a displacement (1, d, *shape) leaves between the points, (N, d) mm."""
+        mapped = self.fixed + interpolated(displacement, self._normalised(self.fixed)).T
+        return self.moving - mapped - interpolated(self.shift, self._normalised(mapped)).T
 
-    return term
+    def distance(self, displacement: Tensor) -> Tensor:
+        """Return the mean distance of the points, mm."""
+        return (self.missed(displacement).square().sum(dim=1) + 1e-6).sqrt().mean()
+
+    def drawn(self, displacement: Tensor) -> Tensor:
+        """Return a displacement that brings the points together, and is as it was far from them.
+
+        What is left between them is spread over ever nearer surroundings (Lee, Wolberg & Shin, IEEE Trans. Vis. Comput.
+        Graph. 1997).
+        """
+        shape = displacement.shape[2:]
+        size = torch.tensor(shape, device=displacement.device)
+        voxel = ((self._normalised(self.fixed).flip(1) + 1) / 2 * size).long()
+        inside = ((voxel >= 0) & (voxel < size)).all(dim=1)
+        index = tuple(voxel[inside].T)
+        for passes in _DRAWN_PASSES:
+            left = torch.cat([self.missed(displacement), torch.ones_like(self.fixed[:, :1])], dim=1)[inside]
+            total = displacement.new_zeros(*shape, left.shape[1]).index_put(index, left, accumulate=True)
+            total = total.movedim(-1, 0)[None]
+            for _ in range(passes):
+                total = smoothed(total)
+            alone = (2 * np.pi * 4 / 3 * passes) ** (-len(shape) / 2)  # the peak of one point
+            displacement = displacement + total[:, :-1] / (total[:, -1:] + _DRAWN_LEAST * alone)
+        return displacement
+
+    def _normalised(self, points: Tensor) -> Tensor:
+        return (points + self.first) * (2 / self.extent) - 1
 
 
 def _embedded(

@@ -1,0 +1,331 @@
+"""The shoulder blades, found by their shape.
+
+A scapula moves over the rib cage as the arm does, by up to 90 mm, and its blade looks much the same everywhere: an
+embedding finds its ends and loses what lies between. But in CT it is a bone of a known shape. Its mean shape is laid
+over the landmarks that an atlas finds on it, in every way that shoulders are held, and brought to the bone around by
+iterated closest points (Besl & McKay, IEEE Trans. Pattern Anal. 1992): a similarity, an affine, and a smooth
+deformation, from the shape to the bone and from the bone to the shape. Ribs are left out, as they lie at the lung.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from samreg.embedding.body import body_mask
+from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.image import Image
+from samreg.spatial.resample import resample_spacing
+from samreg.spatial.standard import has_hounsfield_units, standardised
+
+#: Made by ``python -m samreg.training.scapula_shape``.
+SHAPE = Path(__file__).with_name("shapes") / "scapula.npz"
+SIDES = ("left", "right")
+
+_BONE_HU, _AIR_HU = 180.0, -350.0
+_SPACING_MM, _LUNG_SPACING_MM = 2.0, 4.0
+_FROM_LUNG_MM = 8.0  # ribs lie nearer
+_REACH_MM = (110.0, 110.0, 170.0)  # of the bone around a landmark of it, x, y, z
+_FAR_MM = 130.0  # from the middle of the shape
+_MIN_LANDMARK = 0.35  # reliability of a landmark that says where the bone is
+_COARSE, _MOST_BONE = 5, 5000  # every so many points of the shape tried, points of bone that look back
+_TRY_STEPS, _SIMILARITY_STEPS, _AFFINE_STEPS, _SMOOTH_STEPS = 15, 20, 20, 10
+_SIZE_RANGE = (0.75, 1.3)
+_STIFFNESS, _SMOOTH_STIFFNESS = 0.01, 0.002  # of the affine, of the deformation
+_KNOT_EVERY, _KNOT_MM = 16, 35.0  # points of the shape that carry the deformation, and its standard deviation
+_LOOK_BACK_MM, _LOOK_BACK_LAST_MM = 25.0, 15.0
+_MISSED_MM = 12.0  # as far off as any point counts when starts are compared
+_LANDMARK_WEIGHT = 0.1  # of landmarks missed, against points of the shape
+_ON_BONE_MM = 3.0
+_APART_MM = 12.0  # between two places that guide
+_MIN_ON_BONE, _MIN_INSIDE = 0.8, 0.35  # shares of the shape in the image, and of the whole shape
+
+
+@dataclass(frozen=True, eq=False)
+class BoneShape:
+    """The mean shape of a bone of the right side.
+
+    Parameters
+    ----------
+    points
+        (N, 3) on and in the bone, mm, of a body that lies upright.
+    apart
+        (N,) whether no other bone lies near.
+    names
+        Of K landmarks on it, without their side.
+    landmarks
+        (K, 3) where they are, mm.
+    poses
+        (P, 3, 3) rotations in which the bone was seen.
+    """
+
+    points: FloatArray
+    apart: NDArray[np.bool_]
+    names: tuple[str, ...]
+    landmarks: FloatArray
+    poses: FloatArray
+
+    @classmethod
+    def load(cls, path: Path) -> BoneShape:
+        """Read a shape that :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            points, landmarks, poses = (file[name].astype(np.float64) for name in ("points", "landmarks", "poses"))
+            return cls(points, file["apart"], tuple(str(name) for name in file["names"]), landmarks, poses)
+
+    def save(self, path: Path) -> None:
+        """Write the shape to an npz file."""
+        parts = {name: getattr(self, name).astype(np.float32) for name in ("points", "landmarks", "poses")}
+        np.savez_compressed(path, apart=self.apart, names=np.array(self.names), **parts)
+
+    def mirrored(self) -> BoneShape:
+        """Return the shape of the left side."""
+        flip = np.diag([-1.0, 1.0, 1.0])
+        return replace(self, points=self.points @ flip, landmarks=self.landmarks @ flip, poses=flip @ self.poses @ flip)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundBone:
+    """A bone in an image.
+
+    Parameters
+    ----------
+    points
+        (N, 3) the points of the shape, LPS mm; where the image ends, as the rest of the bone has it.
+    seen
+        (N,) those that lie on bone, in the image.
+    landmarks
+        (K, 3) its landmarks by the shape, LPS mm.
+    """
+
+    points: FloatArray
+    seen: NDArray[np.bool_]
+    landmarks: FloatArray
+
+
+@cache
+def scapula_shape() -> BoneShape:
+    """Return the shape of the right scapula that samreg ships."""
+    return BoneShape.load(SHAPE)
+
+
+def find_scapulae(
+    image: Image, names: Sequence[str], positions: FloatArray, reliability: FloatArray
+) -> dict[str, FoundBone]:
+    """Find the shoulder blades in a CT.
+
+    Parameters
+    ----------
+    image
+        Volume in Hounsfield units in which the body lies upright.
+    names, positions, reliability
+        Of L landmarks, those of shoulders among them ("left_glenoid"); (L, 3) LPS mm and (L,).
+
+    Returns
+    -------
+    dict
+        By side, "left" and "right"; a scapula that is not found, or of which little is in the image, is left out.
+    """
+    found: dict[str, FoundBone] = {}
+    if not has_hounsfield_units(image):
+        return found
+    for side in SIDES:
+        shape = scapula_shape() if side == "right" else scapula_shape().mirrored()
+        rows = {name: row for row, name in enumerate(names)}
+        known = [(k, rows[f"{side}_{name}"]) for k, name in enumerate(shape.names) if f"{side}_{name}" in rows]
+        known = [(k, row) for k, row in known if reliability[row] >= _MIN_LANDMARK]
+        if not known:
+            continue
+        own, there = (list(part) for part in zip(*known, strict=True))
+        places = positions[there]
+        bone = _bone_around(image, places)
+        if len(bone) < len(shape.points):
+            continue
+        fitted = fit_bone(shape, bone, shape.landmarks[own], places, reliability[there], image.grid)
+        if fitted is not None:
+            found[side] = fitted
+    return found
+
+
+def shared_places(fixed: FoundBone, moving: FoundBone) -> FloatArray:
+    """Return places on a bone that both images show, (2, S, 3) LPS mm, none near another."""
+    seen = np.flatnonzero(fixed.seen & moving.seen)
+    seen = seen[_spread(scapula_shape().points[seen])]
+    return np.stack([fixed.points[seen], moving.points[seen]])
+
+
+def fit_bone(
+    shape: BoneShape, bone: FloatArray, own: FloatArray, places: FloatArray, weight: FloatArray, grid: Grid
+) -> FoundBone | None:
+    """Bring a shape to the bone around landmarks.
+
+    Parameters
+    ----------
+    shape
+        Of the side.
+    bone
+        (B, 3) voxels of bone, LPS mm.
+    own, places, weight
+        (K, 3) landmarks of the shape, where they lie, LPS mm, and how sure they are (K,).
+    grid
+        Of the image: what it shows.
+
+    Returns
+    -------
+    FoundBone or None
+        None where the bone there has not the shape, or too little of it is in the image.
+    """
+    matrix, shift = _best_start(shape, bone, own, places, weight, grid)
+    bone = bone[((bone - shape.points.mean(axis=0) @ matrix.T - shift) ** 2).sum(axis=1) < _FAR_MM**2]
+    if len(bone) < len(shape.points):
+        return None
+    fit = _Fit(shape, bone)
+    for step in range(_SIMILARITY_STEPS):
+        rows, targets, w = fit.pairs(shape.points @ matrix.T + shift, max(8.0, 15 * 0.95**step), _LOOK_BACK_MM)
+        matrix, shift = similarity(shape.points[rows], targets, w)
+    for step in range(_AFFINE_STEPS):
+        rows, targets, w = fit.pairs(shape.points @ matrix.T + shift, max(4.0, 12 * 0.93**step), _LOOK_BACK_MM)
+        matrix, shift = _affine(shape.points[rows], targets, w)
+    start = shape.points @ matrix.T + shift
+    knots = start[::_KNOT_EVERY]
+    moved, coefficients = start, np.zeros_like(knots)
+    for step in range(_SMOOTH_STEPS):
+        rows, targets, w = fit.pairs(moved, max(3.0, 8 * 0.9**step), _LOOK_BACK_LAST_MM)
+        basis = _kernel(start, knots)
+        system = (basis[rows] * w[:, None]).T @ basis[rows] + _SMOOTH_STIFFNESS * w.sum() * np.eye(len(knots))
+        coefficients = np.linalg.solve(system, (basis[rows] * w[:, None]).T @ (targets - start[rows]))
+        moved = start + basis @ coefficients
+    inside = grid.contains(moved)
+    on_bone = fit.tree.query(moved)[0] < _ON_BONE_MM
+    if inside.mean() < _MIN_INSIDE or on_bone[inside].mean() < _MIN_ON_BONE:
+        return None
+    landmarks = shape.landmarks @ matrix.T + shift
+    return FoundBone(moved, inside & on_bone, landmarks + _kernel(landmarks, knots) @ coefficients)
+
+
+def similarity(source: FloatArray, target: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return matrix (3, 3) and shift (3,) of the similarity that brings points (N, 3) to others (Umeyama 1991)."""
+    weight = weight / weight.sum()
+    middle, goal = weight @ source, weight @ target
+    left, values, right = np.linalg.svd((weight[:, None] * (target - goal)).T @ (source - middle))
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    spread = float(weight @ ((source - middle) ** 2).sum(axis=1))
+    size = float(np.clip((values * signs).sum() / max(spread, 1e-9), *_SIZE_RANGE))
+    matrix = size * (left * signs) @ right
+    return matrix, goal - matrix @ middle
+
+
+class _Fit:
+    """Pairs of a shape's points and bone, both ways."""
+
+    def __init__(self, shape: BoneShape, bone: FloatArray) -> None:
+        self.apart = shape.apart
+        self.bone, self.tree = bone, KDTree(bone)
+        chosen = np.random.default_rng(0).permutation(len(bone))[:_MOST_BONE]
+        self.looking_back = bone[chosen]
+
+    def pairs(self, points: FloatArray, width: float, reach: float) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+        """Return rows of the shape, where they belong (mm), and weights; bone far from ``points`` (N, 3) has no say."""
+        distance, nearest = self.tree.query(points)
+        back, row = KDTree(points).query(self.looking_back, distance_upper_bound=reach)
+        used = np.isfinite(back)
+        used[used] &= self.apart[row[used]]
+        rows = np.concatenate([np.arange(len(points)), row[used]])
+        targets = np.concatenate([self.bone[nearest], self.looking_back[used]])
+        share = np.concatenate([np.ones(len(points)), np.full(used.sum(), len(points) / max(1, used.sum()))])
+        off = np.concatenate([distance, back[used]])
+        return rows, targets, share / (1 + (off / width) ** 2) ** 2
+
+
+def _best_start(
+    shape: BoneShape, bone: FloatArray, own: FloatArray, places: FloatArray, weight: FloatArray, grid: Grid
+) -> tuple[FloatArray, FloatArray]:
+    """Return the similarity from which the shape comes nearest to the bone, among the poses and what landmarks say."""
+    points, tree = shape.points[::_COARSE], KDTree(bone)
+    weight = weight / weight.sum()
+    starts = [(pose, weight @ (places - own @ pose.T)) for pose in shape.poses]
+    if len(own) > 2:
+        starts.append(similarity(own, places, weight))
+    best, chosen = np.inf, starts[0]
+    for matrix, shift in starts:
+        for step in range(_TRY_STEPS):
+            moved = points @ matrix.T + shift
+            distance, nearest = tree.query(moved)
+            w = 1 / (1 + (distance / max(6.0, 20 * 0.9**step)) ** 2) ** 2
+            matrix, shift = similarity(
+                np.concatenate([points, own]),
+                np.concatenate([bone[nearest], places]),
+                np.concatenate([w, weight * _LANDMARK_WEIGHT * len(points)]),
+            )
+        moved = points @ matrix.T + shift
+        off = np.minimum(tree.query(moved)[0], _MISSED_MM)[grid.contains(moved)]
+        missed = np.minimum(np.linalg.norm(own @ matrix.T + shift - places, axis=1), 4 * _MISSED_MM)
+        score = (off.mean() if len(off) else _MISSED_MM) + _LANDMARK_WEIGHT * float(weight @ missed)
+        if score < best:
+            best, chosen = score, (matrix, shift)
+    return chosen
+
+
+def _affine(source: FloatArray, target: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return matrix and shift of the affine that brings points (N, 3) to others, drawn to a similarity."""
+    matrix, shift = similarity(source, target, weight)
+    middle = np.average(source, axis=0, weights=weight)
+    basis = np.column_stack([source - middle, np.ones(len(source))])
+    left = target - source @ matrix.T - shift
+    system = (basis * weight[:, None]).T @ basis
+    system[:3, :3] += _STIFFNESS * weight.sum() * source.var(axis=0).mean() * np.eye(3)
+    change = np.linalg.solve(system, (basis * weight[:, None]).T @ left)
+    return matrix + change[:3].T, shift + change[3] - change[:3].T @ middle
+
+
+def _kernel(points: FloatArray, knots: FloatArray) -> FloatArray:
+    return np.asarray(np.exp(-((points[:, None] - knots) ** 2).sum(axis=2) / (2 * _KNOT_MM**2)))
+
+
+def _bone_around(image: Image, places: FloatArray) -> FloatArray:
+    """Return the voxels of bone (B, 3) around landmarks (K, 3), LPS mm, ribs left out."""
+    part = _cut(image, places.min(axis=0) - _REACH_MM, places.max(axis=0) + _REACH_MM)
+    if part is None:
+        return np.zeros((0, 3))
+    fine = resample_spacing(part, _SPACING_MM)
+    index = np.argwhere(ndimage.gaussian_filter(fine.array.astype(np.float32), 0.5) > _BONE_HU)
+    bone = fine.grid.index_to_world(index[:, ::-1].astype(np.float64))
+    coarse = standardised(part, _LUNG_SPACING_MM)
+    lung = ndimage.binary_opening(body_mask(coarse) & (coarse.array < _AIR_HU))
+    if not lung.any():
+        return bone
+    from_lung = ndimage.distance_transform_edt(~lung, sampling=coarse.spacing[::-1])
+    where = coarse.grid.world_to_index(bone)[:, ::-1].T
+    return bone[ndimage.map_coordinates(from_lung, where, order=1, mode="nearest") > _FROM_LUNG_MM]
+
+
+def _cut(image: Image, low: FloatArray, high: FloatArray) -> Image | None:
+    """Return the part of an image that holds a box, LPS mm; None where it has none of it."""
+    corners = np.array([[(low, high)[bit][axis] for axis, bit in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
+    index = image.grid.world_to_index(corners)[:, ::-1]
+    first = np.clip(np.floor(index.min(axis=0)).astype(int), 0, image.shape)
+    last = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, image.shape)
+    if (last - first < 2).any():
+        return None
+    array = image.array[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
+    origin = image.grid.index_to_world(first[None, ::-1].astype(np.float64))[0]
+    return Image(array, Grid(array.shape, origin, image.spacing, image.direction))
+
+
+def _spread(points: FloatArray) -> NDArray[np.int64]:
+    """Return rows of points (N, 3) that lie apart, the farthest of those left first (Gonzalez 1985)."""
+    if not len(points):
+        return np.zeros(0, dtype=np.int64)
+    distance = np.linalg.norm(points - points.mean(axis=0), axis=1)
+    chosen = [int(distance.argmax())]
+    distance = np.linalg.norm(points - points[chosen[0]], axis=1)
+    while distance.max() > _APART_MM:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return np.array(chosen, dtype=np.int64)

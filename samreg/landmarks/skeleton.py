@@ -1,0 +1,179 @@
+"""Bones in two images, each found by what it is, and where they take the points on and near them.
+
+Neighbouring vertebrae look alike to an embedding, as do the places of a shoulder blade. Found as a counted spine and by
+its shape, a bone says where it is in either image, and with that where everything on it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from samreg.landmarks.locate import Located, locate, looks_known, placed_in, reliability_of
+from samreg.landmarks.scapulae import FoundBone, find_scapulae, shared_places, similarity
+from samreg.landmarks.spine import LEVELS
+from samreg.spatial.grid import FloatArray
+
+if TYPE_CHECKING:
+    from samreg.embedding import Embedding
+    from samreg.landmarks.atlas import LandmarkAtlas
+    from samreg.matching import Features
+
+_SCAPULA_REACH_MM, _SPINE_REACH_MM = 12.0, 35.0  # from the places of a bone, of a point that goes with it
+_SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
+_MIN_VERTEBRAE = 4
+_FAR_WEIGHT = 1e-3  # of places however far, so that a few always count
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What an atlas finds in an image.
+
+    Parameters
+    ----------
+    names
+        Of its L landmarks.
+    located
+        Where they lie.
+    reliability
+        (L,) probability that each lies within 10 mm; 0 outside the image.
+    scapulae
+        By side.
+    """
+
+    names: tuple[str, ...]
+    located: Located
+    reliability: FloatArray
+    scapulae: dict[str, FoundBone]
+
+    @property
+    def is_credible(self) -> bool:
+        """Whether the image looks as the atlas's people do, upright and right way round."""
+        return looks_known(self.reliability, self.located.evidence[3] >= 0)
+
+    @property
+    def vertebrae(self) -> NDArray[np.bool_]:
+        """(L,) those in the image that were counted."""
+        is_level = np.array([name in LEVELS for name in self.names], dtype=bool)
+        return np.asarray(is_level & self.located.counted & (self.located.evidence[3] >= 0))
+
+
+def survey(atlas: LandmarkAtlas, embedding: Embedding, target: Features) -> Survey:
+    """Find an atlas's landmarks and, where the embedding has its image beside it, the bones.
+
+    Parameters
+    ----------
+    atlas
+        Of the embedding's model.
+    embedding, target
+        Of an image in which the body lies upright, and its features.
+    """
+    image = embedding.volume
+    located = locate(atlas, target, embedding.image_grid, image=image, placed=placed_in(atlas, embedding, target))
+    reliability = reliability_of(located, atlas)
+    scapulae = {} if image is None else find_scapulae(image, atlas.names, located.positions, reliability)
+    return Survey(atlas.names, located, reliability, scapulae)
+
+
+@dataclass(frozen=True, eq=False)
+class PairedBone:
+    """A bone that two images show.
+
+    Parameters
+    ----------
+    fixed, moving
+        (N, 3) places on it, LPS mm.
+    reach, width
+        How near a point goes with it, and the standard deviation of the places that take it along, mm.
+    share
+        Of the bone's word where a match near it says something else.
+
+    Examples
+    --------
+    >>> places = np.random.default_rng(0).normal(0, 30, (9, 3))
+    >>> bone = PairedBone(places, places + [0.0, 0.0, 5.0], reach=20.0, width=20.0)
+    >>> bone.near(places[:1]).tolist(), (bone.taken(places[:1]) - places[:1]).round(6).tolist()
+    ([True], [[0.0, 0.0, 5.0]])
+    """
+
+    fixed: FloatArray
+    moving: FloatArray
+    reach: float
+    width: float
+    share: float = 0.5
+
+    def near(self, points: FloatArray) -> NDArray[np.bool_]:
+        """Return which of the points (N, 3) of the fixed image go with the bone."""
+        return np.asarray(KDTree(self.fixed).query(points)[0] <= self.reach)
+
+    def taken(self, points: FloatArray) -> FloatArray:
+        """Return where the bone takes points (N, 3), by a similarity of the places around each."""
+        result = np.empty_like(points)
+        for row, point in enumerate(points):
+            squared = ((self.fixed - point) ** 2).sum(axis=1)
+            weight = np.exp(-0.5 * squared / self.width**2) + _FAR_WEIGHT
+            matrix, shift = similarity(self.fixed, self.moving, weight)
+            result[row] = matrix @ point + shift
+        return result
+
+
+def paired_bones(fixed: Survey, moving: Survey) -> tuple[PairedBone, ...]:
+    """Return the bones that both images show, those that move by themselves first.
+
+    None where one of the images does not look as the atlas's people do.
+    """
+    if not (fixed.is_credible and moving.is_credible):
+        return ()
+    bones = [
+        PairedBone(places[0], places[1], reach=_SCAPULA_REACH_MM, width=_SCAPULA_WIDTH_MM)
+        for places in paired_scapulae(fixed, moving)
+    ]
+    counted = np.flatnonzero(fixed.vertebrae & moving.vertebrae)
+    if len(counted) >= _MIN_VERTEBRAE:
+        spines = fixed.located.positions[counted], moving.located.positions[counted]
+        bones.append(PairedBone(spines[0], spines[1], reach=_SPINE_REACH_MM, width=_SPINE_WIDTH_MM, share=0.0))
+    return tuple(bones)
+
+
+def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
+    """Return places on the shoulder blades that both images show, (2, S, 3) LPS mm for each."""
+    sides = sorted(fixed.scapulae.keys() & moving.scapulae.keys())
+    pairs = [shared_places(fixed.scapulae[side], moving.scapulae[side]) for side in sides]
+    return [places for places in pairs if places.shape[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """Which of N points of the fixed image go with a bone, and where it takes them.
+
+    Parameters
+    ----------
+    rows
+        (M,) of the points that do.
+    positions
+        (M, 3) in the moving image, LPS mm.
+    share
+        (M,) of the bone's word (:class:`PairedBone`).
+    """
+
+    rows: NDArray[np.int64]
+    positions: FloatArray
+    share: FloatArray
+
+
+def taken_by_bones(bones: Sequence[PairedBone], points: FloatArray) -> Taken:
+    """Return where bones take points (N, 3) of the fixed image, LPS mm; of several, the first."""
+    free = np.ones(len(points), dtype=bool)
+    rows, positions, shares = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 3))], [np.zeros(0)]
+    for bone in bones:
+        near = np.flatnonzero(free & bone.near(points))
+        free[near] = False
+        rows.append(near)
+        positions.append(bone.taken(points[near]))
+        shares.append(np.full(len(near), bone.share))
+    return Taken(np.concatenate(rows), np.concatenate(positions), np.concatenate(shares))
