@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from samreg.landmarks.atlas import LandmarkAtlas
+from samreg.landmarks.scapulae import FoundBone, find_scapulae, scapula_shape
 from samreg.landmarks.spine import LEVELS, count_bodies, first_level, is_counted_from_above, on_bodies
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
@@ -27,6 +29,7 @@ _OUTSIDE_MM = 40.0  # outside the image a landmark is not looked for
 _WINDOW_MM, _WINDOW_PENALTY = 16.0, 0.2  # of the search around the place chosen
 _MEDIAN_SOFTNESS_MM = 2.0
 _SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
+_SCAPULA_SHARE, _SCAPULA_NEAR_MM = 0.4, 15.0  # of the bone's word, unless a landmark lies this far off
 _BLOCK_MB = 256
 #: Of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down.
 MIN_MEAN_RELIABILITY = 0.4
@@ -45,11 +48,14 @@ class Located:
         the people say (mm), how deep in the image the landmark is expected (mm, negative outside).
     counted
         (L,) vertebrae whose level was counted from the upper thoracic spine down.
+    scapulae
+        By side, "left" and "right".
     """
 
     positions: FloatArray
     evidence: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
     counted: NDArray[np.bool_]
+    scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
 
 
 def locate(
@@ -72,8 +78,9 @@ def locate(
     grid
         Of the image: what it shows.
     image
-        The image itself, a volume in which vertebrae are counted (:mod:`samreg.landmarks.spine`), as
-        :attr:`samreg.embedding.Embedding.volume` has it; they are not unless given.
+        The image itself, a volume in which vertebrae are counted (:mod:`samreg.landmarks.spine`) and shoulder blades
+        found (:mod:`samreg.landmarks.scapulae`), as :attr:`samreg.embedding.Embedding.volume` has it; they are not
+        unless given.
     sparse
         As for :func:`place`.
     placed
@@ -97,6 +104,28 @@ def locate(
         if len(moved):
             positions = on_levels
             _, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
+    located = _weighed(atlas, placed, grid, positions, similarity, spread, counted)
+    if image is None or image.ndim != 3:
+        return located
+    scapulae = find_scapulae(image, atlas.names, positions, reliability_of(located, atlas))
+    positions = _on_scapulae(atlas, positions, scapulae)
+    moved = np.flatnonzero(placed.looked_for & (positions != located.positions).any(axis=1))
+    if len(moved):
+        _, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
+        located = _weighed(atlas, placed, grid, positions, similarity, spread, counted)
+    return replace(located, scapulae=scapulae)
+
+
+def _weighed(
+    atlas: LandmarkAtlas,
+    placed: Placed,
+    grid: Grid,
+    positions: FloatArray,
+    similarity: FloatArray,
+    spread: FloatArray,
+    counted: NDArray[np.bool_],
+) -> Located:
+    """Return the landmarks with all that speaks for them."""
     neighbours_say = placed.by_neighbours(atlas, positions)
     misfit = np.linalg.norm(positions - neighbours_say, axis=1)
     return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)), counted)
@@ -255,6 +284,18 @@ def _counted(
     if is_counted_from_above(levels):
         counted[rows] = [0 <= level - first < len(bodies.centres) for level in levels]
     return result, counted
+
+
+def _on_scapulae(atlas: LandmarkAtlas, positions: FloatArray, scapulae: Mapping[str, FoundBone]) -> FloatArray:
+    """Return the positions (L, 3) with those on shoulder blades nearer to where the bones' shape has them."""
+    result = positions.copy()
+    for side, bone in scapulae.items():
+        for name, place in zip(scapula_shape().names, bone.landmarks, strict=True):
+            if (full := f"{side}_{name}") in atlas.names:
+                row = atlas.names.index(full)
+                near = np.linalg.norm(place - positions[row]) <= _SCAPULA_NEAR_MM
+                result[row] = positions[row] + (_SCAPULA_SHARE if near else 1.0) * (place - positions[row])
+    return result
 
 
 def _voted(

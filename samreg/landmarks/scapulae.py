@@ -31,7 +31,8 @@ SIDES = ("left", "right")
 
 _BONE_HU, _AIR_HU = 180.0, -350.0
 _SPACING_MM, _LUNG_SPACING_MM = 2.0, 4.0
-_FROM_LUNG_MM = 8.0  # ribs lie nearer
+# ribs lie at the lung: bone nearer than the first is left out, and up to the second counts as farther off than it is
+_FROM_LUNG_MM, _CLEAR_OF_LUNG_MM, _RIB_WEIGHT = 6.0, 12.0, 0.7
 _REACH_MM = (110.0, 110.0, 170.0)  # of the bone around a landmark of it, x, y, z
 _FAR_MM = 130.0  # from the middle of the shape
 _MIN_LANDMARK = 0.35  # reliability of a landmark that says where the bone is
@@ -46,6 +47,7 @@ _LANDMARK_WEIGHT = 0.1  # of landmarks missed, against points of the shape
 _ON_BONE_MM = 3.0
 _APART_MM = 12.0  # between two places that guide
 _MIN_ON_BONE, _MIN_INSIDE = 0.8, 0.35  # shares of the shape in the image, and of the whole shape
+_MAX_LANDMARK_MISS_MM = 20.0  # of the middle one: one or two of five may be wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,7 @@ def find_scapulae(
             continue
         own, there = (list(part) for part in zip(*known, strict=True))
         places = positions[there]
-        bone = _bone_around(image, places)
+        bone = bone_around(image, places)
         if len(bone) < len(shape.points):
             continue
         fitted = fit_bone(shape, bone, shape.landmarks[own], places, reliability[there], image.grid)
@@ -170,7 +172,7 @@ def fit_bone(
     shape
         Of the side.
     bone
-        (B, 3) voxels of bone, LPS mm.
+        (B, 4) voxels of bone, LPS mm, and how much farther off than they are they count, mm.
     own, places, weight
         (K, 3) landmarks of the shape, where they lie, LPS mm, and how sure they are (K,).
     grid
@@ -182,7 +184,8 @@ def fit_bone(
         None where the bone there has not the shape, or too little of it is in the image.
     """
     matrix, shift = _best_start(shape, bone, own, places, weight, grid)
-    bone = bone[((bone - shape.points.mean(axis=0) @ matrix.T - shift) ** 2).sum(axis=1) < _FAR_MM**2]
+    middle = shape.points.mean(axis=0) @ matrix.T + shift
+    bone = bone[((bone[:, :3] - middle) ** 2).sum(axis=1) < _FAR_MM**2]
     if len(bone) < len(shape.points):
         return None
     fit = _Fit(shape, bone)
@@ -202,11 +205,17 @@ def fit_bone(
         coefficients = np.linalg.solve(system, (basis[rows] * w[:, None]).T @ (targets - start[rows]))
         moved = start + basis @ coefficients
     inside = grid.contains(moved)
-    on_bone = fit.tree.query(moved)[0] < _ON_BONE_MM
+    on_bone = KDTree(bone[:, :3]).query(moved)[0] < _ON_BONE_MM
     if inside.mean() < _MIN_INSIDE or on_bone[inside].mean() < _MIN_ON_BONE:
         return None
-    landmarks = shape.landmarks @ matrix.T + shift
-    return FoundBone(moved, inside & on_bone, landmarks + _kernel(landmarks, knots) @ coefficients)
+
+    def brought(landmarks: FloatArray) -> FloatArray:
+        landmarks = landmarks @ matrix.T + shift
+        return np.asarray(landmarks + _kernel(landmarks, knots) @ coefficients)
+
+    if np.median(np.linalg.norm(brought(own) - places, axis=1)) > _MAX_LANDMARK_MISS_MM:
+        return None
+    return FoundBone(moved, inside & on_bone, brought(shape.landmarks))
 
 
 def similarity(source: FloatArray, target: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -226,13 +235,14 @@ class _Fit:
 
     def __init__(self, shape: BoneShape, bone: FloatArray) -> None:
         self.apart = shape.apart
-        self.bone, self.tree = bone, KDTree(bone)
-        chosen = np.random.default_rng(0).permutation(len(bone))[:_MOST_BONE]
-        self.looking_back = bone[chosen]
+        self.bone, self.tree = bone[:, :3], KDTree(bone)
+        clear = np.flatnonzero(bone[:, 3] == 0)
+        chosen = np.random.default_rng(0).permutation(len(clear))[:_MOST_BONE]
+        self.looking_back = self.bone[clear[chosen]]
 
     def pairs(self, points: FloatArray, width: float, reach: float) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         """Return rows of the shape, where they belong (mm), and weights; bone far from ``points`` (N, 3) has no say."""
-        distance, nearest = self.tree.query(points)
+        distance, nearest = self.tree.query(_flat(points))
         back, row = KDTree(points).query(self.looking_back, distance_upper_bound=reach)
         used = np.isfinite(back)
         used[used] &= self.apart[row[used]]
@@ -256,15 +266,15 @@ def _best_start(
     for matrix, shift in starts:
         for step in range(_TRY_STEPS):
             moved = points @ matrix.T + shift
-            distance, nearest = tree.query(moved)
+            distance, nearest = tree.query(_flat(moved))
             w = 1 / (1 + (distance / max(6.0, 20 * 0.9**step)) ** 2) ** 2
             matrix, shift = similarity(
                 np.concatenate([points, own]),
-                np.concatenate([bone[nearest], places]),
+                np.concatenate([bone[nearest, :3], places]),
                 np.concatenate([w, weight * _LANDMARK_WEIGHT * len(points)]),
             )
         moved = points @ matrix.T + shift
-        off = np.minimum(tree.query(moved)[0], _MISSED_MM)[grid.contains(moved)]
+        off = np.minimum(tree.query(_flat(moved))[0], _MISSED_MM)[grid.contains(moved)]
         missed = np.minimum(np.linalg.norm(own @ matrix.T + shift - places, axis=1), 4 * _MISSED_MM)
         score = (off.mean() if len(off) else _MISSED_MM) + _LANDMARK_WEIGHT * float(weight @ missed)
         if score < best:
@@ -288,21 +298,42 @@ def _kernel(points: FloatArray, knots: FloatArray) -> FloatArray:
     return np.asarray(np.exp(-((points[:, None] - knots) ** 2).sum(axis=2) / (2 * _KNOT_MM**2)))
 
 
-def _bone_around(image: Image, places: FloatArray) -> FloatArray:
-    """Return the voxels of bone (B, 3) around landmarks (K, 3), LPS mm, ribs left out."""
+def _flat(points: FloatArray) -> FloatArray:
+    """Return points (N, 3) as (N, 4), to be compared with bone."""
+    return np.column_stack([points, np.zeros(len(points))])
+
+
+def bone_around(image: Image, places: FloatArray) -> FloatArray:
+    """Return the bone of a CT around landmarks.
+
+    Parameters
+    ----------
+    image
+        In Hounsfield units.
+    places
+        (K, 3) LPS mm.
+
+    Returns
+    -------
+    ndarray
+        (B, 4) voxels, LPS mm, and how much farther off than it is each counts, mm: near
+        the lung lie ribs.
+    """
     part = _cut(image, places.min(axis=0) - _REACH_MM, places.max(axis=0) + _REACH_MM)
     if part is None:
-        return np.zeros((0, 3))
+        return np.zeros((0, 4))
     fine = resample_spacing(part, _SPACING_MM)
     index = np.argwhere(ndimage.gaussian_filter(fine.array.astype(np.float32), 0.5) > _BONE_HU)
     bone = fine.grid.index_to_world(index[:, ::-1].astype(np.float64))
     coarse = standardised(part, _LUNG_SPACING_MM)
     lung = ndimage.binary_opening(body_mask(coarse) & (coarse.array < _AIR_HU))
     if not lung.any():
-        return bone
+        return _flat(bone)
     from_lung = ndimage.distance_transform_edt(~lung, sampling=coarse.spacing[::-1])
     where = coarse.grid.world_to_index(bone)[:, ::-1].T
-    return bone[ndimage.map_coordinates(from_lung, where, order=1, mode="nearest") > _FROM_LUNG_MM]
+    distance = ndimage.map_coordinates(from_lung, where, order=1, mode="nearest")
+    farther = _RIB_WEIGHT * np.maximum(0.0, _CLEAR_OF_LUNG_MM - distance)
+    return np.column_stack([bone, farther])[distance > _FROM_LUNG_MM]
 
 
 def _cut(image: Image, low: FloatArray, high: FloatArray) -> Image | None:

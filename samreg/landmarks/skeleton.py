@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from samreg.landmarks.locate import Located, locate, looks_known, placed_in, reliability_of
-from samreg.landmarks.scapulae import FoundBone, find_scapulae, shared_places, similarity
+from samreg.landmarks.scapulae import shared_places, similarity
 from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
 
@@ -39,17 +39,14 @@ class Survey:
     names
         Of its L landmarks.
     located
-        Where they lie.
+        Where they and the bones lie.
     reliability
         (L,) probability that each lies within 10 mm; 0 outside the image.
-    scapulae
-        By side.
     """
 
     names: tuple[str, ...]
     located: Located
     reliability: FloatArray
-    scapulae: dict[str, FoundBone]
 
     @property
     def is_credible(self) -> bool:
@@ -73,11 +70,9 @@ def survey(atlas: LandmarkAtlas, embedding: Embedding, target: Features) -> Surv
     embedding, target
         Of an image in which the body lies upright, and its features.
     """
-    image = embedding.volume
-    located = locate(atlas, target, embedding.image_grid, image=image, placed=placed_in(atlas, embedding, target))
-    reliability = reliability_of(located, atlas)
-    scapulae = {} if image is None else find_scapulae(image, atlas.names, located.positions, reliability)
-    return Survey(atlas.names, located, reliability, scapulae)
+    placed = placed_in(atlas, embedding, target)
+    located = locate(atlas, target, embedding.image_grid, image=embedding.volume, placed=placed)
+    return Survey(atlas.names, located, reliability_of(located, atlas))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +137,8 @@ def paired_bones(fixed: Survey, moving: Survey) -> tuple[PairedBone, ...]:
 
 def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     """Return places on the shoulder blades that both images show, (2, S, 3) LPS mm for each."""
-    sides = sorted(fixed.scapulae.keys() & moving.scapulae.keys())
-    pairs = [shared_places(fixed.scapulae[side], moving.scapulae[side]) for side in sides]
+    sides = sorted(fixed.located.scapulae.keys() & moving.located.scapulae.keys())
+    pairs = [shared_places(fixed.located.scapulae[side], moving.located.scapulae[side]) for side in sides]
     return [places for places in pairs if places.shape[1]]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import samreg
+from samreg.landmarks.atlas import shipped_atlas
 from samreg.landmarks.match import EXPECTED_ERROR, MATCH_RELIABILITY, guided_matches
-from samreg.matching import features
+from samreg.landmarks.skeleton import PairedBone, paired_bones, survey
+from samreg.matching import Features, features
 from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error, with_mean
 from samreg.spatial.grid import FloatArray
 from samreg.training.landmark_pairs import read_landmarks
@@ -100,6 +102,18 @@ def _rounded(coefficients: Any) -> dict[str, float]:
     return {key: round(value, 4) for key, value in asdict(coefficients).items()}
 
 
+def _bones(
+    pair: tuple[str, str], embeddings: Mapping[str, samreg.Embedding], prepared: Mapping[str, Features]
+) -> tuple[PairedBone, ...]:
+    """Return the bones that both people show, found by what the landmark atlas knows of all others."""
+    atlas = shipped_atlas(embeddings[pair[0]].model)
+    if atlas is None:
+        return ()
+    for person in set(pair) & set(atlas.people):
+        atlas = atlas.without(atlas.people.index(person))
+    return paired_bones(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
+
+
 def main() -> None:
     """Run the program."""
     from scipy.stats import spearmanr
@@ -131,7 +145,8 @@ def main() -> None:
         first, second = (landmarks[person].named(names).positions for person in (a, b))
         calibration = Calibration.from_mapping(embeddings[a].calibration)
         grid = embeddings[b].image_grid
-        guided, _ = guided_matches(prepared[a], first, prepared[b], grid=grid, calibration=calibration)
+        bones = _bones((a, b), embeddings, prepared)
+        guided, _ = guided_matches(prepared[a], first, prepared[b], grid=grid, calibration=calibration, bones=bones)
         if guided is not None:
             found = guided.matches
             error = np.linalg.norm(found.moving - second, axis=1)

@@ -19,7 +19,7 @@ from samreg.spatial import Image
 from samreg.spatial.files import reading
 
 ENTRY_POINTS = "samreg.benchmark.methods"
-_EMBEDDING = ("spatial", "registration", "embedding", "matching", "seeding")
+_EMBEDDING = ("spatial", "registration", "embedding", "matching", "seeding", "landmarks")
 # what every registration goes through
 _SHARED = (
     "spatial",
