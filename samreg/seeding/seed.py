@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from samreg.embedding.embedding import Embedding
@@ -15,7 +16,7 @@ from samreg.matching.reliability import Calibration
 from samreg.matching.search import Prediction
 from samreg.seeding.affine import AffineFit, fit_affine
 from samreg.seeding.field import fit_displacement
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.transforms import Transform, compose
 
 TRANSFORMS = ("rigid", "affine", "deformable")
@@ -24,6 +25,7 @@ _MIN_MATCHES = 12
 # lengths at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _COARSE_LATTICE_MM = 24.0  # for the global affine
 _FINE_LATTICE_MM = 20.0  # for the refined affine and the field
+_GUIDE_MM, _GUIDE_WEIGHT = 12.0, 100.0  # around a guide matches have no say; of a guide, a sure match being 1
 _VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
 
 
@@ -164,6 +166,7 @@ def refine_seed(
     grid: Grid,
     moving_grid: Grid,
     calibration: Calibration,
+    guides: tuple[FloatArray, FloatArray] | None = None,
     seed: int = 0,
 ) -> Seed:
     """Refine a global fit by matches near it; the second step of :func:`make_seed`.
@@ -182,6 +185,9 @@ def refine_seed(
         What the moving image shows.
     calibration
         Turns similarity and cycle error into reliability.
+    guides
+        Corresponding points (N, d) of the fixed and the moving image, LPS mm, that a displacement field is to bring
+        together.
     seed
         Of the random hypotheses.
 
@@ -210,7 +216,12 @@ def refine_seed(
         if transform == "deformable":
             try:
                 displacement = fit_displacement(
-                    pairs, fit.transform, grid, spacing=search.voxel_mm, scale=scale, device=fixed.device
+                    _with_guides(pairs, guides, scale),
+                    fit.transform,
+                    grid,
+                    spacing=search.voxel_mm,
+                    scale=scale,
+                    device=fixed.device,
                 )
             except ImagesAtFault as error:
                 return Seed(None, fit, pairs, error.reason)
@@ -221,6 +232,23 @@ def refine_seed(
                 return Seed(None, refit, pairs, refit.reason)
             fit, current = refit, refit.transform
     return Seed(current, fit, pairs)
+
+
+def _with_guides(pairs: Correspondences, guides: tuple[FloatArray, FloatArray] | None, scale: float) -> Correspondences:
+    """Return matches with guides instead of those around them."""
+    if guides is None:
+        return pairs
+    from scipy.spatial import KDTree
+
+    kept = pairs.take(KDTree(guides[0]).query(pairs.fixed)[0] > _GUIDE_MM * scale)
+    ones, count = np.ones(len(guides[0])), len(guides[0])
+    return Correspondences(
+        np.concatenate([kept.fixed, guides[0]]),
+        np.concatenate([kept.moving, guides[1]]),
+        np.concatenate([kept.similarity, ones]),
+        np.concatenate([kept.reliability, _GUIDE_WEIGHT * ones]),
+        np.concatenate([kept.cycle_error, np.zeros(count)]),
+    )
 
 
 def require_one_model(fixed: Embedding, moving: Embedding) -> None:

@@ -26,6 +26,8 @@ from samreg.embedding import (
 )
 from samreg.embedding.registry import available_models
 from samreg.errors import InputError
+from samreg.seeding.orientation import turned_embedding
+from samreg.spatial import Grid
 from samreg.spatial.image import Image
 
 
@@ -106,6 +108,33 @@ def test_file_round_trip(embedding, tmp_path):
     for name in ("cut.h5", "text.h5", "missing.h5"):
         with pytest.raises(InputError, match=name):
             Embedding.load(tmp_path / name)
+
+
+def test_a_ct_stays_beside_its_embedding_and_in_no_file(image, sam, tmp_path):
+    oblique = Image(image.array.transpose(1, 0, 2), Grid(
+        (40, 32, 48), (10.0, 20.0, 30.0), image.spacing, [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    ), "sagittal")  # fmt: skip
+    for scan in (image, oblique):
+        file = tmp_path / f"{scan.name}.h5"
+        embedding = embed(scan, model=sam, cache=file)
+        volume = embedding.volume
+        assert volume.array.dtype == np.int16
+        np.testing.assert_allclose(volume.spacing, 2.0)
+        points = scan.grid.index_to_world(np.array([[24, 20, 10], [20, 12, 30]]))
+        index = np.round(volume.grid.world_to_index(points)).astype(int)
+        own = np.round(scan.grid.world_to_index(points)).astype(int)
+        found, true = (one.array[tuple(rows[:, ::-1].T)] for one, rows in ((volume, index), (scan, own)))
+        assert abs(found.astype(float) - true).max() < 60  # noise
+        assert Embedding.load(file).volume is None
+        again = embed(scan, model=sam, cache=file)
+        np.testing.assert_array_equal(again.volume.array, volume.array)
+        assert again.volume.grid.same_as(volume.grid)
+    assert MindModel().embed(image).volume is None
+    turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    turned = turned_embedding(again, turn, again.image_grid.center)
+    place = again.volume.grid.index_to_world([[3, 4, 5]])
+    moved = (place - again.image_grid.center) @ turn.T + again.image_grid.center
+    np.testing.assert_allclose(turned.volume.grid.world_to_index(moved), [[3, 4, 5]], atol=1e-9)
 
 
 def test_files_of_other_kinds_are_named_as_such_and_never_to_be_deleted(tmp_path):

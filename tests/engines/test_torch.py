@@ -452,7 +452,25 @@ def test_the_landmark_term_is_the_distance_in_the_world():
     fixed = grid.index_to_world(random.uniform(4, 8, (20, 3)))
     moving = fixed + random.normal(size=(20, 3)) * 10
     extent = deformable.extent_of(grid, torch.device("cpu"))
-    term = deformable._landmark_term((fixed, moving), start, grid, extent)
+    term = deformable._Guides((fixed, moving), start, grid, extent).distance
     along_axes = torch.from_numpy((fields[0] @ rotation).astype(np.float32)).movedim(-1, 0)[None]
     wanted = compose(DisplacementField(fields[0], grid), start).transform_points(fixed)
     assert float(term(along_axes)) == pytest.approx(np.linalg.norm(wanted - moving, axis=1).mean(), abs=0.05)
+
+
+def test_guides_draw_a_displacement_at_once_and_leave_what_is_far():
+    """As a shoulder blade that lies 40 mm from where the search has it."""
+    grid = Grid((40, 40, 40), (-20.0, 30.0, 10.0), np.full(3, 8.0), np.eye(3))
+    random = np.random.default_rng(0)
+    fixed = grid.center + random.uniform(-30, 30, (40, 3))
+    still = grid.center + np.array([[0.0, 0.0, 140.0]])
+    extent = deformable.extent_of(grid, torch.device("cpu"))
+    start = AffineTransform.identity(3)
+    guides = deformable._Guides((fixed, fixed + [40.0, 0.0, -10.0]), start, grid, extent)
+    outside = deformable._Guides((still + 1000.0, still), start, grid, extent)
+    nothing = torch.zeros(1, 3, *grid.shape)
+    assert float(guides.distance(nothing)) == pytest.approx(41.2, abs=0.1)
+    drawn = guides.drawn(nothing)
+    assert float(guides.distance(drawn)) < 2
+    assert float(deformable._Guides((still, still), start, grid, extent).distance(drawn)) < 1
+    np.testing.assert_array_equal(outside.drawn(nothing), nothing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -45,6 +47,16 @@ def test_what_slides_guides_nothing_and_vertebrae_only_where_both_images_count_t
     assert anchors(("right_first_rib_anterior_end", *STEADY)).guiding[0]
     assert anchors(("vertebra_T7", *STEADY), counted=True).guiding.all()
     assert not anchors(("vertebra_T7", *STEADY), counted=[[True], [False]]).guiding[0]
+
+
+def test_places_on_bones_guide_beside_names_and_not_alone() -> None:
+    places = np.arange(24.0).reshape(2, 4, 3)
+    found = replace(anchors(STEADY), on_bones=places)
+    assert found.guides is not None
+    for side, bone in zip(found.guides, places, strict=True):
+        assert len(side) == len(STEADY) + 4
+        np.testing.assert_array_equal(side[-4:], bone)
+    assert replace(anchors(STEADY[:4]), on_bones=places).guides is None
 
 
 def test_only_what_both_images_show_guides() -> None:

@@ -1,0 +1,97 @@
+"""Bones that two images show, and where they take points and matches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import samreg
+from samreg.landmarks.locate import Located
+from samreg.landmarks.match import bones_of, guided_matches
+from samreg.landmarks.scapulae import FoundBone, scapula_shape
+from samreg.landmarks.skeleton import PairedBone, Survey, paired_bones, taken_by_bones
+from samreg.landmarks.spine import LEVELS
+from samreg.matching import Calibration, features
+from samreg.phantoms.phantom import PhantomPair, phantom_pair
+
+
+def surveyed(
+    *, shift: float = 0.0, counted: int = 8, reliability: float = 0.9, scapulae: tuple[str, ...] = ("left",)
+) -> Survey:
+    """An image with all vertebrae 25 mm apart, some counted, and shoulder blades."""
+    count = len(LEVELS)
+    positions = np.column_stack([np.zeros(count), np.zeros(count), -25.0 * np.arange(count) + shift])
+    shape = scapula_shape()
+    bone = FoundBone(shape.points + [0.0, 0.0, 2 * shift], np.ones(len(shape.points), dtype=bool), shape.landmarks)
+    located = Located(
+        positions, (np.ones(count), np.zeros(count), np.zeros(count), np.full(count, 50.0)),
+        np.arange(count) < counted, dict.fromkeys(scapulae, bone),
+    )  # fmt: skip
+    return Survey(LEVELS, located, np.full(count, reliability))
+
+
+def test_a_point_goes_with_the_bone_it_lies_on() -> None:
+    scapula, spine = paired_bones(surveyed(), surveyed(shift=10.0))
+    assert (scapula.moving - scapula.fixed).round(6).tolist() == [[0.0, 0.0, 20.0]] * len(scapula.fixed)
+    on_scapula, near_spine = scapula.fixed[3] + [0.0, 3.0, 0.0], np.array([20.0, 10.0, -40.0])
+    nowhere = np.array([0.0, 200.0, 0.0])
+    taken = taken_by_bones((scapula, spine), np.array([nowhere, near_spine, on_scapula]))
+    assert taken.rows.tolist() == [2, 1]
+    np.testing.assert_allclose(taken.positions, [on_scapula + [0, 0, 20.0], near_spine + [0, 0, 10.0]], atol=1e-3)
+    assert taken.share.tolist() == [0.5, 0.0]
+    assert len(taken_by_bones((), np.zeros((3, 3))).rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [({"counted": 3}, 1), ({"scapulae": ()}, 1), ({"scapulae": ("right",)}, 1), ({"reliability": 0.2}, 0)],
+)
+def test_only_bones_that_both_images_surely_show_count(change: dict[str, object], left: int) -> None:
+    assert len(paired_bones(surveyed(), surveyed(**change))) == left
+    assert len(paired_bones(surveyed(**change), surveyed())) == left
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return phantom_pair(1, 2, spacing=6.0)
+
+
+def test_matches_on_a_bone_are_searched_where_it_takes_them(pair) -> None:
+    """A bone that is told to lie 100 mm from where the match would be."""
+    embeddings = [samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving)]
+    fixed, moving = (features(embedding) for embedding in embeddings)
+    points = pair.fixed_landmarks.positions
+    calibration = Calibration.from_mapping(embeddings[0].calibration)
+
+    def found(*bones: PairedBone):
+        matches, reason = guided_matches(
+            fixed, points, moving, grid=embeddings[1].image_grid, calibration=calibration, bones=bones
+        )
+        assert matches is not None, reason
+        return matches
+
+    around = points[:1] + np.random.default_rng(0).normal(0, 2, (30, 3))
+    elsewhere = embeddings[1].image_grid.center - points[0]
+    bone = PairedBone(around, around + elsewhere, reach=4.0, width=4.0, share=0.5)
+    rows = taken_by_bones((bone,), points).rows
+    plain, led, firm = found(), found(bone), found(replace(bone, share=1.0))
+    others = np.setdiff1d(np.arange(len(points)), rows)
+    assert rows.tolist() == [0]
+    assert len(others) > 5
+    np.testing.assert_array_equal(led.matches.moving[others], plain.matches.moving[others])
+    np.testing.assert_array_equal(led.spread[others], plain.spread[others])
+    np.testing.assert_allclose(firm.matches.moving[0], points[0] + elsewhere, atol=1e-6)
+    assert np.linalg.norm(led.matches.moving[0] - points[0] - elsewhere) <= 0.5 * led.spread[0] + 1e-6
+    assert led.spread[0] < 25
+    assert led.depth[0] > plain.depth[0]  # the middle of the image
+
+
+def test_no_bones_are_sought_without_the_images(pair) -> None:
+    embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
+    bare = tuple(replace(embedding, volume=None) for embedding in embeddings)
+    targets = tuple(features(embedding) for embedding in embeddings)
+    assert bones_of(bare, targets, pair.fixed_landmarks.positions) == ()
+    far = np.array([[0.0, 500.0, 0.0]])  # near no bone
+    assert bones_of(embeddings, targets, far) == ()
