@@ -51,7 +51,9 @@ EngineOption = Annotated[
 AnchorChoice = Annotated[
     str,
     typer.Option(
-        "--anchors", metavar="yes|no|ATLAS.h5", help="Let landmarks found in both images guide the torch engine."
+        "--anchors",
+        metavar="yes|no|ATLAS.h5",
+        help="Let landmarks and bones found in both images guide the registration.",
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]

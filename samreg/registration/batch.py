@@ -238,8 +238,9 @@ def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
     require_choice("method", method, METHODS)
     transform = options.get("transform", "deformable")
     require_choice("transform", transform, TRANSFORMS)
-    engine = None if method == "embedding" else chosen_engine(options.get("engine"), method)
-    atlas = chosen_atlas(anchors, method, transform, engine)
+    if method != "embedding":
+        chosen_engine(options.get("engine"), method)
+    atlas = chosen_atlas(anchors, method, transform)
     if method == "registration":
         return ()
     model = options.get("model")

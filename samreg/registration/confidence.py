@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def expected_errors(
-    images: tuple[Image, Image],
+    fixed: Image,
     transform: Transform,
     embeddings: tuple[Embedding, Embedding],
     *,
@@ -150,8 +150,8 @@ def expected_errors(
 
     Parameters
     ----------
-    images
-        The fixed and the moving image.
+    fixed
+        The fixed image.
     transform
         Fixed to moving, LPS mm.
     embeddings
@@ -176,7 +176,6 @@ def expected_errors(
     """
     from samreg.landmarks.atlas import shipped_atlas
 
-    fixed = images[0]
     model, atlas = ErrorModel.shipped(embeddings[0].model, method), shipped_atlas(embeddings[0].model)
     if fixed.ndim != 3 or model is None or atlas is None:
         return None

@@ -32,7 +32,7 @@ from samreg.errors import (
 )
 from samreg.registration import store
 from samreg.registration.result import RegistrationResult
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.io_transforms import read_transform
@@ -114,10 +114,10 @@ def register(
         arrays (N, d) in LPS mm. The torch engine's deformable registration, and all of elastix', draw them together;
         ``quality`` says how near they come.
     anchors
-        Whether landmarks that samreg's atlas finds in both volumes (:func:`samreg.find_landmarks`) guide a deformable
-        hybrid by the torch engine; or an atlas of one's own, or its file, to find them by. Points that slide along ribs
-        and diaphragm guide nothing, nor do vertebrae that could not be counted. None, as a result's options have it
-        where nothing could be guided, stands for True.
+        Whether landmarks and bones that samreg's atlas finds in both volumes (:func:`samreg.find_landmarks`) guide a
+        deformable hybrid or embedding: the field that the embeddings make, and the torch engine; or an atlas of one's
+        own, or its file, to find them by. Points that slide along ribs and diaphragm guide nothing, nor do vertebrae
+        that could not be counted. None, as a result's options have it where nothing could be guided, stands for True.
     start
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
         transform, its folder or a file, instead of the embeddings' seed or the images' centres of mass.
@@ -234,7 +234,7 @@ class _Run:
     log: str = ""
     embeddings: tuple[Embedding, Embedding] | None = None
     whole: Correspondences | None = None  # of the embeddings, unless the registration was given a start
-    turn: NDArray[np.float64] | None = None  # of the moving body, upright as the fixed one lies
+    turn: FloatArray | None = None  # of the moving body, upright as the fixed one lies
     anchors: Anchors | None = None
     versions: dict[str, str] = field(
         default_factory=lambda: {
@@ -277,7 +277,7 @@ class _Run:
             return None
         with self.clock("expected error"):
             return expected_errors(
-                (self.request.fixed, self.request.moving),
+                self.request.fixed,
                 transform,
                 self.embeddings,
                 method="embedding" if self.engine is None else "engine",
@@ -293,9 +293,10 @@ class _Run:
 
     @property
     def is_guided(self) -> bool:
-        """Whether the engine takes the landmarks that are found in both images."""
-        takes_them = self.engine is not None and self.engine.uses_anchors and self.request.transform == "deformable"
-        return takes_them and self.method == "hybrid" and self.anchor_atlas is not False
+        """Whether landmarks that are found in both images guide the start or the engine."""
+        takes_them = self.request.start is None or (self.engine is not None and self.engine.uses_anchors)
+        is_deformable = self.method != "registration" and self.request.transform == "deformable"
+        return takes_them and is_deformable and self.anchor_atlas is not False
 
     @property
     def _spacing(self) -> float:
@@ -331,17 +332,28 @@ class _Run:
 
     def _anchored(self, request: Request, embeddings: tuple[Embedding, Embedding]) -> Request:
         """Return the request with the landmarks that guide the engine, where both images show some."""
+        if self.anchors is None:
+            self._find_anchors(embeddings, self.turn)
+        if self.anchors is None:
+            return request
+        if not isinstance(self.anchor_atlas, bool) and self.anchors.guides is None:  # whoever gives one expects guides
+            self.notes += (self.anchors.why_unguided(),)
+        takes_them = self.is_guided and self.engine is not None and self.engine.uses_anchors
+        return replace(request, anchors=self.anchors.guides) if takes_them else request
+
+    def _find_anchors(
+        self, embeddings: tuple[Embedding, Embedding], turn: FloatArray | None
+    ) -> tuple[FloatArray, FloatArray] | None:
+        """Find the landmarks of both images, where there is an atlas; return those that guide."""
         from samreg.landmarks.atlas import shipped_atlas
         from samreg.registration.anchors import find_anchors
 
         atlas = shipped_atlas(embeddings[0].model) if isinstance(self.anchor_atlas, bool) else self.anchor_atlas
-        if atlas is None or atlas.positions.shape[2] != request.fixed.ndim:
-            return request
+        if atlas is None or atlas.positions.shape[2] != self.request.fixed.ndim:
+            return None
         with self.clock("landmarks"):
-            self.anchors = find_anchors(embeddings, atlas, turn=self.turn, device=request.device)
-        if not isinstance(self.anchor_atlas, bool) and self.anchors.guides is None:  # whoever gives one expects guides
-            self.notes += (self.anchors.why_unguided(),)
-        return replace(request, anchors=self.anchors.guides) if self.is_guided else request
+            self.anchors = find_anchors(embeddings, atlas, turn=turn, device=self.request.device)
+        return self.anchors.guides
 
     def _seeded(
         self,
@@ -366,6 +378,7 @@ class _Run:
                 fixed_mask=request.fixed_mask,
                 moving_mask=request.moving_mask,
                 laterality=None if shipped_atlas(fixed.model) is None else partial(laterality, device=request.device),
+                guides=self._find_anchors if self.is_guided else None,
                 transform=kind,
                 device=request.device,
                 seed=0 if request.seed is None else request.seed,
@@ -387,20 +400,23 @@ class _Run:
 
 
 class _Clock:
-    """Times the stages and tells the user which one runs."""
+    """Times the stages, one within another by itself, and tells the user which one runs."""
 
     def __init__(self, progress: Callable[[str], None] | None) -> None:
         self.timings: dict[str, float] = {}
         self._report = progress or log.info
+        self._within = 0.0  # seconds of the stages within the one that runs
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         self._report(stage)
-        start = time.perf_counter()
+        start, before, self._within = time.perf_counter(), self._within, 0.0
         try:
             yield
         finally:
-            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.timings[stage] = self.timings.get(stage, 0.0) + spent - self._within
+            self._within = before + spent
 
 
 def chosen_engine(engine: str | Engine | None, method: str) -> Engine:
@@ -475,7 +491,12 @@ def _atlas_given(
     engine: Engine | None,
 ) -> bool | LandmarkAtlas:
     """Return whether to use the atlas that samreg ships, or another that was given and is of the images' dimension."""
-    atlas = chosen_atlas(anchors, method, request.transform, engine)
+    atlas = chosen_atlas(anchors, method, request.transform)
+    if not isinstance(atlas, bool) and request.start is not None and not (engine and engine.uses_anchors):
+        raise InputError(
+            "an atlas given as anchors guides what begins from a given start by the torch engine alone; set "
+            'engine="torch", or leave anchors or start out'
+        )
     if not isinstance(atlas, bool) and atlas.positions.shape[2] != request.fixed.ndim:
         raise InputError(f"the landmark atlas is {atlas.positions.shape[2]}D, the images are {request.fixed.ndim}D")
     return atlas
@@ -485,7 +506,6 @@ def chosen_atlas(
     anchors: bool | np.bool_ | LandmarkAtlas | str | os.PathLike[str],
     method: str,
     transform: str,
-    engine: Engine | None,
 ) -> bool | LandmarkAtlas:
     """Return whether to use the atlas that samreg ships, or another that was given.
 
@@ -501,10 +521,10 @@ def chosen_atlas(
         return require_flag("anchors", anchors)
     if not isinstance(anchors, (str, os.PathLike, LandmarkAtlas)):
         raise InputError(f"anchors must be True, False, or a landmark atlas or its file, got {type(anchors).__name__}")
-    if method != "hybrid" or engine is None or not engine.uses_anchors or transform != "deformable":
+    if method == "registration" or transform != "deformable":
         raise InputError(
-            'an atlas given as anchors guides a deformable hybrid by the torch engine alone; set method="hybrid" and '
-            'engine="torch", or leave anchors out'
+            'an atlas given as anchors guides deformable registrations by embeddings; set method="hybrid" and '
+            'transform="deformable", or leave anchors out'
         )
     return anchors if isinstance(anchors, LandmarkAtlas) else LandmarkAtlas.load(anchors)
 

@@ -64,6 +64,9 @@ _NAMED_SHARE = 0.8  # of that probability, which must be one image's for it to b
 Embed = Callable[[Image, Image | None], Embedding]
 #: Says by how much an embedding fits anatomy better than that of the mirror image, as Student's t.
 Laterality = Callable[[Embedding, Embedding], float]
+#: Returns corresponding points (N, d) of both images, of their embeddings and the turn that brings the moving body
+#: upright, (d, d).
+Guides = Callable[[tuple[Embedding, Embedding], FloatArray], tuple[FloatArray, FloatArray] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +276,7 @@ def seed_any_orientation(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     laterality: Laterality | None = None,
+    guides: Guides | None = None,
     transform: str,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -291,6 +295,8 @@ def seed_any_orientation(
         Where to look in each image.
     laterality
         What each image shows by itself of being mirrored; without, the matches alone tell.
+    guides
+        Finds points that a displacement field is to bring together.
     transform
         "rigid", "affine" or "deformable".
     device
@@ -333,6 +339,7 @@ def seed_any_orientation(
         grid=fixed.grid,
         moving_grid=moving.grid,
         calibration=pair.calibration,
+        guides=guides((fixed_embedding, best.embedding), best.turn) if guides and transform == "deformable" else None,
         seed=seed,
     )
     notes = _notes(seed_, fixed, moving, sides) if seed_ else ()

@@ -150,13 +150,28 @@ def test_a_turned_body_is_searched_upright(pair, atlas) -> None:
     assert np.median(np.linalg.norm(moving - truth, axis=1)) < 12
 
 
-def test_engines_that_take_none_get_none(pair) -> None:
+def test_engines_that_take_none_start_from_a_guided_field(pair, atlas) -> None:
     engine = Asked()
     engine.uses_anchors = False
-    result = samreg.register(pair.fixed.image, pair.moving.image, engine=engine)
-    assert engine.requests[0].anchors is None
-    assert result.options["anchors"] is None
-    assert not result.landmark_misses.guided.any()
+    images = pair.fixed.image, pair.moving.image
+    missed = {}
+    for guided in (atlas, False):
+        result = samreg.register(*images, engine=engine, anchors=guided)
+        misses = result.landmark_misses
+        assert engine.requests[-1].anchors is None
+        assert misses.guided.any() == (guided is atlas)
+        missed[guided is atlas] = misses.distance[misses.guided] if guided is atlas else misses.distance
+    assert missed[True].mean() < 2 < missed[False].mean()
+    assert "landmarks" in result.timings
+
+
+def test_a_start_that_is_given_is_not_guided(pair, atlas) -> None:
+    engine = Asked()
+    engine.uses_anchors = False
+    images, start = (pair.fixed.image, pair.moving.image), AffineTransform.identity(3)
+    assert samreg.register(*images, engine=engine, start=start).options["anchors"] is None
+    with pytest.raises(InputError, match="begins from a given start by the torch engine alone"):
+        samreg.register(*images, engine=engine, start=start, anchors=atlas)
 
 
 def test_an_atlas_of_ones_own_that_guides_nothing_says_why(pair, atlas, monkeypatch) -> None:
@@ -210,9 +225,8 @@ def test_the_landmarks_are_found_once(pair, monkeypatch) -> None:
         ({"anchors": "none.h5"}, "none.h5"),
         ({"anchors": "yes"}, "anchors must be True or False, got 'yes'"),
         ({"anchors": "No"}, "anchors must be True or False, got 'No'"),
-        ({"method": "embedding"}, "deformable hybrid by the torch engine alone"),
-        ({"transform": "affine"}, "deformable hybrid by the torch engine alone"),
-        ({"engine": "ants"}, "deformable hybrid by the torch engine alone"),
+        ({"method": "registration"}, "guides deformable registrations by embeddings"),
+        ({"transform": "affine"}, "guides deformable registrations by embeddings"),
         ({"model": "mind"}, "the landmark atlas is of the model ct-small@"),
     ],
 )

@@ -260,9 +260,11 @@ def test_tables_at_fault(folder, rows, says):
         (["pairs.csv", "--model", "ct-huge"], "unknown model"),
         (["pairs.csv", "--anchors", "none.h5"], "none.h5"),
         (["pairs.csv", "--anchors", "pairs.csv"], "pairs.csv is no landmark atlas file"),
-        (["pairs.csv", "--anchors", ATLAS, "--method", "embedding"], "deformable hybrid by the torch engine alone"),
-        (["pairs.csv", "--anchors", ATLAS, "--engine", "ants"], "deformable hybrid by the torch engine alone"),
-        (["pairs.csv", "--anchors", ATLAS, "--transform", "affine"], "deformable hybrid by the torch engine alone"),
+        (
+            ["pairs.csv", "--anchors", ATLAS, "--method", "registration"],
+            "guides deformable registrations by embeddings",
+        ),
+        (["pairs.csv", "--anchors", ATLAS, "--transform", "affine"], "guides deformable registrations by embeddings"),
         (["pairs.csv", "--anchors", ATLAS, "--model", "mind"], "the landmark atlas is of the model ct-small@"),
     ],
 )

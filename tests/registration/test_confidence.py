@@ -101,7 +101,7 @@ def test_a_registration_that_is_moved_off_is_expected_to_be_off(result, pair) ->
     images = pair.fixed.image, pair.moving.image
     points = pair.fixed_landmarks.positions
     right, off = (
-        expected_errors(images, transform, embeddings)
+        expected_errors(images[0], transform, embeddings)
         for transform in (
             pair.transform,
             compose(pair.transform, AffineTransform(np.eye(3), [0.0, 30.0, 0.0])),
