@@ -20,6 +20,7 @@ _MEMBRANE_WEIGHT = 0.02  # of the first derivative beside the second
 _MIN_RELIABILITY = 1e-3  # a match counts at least this much
 _MAX_STIFFENINGS = 12
 _STIFFENING = 2.5  # factor, after a field that folds
+_SHORTENING = 0.95  # of the length at which a field would just not fold, if its Jacobian were linear in it
 _REWEIGHTINGS = 3
 _OUTLIER_NOISE = 3.0  # a match that misses by so many times the noise counts a quarter
 _MAX_ITERATIONS = 100  # of the conjugate gradients
@@ -39,13 +40,14 @@ def fit_displacement(
     spacing: float = 4.0,
     min_jacobian: float = 0.1,
     scale: float = 1.0,
+    shorten: bool = False,
     device: str | torch.device = "cpu",
 ) -> DisplacementField:
     """Fit the displacement u of T(x) = affine(x + u(x)) to correspondences.
 
     A cubic B-spline minimises the robust, reliability-weighted distance to the correspondences plus the bending
     energy (Rueckert et al., TMI 1999) and a little of the first derivative, so that u falls to zero away from
-    the data. The stiffness is raised until no voxel folds.
+    the data. The stiffness is raised until no voxel folds, or u as a whole shortened.
 
     Parameters
     ----------
@@ -69,6 +71,9 @@ def fit_displacement(
         Smallest Jacobian determinant allowed.
     scale
         Multiplies all lengths above; of the features that were matched.
+    shorten
+        Shorten a field that folds: a step towards the correspondences that leaves the rest of them to further steps,
+        and goes as far where they ask for little.
     device
         Where to compute.
 
@@ -110,7 +115,11 @@ def fit_displacement(
     for _ in range(_MAX_STIFFENINGS):
         spectrum = problem.robust_solution(stiffness, spectrum)
         displacement = evaluation.displacement(problem.cosines.coefficients(spectrum))
-        if evaluation.smallest_jacobian(displacement) >= min_jacobian:
+        smallest = evaluation.smallest_jacobian(displacement)
+        while shorten and smallest < min_jacobian:
+            displacement = displacement * (_SHORTENING * (1 - min_jacobian) / (1 - smallest))
+            smallest = evaluation.smallest_jacobian(displacement)
+        if smallest >= min_jacobian:
             return DisplacementField(displacement.movedim(0, -1).contiguous().cpu().numpy(), field_grid)
         stiffness *= _STIFFENING
     raise ImagesAtFault("the matches contradict each other: every displacement field through them folds")

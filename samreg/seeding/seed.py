@@ -17,8 +17,9 @@ from samreg.matching.search import Prediction
 from samreg.seeding.affine import AffineFit, fit_affine
 from samreg.seeding.field import fit_displacement
 from samreg.spatial.grid import FloatArray, Grid
-from samreg.spatial.transforms import Transform, compose
+from samreg.spatial.transforms import AffineTransform, Transform, compose
 
+Guides = tuple[FloatArray, FloatArray]
 TRANSFORMS = ("rigid", "affine", "deformable")
 _MIN_TOLERANCE_SCALE = 0.6  # of the affine fits: what people differ by does not shrink with the voxels
 _MIN_MATCHES = 12
@@ -26,6 +27,7 @@ _MIN_MATCHES = 12
 _COARSE_LATTICE_MM = 24.0  # for the global affine
 _FINE_LATTICE_MM = 20.0  # for the refined affine and the field
 _GUIDE_MM, _GUIDE_WEIGHT = 12.0, 100.0  # around a guide matches have no say; of a guide, a sure match being 1
+_GUIDED_STEPS, _GUIDED_MM, _GUIDED_JACOBIAN = 6, 2.0, 0.3  # at most; left between guides; smallest of each step
 _VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
 
 
@@ -166,7 +168,7 @@ def refine_seed(
     grid: Grid,
     moving_grid: Grid,
     calibration: Calibration,
-    guides: tuple[FloatArray, FloatArray] | None = None,
+    guides: Guides | None = None,
     seed: int = 0,
 ) -> Seed:
     """Refine a global fit by matches near it; the second step of :func:`make_seed`.
@@ -216,7 +218,7 @@ def refine_seed(
         if transform == "deformable":
             try:
                 displacement = fit_displacement(
-                    _with_guides(pairs, guides, scale),
+                    pairs,
                     fit.transform,
                     grid,
                     spacing=search.voxel_mm,
@@ -231,24 +233,51 @@ def refine_seed(
             if refit.transform is None:
                 return Seed(None, refit, pairs, refit.reason)
             fit, current = refit, refit.transform
+    if guides is not None and transform == "deformable":
+        assert fit.transform is not None
+        current = _guided(current, fit.transform, pairs, guides, grid, scale)
     return Seed(current, fit, pairs)
 
 
-def _with_guides(pairs: Correspondences, guides: tuple[FloatArray, FloatArray] | None, scale: float) -> Correspondences:
-    """Return matches with guides instead of those around them."""
-    if guides is None:
-        return pairs
+def _guided(
+    start: Transform, affine: AffineTransform, pairs: Correspondences, guides: Guides, grid: Grid, scale: float
+) -> Transform:
+    """Return a transform that brings guides together, and keeps the matches that are not near any.
+
+    Parameters
+    ----------
+    start
+        Fixed to moving, LPS mm.
+    affine
+        Of the start.
+    pairs
+        Matches that the start was fitted to.
+    guides
+        (N, d) points of the fixed and the moving image, LPS mm.
+    grid
+        Where a displacement field is needed.
+    scale
+        Of the features that were matched.
+    """
     from scipy.spatial import KDTree
 
     kept = pairs.take(KDTree(guides[0]).query(pairs.fixed)[0] > _GUIDE_MM * scale)
-    ones, count = np.ones(len(guides[0])), len(guides[0])
-    return Correspondences(
-        np.concatenate([kept.fixed, guides[0]]),
-        np.concatenate([kept.moving, guides[1]]),
-        np.concatenate([kept.similarity, ones]),
-        np.concatenate([kept.reliability, _GUIDE_WEIGHT * ones]),
-        np.concatenate([kept.cycle_error, np.zeros(count)]),
-    )
+    fixed = np.concatenate([kept.fixed, guides[0]])
+    # what the start makes of the other matches is to stay, as some of them are wrong
+    moving = np.concatenate([start.transform_points(kept.fixed), guides[1]])
+    reliability = np.concatenate([kept.reliability, np.full(len(guides[0]), _GUIDE_WEIGHT)])
+    current, back = start, affine.inverse().matrix
+    for _ in range(_GUIDED_STEPS):
+        left = (moving - current.transform_points(fixed)) @ back.T
+        if np.linalg.norm(left[len(kept) :], axis=1).mean() < _GUIDED_MM * scale:
+            break
+        step = fit_displacement(
+            Correspondences.from_points(fixed, fixed + left, reliability=reliability),
+            AffineTransform.identity(grid.ndim), grid, spacing=_PASSES[-1].voxel_mm, scale=scale, shorten=True,
+            min_jacobian=_GUIDED_JACOBIAN,
+        )  # fmt: skip
+        current = compose(step, current)
+    return current
 
 
 def require_one_model(fixed: Embedding, moving: Embedding) -> None:
