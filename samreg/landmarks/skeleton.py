@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from samreg.landmarks.atlas import LandmarkAtlas
     from samreg.matching import Features
 
-_SCAPULA_REACH_MM, _SPINE_REACH_MM = 12.0, 35.0  # from the places of a bone, of a point that goes with it
+_SCAPULA_REACH_MM, _SPINE_REACH_MM = 16.0, 35.0  # from the places of a bone, of a point that goes with it
 _SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
 _MIN_VERTEBRAE = 4
 _FAR_WEIGHT = 1e-3  # of places however far, so that a few always count

@@ -29,6 +29,7 @@ _COUNTED = re.compile(r"^vertebra_")
 _MIN_RELIABILITY = 0.35  # in both images, of a landmark that guides
 _MIN_GUIDES = 5  # fewer may all be wrong
 _CLEARLY_OUTSIDE_MM = 10.0
+_MIN_ALONE = 8  # landmarks that each of two images surely shows alone, for them to show different parts of the body
 _MAX_NAMES = 3  # of a region, to be listed one by one
 
 
@@ -130,6 +131,11 @@ class Anchors:
         distance = np.linalg.norm(self.offset(transform)[chosen], axis=1)
         return LandmarkMisses(fixed, moving, distance, self.guiding[chosen] & guided)
 
+    @property
+    def show_different_parts(self) -> bool:
+        """Whether the images surely show different parts of the body: no landmark both, and each several alone."""
+        return bool(not self.sure.any() and self._alone.sum(axis=1).min() >= _MIN_ALONE)
+
     def shown_by_one(self) -> tuple[str, ...]:
         """Return, by region and name, what one image surely shows and the other surely does not.
 
@@ -141,11 +147,10 @@ class Anchors:
         >>> print(*Anchors(names, places, places, 0.9 * (depth > 0), depth, depth > 1e3).shown_by_one())
         only the fixed image shows the lumbar spine (vertebra L4, vertebra L5)
         """
-        if not self.is_credible:
+        if not (self.is_credible or self.show_different_parts):
             return ()
-        outside = self.depth < -_CLEARLY_OUTSIDE_MM
         notes = []
-        for role, shown in zip(("fixed", "moving"), self._sure_in_each & outside[::-1], strict=True):
+        for role, shown in zip(("fixed", "moving"), self._alone, strict=True):
             regions: dict[str, list[str]] = {}
             for i in np.flatnonzero(shown):
                 regions.setdefault(region_of(self.names[i]), []).append(self.names[i].replace("_", " "))
@@ -156,6 +161,11 @@ class Anchors:
                 )
                 notes.append(f"only the {role} image shows {', '.join(told)}")
         return tuple(notes)
+
+    @property
+    def _alone(self) -> NDArray[np.bool_]:
+        """(2, L) landmarks that an image surely shows and the other surely does not."""
+        return np.asarray(self._sure_in_each & (self.depth[::-1] < -_CLEARLY_OUTSIDE_MM))
 
     @property
     def _sure_in_each(self) -> NDArray[np.bool_]:

@@ -86,6 +86,33 @@ def test_what_one_image_alone_shows_is_named() -> None:
     assert notes == ("only the moving image shows the lumbar spine (vertebra L4), the pelvis (4 landmarks)",)
 
 
+@pytest.mark.parametrize(("sure", "alone", "different"), [(0, 8, True), (1, 8, False), (0, 7, False)])
+def test_different_parts_of_the_body_are_told(sure: int, alone: int, different: bool) -> None:
+    """An image of the chest and one of the pelvis, with so many landmarks that both show, and that each shows alone."""
+    count = sure + 2 * alone
+    depth = np.full((2, count), -40.0)
+    depth[:, :sure] = 20.0
+    depth[0, sure : sure + alone] = depth[1, sure + alone :] = 50.0
+    names = tuple(f"vertebra_T{i}" for i in range(count))
+    found = anchors(names, reliability=np.where(depth > 0, 0.9, 0.0), depth=depth)
+    assert found.show_different_parts == different
+    assert len(found.shown_by_one()) == 2
+    unsure = np.where(depth > 0, 0.3, 0.0)
+    assert not anchors(names, reliability=unsure, depth=depth).show_different_parts
+
+
+def test_images_of_different_parts_are_refused(pair, atlas, monkeypatch) -> None:
+    monkeypatch.setattr(Anchors, "show_different_parts", True)
+    monkeypatch.setattr(Anchors, "shown_by_one", lambda _: ("only the fixed image shows the pelvis (hip)",))
+    images = pair.fixed.image, pair.moving.image
+    refused = samreg.register(*images, engine=Asked())
+    assert not refused
+    assert "different parts of the body: only the fixed image shows the pelvis (hip); give images that overlap" in (
+        refused.reason
+    )
+    assert samreg.register(*images, engine=Asked(), anchors=False)
+
+
 def test_misses_say_which_landmarks_guided() -> None:
     found = anchors()
     still = AffineTransform.identity(3)
