@@ -100,7 +100,7 @@ def find_landmarks(
     The candidates for a landmark are the places most like it in the people of the atlas, by linear discriminant
     analysis of the embeddings; the most plausible constellation of candidates is chosen; and around each, the people's
     landmarks are matched one by one with their neighbourhoods, and their geometric median is taken. Vertebrae are then
-    counted along the spine, where the image shows their end plates or discs.
+    counted along the spine, where the image shows their end plates or discs, and shoulder blades found by their shape.
 
     Parameters
     ----------

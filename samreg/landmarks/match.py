@@ -62,7 +62,8 @@ class LandmarkMatches:
     cycle_error
         (N,) where the match leads back to, distance from the template's point, mm.
     spread
-        (N,) how far the points around the point, matched too, disagree about its place, mm; NaN in a global search.
+        (N,) how far the points around the point, matched too, disagree about its place, or the match and the bone that
+        it goes with, mm; NaN in a global search.
     inside
         (N,) False where the matches around it put the point outside the target's field of view.
     notes
@@ -131,8 +132,10 @@ def match(
     search
         "guided" matches a coarse lattice first, predicts each point from a robust affine and the matches around
         it, lets the point and its neighbours look within 45 mm of that and vote, and the point within 20 mm of the
-        vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). "global" takes
-        the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
+        vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). In CT, points on or
+        beside vertebrae and shoulder blades that both images show look within 12 mm of where the bone takes them;
+        embeddings read from files have no image in which bones could be found. "global" takes the most similar voxel
+        of the whole body (Yan et al., SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps", where to embed and to match.
     seed
