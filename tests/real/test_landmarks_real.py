@@ -44,17 +44,19 @@ def test_vertebrae_are_found_on_their_levels(surveys, person: str) -> None:
     assert errors.mean() < 5
 
 
-@pytest.mark.parametrize("person", PEOPLE)
-def test_both_shoulder_blades_are_found_by_their_shape(surveys, person: str) -> None:
-    known = read_landmarks(LANDMARKS)[person]
-    scapulae = surveys[person].located.scapulae
-    assert set(scapulae) == {"left", "right"}
+def test_all_shoulder_blades_are_found_by_their_shape(surveys) -> None:
+    """Their landmarks to within what readers leave open, 10 mm at the root of the spine."""
     errors = []
-    for side, bone in scapulae.items():
-        assert bone.seen.mean() > 0.8
-        for name, place in zip(scapula_shape().names, bone.landmarks, strict=True):
-            if f"{side}_{name}" in known.names:
-                errors.append(float(np.linalg.norm(place - known.named([f"{side}_{name}"]).positions[0])))
+    for person in PEOPLE:
+        known = read_landmarks(LANDMARKS)[person]
+        scapulae = surveys[person].located.scapulae
+        assert set(scapulae) == {"left", "right"}
+        for side, bone in scapulae.items():
+            assert bone.seen.mean() > 0.8
+            for name, place in zip(scapula_shape().names, bone.landmarks, strict=True):
+                if f"{side}_{name}" in known.names:
+                    errors.append(float(np.linalg.norm(place - known.named([f"{side}_{name}"]).positions[0])))
+    assert len(errors) > 20
     assert np.median(errors) < 10
     assert max(errors) < 20
 
