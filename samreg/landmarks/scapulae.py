@@ -333,7 +333,7 @@ def bone_around(image: Image, places: FloatArray) -> FloatArray:
     where = coarse.grid.world_to_index(bone)[:, ::-1].T
     distance = ndimage.map_coordinates(from_lung, where, order=1, mode="nearest")
     farther = _RIB_WEIGHT * np.maximum(0.0, _CLEAR_OF_LUNG_MM - distance)
-    return np.column_stack([bone, farther])[distance > _FROM_LUNG_MM]
+    return np.asarray(np.column_stack([bone, farther])[distance > _FROM_LUNG_MM])
 
 
 def _cut(image: Image, low: FloatArray, high: FloatArray) -> Image | None:
