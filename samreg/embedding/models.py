@@ -163,7 +163,8 @@ class NetworkModel(EmbeddingModel):
     def _kept(self, volume: Image) -> Image | None:
         if self.preprocessing.modality != "ct":
             return None
-        return volume.with_array(np.rint(volume.array).astype(np.int16))
+        limits = np.iinfo(np.int16)  # metal may be brighter
+        return volume.with_array(np.rint(np.clip(volume.array, limits.min, limits.max)).astype(np.int16))
 
     def _embedded(
         self,

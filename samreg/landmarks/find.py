@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
-from samreg.landmarks.locate import locate, looks_known, reliability_of
+from samreg.landmarks.locate import looks_known
 from samreg.landmarks.match import embedded, read
+from samreg.landmarks.skeleton import survey
 from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -149,16 +150,15 @@ def find_landmarks(
     from samreg.matching import features
 
     report("finding landmarks")
-    volume = embedding.volume
-    located = locate(known, features(embedding, device=device), embedding.image_grid, image=volume)
+    surveyed = survey(known, embedding, features(embedding, device=device))
+    located, reliability = surveyed.located, surveyed.reliability.copy()
     _, _, spread, depth = located.evidence
     inside = depth >= 0
-    reliability = reliability_of(located, known)
     for pair in known.constellation.clashing(located.positions):  # one of them was found where the other is
         reliability[pair[reliability[pair].argmin()]] = 0.0
     found = FoundLandmarks(
         located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside,
-        counted=None if volume is None else located.counted,
+        counted=None if embedding.volume is None else located.counted,
     )  # fmt: skip
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body

@@ -64,7 +64,6 @@ def locate(
     grid: Grid,
     *,
     image: Image | None = None,
-    sparse: bool = False,
     placed: Placed | None = None,
 ) -> Located:
     """Find an atlas's landmarks in features of the same model.
@@ -81,8 +80,6 @@ def locate(
         The image itself, a volume in which vertebrae are counted (:mod:`samreg.landmarks.spine`) and shoulder blades
         found (:mod:`samreg.landmarks.scapulae`), as :attr:`samreg.embedding.Embedding.volume` has it; they are not
         unless given.
-    sparse
-        As for :func:`place`.
     placed
         What :func:`place` returns for these, where that is known already.
 
@@ -91,7 +88,7 @@ def locate(
     InputError
         When how the landmarks lie to each other cannot be learnt from the atlas.
     """
-    placed = place(atlas, target, grid, sparse=sparse) if placed is None else placed
+    placed = place(atlas, target, grid) if placed is None else placed
     positions = placed.positions.copy()
     similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
     voted = np.flatnonzero(placed.looked_for)
@@ -174,19 +171,23 @@ class Placed:
         return np.where(np.isnan(places), self.expected, places)
 
 
-def place(atlas: LandmarkAtlas, target: Features, grid: Grid, *, sparse: bool = False) -> Placed:
+def place(atlas: LandmarkAtlas, target: Features, grid: Grid) -> Placed:
     """Choose the most plausible constellation of candidates; the first step of :func:`locate`.
+
+    Candidates are sought at every second voxel of a volume along each axis: to a voxel as good as everywhere, in an
+    eighth of the time.
 
     Parameters
     ----------
     atlas, target, grid
         As for :func:`locate`.
-    sparse
-        Look at every second voxel along each axis only: several times as fast, and to a voxel as good.
     """
     constellation = atlas.constellation
-    rows = target.sparse_rows if sparse else torch.arange(len(target), device=target.device)
-    candidates, scores, best = _candidates(atlas, target, rows, _SEARCHED // (2**grid.ndim if sparse else 1))
+    if grid.ndim == 3:
+        rows, most = target.sparse_rows, _SEARCHED // 2**grid.ndim
+    else:
+        rows, most = torch.arange(len(target), device=target.device), _SEARCHED
+    candidates, scores, best = _candidates(atlas, target, rows, most)
     size, shift = constellation.align(np.array([places[0] for places in candidates]))
     expected = size * constellation.mean + shift
     looked_for = grid.depth(expected) > -_OUTSIDE_MM * target.scale
@@ -204,7 +205,7 @@ _PLACED: WeakKeyDictionary[Embedding, WeakKeyDictionary[LandmarkAtlas, Placed]] 
 
 
 def placed_in(atlas: LandmarkAtlas, embedding: Embedding, target: Features) -> Placed:
-    """Return what :func:`place`, sparse, finds in an embedding, searched once for each atlas.
+    """Return what :func:`place` finds in an embedding, searched once for each atlas.
 
     Parameters
     ----------
@@ -217,7 +218,7 @@ def placed_in(atlas: LandmarkAtlas, embedding: Embedding, target: Features) -> P
     """
     known = _PLACED.setdefault(embedding, WeakKeyDictionary())
     if atlas not in known:
-        known[atlas] = place(atlas, target, embedding.image_grid, sparse=True)
+        known[atlas] = place(atlas, target, embedding.image_grid)
     return known[atlas]
 
 

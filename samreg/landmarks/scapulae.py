@@ -20,10 +20,12 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from samreg.embedding.body import body_mask
+from samreg.seeding.affine import fit_least_squares
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample_spacing
 from samreg.spatial.standard import has_hounsfield_units, standardised
+from samreg.spatial.transforms import AffineTransform
 
 #: Made by ``python -m samreg.training.scapula_shape``.
 SHAPE = Path(__file__).with_name("shapes") / "scapula.npz"
@@ -38,7 +40,7 @@ _FAR_MM = 130.0  # from the middle of the shape
 _MIN_LANDMARK = 0.35  # reliability of a landmark that says where the bone is
 _COARSE, _MOST_BONE = 5, 5000  # every so many points of the shape tried, points of bone that look back
 _TRY_STEPS, _SIMILARITY_STEPS, _AFFINE_STEPS, _SMOOTH_STEPS = 15, 20, 20, 10
-_SIZE_RANGE = (0.75, 1.3)
+_STRETCH_RANGE, _MIN_ASPECT = (0.6, 1.5), 0.72  # of the affine, and its least stretch by its most
 _STIFFNESS, _SMOOTH_STIFFNESS = 0.01, 0.002  # of the affine, of the deformation
 _KNOT_EVERY, _KNOT_MM = 16, 35.0  # points of the shape that carry the deformation, and its standard deviation
 _LOOK_BACK_MM, _LOOK_BACK_LAST_MM = 25.0, 15.0
@@ -183,19 +185,24 @@ def fit_bone(
     FoundBone or None
         None where the bone there has not the shape, or too little of it is in the image.
     """
-    matrix, shift = _best_start(shape, bone, own, places, weight, grid)
-    middle = shape.points.mean(axis=0) @ matrix.T + shift
+    affine = _best_start(shape, bone, own, places, weight, grid)
+    middle = affine.transform_points(shape.points).mean(axis=0)
     bone = bone[((bone[:, :3] - middle) ** 2).sum(axis=1) < _FAR_MM**2]
     if len(bone) < len(shape.points):
         return None
     fit = _Fit(shape, bone)
     for step in range(_SIMILARITY_STEPS):
-        rows, targets, w = fit.pairs(shape.points @ matrix.T + shift, max(8.0, 15 * 0.95**step), _LOOK_BACK_MM)
-        matrix, shift = similarity(shape.points[rows], targets, w)
+        moved = affine.transform_points(shape.points)
+        rows, targets, w = fit.pairs(moved, max(8.0, 15 * 0.95**step), _LOOK_BACK_MM)
+        affine = fit_least_squares(shape.points[rows], targets, w, kind="similarity")
     for step in range(_AFFINE_STEPS):
-        rows, targets, w = fit.pairs(shape.points @ matrix.T + shift, max(4.0, 12 * 0.93**step), _LOOK_BACK_MM)
-        matrix, shift = _affine(shape.points[rows], targets, w)
-    start = shape.points @ matrix.T + shift
+        moved = affine.transform_points(shape.points)
+        rows, targets, w = fit.pairs(moved, max(4.0, 12 * 0.93**step), _LOOK_BACK_MM)
+        affine = fit_least_squares(shape.points[rows], targets, w, kind="affine", ridge=_STIFFNESS)
+    stretch = np.linalg.svd(affine.matrix, compute_uv=False)
+    if stretch[-1] < max(_STRETCH_RANGE[0], _MIN_ASPECT * stretch[0]) or stretch[0] > _STRETCH_RANGE[1]:
+        return None
+    start = affine.transform_points(shape.points)
     knots = start[::_KNOT_EVERY]
     moved, coefficients = start, np.zeros_like(knots)
     for step in range(_SMOOTH_STEPS):
@@ -210,24 +217,12 @@ def fit_bone(
         return None
 
     def brought(landmarks: FloatArray) -> FloatArray:
-        landmarks = landmarks @ matrix.T + shift
+        landmarks = affine.transform_points(landmarks)
         return np.asarray(landmarks + _kernel(landmarks, knots) @ coefficients)
 
     if np.median(np.linalg.norm(brought(own) - places, axis=1)) > _MAX_LANDMARK_MISS_MM:
         return None
     return FoundBone(moved, inside & on_bone, brought(shape.landmarks))
-
-
-def similarity(source: FloatArray, target: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return matrix (3, 3) and shift (3,) of the similarity that brings points (N, 3) to others (Umeyama 1991)."""
-    weight = weight / weight.sum()
-    middle, goal = weight @ source, weight @ target
-    left, values, right = np.linalg.svd((weight[:, None] * (target - goal)).T @ (source - middle))
-    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
-    spread = float(weight @ ((source - middle) ** 2).sum(axis=1))
-    size = float(np.clip((values * signs).sum() / max(spread, 1e-9), *_SIZE_RANGE))
-    matrix = size * (left * signs) @ right
-    return matrix, goal - matrix @ middle
 
 
 class _Fit:
@@ -255,43 +250,31 @@ class _Fit:
 
 def _best_start(
     shape: BoneShape, bone: FloatArray, own: FloatArray, places: FloatArray, weight: FloatArray, grid: Grid
-) -> tuple[FloatArray, FloatArray]:
+) -> AffineTransform:
     """Return the similarity from which the shape comes nearest to the bone, among the poses and what landmarks say."""
     points, tree = shape.points[::_COARSE], KDTree(bone)
     weight = weight / weight.sum()
-    starts = [(pose, weight @ (places - own @ pose.T)) for pose in shape.poses]
+    starts = [AffineTransform(pose, weight @ (places - own @ pose.T)) for pose in shape.poses]
     if len(own) > 2:
-        starts.append(similarity(own, places, weight))
+        starts.append(fit_least_squares(own, places, weight, kind="similarity"))
     best, chosen = np.inf, starts[0]
-    for matrix, shift in starts:
+    for transform in starts:
         for step in range(_TRY_STEPS):
-            moved = points @ matrix.T + shift
-            distance, nearest = tree.query(_flat(moved))
+            distance, nearest = tree.query(_flat(transform.transform_points(points)))
             w = 1 / (1 + (distance / max(6.0, 20 * 0.9**step)) ** 2) ** 2
-            matrix, shift = similarity(
+            transform = fit_least_squares(
                 np.concatenate([points, own]),
                 np.concatenate([bone[nearest, :3], places]),
                 np.concatenate([w, weight * _LANDMARK_WEIGHT * len(points)]),
+                kind="similarity",
             )
-        moved = points @ matrix.T + shift
+        moved = transform.transform_points(points)
         off = np.minimum(tree.query(_flat(moved))[0], _MISSED_MM)[grid.contains(moved)]
-        missed = np.minimum(np.linalg.norm(own @ matrix.T + shift - places, axis=1), 4 * _MISSED_MM)
+        missed = np.minimum(np.linalg.norm(transform.transform_points(own) - places, axis=1), 4 * _MISSED_MM)
         score = (off.mean() if len(off) else _MISSED_MM) + _LANDMARK_WEIGHT * float(weight @ missed)
         if score < best:
-            best, chosen = score, (matrix, shift)
+            best, chosen = score, transform
     return chosen
-
-
-def _affine(source: FloatArray, target: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return matrix and shift of the affine that brings points (N, 3) to others, drawn to a similarity."""
-    matrix, shift = similarity(source, target, weight)
-    middle = np.average(source, axis=0, weights=weight)
-    basis = np.column_stack([source - middle, np.ones(len(source))])
-    left = target - source @ matrix.T - shift
-    system = (basis * weight[:, None]).T @ basis
-    system[:3, :3] += _STIFFNESS * weight.sum() * source.var(axis=0).mean() * np.eye(3)
-    change = np.linalg.solve(system, (basis * weight[:, None]).T @ left)
-    return matrix + change[:3].T, shift + change[3] - change[:3].T @ middle
 
 
 def _kernel(points: FloatArray, knots: FloatArray) -> FloatArray:

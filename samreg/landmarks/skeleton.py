@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from samreg.landmarks.locate import Located, locate, looks_known, placed_in, reliability_of
-from samreg.landmarks.scapulae import shared_places, similarity
+from samreg.landmarks.scapulae import shared_places
 from samreg.landmarks.spine import LEVELS
+from samreg.seeding.affine import fit_least_squares
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
+from samreg.spatial.standard import sample_mask
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 _SCAPULA_REACH_MM, _SPINE_REACH_MM = 16.0, 35.0  # from the places of a bone, of a point that goes with it
 _SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
 _MIN_VERTEBRAE = 4
+_MIN_PLACES = 4  # of a bone, for a similarity of them
+_AIR_HU = -1024
 _FAR_WEIGHT = 1e-3  # of places however far, so that a few always count
 
 
@@ -60,8 +66,11 @@ class Survey:
         return np.asarray(is_level & self.located.counted & (self.located.evidence[3] >= 0))
 
 
+_SURVEYS: WeakKeyDictionary[Embedding, WeakKeyDictionary[LandmarkAtlas, Survey]] = WeakKeyDictionary()
+
+
 def survey(atlas: LandmarkAtlas, embedding: Embedding, target: Features) -> Survey:
-    """Find an atlas's landmarks and, where the embedding has its image beside it, the bones.
+    """Find an atlas's landmarks and, where the embedding has its image beside it, the bones; once for each atlas.
 
     Parameters
     ----------
@@ -70,9 +79,20 @@ def survey(atlas: LandmarkAtlas, embedding: Embedding, target: Features) -> Surv
     embedding, target
         Of an image in which the body lies upright, and its features.
     """
-    placed = placed_in(atlas, embedding, target)
-    located = locate(atlas, target, embedding.image_grid, image=embedding.volume, placed=placed)
-    return Survey(atlas.names, located, reliability_of(located, atlas))
+    known = _SURVEYS.setdefault(embedding, WeakKeyDictionary())
+    if atlas not in known:
+        placed = placed_in(atlas, embedding, target)
+        located = locate(atlas, target, embedding.image_grid, image=_shown(embedding), placed=placed)
+        known[atlas] = Survey(atlas.names, located, reliability_of(located, atlas))
+    return known[atlas]
+
+
+def _shown(embedding: Embedding) -> Image | None:
+    """Return the CT beside an embedding as far as its body and the caller's mask go; air elsewhere."""
+    if embedding.volume is None:
+        return None
+    inside = sample_mask(Image(embedding.body, embedding.local_grid), embedding.volume.grid)
+    return embedding.volume.with_array(np.where(inside, embedding.volume.array, np.int16(_AIR_HU)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +132,8 @@ class PairedBone:
         for row, point in enumerate(points):
             squared = ((self.fixed - point) ** 2).sum(axis=1)
             weight = np.exp(-0.5 * squared / self.width**2) + _FAR_WEIGHT
-            matrix, shift = similarity(self.fixed, self.moving, weight)
-            result[row] = matrix @ point + shift
+            around = fit_least_squares(self.fixed, self.moving, weight, kind="similarity")
+            result[row] = around.transform_points(point[None])[0]
         return result
 
 
@@ -139,7 +159,7 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     """Return places on the shoulder blades that both images show, (2, S, 3) LPS mm for each."""
     sides = sorted(fixed.located.scapulae.keys() & moving.located.scapulae.keys())
     pairs = [shared_places(fixed.located.scapulae[side], moving.located.scapulae[side]) for side in sides]
-    return [places for places in pairs if places.shape[1]]
+    return [places for places in pairs if places.shape[1] >= _MIN_PLACES]
 
 
 @dataclass(frozen=True, eq=False)

@@ -338,8 +338,9 @@ class _Run:
             return request
         if self.anchor_atlas is not False and self.anchors.show_different_parts:
             raise ImagesAtFault(
-                f"the images show different parts of the body: {'; '.join(self.anchors.shown_by_one())}; give images "
-                "that overlap, or set anchors=False (--anchors no) to register them all the same"
+                f"{request.moving.label} shows another part of the body than {request.fixed.label}: "
+                f"{'; '.join(self.anchors.shown_by_one())}; give images that overlap, or set anchors=False (--anchors "
+                "no) to register them all the same"
             )
         if not isinstance(self.anchor_atlas, bool) and self.anchors.guides is None:  # whoever gives one expects guides
             self.notes += (self.anchors.why_unguided(),)

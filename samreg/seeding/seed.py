@@ -235,12 +235,19 @@ def refine_seed(
             fit, current = refit, refit.transform
     if guides is not None and transform == "deformable":
         assert fit.transform is not None
-        current = _guided(current, fit.transform, pairs, guides, grid, scale)
+        current = _guided(current, fit.transform, pairs, guides, grid, scale=scale, device=fixed.device)
     return Seed(current, fit, pairs)
 
 
 def _guided(
-    start: Transform, affine: AffineTransform, pairs: Correspondences, guides: Guides, grid: Grid, scale: float
+    start: Transform,
+    affine: AffineTransform,
+    pairs: Correspondences,
+    guides: Guides,
+    grid: Grid,
+    *,
+    scale: float,
+    device: str | torch.device,
 ) -> Transform:
     """Return a transform that brings guides together, and keeps the matches that are not near any.
 
@@ -258,6 +265,8 @@ def _guided(
         Where a displacement field is needed.
     scale
         Of the features that were matched.
+    device
+        Where the field is fitted.
     """
     from scipy.spatial import KDTree
 
@@ -273,9 +282,14 @@ def _guided(
             break
         step = fit_displacement(
             Correspondences.from_points(fixed, fixed + left, reliability=reliability),
-            AffineTransform.identity(grid.ndim), grid, spacing=_PASSES[-1].voxel_mm, scale=scale, shorten=True,
+            AffineTransform.identity(grid.ndim),
+            grid,
+            spacing=_PASSES[-1].voxel_mm,
+            scale=scale,
             min_jacobian=_GUIDED_JACOBIAN,
-        )  # fmt: skip
+            shorten=True,
+            device=device,
+        )
         current = compose(step, current)
     return current
 

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from samreg.landmarks.scapulae import SHAPE, BoneShape, FoundBone, bone_around, fit_bone, similarity
+from samreg.landmarks.scapulae import SHAPE, BoneShape, FoundBone, bone_around, fit_bone
+from samreg.seeding.affine import fit_least_squares
 from samreg.seeding.coarse import turned_grid
 from samreg.spatial import Grid, Image, Points, read_image
 from samreg.spatial.grid import FloatArray
@@ -98,10 +99,10 @@ def mean_shape(shape: BoneShape, scapulae: Sequence[_Scapula]) -> BoneShape:
     poses = []
     for one, fitted in found:
         weight = fitted.seen.astype(float)
-        matrix, shift = similarity(fitted.points, shape.points, weight + 1e-6)
-        total += weight[:, None] * (fitted.points @ matrix.T + shift)
+        back = fit_least_squares(fitted.points, shape.points, weight + 1e-6, kind="similarity")
+        total += weight[:, None] * back.transform_points(fitted.points)
         count += weight
-        left, _, right = np.linalg.svd(np.linalg.inv(matrix))
+        left, _, right = np.linalg.svd(np.linalg.inv(back.matrix))
         poses.append(left @ right)
         for name in NAMES:
             if name in one.landmarks:
@@ -116,8 +117,8 @@ def mean_shape(shape: BoneShape, scapulae: Sequence[_Scapula]) -> BoneShape:
 def _carried(landmark: FloatArray, fitted: FoundBone, shape: BoneShape) -> FloatArray:
     """Return where a landmark near a bone lies on the shape."""
     near = np.argsort(np.linalg.norm(fitted.points - landmark, axis=1))[:_AROUND]
-    matrix, shift = similarity(fitted.points[near], shape.points[near], np.ones(len(near)))
-    return np.asarray(matrix @ landmark + shift)
+    back = fit_least_squares(fitted.points[near], shape.points[near], np.ones(len(near)), kind="similarity")
+    return back.transform_points(landmark[None])[0]
 
 
 def _apart(poses: NDArray[np.float64]) -> NDArray[np.float64]:

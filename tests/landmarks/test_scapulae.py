@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from samreg.landmarks.scapulae import BoneShape, find_scapulae, scapula_shape, shared_places, similarity
+from samreg.landmarks.scapulae import BoneShape, find_scapulae, scapula_shape, shared_places
 from samreg.spatial import Grid, Image
 
 GRID = Grid((150, 130, 200), np.array([-200.0, -110.0, -260.0]), np.full(3, 2.0), np.eye(3))
@@ -150,11 +150,3 @@ def test_a_shape_is_read_as_it_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(read, name), getattr(shape, name))
     assert read.names == shape.names
     np.testing.assert_allclose(shape.mirrored().mirrored().poses, shape.poses)
-
-
-def test_a_similarity_is_found() -> None:
-    points = np.random.default_rng(0).normal(0, 30, (20, 3))
-    turn = 1.1 * Rotation.from_rotvec([0.4, -0.2, 0.9]).as_matrix()
-    matrix, shift = similarity(points, points @ turn.T + [1.0, 2.0, 3.0], np.ones(20))
-    np.testing.assert_allclose(matrix, turn, atol=1e-9)
-    np.testing.assert_allclose(shift, [1.0, 2.0, 3.0], atol=1e-9)

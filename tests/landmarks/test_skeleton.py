@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 import samreg
-from samreg.landmarks.locate import Located
+from samreg.landmarks import skeleton
+from samreg.landmarks.atlas import shipped_atlas
+from samreg.landmarks.locate import Located, locate
 from samreg.landmarks.match import bones_of, guided_matches
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
-from samreg.landmarks.skeleton import PairedBone, Survey, paired_bones, taken_by_bones
+from samreg.landmarks.skeleton import PairedBone, Survey, paired_bones, survey, taken_by_bones
 from samreg.landmarks.spine import LEVELS
 from samreg.matching import Calibration, features
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
+from samreg.spatial.standard import sample_mask
 
 
 def surveyed(
@@ -95,3 +98,35 @@ def test_no_bones_are_sought_without_the_images(pair) -> None:
     assert bones_of(bare, targets, pair.fixed_landmarks.positions) == ()
     far = np.array([[0.0, 500.0, 0.0]])  # near no bone
     assert bones_of(embeddings, targets, far) == ()
+
+
+def test_an_image_is_surveyed_once_and_within_its_mask(pair, monkeypatch) -> None:
+    image = pair.fixed.image
+    half = np.zeros(image.shape, dtype=np.uint8)
+    half[:, :, : image.shape[2] // 2] = 1
+    embedding = samreg.embed(image, mask=image.with_array(half))
+    atlas = shipped_atlas(embedding.model)
+    seen = []
+
+    def looked(*arguments, image, **options) -> Located:
+        seen.append(image)
+        return locate(*arguments, image=image, **options)
+
+    monkeypatch.setattr(skeleton, "locate", looked)
+    first = survey(atlas, embedding, features(embedding))
+    assert survey(atlas, embedding, features(embedding)) is first
+    (shown,) = seen
+    outside = ~sample_mask(image.with_array(half), shown.grid)
+    assert (shown.array[outside] == -1024).all()
+    assert (shown.array[~outside] > 150).any()
+    assert (embedding.volume.array[outside] > 150).any()  # which holds bone there as well
+
+
+def test_metal_does_not_turn_into_air(pair) -> None:
+    image = pair.fixed.image
+    array = np.array(image.array, dtype=np.float32)
+    array[10:20, 20:30, 20:30] = 40_000.0
+    volume = samreg.embed(image.with_array(array)).volume
+    assert volume.array.dtype == np.int16
+    assert volume.array.max() > 30_000
+    assert volume.array.min() >= -1100
