@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import locale
 import os
+from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -48,3 +50,27 @@ def _locale_as_it_was():
     before = locale.setlocale(locale.LC_CTYPE)
     yield
     locale.setlocale(locale.LC_CTYPE, before)
+
+
+_KEPT_EMBEDDINGS = 10
+
+
+@pytest.fixture(scope="module")
+def embeddings_kept():
+    """Embed each image once for all tests of a module, which then test what is made of embeddings."""
+    from samreg.embedding.embed import content_hash
+    from samreg.embedding.models import NetworkModel
+
+    kept = OrderedDict()
+    embedded = NetworkModel._embedded
+
+    def once(self, image, mask, where, kept_on, progress):
+        key = (self.identity, content_hash(image, mask), str(where), str(kept_on))
+        kept[key] = kept.pop(key, None) or embedded(self, image, mask, where, kept_on, progress)
+        while len(kept) > _KEPT_EMBEDDINGS:
+            kept.popitem(last=False)
+        return replace(kept[key])  # an object of its own, as what is known of it is kept with it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NetworkModel, "_embedded", once)
+        yield

@@ -26,6 +26,8 @@ from samreg.quality import target_registration_error
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, invert, resample_spacing
 from samreg.spatial.standard import standardised
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 SHIFT = 20.0  # mm
 
 

@@ -19,6 +19,8 @@ import samreg
 from samreg.errors import EngineError, ImagesAtFault, MissingExtraError
 from samreg.spatial import AffineTransform
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "samreg.cli", "--help"], capture_output=True, text=True, check=True)

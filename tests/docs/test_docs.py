@@ -22,6 +22,8 @@ from samreg.cli import app
 from samreg.phantoms.phantom import make_phantom
 from samreg.spatial import Grid, Image, Points
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 _BLOCK = re.compile(

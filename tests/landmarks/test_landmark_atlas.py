@@ -22,6 +22,8 @@ from samreg.phantoms.phantom import make_phantom
 from samreg.seeding.orientation import reoriented
 from samreg.spatial import Grid
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 PEOPLE = 4
 
 

@@ -10,6 +10,8 @@ import pytest
 import samreg
 from samreg.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 GRID = {"spacing": (8.0, 8.0, 8.0), "origin": (-200.0, -300.0, 50.0)}
 CENTER = np.array(GRID["origin"]) + 60.0
 

@@ -19,6 +19,8 @@ from samreg.matching import Calibration, features
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.spatial.standard import sample_mask
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 
 def surveyed(
     *, shift: float = 0.0, counted: int = 8, reliability: float = 0.9, scapulae: tuple[str, ...] = ("left",)

@@ -18,6 +18,8 @@ from samreg.landmarks.match import LandmarkMatches
 from samreg.landmarks.templates import Template, _combined
 from samreg.phantoms.phantom import Phantom, make_phantom
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 MICROMETRE = 1e-3  # mm
 
 

@@ -18,6 +18,8 @@ from samreg.engines import Engine, EngineResult, available_engines, child, get_e
 from samreg.errors import EngineError, ImagesAtFault, InputError
 from samreg.spatial import AffineTransform, DisplacementField, Image
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 register_module = importlib.import_module("samreg.registration.register")  # whose function has its name
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(name not in available_engines(), reason="not installed"))

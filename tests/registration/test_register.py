@@ -19,6 +19,8 @@ from samreg.spatial import AffineTransform, Image, Points, inverse_residual
 from samreg.spatial.adapters import to_nibabel
 from samreg.spatial.transforms import components
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 MODEL = "mind"
 
 

@@ -24,6 +24,8 @@ from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, comp
 from samreg.spatial.compact import compact
 from samreg.spatial.transforms import tapered
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 Saved = tuple[samreg.RegistrationResult, Path]
 
 

@@ -28,6 +28,8 @@ from samreg.report.views import focus, overlay, slice_grid, slice_indices, stand
 from samreg.seeding import AffineFit, Seed
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, write_image, write_transform
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 NASTY = "/data/<script>alert('x')</script>&\".nii.gz"
 
 

@@ -18,6 +18,8 @@ from samreg.seeding.coarse import angle_between, masked_correlation, propose_tur
 from samreg.seeding.orientation import Sides, describe_reflection, describe_turn, nearest_rotation, reoriented
 from samreg.spatial import AffineTransform, Grid, Image
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 MODEL = load_model("ct-small")
 

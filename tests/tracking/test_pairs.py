@@ -28,6 +28,8 @@ from samreg.tracking import (
     track_pairs,
 )
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 
 def canned(baseline, followup, lesions, **_):
     """Stand for samreg.track where a run of many is the matter: each lesion is found 1 mm off along each axis."""

@@ -13,6 +13,8 @@ import samreg
 from samreg.errors import InputError
 from samreg.tracking import as_lesions, track_pairs, tracking_errors
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 
 def test_lesions_are_found_and_trusted(tracks, visits):
     errors = tracking_errors(tracks.points, visits.centers, visits.lesions.radii.mean(axis=1))
