@@ -23,12 +23,7 @@ from samreg.phantoms.phantom import make_phantom
 from samreg.spatial.transforms import AffineTransform, components
 
 SPACING = 9.0  # mm
-ENGINE_OPTIONS = {
-    "levels": (10.0,),
-    "iterations": (10,),
-    "search_radius": 24.0,
-    "bending_weight": 5.0,
-}  # phantoms deform a lot
+ENGINE_OPTIONS = {"levels": (9.0,), "iterations": (20,), "search_radius": 36.0}
 
 
 def table(path: Path) -> list[dict[str, str]]:
