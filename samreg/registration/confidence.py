@@ -31,10 +31,9 @@ if TYPE_CHECKING:
 COEFFICIENTS = Path(__file__).with_name("expected_error.json")
 #: The kinds of evidence. ``residual``: of a lattice of matches searched anew around the transform; ``cycle``: how far
 #: from its start their way back ends; ``loss``: of similarity from the match to the counterpart; ``overall``: the
-#: residual of a lattice matched to the whole body; ``guide``: the distance of the nearest point that guided. Distances
-#: are ln(mm + 4). The more of each, the larger the error. By how much landmarks found in both images are missed is
-#: none, as most of them guide.
-MEASURED = ("residual", "cycle", "loss", "overall", "guide")
+#: residual of a lattice matched to the whole body. Distances are ln(mm + 4). The more of each, the larger the error. By
+#: how much landmarks found in both images are missed is none: most of them guide the torch engine.
+MEASURED = ("residual", "cycle", "loss", "overall")
 #: ``place``: ln(mm + 1) as it was at such a place of the body in other people. It comes with the fit.
 EVIDENCE = (*MEASURED, "place")
 #: By what a transform was made.
@@ -47,7 +46,7 @@ _AROUND_MM, _ANCHORS_AROUND_MM = 20.0, 25.0  # standard deviations of the weight
 _NEIGHBOURS = 32
 _MIN_ANCHOR_WEIGHT = 0.05
 _SOFTNESS_MM = 4.0  # added to distances, whose logarithm is taken
-_MAX_DISTANCE_MM = 100.0  # that is told apart; of a guide where nothing guided
+_MAX_RESIDUAL_MM = 100.0
 _ERROR_RANGE_MM = (0.5, 100.0)  # that is told
 _LOG_SPREAD = 0.6  # standard deviation of ln(mm + 1) about what the evidence tells
 _NORMAL_QUANTILE = 0.8416  # of 80 %
@@ -143,7 +142,6 @@ def expected_errors(
     *,
     method: str = "engine",
     anchors: Anchors | None = None,
-    guides: FloatArray | None = None,
     turn: FloatArray | None = None,
     whole: Correspondences | None = None,
     device: str = "cpu",
@@ -162,8 +160,6 @@ def expected_errors(
         Of :data:`METHODS`.
     anchors
         The landmarks of the atlas that samreg ships for the embeddings' model, where they are known already.
-    guides
-        (N, 3) points of the fixed image, LPS mm, that were drawn to their counterparts.
     turn
         As for :func:`samreg.registration.anchors.find_anchors`.
     whole
@@ -187,7 +183,7 @@ def expected_errors(
     points = grid.world_points().reshape(-1, 3)
     if anchors is None:
         anchors = find_anchors(embeddings, atlas, turn=turn, device=device)
-    evidence = gather(points, transform, embeddings, anchors, guides=guides, whole=whole, device=device)
+    evidence = gather(points, transform, embeddings, anchors, whole=whole, device=device)
     if evidence is None:
         return None
     return Image(model(evidence).reshape(grid.shape).astype(np.float32), grid, "expected error")
@@ -220,14 +216,12 @@ def gather(
     embeddings: tuple[Embedding, Embedding],
     anchors: Anchors,
     *,
-    guides: FloatArray | None = None,
     whole: Correspondences | None = None,
     device: str = "cpu",
 ) -> Evidence | None:
     """Return the evidence at points (N, 3) of the fixed image, LPS mm.
 
-    None where nothing of the fixed body lies in the moving image. ``guides`` and ``whole`` are as for
-    :func:`expected_errors`.
+    None where nothing of the fixed body lies in the moving image. ``whole`` is as for :func:`expected_errors`.
     """
     from samreg.matching import features
     from samreg.matching.reliability import Calibration
@@ -241,7 +235,7 @@ def gather(
         calibration = Calibration.from_mapping(embeddings[0].calibration)
         whole = match_lattice(source, target, calibration=calibration)
     overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
-    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0], "guide": _apart(points, guides)}
+    measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0]}
     return Evidence(measured, _near(points, anchors), anchors.names)
 
 
@@ -268,15 +262,6 @@ def _matches_around(
     return dict(zip(("residual", "cycle", "loss"), _mean_around(points, places, values).T, strict=True))
 
 
-def _apart(points: FloatArray, guides: FloatArray | None) -> FloatArray:
-    """Return how far points (N, 3) lie from the nearest guide (M, 3), (N,) ln(mm + 4)."""
-    from scipy.spatial import cKDTree
-
-    if guides is None:
-        return np.full(len(points), np.log(_MAX_DISTANCE_MM + _SOFTNESS_MM))
-    return np.asarray(np.log(np.minimum(cKDTree(guides).query(points)[0], _MAX_DISTANCE_MM) + _SOFTNESS_MM))
-
-
 def _near(points: FloatArray, anchors: Anchors) -> FloatArray:
     """Return what each landmark counts for each point, (N, L); rows add up to 1."""
     weight = np.prod(anchors.reliability, axis=0) + _MIN_ANCHOR_WEIGHT
@@ -296,7 +281,7 @@ def _mean_around(points: FloatArray, places: FloatArray, values: FloatArray) -> 
 
 
 def _log(offset: FloatArray) -> FloatArray:
-    return np.asarray(np.log(np.minimum(np.linalg.norm(offset, axis=1), _MAX_DISTANCE_MM) + _SOFTNESS_MM))
+    return np.asarray(np.log(np.minimum(np.linalg.norm(offset, axis=1), _MAX_RESIDUAL_MM) + _SOFTNESS_MM))
 
 
 def _sampled(array: NDArray[np.float32], grid: Grid, points: FloatArray) -> FloatArray:

@@ -282,7 +282,6 @@ class _Run:
                 self.embeddings,
                 method="embedding" if self.engine is None else "engine",
                 anchors=self.anchors if isinstance(self.anchor_atlas, bool) else None,
-                guides=self._guiding,
                 turn=self.turn,
                 whole=self.whole,
                 device=self.request.device,
@@ -291,13 +290,6 @@ class _Run:
     def landmark_misses(self, transform: Transform) -> LandmarkMisses | None:
         """Return by how much the transform misses the landmarks found in both images; None where none were sought."""
         return None if self.anchors is None else self.anchors.missed(transform, guided=self.is_guided)
-
-    @property
-    def _guiding(self) -> FloatArray | None:
-        """(N, d) points of the fixed image that were drawn to their counterparts, LPS mm; None without any."""
-        found = self.anchors.guides if self.anchors is not None and self.is_guided else None
-        pairs = [pair for pair in (found, self.request.landmarks) if pair is not None]
-        return np.concatenate([fixed for fixed, _ in pairs]) if pairs else None
 
     @property
     def is_guided(self) -> bool:

@@ -3,14 +3,13 @@ r"""Fitting the expected error of registrations to landmarks of training people.
     python -m samreg.training.expected_error IMAGES data/landmarks/train/landmarks.csv --model ct-small \
         --unseen AMOS-0336 NSCLCRG-R01-001 CPTAC-C3N-00249
 
-Pairs of people are registered by their embeddings and, from there, by the torch engine's preset "fast"; evidence is
-gathered at the landmarks (:mod:`samreg.registration.confidence`) and the fit written to ``expected_error.json`` beside
-that module. One half of the guides that the atlas finds, drawn by chance, is left out, so that how far off landmarks
-are is seen near guides and away from them, and every fourth pair is registered without any. So is every person with a
-simulated second visit, whose true transform is known, at points drawn from the body: they show what small errors look
-like, such as two scans of one person have. What each kind of evidence says is learnt from all of these; how large the
-errors are between people, from the pairs with one whom the model's training left out, as it errs less in the others.
-Printed is how well the fit does on those, and on the second visits, by fits to other people.
+Pairs of people are registered by the default method, preset "fast", without landmarks as guides, and by their
+embeddings alone; evidence is gathered at the landmarks (:mod:`samreg.registration.confidence`) and the fit written to
+``expected_error.json`` beside that module. So is every person with a simulated second visit, whose true transform is
+known, at points drawn from the body: they show what small errors look like, such as two scans of one person have. What
+each kind of evidence says is learnt from all of these; how large the errors are between people, from the pairs with one
+whom the model's training left out, as it errs less in the others. Printed is how well the fit does on those, and on the
+second visits, by fits to other people.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,19 +26,14 @@ import numpy as np
 
 import samreg
 from samreg.embedding.kept import KeepingModel
-from samreg.engines import Request, get_engine
 from samreg.errors import InputError
 from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
-from samreg.matching import Calibration, features
 from samreg.phantoms import simulate_followup
 from samreg.registration.anchors import find_anchors
 from samreg.registration.confidence import COEFFICIENTS, EVIDENCE, MEASURED, METHODS, ErrorModel, Evidence, gather
-from samreg.seeding import global_affine
-from samreg.seeding.seed import Guides, refine_seed
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.points import Points
-from samreg.spatial.transforms import Transform
 from samreg.training.data import named_images
 from samreg.training.landmark_pairs import read_landmarks
 
@@ -49,8 +43,6 @@ _RIDGE = 3.0  # in the number of landmarks
 _PRIOR_COUNT = 5.0  # errors of the mean, beside those seen at a landmark
 _FOLLOWUP_STRENGTHS = (0.5, 1.0, 2.0)  # of the second visits, in turns
 _FOLLOWUP_POINTS = 10  # of each: more would make the fit worse between people, who err by more
-_UNGUIDED_EVERY = 4  # pairs
-_SPACING_MM = 2.0  # at which the engine works, as in register()
 _SAID_MM, _GROSS_MM = 10.0, 30.0  # of the measures that are printed
 
 
@@ -164,26 +156,30 @@ def gather_case(
     images: dict[str, samreg.Image],
     landmarks: dict[str, Points],
     model: samreg.embedding.EmbeddingModel,
-    *,
-    seed: int,
+    transforms: dict[str, samreg.spatial.Transform],
 ) -> list[Case]:
-    """Return the landmarks of a pair with their evidence, for each method; none where the registration failed."""
+    """Return the landmarks of a pair with their evidence, for each method's transform."""
     names = [name for name in landmarks[fixed].names if name in set(landmarks[moving].names)]
     first, second = (landmarks[person].named(names).positions for person in (fixed, moving))
+    embeddings = model.embed(images[fixed]), model.embed(images[moving])
+    atlas = _atlas_without({fixed, moving}, model)
     pair = images[fixed], images[moving]
-    return _cases((fixed, moving), tuple(names), (first, second), pair, model, seed)
+    return _cases((fixed, moving), tuple(names), (first, second), pair, embeddings, atlas, transforms)
 
 
 def gather_followup(person: str, image: samreg.Image, model: samreg.embedding.EmbeddingModel, seed: int) -> list[Case]:
     """Return points of a person, registered to a simulated second visit, with their evidence, for each method."""
     pair = simulate_followup(image, strength=_FOLLOWUP_STRENGTHS[seed % len(_FOLLOWUP_STRENGTHS)], seed=seed)
-    embedding = model.embed(pair.baseline)
-    body = embedding.local_grid.world_points()[embedding.body]
+    embeddings = model.embed(pair.baseline), model.embed(pair.followup)
+    atlas = _atlas_without({person}, model)
+    transforms = _registered(pair.baseline, pair.followup, model)
+    body = embeddings[0].local_grid.world_points()[embeddings[0].body]
     counterparts = pair.transform.transform_points(body)
     shown = np.flatnonzero(pair.followup.grid.contains(counterparts))
     chosen = np.random.default_rng(seed).permutation(shown)[:_FOLLOWUP_POINTS]
+    images = pair.baseline, pair.followup
     points = body[chosen], counterparts[chosen]
-    return _cases((person, person), (), points, (pair.baseline, pair.followup), model, seed)
+    return _cases((person, person), (), points, images, embeddings, atlas, transforms)
 
 
 def _atlas_without(people: Collection[str], model: samreg.embedding.EmbeddingModel) -> LandmarkAtlas:
@@ -196,24 +192,34 @@ def _atlas_without(people: Collection[str], model: samreg.embedding.EmbeddingMod
     return atlas
 
 
+def _registered(
+    fixed: samreg.Image, moving: samreg.Image, model: samreg.embedding.EmbeddingModel
+) -> dict[str, samreg.spatial.Transform]:
+    """Return the transforms of both methods; none where the registration failed.
+
+    No landmarks guide the engine: those whose errors are known are of the atlas's kinds, and what is drawn together
+    says little of all other places.
+    """
+    result = samreg.register(fixed, moving, model=model, anchors=False, engine_options={"preset": "fast"}, threads=1)
+    if result.transform is None or result.seed is None or result.seed.transform is None:
+        print(f"{fixed.name} <- {moving.name}: {result.reason}", flush=True)
+        return {}
+    return {"engine": result.transform, "embedding": result.seed.transform}
+
+
 def _cases(
     people: tuple[str, str],
     names: tuple[str, ...],
     points: tuple[FloatArray, FloatArray],
     images: tuple[samreg.Image, samreg.Image],
-    model: samreg.embedding.EmbeddingModel,
-    seed: int,
+    embeddings: tuple[samreg.Embedding, samreg.Embedding],
+    atlas: LandmarkAtlas,
+    transforms: Mapping[str, samreg.spatial.Transform],
 ) -> list[Case]:
-    """Register images; return evidence and errors at points (N, 3) of the fixed and the moving image, LPS mm."""
-    embeddings = model.embed(images[0]), model.embed(images[1])
-    anchors = find_anchors(embeddings, _atlas_without(people, model))
-    guides = None if seed % _UNGUIDED_EVERY == 0 else _half(anchors.guides, seed)
-    transforms = _registered(images, embeddings, guides)
+    """Return the evidence and errors of transforms at points (N, 3) of the fixed and the moving image, LPS mm."""
+    anchors = find_anchors(embeddings, atlas)
     first, second = points
-    told = None if guides is None else guides[0]
-    gathered = {
-        method: gather(first, transform, embeddings, anchors, guides=told) for method, transform in transforms.items()
-    }
+    gathered = {method: gather(first, transform, embeddings, anchors) for method, transform in transforms.items()}
     return [
         Case(
             people, method, names, evidence, np.linalg.norm(transforms[method].transform_points(first) - second, axis=1)
@@ -221,44 +227,6 @@ def _cases(
         for method, evidence in gathered.items()
         if evidence is not None
     ]
-
-
-def _half(guides: Guides | None, seed: int) -> Guides | None:
-    """Return one half of the guides, drawn by chance."""
-    if guides is None:
-        return None
-    kept = np.random.default_rng(seed).permutation(len(guides[0]))[: (len(guides[0]) + 1) // 2]
-    return guides[0][kept], guides[1][kept]
-
-
-def _registered(
-    images: tuple[samreg.Image, samreg.Image],
-    embeddings: tuple[samreg.Embedding, samreg.Embedding],
-    guides: Guides | None,
-) -> dict[str, Transform]:
-    """Return the transforms of both methods, fixed to moving; none where there is no seed."""
-    source, target = (features(embedding) for embedding in embeddings)
-    calibration = Calibration.from_mapping(embeddings[0].calibration)
-    fit, pairs = global_affine(source, target, calibration=calibration)
-    if fit.transform is None:
-        print(f"{images[0].name} <- {images[1].name}: {fit.reason}", flush=True)
-        return {}
-
-    def refined(kind: str) -> Transform | None:
-        return refine_seed(
-            source, target, fit, pairs, transform=kind, grid=images[0].grid, moving_grid=images[1].grid,
-            calibration=calibration, guides=guides,
-        ).transform  # fmt: skip
-
-    affine, field = refined("affine"), refined("deformable")
-    if affine is None or field is None:
-        print(f"{images[0].name} <- {images[1].name}: no seed", flush=True)
-        return {}
-    request = Request(
-        fixed=images[0], moving=images[1], start=affine, embeddings=embeddings, anchors=guides, spacing=_SPACING_MM,
-        options={"preset": "fast"},
-    )  # fmt: skip
-    return {"engine": get_engine("torch").register(request.resampled()).transform, "embedding": field}
 
 
 def pairs_of(landmarks: dict[str, Points], count: int, *, unseen: Collection[str] = ()) -> list[tuple[str, str]]:
@@ -353,11 +321,11 @@ def main() -> None:
             with atomic_path(arguments.keep) as temporary:
                 joblib.dump(gathered, temporary)
 
-    for seed, (fixed, moving) in enumerate(dict.fromkeys(pairs)):
+    for fixed, moving in dict.fromkeys(pairs):
         if (model.identity, fixed, moving) in gathered:
             continue
-        if cases := gather_case(fixed, moving, images, landmarks, model, seed=seed):
-            keep(fixed, moving, cases)
+        if transforms := _registered(images[fixed], images[moving], model):
+            keep(fixed, moving, gather_case(fixed, moving, images, landmarks, model, transforms))
     for seed, (person, path) in enumerate(sorted(known_images.items())):
         if (model.identity, person, person) not in gathered:
             keep(person, person, gather_followup(person, samreg.read_image(path), model, seed))

@@ -246,23 +246,6 @@ def test_what_is_recorded_can_be_given_again(pair, call, recorded) -> None:
     assert (engine.requests[0].anchors is None) == (recorded is not True)
 
 
-def test_expected_errors_know_what_guided(pair, atlas, monkeypatch) -> None:
-    """The landmarks found, those that the user gives, both, or none."""
-    told = []
-    monkeypatch.setattr("samreg.registration.confidence.expected_errors", lambda *_, guides, **__: told.append(guides))
-    engine = Asked()
-    engine.check = lambda request: None
-    images = pair.fixed.image, pair.moving.image
-    own = pair.fixed_landmarks.positions[:2], pair.moving.landmarks.named(pair.fixed_landmarks.names[:2]).positions
-    for anchors, landmarks in ((atlas, None), (atlas, own), (False, own), (False, None)):
-        samreg.register(*images, engine=engine, anchors=anchors, landmarks=landmarks)
-    found = engine.requests[0].anchors[0]
-    np.testing.assert_array_equal(told[0], found)
-    np.testing.assert_array_equal(told[1], np.concatenate([found, own[0]]))
-    np.testing.assert_array_equal(told[2], own[0])
-    assert told[3] is None
-
-
 def test_the_landmarks_are_found_once(pair, monkeypatch) -> None:
     calls = []
     monkeypatch.setattr(

@@ -16,8 +16,7 @@ from samreg.errors import InputError, SamregError
 from samreg.landmarks.atlas import shipped_atlas
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.quality.regions import region_of
-from samreg.registration.anchors import find_anchors
-from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, expected_errors, gather
+from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, expected_errors
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, Points, compose
 from samreg.training.expected_error import Case, between_people, fit, gather_followup, left_out
@@ -115,19 +114,6 @@ def test_a_registration_that_is_moved_off_is_expected_to_be_off(result, pair) ->
     ]
     assert np.median(told[1]) > 2 * np.median(told[0])
     assert np.mean(told[1] > told[0]) > 0.95
-
-
-def test_the_distance_of_the_nearest_guide_is_evidence(pair) -> None:
-    embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
-    anchors = find_anchors(embeddings, shipped_atlas(embeddings[0].model))
-    points = pair.fixed_landmarks.positions[:3]
-    guides = np.array([points[0] + [0.0, 3.0, 4.0], points[0] + [500.0, 0.0, 0.0]])
-    guided, free = (gather(points, pair.transform, embeddings, anchors, guides=known) for known in (guides, None))
-    distance = np.linalg.norm(points - guides[0], axis=1)
-    np.testing.assert_allclose(np.exp(guided.measured["guide"]) - 4, np.minimum(distance, 100.0))
-    np.testing.assert_allclose(np.exp(free.measured["guide"]) - 4, 100.0)
-    for kind in set(MEASURED) - {"guide"}:
-        np.testing.assert_array_equal(guided.measured[kind], free.measured[kind])
 
 
 def test_it_is_told_at_every_point_and_kept_with_the_result(result, pair, tmp_path) -> None:
