@@ -156,9 +156,9 @@ def find_landmarks(
     inside = depth >= 0
     for pair in known.constellation.clashing(located.positions):  # one of them was found where the other is
         reliability[pair[reliability[pair].argmin()]] = 0.0
-    found = FoundLandmarks(
-        located.positions, known.names, reliability, np.where(inside, spread, np.nan), inside,
-        counted=None if embedding.volume is None else located.counted,
+    found = FoundLandmarks(  # copies, as the survey is kept
+        located.positions.copy(), known.names, reliability, np.where(inside, spread, np.nan), inside,
+        counted=None if embedding.volume is None else located.counted.copy(),
     )  # fmt: skip
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body

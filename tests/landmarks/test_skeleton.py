@@ -124,6 +124,17 @@ def test_an_image_is_surveyed_once_and_within_its_mask(pair, monkeypatch) -> Non
     assert (embedding.volume.array[outside] > 150).any()  # which holds bone there as well
 
 
+def test_what_is_found_is_the_callers_own(pair) -> None:
+    embedding = samreg.embed(pair.fixed.image)
+    first = samreg.find_landmarks(embedding)
+    kept = first.points.copy(), first.reliability.copy(), first.counted.copy()
+    for array in (first.points, first.reliability, first.counted):
+        array[:] = 0
+    again = samreg.find_landmarks(embedding)
+    for expected, found in zip(kept, (again.points, again.reliability, again.counted), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_metal_does_not_turn_into_air(pair) -> None:
     image = pair.fixed.image
     array = np.array(image.array, dtype=np.float32)
