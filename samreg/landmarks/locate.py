@@ -174,8 +174,8 @@ class Placed:
 def place(atlas: LandmarkAtlas, target: Features, grid: Grid) -> Placed:
     """Choose the most plausible constellation of candidates; the first step of :func:`locate`.
 
-    Candidates are sought at every second voxel of a volume along each axis: to a voxel as good as everywhere, in an
-    eighth of the time.
+    Candidates are sought at every second voxel of a volume along each axis, an eighth of all: the place is voted on
+    afterwards, so that nothing hangs on a voxel.
 
     Parameters
     ----------
