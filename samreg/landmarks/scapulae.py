@@ -20,10 +20,10 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from samreg.embedding.body import body_mask
+from samreg.landmarks.bone import bone_voxels, part_of
 from samreg.seeding.affine import fit_least_squares
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
-from samreg.spatial.resample import resample_spacing
 from samreg.spatial.standard import has_hounsfield_units, standardised
 from samreg.spatial.transforms import AffineTransform
 
@@ -31,8 +31,7 @@ from samreg.spatial.transforms import AffineTransform
 SHAPE = Path(__file__).with_name("shapes") / "scapula.npz"
 SIDES = ("left", "right")
 
-_BONE_HU, _AIR_HU = 180.0, -350.0
-_SPACING_MM, _LUNG_SPACING_MM = 2.0, 4.0
+_BONE_HU, _AIR_HU, _LUNG_SPACING_MM = 180.0, -350.0, 4.0
 # ribs lie at the lung: bone nearer than the first is left out, and up to the second counts as farther off than it is
 _FROM_LUNG_MM, _CLEAR_OF_LUNG_MM, _RIB_WEIGHT = 6.0, 12.0, 0.7
 _REACH_MM = (110.0, 110.0, 170.0)  # of the bone around a landmark of it, x, y, z
@@ -302,12 +301,10 @@ def bone_around(image: Image, places: FloatArray) -> FloatArray:
         (B, 4) voxels, LPS mm, and how much farther off than it is each counts, mm: near
         the lung lie ribs.
     """
-    part = _cut(image, places.min(axis=0) - _REACH_MM, places.max(axis=0) + _REACH_MM)
+    part = part_of(image, places.min(axis=0) - _REACH_MM, places.max(axis=0) + _REACH_MM)
     if part is None:
         return np.zeros((0, 4))
-    fine = resample_spacing(part, _SPACING_MM)
-    index = np.argwhere(ndimage.gaussian_filter(fine.array.astype(np.float32), 0.5) > _BONE_HU)
-    bone = fine.grid.index_to_world(index[:, ::-1].astype(np.float64))
+    bone = bone_voxels(part, above=_BONE_HU)
     coarse = standardised(part, _LUNG_SPACING_MM)
     lung = ndimage.binary_opening(body_mask(coarse) & (coarse.array < _AIR_HU))
     if not lung.any():
@@ -317,19 +314,6 @@ def bone_around(image: Image, places: FloatArray) -> FloatArray:
     distance = ndimage.map_coordinates(from_lung, where, order=1, mode="nearest")
     farther = _RIB_WEIGHT * np.maximum(0.0, _CLEAR_OF_LUNG_MM - distance)
     return np.asarray(np.column_stack([bone, farther])[distance > _FROM_LUNG_MM])
-
-
-def _cut(image: Image, low: FloatArray, high: FloatArray) -> Image | None:
-    """Return the part of an image that holds a box, LPS mm; None where it has none of it."""
-    corners = np.array([[(low, high)[bit][axis] for axis, bit in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
-    index = image.grid.world_to_index(corners)[:, ::-1]
-    first = np.clip(np.floor(index.min(axis=0)).astype(int), 0, image.shape)
-    last = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, image.shape)
-    if (last - first < 2).any():
-        return None
-    array = image.array[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
-    origin = image.grid.index_to_world(first[None, ::-1].astype(np.float64))[0]
-    return Image(array, Grid(array.shape, origin, image.spacing, image.direction))
 
 
 def _spread(points: FloatArray) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from samreg.landmarks.locate import Located, locate, looks_known, placed_in, reliability_of
+from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import shared_places
 from samreg.landmarks.spine import LEVELS
 from samreg.seeding.affine import fit_least_squares
@@ -157,9 +158,15 @@ def paired_bones(fixed: Survey, moving: Survey) -> tuple[PairedBone, ...]:
 
 def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     """Return places on the shoulder blades that both images show, (2, S, 3) LPS mm for each."""
-    sides = sorted(fixed.located.scapulae.keys() & moving.located.scapulae.keys())
-    pairs = [shared_places(fixed.located.scapulae[side], moving.located.scapulae[side]) for side in sides]
+    first, second = fixed.located.structures.scapulae, moving.located.structures.scapulae
+    pairs = [shared_places(first[side], second[side]) for side in sorted(first.keys() & second.keys())]
     return [places for places in pairs if places.shape[1] >= _MIN_PLACES]
+
+
+def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
+    """Return places on shoulder blades and ribs that both images show, (2, S, 3) LPS mm."""
+    ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
+    return np.concatenate([*paired_scapulae(fixed, moving), ribs], axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,9 +94,7 @@ def count_bodies(image: Image, levels: Sequence[int], positions: FloatArray) -> 
     ends = _ends(_profile(image, line))
     if not np.isfinite(ends).all():
         return None
-    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    below_first = np.concatenate([[0.0], np.cumsum(_SPACING_MM)])[known]
-    size = float(np.median(steps / np.diff(below_first)))
+    size = float(np.median(np.linalg.norm(np.diff(places, axis=0), axis=1) / expected_spacing(known)))
     if not _SIZE_RANGE[0] <= size <= _SIZE_RANGE[1]:
         return None
     height = np.argsort(places[:, 2])
@@ -116,6 +114,11 @@ def count_bodies(image: Image, levels: Sequence[int], positions: FloatArray) -> 
         return None
     centres = 0.5 * (line[middle] + line[(chain[1:] + chain[:-1] + 1) // 2])
     return Bodies(centres, np.diff(chain).astype(float), contrast)
+
+
+def expected_spacing(levels: NDArray[np.int64]) -> FloatArray:
+    """Return how far one vertebra of an adult is from the next, (N - 1,) mm, of levels (N,) from head to foot."""
+    return np.diff(np.concatenate([[0.0], np.cumsum(_SPACING_MM)])[levels])
 
 
 def is_counted_from_above(levels: Sequence[int]) -> bool:

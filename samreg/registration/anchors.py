@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.landmarks.atlas import LandmarkAtlas
 
-#: Landmarks that guide no engine: these points of ribs and diaphragm slide along them.
-_SLIDING = re.compile(r"(^|_)rib\d+_(lateral|tip)$|diaphragm_dome$")
+#: Landmarks that guide no engine: these points slide along ribs, which guide as a whole.
+_SLIDING = re.compile(r"(^|_)rib\d+_(lateral|tip)$")
+#: Those that guide where the image itself shows them; an embedding alone lets them slide.
+_TO_SEE = re.compile(r"diaphragm_dome$")
 #: Where they are not counted, vertebrae are found one level off, many together.
 _COUNTED = re.compile(r"^vertebra_")
 _MIN_RELIABILITY = 0.35  # in both images, of a landmark that guides
@@ -49,14 +51,16 @@ class Anchors:
         (2, L) how deep in the images the landmarks are expected, mm; negative outside.
     counted
         (2, L) vertebrae whose level was counted in each image.
+    seen
+        (2, L) landmarks that each image shows by itself (:mod:`samreg.landmarks.structures`).
     on_bones
-        (2, S, d) places on bones that move by themselves, found by their shape in both images
-        (:mod:`samreg.landmarks.scapulae`), LPS mm.
+        (2, S, d) places on shoulder blades and ribs, found by what they are in both images, LPS mm.
 
     Examples
     --------
     >>> places, sure = np.zeros((2, 3)), np.array([[0.9, 0.9], [0.9, 0.1]])
-    >>> anchors = Anchors(("carina", "vertebra_T7"), places, places, sure, np.ones((2, 2)), np.zeros((2, 2), bool))
+    >>> none = np.zeros((2, 2), bool)
+    >>> anchors = Anchors(("carina", "vertebra_T7"), places, places, sure, np.ones((2, 2)), none, none)
     >>> anchors.sure.tolist(), anchors.guides is None  # one is too few
     ([True, False], True)
     """
@@ -67,6 +71,7 @@ class Anchors:
     reliability: FloatArray
     depth: FloatArray
     counted: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
     on_bones: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 3)))
 
     @property
@@ -84,10 +89,11 @@ class Anchors:
     @property
     def guiding(self) -> NDArray[np.bool_]:
         """(L,) landmarks reliable and steady enough to guide an engine; none where there are too few."""
-        sliding, to_count = (
-            np.array([bool(kind.search(name)) for name in self.names], dtype=bool) for kind in (_SLIDING, _COUNTED)
+        sliding, to_see, to_count = (
+            np.array([bool(kind.search(name)) for name in self.names], dtype=bool)
+            for kind in (_SLIDING, _TO_SEE, _COUNTED)
         )
-        steady = ~sliding & (~to_count | self.counted.all(axis=0))
+        steady = ~sliding & (~to_see | self.seen.all(axis=0)) & (~to_count | self.counted.all(axis=0))
         chosen = np.asarray((self.reliability.min(axis=0) >= _MIN_RELIABILITY) & steady)
         return chosen if self.is_credible and chosen.sum() >= _MIN_GUIDES else np.zeros_like(chosen)
 
@@ -106,8 +112,7 @@ class Anchors:
     def why_unguided(self) -> str:
         """Return in one line why none of them guides an engine."""
         why = (
-            f"at least {_MIN_GUIDES} are needed that do not slide along ribs or diaphragm and, if vertebrae, were "
-            "counted"
+            f"at least {_MIN_GUIDES} are needed that do not slide along ribs and, if vertebrae, were counted"
             if self.is_credible
             else "the images do not look as its people do"
         )
@@ -121,7 +126,10 @@ class Anchors:
         return np.asarray(self.moving - transform.transform_points(self.fixed))
 
     def missed(self, transform: Transform, *, guided: bool) -> LandmarkMisses:
-        """Return how far a transform misses the sure ones; ``guided``: the engine had :attr:`guides`."""
+        """Return how far a transform misses the sure ones; ``guided``: the engine had :attr:`guides`.
+
+        Those that both images show by themselves count as guides: where they do not guide, their ribs do.
+        """
         chosen = np.flatnonzero(self.sure)
         names = tuple(self.names[i] for i in chosen)
         fixed, moving = (
@@ -129,7 +137,8 @@ class Anchors:
             for positions, scores in zip((self.fixed, self.moving), self.reliability, strict=True)
         )
         distance = np.linalg.norm(self.offset(transform)[chosen], axis=1)
-        return LandmarkMisses(fixed, moving, distance, self.guiding[chosen] & guided)
+        guides = (self.guiding | self.seen.all(axis=0))[chosen] & guided
+        return LandmarkMisses(fixed, moving, distance, guides)
 
     @property
     def show_different_parts(self) -> bool:
@@ -144,7 +153,8 @@ class Anchors:
         >>> names = ("vertebra_L4", "vertebra_L5", "carina")
         >>> depth = np.array([[60.0, 30.0, 200.0], [-20.0, -50.0, 90.0]])
         >>> places = np.zeros((3, 3))
-        >>> print(*Anchors(names, places, places, 0.9 * (depth > 0), depth, depth > 1e3).shown_by_one())
+        >>> none = depth > 1e3
+        >>> print(*Anchors(names, places, places, 0.9 * (depth > 0), depth, none, none).shown_by_one())
         only the fixed image shows the lumbar spine (vertebra L4, vertebra L5)
         """
         if not (self.is_credible or self.show_different_parts):
@@ -196,7 +206,7 @@ def find_anchors(
     device
         Where to search.
     """
-    from samreg.landmarks.skeleton import paired_scapulae, survey
+    from samreg.landmarks.skeleton import paired_places, survey
     from samreg.matching import features
     from samreg.seeding.orientation import turned_embedding
 
@@ -205,8 +215,8 @@ def find_anchors(
     upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
     both = tuple(survey(atlas, embedding, features(embedding, device=device)) for embedding in upright)
     located = [one.located for one in both]
-    on_bones = np.concatenate([np.zeros((2, 0, len(turn))), *paired_scapulae(*both)], axis=1)
-    moving, on_bones[1] = ((places - center) @ turn + center for places in (located[1].positions, on_bones[1]))
+    bones = paired_places(*both) if len(turn) == 3 else np.zeros((2, 0, len(turn)))
+    moving, on_moving = ((places - center) @ turn + center for places in (located[1].positions, bones[1]))
     return Anchors(
         atlas.names,
         located[0].positions,
@@ -214,5 +224,6 @@ def find_anchors(
         np.stack([one.reliability for one in both]),
         np.stack([one.evidence[3] for one in located]),
         np.stack([one.counted for one in located]),
-        on_bones,
+        np.stack([one.seen for one in located]),
+        np.stack([bones[0], on_moving]),
     )

@@ -15,6 +15,7 @@ from samreg.landmarks.match import bones_of, guided_matches
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
 from samreg.landmarks.skeleton import PairedBone, Survey, paired_bones, survey, taken_by_bones
 from samreg.landmarks.spine import LEVELS
+from samreg.landmarks.structures import Structures
 from samreg.matching import Calibration, features
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.spatial.standard import sample_mask
@@ -32,7 +33,7 @@ def surveyed(
     bone = FoundBone(shape.points + [0.0, 0.0, 2 * shift], np.ones(len(shape.points), dtype=bool), shape.landmarks)
     located = Located(
         positions, (np.ones(count), np.zeros(count), np.zeros(count), np.full(count, 50.0)),
-        np.arange(count) < counted, dict.fromkeys(scapulae, bone),
+        np.arange(count) < counted, np.zeros(count, dtype=bool), Structures(dict.fromkeys(scapulae, bone)),
     )  # fmt: skip
     return Survey(LEVELS, located, np.full(count, reliability))
 

@@ -49,7 +49,7 @@ def test_all_shoulder_blades_are_found_by_their_shape(surveys) -> None:
     errors = []
     for person in PEOPLE:
         known = read_landmarks(LANDMARKS)[person]
-        scapulae = surveys[person].located.scapulae
+        scapulae = surveys[person].located.structures.scapulae
         assert set(scapulae) == {"left", "right"}
         for side, bone in scapulae.items():
             assert bone.seen.mean() > 0.8

@@ -29,13 +29,14 @@ def anchors(
     reliability: object = 0.9,
     depth: object = 50.0,
     counted: object = False,
+    seen: object = False,
 ) -> Anchors:
     count = len(names)
     fixed = np.arange(3.0 * count).reshape(count, 3)
     return Anchors(
         names, fixed, fixed + [0.0, 0.0, 4.0],
         np.broadcast_to(reliability, (2, count)).copy(), np.broadcast_to(depth, (2, count)).copy(),
-        np.broadcast_to(counted, (2, count)).copy(),
+        np.broadcast_to(counted, (2, count)).copy(), np.broadcast_to(seen, (2, count)).copy(),
     )  # fmt: skip
 
 
@@ -48,6 +49,16 @@ def test_what_slides_guides_nothing_and_vertebrae_only_where_both_images_count_t
     assert anchors(("right_first_rib_anterior_end", *STEADY)).guiding[0]
     assert anchors(("vertebra_T7", *STEADY), counted=True).guiding.all()
     assert not anchors(("vertebra_T7", *STEADY), counted=[[True], [False]]).guiding[0]
+
+
+def test_a_dome_guides_where_both_images_show_it_and_a_point_of_a_rib_never() -> None:
+    dome, rib = STEADY + ("left_diaphragm_dome",), STEADY + ("left_rib8_lateral",)
+    assert anchors(dome, seen=True).guiding[-1]
+    assert not anchors(dome, seen=[[True], [False]]).guiding[-1]
+    assert not anchors(rib, seen=True).guiding[-1]
+    missed = anchors(rib, seen=True).missed(AffineTransform.identity(3), guided=True)
+    assert missed.guided[-1]  # by its rib
+    assert not anchors(rib, seen=True).missed(AffineTransform.identity(3), guided=False).guided.any()
 
 
 def test_places_on_bones_guide_beside_names_and_not_alone() -> None:
@@ -177,10 +188,10 @@ def test_a_turned_body_is_searched_upright(pair, atlas) -> None:
     assert np.median(np.linalg.norm(moving - truth, axis=1)) < 12
 
 
-def test_bones_of_a_turned_body_are_given_where_they_lie(pair, atlas, monkeypatch) -> None:
+def test_structures_of_a_turned_body_are_given_where_they_lie(pair, atlas, monkeypatch) -> None:
     """Places found in the upright moving image come back turned, with those of the fixed image as they were."""
     places = np.arange(24.0).reshape(2, 4, 3)
-    monkeypatch.setattr("samreg.landmarks.skeleton.paired_scapulae", lambda *_: [places[:, :1], places[:, 1:]])
+    monkeypatch.setattr("samreg.landmarks.skeleton.paired_places", lambda *_: places)
     turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     embeddings = samreg.embed(pair.fixed.image), samreg.embed(pair.moving.image)
     found = find_anchors(embeddings, atlas, turn=turn)

@@ -1,0 +1,111 @@
+"""What a CT shows by itself, found by shape and not by an embedding: shoulder blades, ribs, the diaphragm's domes.
+
+An embedding says about where they are; the landmarks on them are then taken from the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samreg.landmarks.diaphragm import find_domes
+from samreg.landmarks.ribs import FoundRib, find_ribs
+from samreg.landmarks.scapulae import FoundBone, find_scapulae, scapula_shape
+from samreg.landmarks.spine import LEVELS
+from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
+
+_SCAPULA_SHARE, _SCAPULA_NEAR_MM = 0.4, 15.0  # of the bone's word, unless a landmark lies this far off
+_RIB_FAR_MM = 50.0  # from where its neighbours put a landmark: no place of it, though on a rib
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """What was found in a CT.
+
+    Parameters
+    ----------
+    scapulae
+        By side, "left" and "right".
+    ribs
+        By name, "left_rib1" to "right_rib12".
+    domes
+        Of the diaphragm, by side, (3,) LPS mm.
+    """
+
+    scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
+    ribs: Mapping[str, FoundRib] = field(default_factory=dict)
+    domes: Mapping[str, FloatArray] = field(default_factory=dict)
+
+
+def find_structures(
+    image: Image,
+    names: Sequence[str],
+    positions: FloatArray,
+    reliability: FloatArray,
+    counted: NDArray[np.bool_],
+) -> Structures:
+    """Find shoulder blades, ribs and the diaphragm's domes in a CT.
+
+    Parameters
+    ----------
+    image
+        Volume in which the body lies upright.
+    names, positions, reliability
+        Of L landmarks; (L, 3) LPS mm, and (L,), 0 outside the image.
+    counted
+        (L,) vertebrae that were counted.
+    """
+    scapulae = find_scapulae(image, names, positions, reliability)
+    shown = reliability > 0
+    vertebrae = np.flatnonzero(counted & shown)
+    ribs = find_ribs(image, [LEVELS.index(names[i]) for i in vertebrae], positions[vertebrae], scapulae)
+    expected = {
+        name.removesuffix("_diaphragm_dome"): positions[i]
+        for i, name in enumerate(names)
+        if shown[i] and name.endswith("_diaphragm_dome")
+    }
+    return Structures(scapulae, ribs, find_domes(image, expected))
+
+
+def on_structures(
+    structures: Structures, names: Sequence[str], positions: FloatArray, by_neighbours: FloatArray
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return landmarks (L, 3), LPS mm, with those on structures where these have them.
+
+    Parameters
+    ----------
+    structures
+        Found in the image.
+    names, positions
+        Of the L landmarks.
+    by_neighbours
+        (L, 3) where its neighbours put each.
+
+    Returns
+    -------
+    positions : ndarray
+        (L, 3) LPS mm.
+    seen : ndarray of bool
+        (L,) those that the image itself shows: lateral places and tips of ribs, and domes.
+    """
+    row = {name: i for i, name in enumerate(names)}
+    result, seen = positions.copy(), np.zeros(len(positions), dtype=bool)
+    for side, bone in structures.scapulae.items():
+        for name, place in zip(scapula_shape().names, bone.landmarks, strict=True):
+            i = row.get(f"{side}_{name}")
+            if i is not None:
+                near = np.linalg.norm(place - positions[i]) <= _SCAPULA_NEAR_MM
+                result[i] = positions[i] + (_SCAPULA_SHARE if near else 1.0) * (place - positions[i])
+    for name, rib in structures.ribs.items():
+        for kind, place in (("lateral", rib.lateral), ("tip", rib.tip)):
+            i = row.get(f"{name}_{kind}")
+            if i is not None and place is not None and np.linalg.norm(place - by_neighbours[i]) < _RIB_FAR_MM:
+                result[i], seen[i] = place, True
+    for side, dome in structures.domes.items():
+        i = row[f"{side}_diaphragm_dome"]
+        result[i], seen[i] = dome, True
+    return result, seen

@@ -1,0 +1,46 @@
+"""Landmarks are taken from the structures that an image itself shows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samreg.landmarks.ribs import FoundRib
+from samreg.landmarks.scapulae import FoundBone, scapula_shape
+from samreg.landmarks.structures import Structures, on_structures
+
+NAMES = ("carina", "left_rib8_lateral", "left_rib12_tip", "right_diaphragm_dome", "left_glenoid")
+PLACES = np.arange(15.0).reshape(5, 3)
+
+
+def rib(*, lateral: object = None, tip: object = None) -> FoundRib:
+    parts = (None if part is None else np.asarray(part, dtype=float) for part in (lateral, tip))
+    return FoundRib(np.zeros((5, 3)), *parts)
+
+
+def test_ribs_and_domes_are_where_the_image_shows_them() -> None:
+    ribs = {"left_rib8": rib(lateral=[9, 0, 0]), "left_rib12": rib(lateral=[1, 1, 1], tip=[0, 9, 0])}
+    structures = Structures(ribs=ribs, domes={"right": np.array([0.0, 0.0, 9.0])})
+    positions, seen = on_structures(structures, NAMES, PLACES, PLACES)
+    assert positions[1:4].tolist() == [[9, 0, 0], [0, 9, 0], [0, 0, 9]]
+    assert positions[[0, 4]].tolist() == PLACES[[0, 4]].tolist()
+    assert seen.tolist() == [False, True, True, True, False]
+    assert PLACES[1].tolist() == [3, 4, 5]  # the given ones stay
+
+
+def test_a_rib_far_from_where_its_neighbours_put_it_says_nothing() -> None:
+    structures = Structures(ribs={"left_rib8": rib(lateral=[90, 0, 0]), "left_rib3": rib(lateral=[0, 0, 0])})
+    positions, seen = on_structures(structures, NAMES, PLACES, PLACES)
+    assert positions.tolist() == PLACES.tolist()
+    assert not seen.any()
+
+
+def test_shoulder_blades_have_a_share_in_their_landmarks() -> None:
+    shape = scapula_shape()
+    k = shape.names.index("glenoid")
+    for off, share in (([10.0, 0.0, 0.0], 0.4), ([40.0, 0.0, 0.0], 1.0)):
+        landmarks = np.zeros((len(shape.names), 3))
+        landmarks[k] = PLACES[4] + off
+        bone = FoundBone(shape.points, np.ones(len(shape.points), dtype=bool), landmarks)
+        positions, seen = on_structures(Structures(scapulae={"left": bone}), NAMES, PLACES, PLACES)
+        np.testing.assert_allclose(positions[4], PLACES[4] + share * np.array(off))
+        assert not seen.any()
