@@ -109,7 +109,8 @@ class Constellation:
             if count > support:
                 support, size, shift = count, tried, moved
         near = np.linalg.norm(size * mean + shift - places, axis=1) < _ALIGNED_MM * self.scale
-        return _size_and_shift(mean, places, np.where(near, 1.0, 1e-3), self.scale)
+        size_, shift = _size_and_shift(mean, places, np.where(near, 1.0, 1e-3), self.scale)
+        return float(size_), shift
 
     def choose(self, candidates: Sequence[FloatArray], scores: Sequence[FloatArray]) -> NDArray[np.int64]:
         """Choose among candidates.
@@ -201,14 +202,10 @@ def _mean_shape(positions: FloatArray, scale: float) -> tuple[FloatArray, FloatA
     mean = positions[known.sum(axis=1).argmax()].copy()
     aligned = positions.copy()
     for _ in range(10):
-        for k, person in enumerate(positions):
-            shared = known[k] & ~np.isnan(mean[:, 0])
-            if shared.any():
-                ones = np.ones(int(shared.sum()))
-                size, shift = _size_and_shift(person[shared], mean[shared], ones, scale)
-                aligned[k] = size * person + shift
-            else:  # comes in when others have joined the two
-                aligned[k] = np.nan
+        shared = known & ~np.isnan(mean[:, 0])
+        size, shift = _size_and_shift(np.nan_to_num(positions), np.nan_to_num(mean), shared.astype(float), scale)
+        aligned = size[:, None, None] * positions + shift[:, None]
+        aligned[~shared.any(axis=1)] = np.nan  # come in when others have joined them with the mean
         seen = ~np.isnan(aligned[..., 0]).all(axis=0)
         mean[seen] = np.nanmean(aligned[:, seen], axis=0)
     return mean, aligned
@@ -216,18 +213,23 @@ def _mean_shape(positions: FloatArray, scale: float) -> tuple[FloatArray, FloatA
 
 def _size_and_shift(
     source: FloatArray, target: FloatArray, weight: FloatArray, scale: float
-) -> tuple[float, FloatArray]:
-    """Return size and shift that bring points (N, d) to others, by reweighted least squares."""
-    size, shift = 1.0, np.zeros(source.shape[1])
+) -> tuple[FloatArray, FloatArray]:
+    """Return sizes (...,) and shifts (..., d) that bring points (..., N, d) to others, by reweighted least squares.
+
+    The weights (..., N) are those of the first step; points of weight 0 never count.
+    """
+    present = weight > 0
+    size, shift = np.ones(source.shape[:-2]), np.zeros((*source.shape[:-2], source.shape[-1]))
     for _ in range(15):
-        middle = np.average(source, axis=0, weights=weight)
-        goal = np.average(target, axis=0, weights=weight)
-        spread = (weight[:, None] * (source - middle) ** 2).sum()
-        slope = (weight[:, None] * (source - middle) * (target - goal)).sum() / spread if spread > 1e-6 else 1.0
-        size = float(np.clip(slope, *_SIZE_RANGE))
-        shift = goal - size * middle
-        residual = np.linalg.norm(size * source + shift - target, axis=1)
-        weight = 1 / (1 + (residual / (_SOFTNESS_MM * scale)) ** 2)
+        share = weight / np.maximum(weight.sum(axis=-1, keepdims=True), 1e-12)
+        middle, goal = ((share[..., None] * points).sum(axis=-2) for points in (source, target))
+        from_middle, from_goal = source - middle[..., None, :], target - goal[..., None, :]
+        spread = (weight[..., None] * from_middle**2).sum(axis=(-2, -1))
+        common = (weight[..., None] * from_middle * from_goal).sum(axis=(-2, -1))
+        size = np.where(spread > 1e-6, common / np.maximum(spread, 1e-6), 1.0).clip(*_SIZE_RANGE)
+        shift = goal - size[..., None] * middle
+        residual = np.linalg.norm(size[..., None, None] * source + shift[..., None, :] - target, axis=-1)
+        weight = present / (1 + (residual / (_SOFTNESS_MM * scale)) ** 2)
     return size, shift
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,9 @@ class FoundLandmarks:
     counted
         (N,) vertebrae whose level was counted from the upper thoracic spine down; None of an embedding from a file, in
         which nothing can be counted.
+    ribs
+        By name, "left_rib1" to "right_rib12", those that were followed: (M, 3) their centrelines from beside the spine
+        to their ends, 4 mm apart, LPS mm.
 
     Examples
     --------
@@ -67,6 +70,7 @@ class FoundLandmarks:
     inside: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
     counted: NDArray[np.bool_] | None = None
+    ribs: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -101,7 +105,8 @@ def find_landmarks(
     The candidates for a landmark are the places most like it in the people of the atlas, by linear discriminant
     analysis of the embeddings; the most plausible constellation of candidates is chosen; and around each, the people's
     landmarks are matched one by one with their neighbourhoods, and their geometric median is taken. Vertebrae are then
-    counted along the spine, where the image shows their end plates or discs, and shoulder blades found by their shape.
+    counted along the spine, where the image shows their end plates or discs, shoulder blades found by their shape, ribs
+    followed from beside the spine, and the domes of the diaphragm seen at the lungs' base.
 
     Parameters
     ----------
@@ -159,6 +164,7 @@ def find_landmarks(
     found = FoundLandmarks(  # copies, as the survey is kept
         located.positions.copy(), known.names, reliability, np.where(inside, spread, np.nan), inside,
         counted=None if embedding.volume is None else located.counted.copy(),
+        ribs={name: rib.centreline.copy() for name, rib in located.structures.ribs.items()},
     )  # fmt: skip
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body
@@ -189,7 +195,25 @@ def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
             notes.append(f"vertebrae {levels}, counted along the spine" + _tested(atlas, is_vertebra))
         else:
             notes.append(f"vertebrae {levels}; they could not be counted from above: count them before use")
+    if found.ribs:
+        notes.append(_followed(found.ribs))
     return tuple(notes)
+
+
+def _followed(ribs: Collection[str]) -> str:
+    """Say which ribs were followed.
+
+    Examples
+    --------
+    >>> _followed(["left_rib4", "left_rib1", "left_rib2", "right_rib12"])
+    'ribs 1, 2, 4 on the left and 12 on the right, numbered by the vertebrae they hang on'
+    """
+    sides = []
+    for side in ("left", "right"):
+        numbers = sorted(int(name.split("_rib")[1]) for name in ribs if name.startswith(side))
+        if numbers:
+            sides.append(f"{', '.join(map(str, numbers))} on the {side}")
+    return f"ribs {' and '.join(sides)}, numbered by the vertebrae they hang on"
 
 
 def _level_of(name: str) -> int:

@@ -103,7 +103,8 @@ def locate(
         if len(moved):
             positions = on_levels
             _, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
-    located = _weighed(atlas, placed, grid, positions, similarity, spread, counted)
+    seen = np.zeros(len(positions), dtype=bool)
+    located = _weighed(atlas, placed, grid, positions, similarity, spread, counted, seen)
     if image is None or image.ndim != 3:
         return located
     structures = find_structures(image, atlas.names, positions, reliability_of(located, atlas), counted)
@@ -112,8 +113,8 @@ def locate(
     moved = np.flatnonzero(placed.looked_for & (positions != located.positions).any(axis=1))
     if len(moved):
         _, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
-        located = _weighed(atlas, placed, grid, positions, similarity, spread, counted)
-    return replace(located, structures=structures, seen=seen)
+    located = _weighed(atlas, placed, grid, positions, similarity, spread, counted, seen)
+    return replace(located, structures=structures)
 
 
 def _weighed(
@@ -124,12 +125,14 @@ def _weighed(
     similarity: FloatArray,
     spread: FloatArray,
     counted: NDArray[np.bool_],
+    seen: NDArray[np.bool_],
 ) -> Located:
     """Return the landmarks with all that speaks for them."""
     neighbours_say = placed.by_neighbours(atlas, positions)
     misfit = np.linalg.norm(positions - neighbours_say, axis=1)
-    evidence = similarity, misfit, np.minimum(spread, 1e3), grid.depth(neighbours_say)
-    return Located(positions, evidence, counted, np.zeros(len(positions), dtype=bool))
+    # what is seen in the image lies in it, whatever its neighbours say
+    depth = np.where(seen, np.maximum(grid.depth(positions), 0.0), grid.depth(neighbours_say))
+    return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), depth), counted, seen)
 
 
 def reliability_of(located: Located, atlas: LandmarkAtlas) -> FloatArray:

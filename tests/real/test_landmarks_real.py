@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 
 import samreg
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
+from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import scapula_shape
 from samreg.landmarks.skeleton import Survey, paired_bones, survey, taken_by_bones
 from samreg.matching import features
@@ -59,6 +61,35 @@ def test_all_shoulder_blades_are_found_by_their_shape(surveys) -> None:
     assert len(errors) > 20
     assert np.median(errors) < 10
     assert max(errors) < 20
+
+
+def test_ribs_and_domes_are_found_where_they_were_read(surveys) -> None:
+    errors = []
+    for person in PEOPLE:
+        known, found = read_landmarks(LANDMARKS)[person], surveys[person]
+        for name, place in zip(known.names, known.positions, strict=True):
+            if name.endswith(("_lateral", "rib12_tip", "_dome")):
+                row = found.names.index(name)
+                assert found.located.seen[row], (person, name)
+                assert found.reliability[row] >= 0.9
+                errors.append(float(np.linalg.norm(found.located.positions[row] - place)))
+    assert len(errors) > 12
+    assert np.median(errors) < 5
+    assert max(errors) < 12
+
+
+def test_paired_places_are_on_ribs_of_one_number(surveys) -> None:
+    """The embedding alone takes 40 % of them to another rib."""
+    both = [surveys[person].located.structures.ribs for person in PEOPLE[1:]]
+    assert all(len(ribs) >= 20 for ribs in both)
+    places = paired_ribs(*both)
+    assert places.shape[1] > 80
+    nearest = [
+        [min(ribs, key=lambda name, ribs=ribs, place=place: KDTree(ribs[name].centreline).query(place)[0])
+         for place in side]
+        for ribs, side in zip(both, places, strict=True)
+    ]  # fmt: skip
+    assert np.mean([first == second for first, second in zip(*nearest, strict=True)]) > 0.95
 
 
 @pytest.mark.parametrize("pair", [PEOPLE[:2], PEOPLE[1:], (PEOPLE[2], PEOPLE[0])])
