@@ -43,7 +43,8 @@ def main() -> None:
     parser.add_argument("--preset", default="fast", help="of the torch engine")
     arguments = parser.parse_args()
     landmarks = read_landmarks(arguments.landmarks)
-    images = {name: samreg.read_image(path) for name, path in named_images(arguments.images, set(landmarks)).items()}
+    known = named_images(arguments.images, set(landmarks))
+    images = {name: samreg.read_image(path) for name, path in known.items() if name in landmarks}
     surveys = _found(images, landmarks)
     for pair in arguments.pairs:
         fixed, moving = pair.split("/")

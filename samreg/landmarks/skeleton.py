@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SCAPULA_REACH_MM, _SPINE_REACH_MM = 16.0, 35.0  # from the places of a bone, of a point that goes with it
 _SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
+_FROM_SCAPULA_MM = 30.0
 _MIN_VERTEBRAE = 4
 _MIN_PLACES = 4  # of a bone, for a similarity of them
 _AIR_HU = -1024
@@ -164,9 +165,16 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
 
 
 def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
-    """Return places on shoulder blades and ribs that both images show, (2, S, 3) LPS mm."""
+    """Return places on shoulder blades and ribs that both images show, (2, S, 3) LPS mm.
+
+    Those on ribs under a shoulder blade, which moves against them, are left out.
+    """
+    scapulae = paired_scapulae(fixed, moving)
     ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
-    return np.concatenate([*paired_scapulae(fixed, moving), ribs], axis=1)
+    for scapula in scapulae:
+        near = [KDTree(blade).query(places)[0] < _FROM_SCAPULA_MM for blade, places in zip(scapula, ribs, strict=True)]
+        ribs = ribs[:, ~np.any(near, axis=0)]
+    return np.concatenate([*scapulae, ribs], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
