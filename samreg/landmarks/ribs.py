@@ -91,9 +91,11 @@ def find_ribs(
     Returns
     -------
     dict
-        By name, "left_rib1" to "right_rib12", those that are found; none where fewer than four vertebrae are.
+        By name, "left_rib1" to "right_rib12", those that are found; none where fewer than four vertebrae are, or one
+        lies above another that it should be below.
     """
-    if len(levels) < _MIN_VERTEBRAE or not has_hounsfield_units(image):
+    is_upright = bool((np.diff(centres[np.argsort(levels), 2]) < 0).all())
+    if len(levels) < _MIN_VERTEBRAE or not is_upright or not has_hounsfield_units(image):
         return {}
     spine = _Spine.of(levels, centres)
     bone = _bone(image, spine, scapulae)

@@ -137,6 +137,12 @@ def test_few_vertebrae_tell_no_numbers(healthy: Person, part: slice) -> None:
     assert find_ribs(healthy.image, LEVELS[part], spine()[part], {}) == {}
 
 
+def test_vertebrae_out_of_order_tell_no_numbers(healthy: Person) -> None:
+    centres = spine()
+    centres[[4, 7]] = centres[[7, 4]]
+    assert find_ribs(healthy.image, LEVELS, centres, {}) == {}
+
+
 def test_numbers_hang_on_the_vertebrae_that_were_counted(healthy: Person) -> None:
     off = find_ribs(healthy.image, LEVELS[1:6], spine()[:5], {})  # counted one level too low
     for number in (3, 4, 5):
