@@ -50,7 +50,7 @@ _SMOOTHED, _AROUND_MM = 2.0, 8.0  # samples; the bone whose mean it is
 _MIN_LENGTH_MM = 16.0
 _MAX_BEND = 0.25  # cosine, between one step of 20 mm and the next
 _BEND_SAMPLES = 5
-_LATERAL_MM = 2.0  # within which the most lateral voxels, and the last ones, are averaged
+_LATERAL_MM = 2.0  # within which the most lateral voxels, and those around the last one, are averaged
 _END_REACH_MM = 14.0  # of the end from that of the centreline
 _FROM_END, _FROM_BORDER_MM = 3, 6.0  # samples, of the most lateral point; of a tip, from where the image ends
 
@@ -293,8 +293,9 @@ def _centreline(
     way = [int(own[np.where(length[own] <= _LONG * most, length[own], -1.0).argmax()])]
     while before[way[-1]] >= 0:
         way.append(int(before[way[-1]]))
-    around = KDTree(places[own]).query_ball_point(places[way[::-1]], _AROUND_MM)
-    line = sampled(np.array([places[own[rows]].mean(axis=0) for rows in around]))
+    known = places[np.union1d(own, way)]  # the way may cross thick bone, with none of the rib's around
+    around = KDTree(known).query_ball_point(places[way[::-1]], _AROUND_MM)
+    line = sampled(np.array([known[rows].mean(axis=0) for rows in around]))
     if len(line) > 2 * _SMOOTHED:
         line = sampled(ndimage.gaussian_filter1d(line, _SMOOTHED, axis=0, mode="nearest"))
     line = line[: int(most / SAMPLED_MM)]
@@ -316,14 +317,17 @@ def sampled(line: FloatArray, spacing: float = SAMPLED_MM) -> FloatArray:
 def _rib(line: FloatArray, voxels: FloatArray, sign: float, image: Image) -> FoundRib:
     """Return the rib of a centreline (N, 3) and its voxels (V, 3), on the side of this sign of x."""
     off, row = KDTree(line).query(voxels)
-    outward = np.where(off <= _AROUND_MM, sign * voxels[:, 0], -np.inf)
-    most = outward >= outward.max() - _LATERAL_MM
-    is_within = _FROM_END <= np.median(row[most]) < len(line) - _FROM_END
-    lateral = voxels[most].mean(axis=0) if is_within else None
-    # the means of which the centreline is made fall short of the end
-    ahead = line[-1] - line[-_FROM_END]
-    beyond = (voxels - line[-1]) @ ahead / np.linalg.norm(ahead)
-    beyond = np.where(np.linalg.norm(voxels - line[-1], axis=1) < _END_REACH_MM, beyond, -np.inf)
-    tip = voxels[beyond >= beyond.max() - _LATERAL_MM].mean(axis=0)
-    is_whole = image.grid.depth(tip[None])[0] > _FROM_BORDER_MM
-    return FoundRib(line, lateral, tip if is_whole else None)
+    near = off <= _AROUND_MM
+    lateral = tip = None
+    if near.any():
+        outward = np.where(near, sign * voxels[:, 0], -np.inf)
+        most = outward >= outward.max() - _LATERAL_MM
+        if _FROM_END <= np.median(row[most]) < len(line) - _FROM_END:
+            lateral = voxels[most].mean(axis=0)
+    at_end = voxels[np.linalg.norm(voxels - line[-1], axis=1) < _END_REACH_MM]
+    if len(at_end):  # the means of which the centreline is made fall short of it
+        beyond = (at_end - line[-1]) @ (line[-1] - line[-_FROM_END])
+        last = at_end[beyond.argmax()]
+        end = at_end[np.linalg.norm(at_end - last, axis=1) <= _LATERAL_MM].mean(axis=0)
+        tip = end if image.grid.depth(end[None])[0] > _FROM_BORDER_MM else None
+    return FoundRib(line, lateral, tip)

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial import KDTree
 
 from samreg.landmarks.rib_pairs import paired_ribs
-from samreg.landmarks.ribs import FoundRib, find_ribs
+from samreg.landmarks.ribs import FoundRib, _centreline, _rib, find_ribs
 from samreg.landmarks.scapulae import FoundBone
 from samreg.spatial import AffineTransform, Grid, Image
 
@@ -107,6 +107,40 @@ def test_an_organ_full_of_contrast_agent_is_no_rib(healthy: Person) -> None:
     beside = healthy.lines["left_rib11"][60] + [-28.0, -14.0, 0.0]
     found = person((beside, 27.0, 260)).ribs()
     assert missed(found["left_rib11"], healthy.lines["left_rib11"]) < 9
+
+
+def test_a_way_through_thick_bone_has_no_holes() -> None:
+    cells = np.array([[4.0 * i, 0.0, 0.0] for i in range(30)])
+    length, before = 4.0 * np.arange(30), np.arange(30) - 1
+    thin = np.array([i for i in range(30) if not 8 <= i < 20])
+    line = _centreline(cells, thin, length, before.astype(np.int32), 200.0)
+    assert line is not None
+    assert np.isfinite(line).all()
+    assert np.abs(line[:, 1:]).max() == 0
+    assert line[-1, 0] - line[0, 0] > 90  # of 116 mm, less what the means take at the ends
+
+
+def test_a_rib_without_bone_about_it_has_neither_a_lateral_place_nor_a_tip(healthy: Person) -> None:
+    line = healthy.lines["left_rib5"][::8]
+    rib = _rib(line, line + [0.0, 0.0, 200.0], 1.0, healthy.image)
+    assert rib.lateral is None
+    assert rib.tip is None
+
+
+def test_a_volume_whose_axes_are_turned_has_the_same_ribs(healthy: Person) -> None:
+    image = healthy.image
+    turned = Image(
+        np.ascontiguousarray(image.array.transpose(1, 2, 0)[:, ::-1]),
+        Grid(
+            (110, 150, 190), GRID.origin + [2.0 * 149, 0, 0], GRID.spacing,
+            np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]),
+        ),
+        "turned",
+    )  # fmt: skip
+    found = find_ribs(turned, LEVELS, spine(), {})
+    assert set(found) == set(healthy.lines)
+    for name, rib in found.items():
+        assert missed(rib, healthy.lines[name]) < 4
 
 
 def test_a_shoulder_blade_is_no_rib(healthy: Person) -> None:
