@@ -30,6 +30,7 @@ _TO_SEE = re.compile(r"diaphragm_dome$")
 _COUNTED = re.compile(r"^vertebra_")
 _MIN_RELIABILITY = 0.35  # in both images, of a landmark that guides
 _MIN_GUIDES = 5  # fewer may all be wrong
+_BESIDE_MM = 20.0  # places on ribs lie 24 mm apart, and landmarks on their surface
 _CLEARLY_OUTSIDE_MM = 10.0
 _MIN_ALONE = 8  # landmarks that each of two images surely shows alone, for them to show different parts of the body
 _MAX_NAMES = 3  # of a region, to be listed one by one
@@ -128,7 +129,7 @@ class Anchors:
     def missed(self, transform: Transform, *, guided: bool) -> LandmarkMisses:
         """Return how far a transform misses the sure ones; ``guided``: the engine had :attr:`guides`.
 
-        Those that both images show by themselves count as guides: where they do not guide, their ribs do.
+        Those beside places on bones that guide count as guided too.
         """
         chosen = np.flatnonzero(self.sure)
         names = tuple(self.names[i] for i in chosen)
@@ -137,8 +138,11 @@ class Anchors:
             for positions, scores in zip((self.fixed, self.moving), self.reliability, strict=True)
         )
         distance = np.linalg.norm(self.offset(transform)[chosen], axis=1)
-        guides = (self.guiding | self.seen.all(axis=0))[chosen] & guided
-        return LandmarkMisses(fixed, moving, distance, guides)
+        has_guide = self.guiding.copy()
+        if self.guides is not None and self.on_bones.shape[1]:
+            beside = np.linalg.norm(self.fixed[:, None] - self.on_bones[0], axis=2).min(axis=1)
+            has_guide |= beside < _BESIDE_MM
+        return LandmarkMisses(fixed, moving, distance, has_guide[chosen] & guided)
 
     @property
     def show_different_parts(self) -> bool:

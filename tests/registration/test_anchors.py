@@ -56,9 +56,16 @@ def test_a_dome_guides_where_both_images_show_it_and_a_point_of_a_rib_never() ->
     assert anchors(dome, seen=True).guiding[-1]
     assert not anchors(dome, seen=[[True], [False]]).guiding[-1]
     assert not anchors(rib, seen=True).guiding[-1]
-    missed = anchors(rib, seen=True).missed(AffineTransform.identity(3), guided=True)
-    assert missed.guided[-1]  # by its rib
-    assert not anchors(rib, seen=True).missed(AffineTransform.identity(3), guided=False).guided.any()
+
+
+@pytest.mark.parametrize(("off", "names", "guided"), [(15.0, STEADY, True), (30.0, STEADY, False), (15.0, (), False)])
+def test_a_point_of_a_rib_is_guided_by_places_beside_it(off: float, names: tuple[str, ...], guided: bool) -> None:
+    found = anchors((*names, "left_rib8_lateral"), seen=True)
+    beside = replace(found, on_bones=np.stack([found.fixed[-1:], found.moving[-1:]]) + [0.0, off, 0.0])
+    identity = AffineTransform.identity(3)
+    assert beside.missed(identity, guided=True).guided[-1] == guided
+    assert not beside.missed(identity, guided=False).guided.any()
+    assert not found.missed(identity, guided=True).guided[-1]
 
 
 def test_places_on_bones_guide_beside_names_and_not_alone() -> None:
