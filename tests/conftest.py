@@ -59,18 +59,22 @@ _KEPT_EMBEDDINGS = 10
 def embeddings_kept():
     """Embed each image once for all tests of a module, which then test what is made of embeddings."""
     from samreg.embedding.embed import content_hash
+    from samreg.embedding.mind import MindModel
     from samreg.embedding.models import NetworkModel
 
     kept = OrderedDict()
-    embedded = NetworkModel._embedded
 
-    def once(self, image, mask, where, kept_on, progress):
-        key = (self.identity, content_hash(image, mask), str(where), str(kept_on))
-        kept[key] = kept.pop(key, None) or embedded(self, image, mask, where, kept_on, progress)
-        while len(kept) > _KEPT_EMBEDDINGS:
-            kept.popitem(last=False)
-        return replace(kept[key])  # an object of its own, as what is known of it is kept with it
+    def once(embedded):
+        def embed(self, image, mask, *options):  # the last of the options is who is told of progress
+            key = (self.identity, content_hash(image, mask), *map(str, options[:-1]))
+            kept[key] = kept.pop(key, None) or embedded(self, image, mask, *options)
+            while len(kept) > _KEPT_EMBEDDINGS:
+                kept.popitem(last=False)
+            return replace(kept[key])  # an object of its own, as what is known of it is kept with it
+
+        return embed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NetworkModel, "_embedded", once)
+        for model in (NetworkModel, MindModel):
+            patch.setattr(model, "_embedded", once(model._embedded))
         yield

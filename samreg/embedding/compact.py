@@ -51,6 +51,7 @@ class CompactNetwork(EmbeddingNetwork):
 
     shallow_halo = 2
     head_halo = 1
+    has_global_alone = True
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class CompactNetwork(EmbeddingNetwork):
 
     def shallow(self, x: Tensor) -> Tensor:
         """Fine features with the pooled image as their last channel."""
-        return torch.cat([self.fine_features(x), _blocks(x).mean(dim=1, keepdim=True)], dim=1)
+        return torch.cat([self.fine_features(x), _pooled(x)], dim=1)
 
     def fine_features(self, x: Tensor) -> Tensor:
         """First features of the fine trunk, at stride 2."""
@@ -105,6 +106,9 @@ class CompactNetwork(EmbeddingNetwork):
     def head(self, fused: Tensor) -> Tensor:
         local: Tensor = self.local_head(fused)
         return local
+
+    def global_alone(self, x: Tensor) -> Tensor:
+        return self.coarse(_pooled(x))[1]
 
     def coarse(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Whole field of view at stride 2, (N, 1, (z,) y, x), to (context, global embedding) at stride 4."""
@@ -180,6 +184,11 @@ class _Down(nn.Module):
 
 def _conv(ndim: int, inputs: int, outputs: int, size: int) -> nn.Module:
     return (nn.Conv2d if ndim == 2 else nn.Conv3d)(inputs, outputs, size, padding=size // 2)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """Mean of cells of two voxels along each axis, (N, 1, (z,) y, x)."""
+    return _blocks(x).mean(dim=1, keepdim=True)
 
 
 def _blocks(x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Embedding:
     ----------
     local
         (C, z, y, x) fine appearance, unit length over C, half precision. Channels vary fastest in memory:
-        ``local.flatten(1).T`` is an (N, C) view.
+        ``local.flatten(1).T`` is an (N, C) view. C is 0 where the global vectors alone were made.
     local_grid
         World position (LPS mm) of each local vector, the centre of its receptive field.
     global_

@@ -9,7 +9,7 @@ forward pass.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from samreg.embedding.network import ConvModule, EmbeddingNetwork
+from samreg.embedding.network import ConvModule, EmbeddingNetwork, NetworkGeometry
 
 Progress = Callable[[float], None]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -89,12 +89,7 @@ def embed_volume(
     parameter = next(network.parameters())
     where = torch.device("cpu") if where is None else where
 
-    x = torch.from_numpy(volume)[None, None]
-    padding = [
-        max(-(-n // fine) * fine, coarse) - n
-        for n, fine, coarse in zip(volume.shape, geometry.local_stride, geometry.global_stride, strict=True)
-    ]
-    x = F.pad(x, [n for more in reversed(padding) for n in (0, more)], value=pad_value)
+    x = _padded(volume, geometry, pad_value)
     slab = slab or (_SLAB if geometry.ndim == 3 else x.shape[2])
 
     features: Tensor | None = None
@@ -110,9 +105,7 @@ def embed_volume(
     fused, deepest = network.trunk(features)
     del features
     report(0.8)
-    global_embedding = _empty(deepest, deepest.shape[2], store, where)
-    global_embedding.copy_(F.normalize(deepest.float(), dim=1).to(store))  # half as much to transfer
-
+    global_embedding = _stored(deepest, store, where)
     local_embedding: Tensor | None = None
     for part, start, stop in _in_slabs(network.head, fused, slab=slab // 2, halo=network.head_halo, stride=1):
         if local_embedding is None:
@@ -121,6 +114,40 @@ def embed_volume(
         report(0.8 + 0.2 * stop / fused.shape[2])
     assert local_embedding is not None
     return local_embedding[0], global_embedding[0]
+
+
+@torch.inference_mode()
+def embed_globally(
+    network: EmbeddingNetwork,
+    volume: NDArray[np.float32],
+    *,
+    pad_value: float,
+    store: torch.dtype = torch.float16,
+    where: torch.device | None = None,
+) -> Tensor:
+    """Return the global embedding alone, as :func:`embed_volume` does, of whose parameters these are."""
+    parameter = next(network.parameters())
+    x = _padded(volume, network.geometry, pad_value).to(device=parameter.device, dtype=parameter.dtype)
+    return _stored(network.global_alone(x), store, torch.device("cpu") if where is None else where)[0]
+
+
+def _padded(volume: NDArray[np.float32], geometry: NetworkGeometry, pad_value: float) -> Tensor:
+    """Return an image as (1, 1, (z,) y, x), padded at its end to whole strides, and to one global stride at least."""
+    more = [padded - n for padded, n in zip(padded_shape(volume.shape, geometry), volume.shape, strict=True)]
+    x = torch.from_numpy(volume)[None, None]
+    return F.pad(x, [n for after in reversed(more) for n in (0, after)], value=pad_value)
+
+
+def padded_shape(shape: Sequence[int], geometry: NetworkGeometry) -> tuple[int, ...]:
+    """Return the shape of an image after padding to whole strides, and to one global stride at least."""
+    strides = zip(shape, geometry.local_stride, geometry.global_stride, strict=True)
+    return tuple(max(-(-n // fine) * fine, coarse) for n, fine, coarse in strides)
+
+
+def _stored(vectors: Tensor, store: torch.dtype, where: torch.device) -> Tensor:
+    """Return unit vectors (1, C, ...) of a type on a device, channels last."""
+    result = _empty(vectors, vectors.shape[2], store, where)
+    return result.copy_(F.normalize(vectors.float(), dim=1).to(store))  # in the smaller type, to transfer less
 
 
 def _in_slabs(

@@ -72,6 +72,12 @@ class KeepingModel(EmbeddingModel):
             return self.embed(image, mask=mask, device=device)
         return self.model.embed_on_device(image, mask=mask, device=device)
 
+    def embed_globally(
+        self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"
+    ) -> Embedding | None:
+        """See ``EmbeddingModel``; none is kept."""
+        return self.model.embed_globally(image, mask=mask, device=device)
+
     def volume(self, image: Image) -> Image | None:
         """See ``EmbeddingModel``."""
         return self.model.volume(image)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from samreg.device import inference_dtype, resolve_device
 from samreg.embedding.embedding import Embedding
-from samreg.embedding.inference import Progress, embed_volume, optimised
+from samreg.embedding.inference import Progress, embed_globally, embed_volume, optimised, padded_shape
 from samreg.embedding.network import EmbeddingNetwork
 from samreg.embedding.preprocessing import AnyPreprocessing
 from samreg.errors import InputError
@@ -91,6 +91,16 @@ class EmbeddingModel(ABC):
         """
         return self.embed(image, mask=mask, device=device)
 
+    def embed_globally(
+        self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"
+    ) -> Embedding | None:
+        """Embed one image by its global vectors alone, which tell body parts apart and left from right.
+
+        The local vectors of the result have no channels. None where a model has no global vectors, or they cost it as
+        much as both: then :meth:`embed` tells more. Parameters and errors are those of :meth:`embed`.
+        """
+        return None
+
     def volume(self, image: Image) -> Image | None:
         """Return what :attr:`Embedding.volume` holds of an image: nothing, where a model keeps none."""
         return None
@@ -156,6 +166,22 @@ class NetworkModel(EmbeddingModel):
         where = resolve_device(device)
         return self._embedded(image, mask, where, where, None)
 
+    def embed_globally(
+        self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"
+    ) -> Embedding | None:
+        """Embed one image by its global vectors alone; see ``EmbeddingModel.embed_globally``."""
+        if not self.network.has_global_alone:
+            return None
+        where = resolve_device(device)
+        volume, inside = self._prepared(image)
+        settings, geometry = self.preprocessing, self.network.geometry
+        global_ = embed_globally(
+            self._on(where), settings.normalise(volume.array), pad_value=settings.padding, where=where
+        )
+        padded = padded_shape(volume.array.shape, geometry)
+        shape = tuple(n // stride for n, stride in zip(padded, geometry.local_stride, strict=True))
+        return self._assembled(global_.new_empty((0, *shape)), global_, image, mask, volume, inside)
+
     def volume(self, image: Image) -> Image | None:
         """Return a CT at the model's voxel size; see ``EmbeddingModel.volume``."""
         return self._kept(standardised(image, self.preprocessing.spacing, fill=self.preprocessing.fill))
@@ -174,18 +200,34 @@ class NetworkModel(EmbeddingModel):
         kept_on: torch.device,
         progress: Progress | None,
     ) -> Embedding:
-        geometry, settings = self.network.geometry, self.preprocessing
-        settings.check(image)
-        volume = standardised(image, settings.spacing, fill=settings.fill)
-        inside = settings.body(volume)
-        require_body(inside, image)
+        volume, inside = self._prepared(image)
         local, global_ = embed_volume(
             self._on(where),
-            settings.normalise(volume.array),
-            pad_value=settings.padding,
+            self.preprocessing.normalise(volume.array),
+            pad_value=self.preprocessing.padding,
             where=kept_on,
             progress=progress,
         )
+        return self._assembled(local, global_, image, mask, volume, inside)
+
+    def _prepared(self, image: Image) -> tuple[Image, NDArray[np.bool_]]:
+        """Return an image at the model's voxel size, and where the body is in it."""
+        self.preprocessing.check(image)
+        volume = standardised(image, self.preprocessing.spacing, fill=self.preprocessing.fill)
+        inside = self.preprocessing.body(volume)
+        require_body(inside, image)
+        return volume, inside
+
+    def _assembled(
+        self,
+        local: torch.Tensor,
+        global_: torch.Tensor,
+        image: Image,
+        mask: Image | None,
+        volume: Image,
+        inside: NDArray[np.bool_],
+    ) -> Embedding:
+        geometry = self.network.geometry
         local_grid = strided_grid(volume.grid, local.shape[1:], geometry.local_stride, geometry.local_offset)
         body = sample_mask(volume.with_array(inside), local_grid)
         return Embedding(

@@ -71,6 +71,8 @@ class EmbeddingNetwork(nn.Module, ABC):
         Their channels.
     settings
         What changes the vectors beside the weights, as plain values; part of a model's fingerprint.
+    has_global_alone
+        Whether ``global_alone`` gives the global embedding at a fraction of the cost of both.
     """
 
     geometry: NetworkGeometry
@@ -79,6 +81,7 @@ class EmbeddingNetwork(nn.Module, ABC):
     shallow_halo: int
     head_halo: int
     settings: Mapping[str, Any] = MappingProxyType({})
+    has_global_alone: bool = False
 
     @abstractmethod
     def shallow(self, x: Tensor) -> Tensor:
@@ -111,6 +114,10 @@ class EmbeddingNetwork(nn.Module, ABC):
         """
         fused, global_embedding = self.trunk(self.shallow(x))
         return F.normalize(self.head(fused), dim=1), F.normalize(global_embedding, dim=1)
+
+    def global_alone(self, x: Tensor) -> Tensor:
+        """Network input (N, 1, (z,) y, x) to the global embedding before its norm, without the local one."""
+        return self.trunk(self.shallow(x))[1]
 
 
 class ConvModule(nn.Module):

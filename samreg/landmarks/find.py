@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
-from samreg.landmarks.laterality import laterality, laterality_notes, mirror_image
+from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
 from samreg.landmarks.locate import looks_known
 from samreg.landmarks.match import embedded, read
 from samreg.landmarks.skeleton import survey
@@ -21,6 +21,9 @@ from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
+
+if TYPE_CHECKING:
+    from samreg.embedding import Embedding
 
 log = logging.getLogger(__name__)
 
@@ -168,10 +171,26 @@ def find_landmarks(
     )  # fmt: skip
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body
-        mirrored = embedded(mirror_image(image), model, device, "mirrored image", report)
-        t = laterality(embedding, mirrored, atlas=known, device=device)
+        t = _sides(image, embedding, known, model, device, report)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(found, notes=notes)
+
+
+def _sides(
+    image: Image, embedding: Embedding, atlas: LandmarkAtlas, model: Any, device: str, report: Callable[[str], None]
+) -> float:
+    """Return the :func:`laterality` of an image: by global vectors alone where they leave no doubt, else by all."""
+    from samreg.embedding.registry import model_for
+
+    report("comparing with the mirror image")
+    network = model_for(model, image)
+    if embedding.volume is not None:
+        glanced = network.embed_globally(mirror_image(embedding.volume), device=device)
+        t = 0.0 if glanced is None else laterality(embedding, glanced, atlas=atlas, device=device)
+        if t > CLEAR_T:
+            return t
+    mirrored = network.embed_on_device(mirror_image(image), device=device)
+    return laterality(embedding, mirrored, atlas=atlas, device=device)
 
 
 def _looks_known(found: FoundLandmarks) -> bool:

@@ -220,8 +220,9 @@ def features(
     if not parts:
         raise InputError(f"give at least one part of {', '.join(PARTS)}")
     global_ = embedding.global_ if "global" in parts else None
-    if global_ is None and "local" not in parts:
-        raise InputError(f"the embedding of {embedding.model} has no global part")
+    local = embedding.local if "local" in parts and len(embedding.local) else None
+    if global_ is None and local is None:
+        raise InputError(f"the embedding of {embedding.model} has no {' or '.join(parts)} part")
     body = embedding.body if inside is None else embedding.body & inside
     where = search_device(device)
     inside_body = torch.tensor(body, device=where)
@@ -230,7 +231,7 @@ def features(
         raise InputError("the mask leaves no voxel of the body to match; check that both lie in one frame")
     rows = (inside_body.flatten().cumsum(0, dtype=torch.int32) - 1).reshape(inside_body.shape)
     return Features(
-        embedding.local.flatten(1).T.to(where) if "local" in parts else None,
+        None if local is None else local.flatten(1).T.to(where),
         None if global_ is None else global_.flatten(1).T.to(where).float().contiguous(),
         embedding.local_grid,
         None if global_ is None else embedding.global_grid,

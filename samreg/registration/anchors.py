@@ -210,6 +210,9 @@ def find_anchors(
     device
         Where to search.
     """
+    import torch
+    from joblib import Parallel, delayed
+
     from samreg.landmarks.skeleton import paired_places, survey
     from samreg.matching import features
     from samreg.seeding.orientation import turned_embedding
@@ -217,7 +220,9 @@ def find_anchors(
     turn = np.eye(embeddings[1].image_grid.ndim) if turn is None else turn
     center = embeddings[1].image_grid.center
     upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
-    both = tuple(survey(atlas, embedding, features(embedding, device=device)) for embedding in upright)
+    both = Parallel(n_jobs=min(2, torch.get_num_threads()), prefer="threads")(
+        delayed(survey)(atlas, embedding, features(embedding, device=device)) for embedding in upright
+    )
     located = [one.located for one in both]
     bones = paired_places(*both) if len(turn) == 3 else np.zeros((2, 0, len(turn)))
     moving, on_moving = ((places - center) @ turn + center for places in (located[1].positions, bones[1]))

@@ -320,6 +320,9 @@ class _Run:
         def embed(image: Image, mask: Image | None) -> Embedding:
             return network.embed_on_device(image, mask=mask, device=request.device)
 
+        def embed_globally(image: Image, mask: Image | None) -> Embedding | None:
+            return network.embed_globally(image, mask=mask, device=request.device)
+
         if self.model is None:
             self.notes += default_notes(request.fixed, request.moving)
         with self.clock("embedding"):
@@ -329,7 +332,7 @@ class _Run:
         self.body = Image(fixed.body.astype(np.uint8), fixed.local_grid, "body")
         if request.start is not None:
             return replace(request, embeddings=(fixed, moving))
-        return self._seeded(request, fixed, moving, embed)
+        return self._seeded(request, fixed, moving, embed, embed_globally)
 
     def _anchored(self, request: Request, embeddings: tuple[Embedding, Embedding]) -> Request:
         """Return the request with the landmarks that guide the engine, where both images show some."""
@@ -368,6 +371,7 @@ class _Run:
         fixed: Embedding,
         moving: Embedding,
         embed: Callable[[Image, Image | None], Embedding],
+        embed_globally: Callable[[Image, Image | None], Embedding | None],
     ) -> Request:
         """Return the request with the start that the embeddings make, and the embeddings that fit it."""
         from samreg.landmarks.atlas import shipped_atlas
@@ -382,6 +386,7 @@ class _Run:
                 fixed,
                 moving,
                 embed=embed,
+                embed_globally=embed_globally,
                 fixed_mask=request.fixed_mask,
                 moving_mask=request.moving_mask,
                 laterality=None if shipped_atlas(fixed.model) is None else partial(laterality, device=request.device),

@@ -4,7 +4,8 @@ Embeddings know how a body lies. They find a counterpart that is tilted by up to
 the matches are poor, coarse correlation proposes rotations and the embeddings of the image so turned decide. Left and
 right are another matter: a body and its mirror image are so alike that one is matched to the other almost as well as to
 itself. So the mirror image is always embedded too, and the side is told by which of the two matches more closely, and
-by what each image shows of its own laterality. Where all that is within the noise, left and right cannot be told apart.
+by what each image shows of its own laterality: by their global vectors alone at first, which cost an eighth, and by all
+where those leave a doubt. Where all that is within the noise, left and right cannot be told apart.
 """
 
 from __future__ import annotations
@@ -59,9 +60,12 @@ _MAX_AXIS_TILT_DEG = 20.0  # of a rotation's axis, to be named after one of the 
 # is taken as log odds, which allows for landmarks and matches that are not independent of their neighbours.
 _LOG_ODDS_OF_EFFECT, _MAX_LOG_ODDS = 30.0, 6.0
 _MAX_DOUBT = 0.05  # probability of a mirrored image with which nothing is said; and less 1, with which it is refused
+_GLANCE_DOUBT = 0.02  # below which global vectors alone decide: 80 of 110 random pairs of scans, none of them wrongly
 _NAMED_SHARE = 0.8  # of that probability, which must be one image's for it to be named
 
 Embed = Callable[[Image, Image | None], Embedding]
+#: Embeds by global vectors alone; None where that saves nothing.
+EmbedGlobally = Callable[[Image, Image | None], Embedding | None]
 #: Says by how much an embedding fits anatomy better than that of the mirror image, as Student's t.
 Laterality = Callable[[Embedding, Embedding], float]
 #: Returns corresponding points (N, d) of both images, of their embeddings and the turn that brings the moving body
@@ -158,6 +162,7 @@ class _Pair:
     fixed_features: Features
     calibration: Calibration
     embed: Embed
+    embed_globally: EmbedGlobally | None
     kind: str
     seed: int
 
@@ -167,15 +172,8 @@ class _Pair:
 
     def embedded(self, turn: FloatArray) -> Embedding:
         """Embed the moving image after a turn, and bring the embedding back to the world of the image as given."""
-        embedding = self._embedded_after(turn, self.moving, self.moving_mask)
+        embedding = self.embed(*_turned(turn, self.moving, self.moving_mask))
         return replace(turned_embedding(embedding, turn.T, self.moving.grid.center), image_grid=self.moving.grid)
-
-    def _embedded_after(self, turn: FloatArray, image: Image, mask: Image | None) -> Embedding:
-        """Embed an image after a turn about its centre, in the world that it is turned to."""
-        center = image.grid.center
-        return self.embed(
-            reoriented(image, turn, center)[0], None if mask is None else reoriented(mask, turn, center)[0]
-        )
 
     def sides(self, match: _Match, laterality: Laterality | None) -> Sides:
         """Return what the matches, and each image by itself, say of left and right as the images were given."""
@@ -183,13 +181,41 @@ class _Pair:
         pair = sign * match.lead.log_odds if match.pose.is_credible else 0.0
         if laterality is None:
             return Sides.of(pair)
-        mirror, center = _mirror(self.fixed.ndim), self.moving.grid.center
-        fixed = laterality(self.fixed_embedding, self._embedded_after(mirror, self.fixed, self.fixed_mask))
-        turn = match.pose.turn
+        mirror, turn, center = _mirror(self.fixed.ndim), match.pose.turn, self.moving.grid.center
+        fixed = laterality(self.fixed_embedding, self.embed(*_turned(mirror, self.fixed, self.fixed_mask)))
         moving = laterality(
             turned_embedding(match.pose.embedding, turn, center), turned_embedding(match.mirror, mirror @ turn, center)
         )
         return Sides.of(pair, fixed, sign * moving)
+
+    def sides_at_a_glance(self, pose: _Pose, laterality: Laterality | None) -> Sides | None:
+        """Return what :meth:`sides` does by global vectors alone; None where those save nothing."""
+        if pose.is_mirrored:
+            return None
+        center = self.moving.grid.center
+        upright = turned_embedding(pose.embedding, pose.turn, center)
+        mask = None if self.moving_mask is None else reoriented(self.moving_mask, pose.turn, center)[0]
+        mirrored = self._mirrored_globally(upright, mask)
+        if mirrored is None:
+            return None
+        query = interpolate(self._global_features(self.fixed_embedding), pose.correspondences.fixed)
+        own, other = (
+            find(query, self._global_features(embedding), coarse=True).similarity for embedding in (upright, mirrored)
+        )
+        pair = Lead.of(own, other).log_odds if pose.is_credible else 0.0
+        fixed = None if laterality is None else self._mirrored_globally(self.fixed_embedding, self.fixed_mask)
+        if laterality is None or fixed is None:
+            return Sides.of(pair)
+        return Sides.of(pair, laterality(self.fixed_embedding, fixed), laterality(upright, mirrored))
+
+    def _mirrored_globally(self, embedding: Embedding, mask: Image | None) -> Embedding | None:
+        """Embed the mirror image of the volume that an embedding keeps, by global vectors alone, in its own world."""
+        if self.embed_globally is None or embedding.volume is None:
+            return None
+        return self.embed_globally(*_turned(_mirror(self.fixed.ndim), embedding.volume, mask))
+
+    def _global_features(self, embedding: Embedding) -> Features:
+        return features(embedding, parts=["global"], device=self.fixed_features.device)
 
     def pose(self, turn: FloatArray, embedding: Embedding | None = None) -> _Pose:
         """Embed the moving image after a turn, unless it is embedded already, and match it."""
@@ -201,8 +227,8 @@ class _Pair:
         fit = fit_globally(as_embedded, self.fixed_features, self.kind, seed=self.seed)
         return _Pose(turn, embedding, pairs, fit)
 
-    def best_match(self, upright: _Pose) -> _Match:
-        """Return the pose whose matches are closest, with its mirror image."""
+    def best_pose(self, upright: _Pose) -> _Pose:
+        """Return the pose whose matches are closest."""
         best = upright
         for turn in self._turns(upright):
             pose = self.pose(turn)
@@ -210,7 +236,10 @@ class _Pair:
                 best = pose
                 if best.fit.inlier_share >= _WEAK_SHARE[self.fixed.ndim]:
                     break
-        best = best if best is upright else self._straightened(best)
+        return best if best is upright else self._straightened(best)
+
+    def best_match(self, best: _Pose) -> _Match:
+        """Return the best pose, or its mirror image where that matches better, each with the other."""
         while True:
             mirror = _mirror(self.fixed.ndim) @ best.turn
             embedding = self.embedded(mirror)
@@ -273,6 +302,7 @@ def seed_any_orientation(
     moving_embedding: Embedding,
     *,
     embed: Embed,
+    embed_globally: EmbedGlobally | None = None,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     laterality: Laterality | None = None,
@@ -291,6 +321,8 @@ def seed_any_orientation(
         Their embeddings.
     embed
         Embeds a turned or mirrored image, within its mask where there is one.
+    embed_globally
+        The same by global vectors alone, at a fraction of the cost: a first look at left and right.
     fixed_mask, moving_mask
         Where to look in each image.
     laterality
@@ -317,13 +349,9 @@ def seed_any_orientation(
     require_one_model(fixed_embedding, moving_embedding)
     pair = _Pair(
         fixed, moving, fixed_mask, moving_mask, fixed_embedding, features(fixed_embedding, device=device),
-        Calibration.from_mapping(fixed_embedding.calibration), embed, global_kind(transform), seed,
+        Calibration.from_mapping(fixed_embedding.calibration), embed, embed_globally, global_kind(transform), seed,
     )  # fmt: skip
-    match = pair.best_match(pair.pose(np.eye(fixed.ndim), moving_embedding))
-    sides = pair.sides(match, laterality)
-    if match.pose.is_mirrored and sides.is_sure:  # each image shows by itself which side is which
-        match = pair.mirrored(match)
-    best = match.pose
+    best, sides = _best_pose_and_sides(pair, moving_embedding, laterality)
     fit = pair.as_given(best)
     if best.is_mirrored or sides.is_opposed:
         exchanged = describe_reflection(best.turn if best.is_mirrored else _mirror(fixed.ndim) @ best.turn)
@@ -344,6 +372,20 @@ def seed_any_orientation(
     )
     notes = _notes(seed_, fixed, moving, sides) if seed_ else ()
     return OrientedSeed(seed_, best.embedding, best.correspondences, best.turn, notes)
+
+
+def _best_pose_and_sides(
+    pair: _Pair, moving_embedding: Embedding, laterality: Laterality | None
+) -> tuple[_Pose, Sides]:
+    best = pair.best_pose(pair.pose(np.eye(pair.fixed.ndim), moving_embedding))
+    sides = pair.sides_at_a_glance(best, laterality)
+    if sides is not None and sides.opposed < _GLANCE_DOUBT:
+        return best, sides
+    match = pair.best_match(best)
+    sides = pair.sides(match, laterality)
+    if match.pose.is_mirrored and sides.is_sure:  # each image shows by itself which side is which
+        match = pair.mirrored(match)
+    return match.pose, sides
 
 
 @dataclass(frozen=True)
@@ -557,6 +599,12 @@ def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Imag
     """
     turned = Image(image.array, turned_grid(image.grid, turn, center), image.name)
     return turned, AffineTransform.about(center, turn).inverse()
+
+
+def _turned(turn: FloatArray, image: Image, mask: Image | None) -> tuple[Image, Image | None]:
+    """Return an image and a mask after a turn (d, d) about the image's centre."""
+    center = image.grid.center
+    return reoriented(image, turn, center)[0], None if mask is None else reoriented(mask, turn, center)[0]
 
 
 def nearest_rotation(transform: AffineTransform) -> FloatArray:

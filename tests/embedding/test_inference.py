@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from samreg.device import inference_dtype, resolve_device
-from samreg.embedding.inference import embed_volume, optimised
+from samreg.embedding.compact import CompactNetwork
+from samreg.embedding.inference import embed_globally, embed_volume, optimised
 from samreg.embedding.network import SamNetwork
 from samreg.errors import InputError
 
@@ -71,3 +72,23 @@ def test_devices():
     for unknown in ("gpu", "tpu:0", "meta"):
         with pytest.raises(InputError, match="choose one of auto"):
             resolve_device(unknown)
+
+
+@pytest.mark.parametrize("shape", [(23, 37, 41), (2, 1, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_global_embedding_alone_is_that_of_both(shape, dtype):
+    torch.manual_seed(0)
+    compact = optimised(CompactNetwork(fine=8, coarse=(8, 16), blocks=(1, 1)), CPU, dtype)
+    assert compact.has_global_alone
+    volume = np.random.default_rng(0).normal(0, 0.5, shape).astype(np.float32)
+    _, expected = embed_volume(compact, volume, pad_value=-1, slab=8, store=torch.float32)
+    alone = embed_globally(compact, volume, pad_value=-1, store=torch.float32)
+    torch.testing.assert_close(alone, expected, atol=1e-5 if dtype is torch.float32 else 2e-2, rtol=0)
+
+
+def test_the_published_network_gives_its_global_embedding_alone_too(network):
+    volume = np.random.default_rng(0).normal(0, 50, (9, 20, 20)).astype(np.float32)
+    ready = optimised(network, CPU, torch.float32)
+    _, expected = embed_volume(ready, volume, pad_value=-50, store=torch.float32)
+    alone = embed_globally(ready, volume, pad_value=-50, store=torch.float32)
+    torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)

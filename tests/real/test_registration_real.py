@@ -11,6 +11,8 @@ import pytest
 import samreg
 from samreg.quality import dice
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 FIXED, MOVING = "LUNG1-001", "LIDC-0004"
 
 

@@ -24,6 +24,10 @@ MIRROR = np.diag([-1.0, 1.0, 1.0])
 MODEL = load_model("ct-small")
 
 
+def embed_globally(image: Image, mask: Image | None) -> object:
+    return MODEL.embed_globally(image, mask=mask)
+
+
 def about(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
     return Rotation.from_rotvec(np.deg2rad(degrees) * np.array(axis) / np.linalg.norm(axis)).as_matrix()
 
@@ -118,6 +122,45 @@ def test_all_of_a_turned_seed_is_in_the_world_of_the_image_given(seeded, upright
     # an engine that compares the embeddings finds the same places alike
     moved = seed.transform.transform_points(inside)
     assert result.moving.local_grid.contains(moved).mean() > 0.9
+
+
+@pytest.mark.parametrize("turn", [np.eye(3), about((0, 0, 1), 90)])
+def test_where_global_vectors_tell_the_sides_no_mirror_image_is_embedded_by_all(seeded, turn) -> None:
+    result, undo = seeded(turn)
+    by_all = seeded.embedded
+    glanced, _ = seeded(turn, embed_globally=embed_globally, laterality=lambda scan, mirrored: 6.0)
+    assert seeded.embedded == by_all - 1
+    assert glanced.notes == result.notes
+    assert seeded.error(glanced.seed.transform, undo) == seeded.error(result.seed.transform, undo)
+
+
+@pytest.mark.parametrize(("by_global", "by_all", "words"), [(1.0, 6.0, ""), (-6.0, -6.0, "mirrored")])
+def test_where_global_vectors_leave_a_doubt_all_are_asked(seeded, by_global, by_all, words) -> None:
+    def laterality(scan, mirrored) -> float:
+        return by_global if len(mirrored.local) == 0 else by_all
+
+    image = symmetric_phantom()
+    embedding = MODEL.embed(image)
+    embedded = []
+
+    def embed(image, mask):
+        embedded.append(image)
+        return MODEL.embed(image, mask=mask)
+
+    result = seed_any_orientation(
+        image, image, embedding, embedding, embed=embed, embed_globally=embed_globally, transform="affine",
+        laterality=laterality,
+    )  # fmt: skip
+    assert len(embedded) == (2 if by_global > 0 else 0)  # both mirrored is as sure as neither
+    said = " ".join(result.notes)
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_a_mirrored_scan_is_refused_after_a_glance_too(seeded) -> None:
+    result, _ = seeded(MIRROR, embed_globally=embed_globally)
+    assert not result.seed
+    assert "mirrored" in result.seed.reason
 
 
 @pytest.mark.parametrize(
@@ -270,7 +313,7 @@ def test_correlation_is_that_of_the_best_shift() -> None:
     assert unrelated < 0.9
 
 
-@pytest.mark.parametrize(("axis", "degrees"), itertools.product(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (90, 180)))
+@pytest.mark.parametrize(("axis", "degrees"), [*itertools.product(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (90, 180))])
 def test_words_name_where_each_end_of_the_body_lies(axis, degrees) -> None:
     ends = {"left": (1, 0, 0), "back": (0, 1, 0), "head": (0, 0, 1)}
     opposite = {"left": "right", "back": "front", "head": "foot"}
