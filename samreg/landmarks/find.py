@@ -182,7 +182,7 @@ def _sides(
     """Return the :func:`laterality` of an image: by global vectors alone where they leave no doubt, else by all."""
     from samreg.embedding.registry import model_for
 
-    report("comparing with the mirror image")
+    report("embedding the mirrored image")
     network = model_for(model, image)
     if embedding.volume is not None:
         glanced = network.embed_globally(mirror_image(embedding.volume), device=device)

@@ -7,7 +7,7 @@ atlas's landmarks are placed in the scan and in its mirror image, and the likeli
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,8 @@ from samreg.seeding.orientation import reoriented
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
+    from samreg.embedding.models import EmbeddingModel
+    from samreg.seeding.affine import AffineFit
     from samreg.spatial.image import Image
 
 _MIN_LANDMARKS = 10  # in both, for a comparison
@@ -65,6 +67,44 @@ def laterality(
     difference = (placed[0].log_likelihood - placed[1].log_likelihood)[shown[0] & shown[1]]
     spread = float(difference.std()) if len(difference) >= _MIN_LANDMARKS else 0.0
     return float(difference.mean()) / spread * len(difference) ** 0.5 if spread > 0 else 0.0
+
+
+def why_mirrored(
+    images: tuple[Image, Image],
+    embeddings: tuple[Embedding, Embedding],
+    fit: AffineFit,
+    network: EmbeddingModel,
+    device: str,
+) -> str:
+    """Return which of two images looks mirrored, and what to do; "" where none does, or it cannot be told.
+
+    Parameters
+    ----------
+    images, embeddings
+        CTs, and their embeddings.
+    fit
+        Of matches of the two; nothing is told where they do not agree, or the bodies lie turned.
+    network
+        That embedded them. Mirror images are embedded by its global vectors alone; where those cost as much as all,
+        nothing is told.
+    device
+        Where to embed and to search.
+    """
+    from samreg.matching.features import features
+    from samreg.seeding.orientation import lie_alike, sides_at_a_glance
+    from samreg.seeding.orientation import why_mirrored as reason
+    from samreg.seeding.seed import body_lattice
+
+    if not lie_alike(fit):
+        return ""
+    sides = sides_at_a_glance(
+        *embeddings,
+        body_lattice(features(embeddings[0], device=device)),
+        embed_globally=lambda image, mask: network.embed_globally(image, mask=mask, device=device),
+        laterality=None if shipped_atlas(network.identity) is None else partial(laterality, device=device),
+        device=device,
+    )
+    return "" if sides is None else reason(sides, *images)
 
 
 @lru_cache(maxsize=4)

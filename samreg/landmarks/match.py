@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from samreg.embedding import Embedding
     from samreg.landmarks.skeleton import PairedBone
     from samreg.matching import Calibration, Correspondences, ExpectedError, Features
+    from samreg.seeding import AffineFit
     from samreg.spatial import Grid
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ class LandmarkMatches:
     inside
         (N,) False where the matches around it put the point outside the target's field of view.
     notes
-        What the user should know, in plain words.
+        What the user should know, in plain words: that one of two CTs looks mirrored among it, where both were given as
+        images.
     expected_error
         (N,) in four of five places the error is at most so much, mm, as fitted to landmarks of pairs of people; two
         scans of one person are judged too severely. NaN where the model has no such fit (of those shipped, the
@@ -165,6 +167,7 @@ def match(
     """
     from samreg.device import resolve_device
     from samreg.embedding.registry import default_notes, model_for
+    from samreg.landmarks.laterality import why_mirrored
     from samreg.matching import Calibration, features, match_points
     from samreg.seeding.seed import require_one_model
 
@@ -201,6 +204,9 @@ def match(
             bones=bones_of((fixed, moving), (fixed_features, moving_features), wanted.positions),
         )  # fmt: skip
         if guided is not None:
+            if isinstance(template, Image) and isinstance(target, Image) and network is not None:
+                mirrored = why_mirrored((template, target), (fixed, moving), guided.fit, network, device)
+                notes += (f"{mirrored}; until then left is found for right",) if mirrored else ()
             stored = Calibration.from_mapping(fixed.calibration, landmarks=True)
             reliability = _between_people(fixed.model) or stored
             return _from_guided(wanted.names, guided, reliability, expected_error_of(fixed.model), notes)
@@ -265,11 +271,14 @@ class GuidedMatches:
         (N,) of the votes, mm (:class:`samreg.matching.Votes`).
     depth
         (N,) how deep in the moving image the points are expected, mm; negative outside.
+    fit
+        The robust alignment.
     """
 
     matches: Correspondences
     spread: FloatArray
     depth: FloatArray
+    fit: AffineFit
 
 
 def guided_matches(
@@ -320,7 +329,7 @@ def guided_matches(
     narrow = Prediction(votes.positions, _NARROW_MM * scale, _NARROW_PENALTY)
     matches = match_points(fixed, points, moving, prediction=narrow, home="anywhere", calibration=calibration)
     # votes are searched inside the image and cannot leave it; the prediction can
-    found = GuidedMatches(matches, votes.spread, grid.depth(expected))
+    found = GuidedMatches(matches, votes.spread, grid.depth(expected), fit)
     return _with_bones(found, bones, fixed, moving, grid, calibration), ""
 
 
@@ -356,7 +365,7 @@ def _with_bones(
     columns["moving"][rows] += share * (taken.positions - searched.moving)
     spread[rows] = np.linalg.norm(taken.positions - searched.moving, axis=1)
     depth[rows] = grid.depth(taken.positions)
-    return GuidedMatches(replace(matches, **columns), spread, depth)
+    return GuidedMatches(replace(matches, **columns), spread, depth, found.fit)
 
 
 def bones_of(

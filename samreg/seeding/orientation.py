@@ -190,32 +190,19 @@ class _Pair:
 
     def sides_at_a_glance(self, pose: _Pose, laterality: Laterality | None) -> Sides | None:
         """Return what :meth:`sides` does by global vectors alone; None where those save nothing."""
-        if pose.is_mirrored:
+        if pose.is_mirrored or self.embed_globally is None:
             return None
         center = self.moving.grid.center
-        upright = turned_embedding(pose.embedding, pose.turn, center)
-        mask = None if self.moving_mask is None else reoriented(self.moving_mask, pose.turn, center)[0]
-        mirrored = self._mirrored_globally(upright, mask)
-        if mirrored is None:
-            return None
-        query = interpolate(self._global_features(self.fixed_embedding), pose.correspondences.fixed)
-        own, other = (
-            find(query, self._global_features(embedding), coarse=True).similarity for embedding in (upright, mirrored)
+        return sides_at_a_glance(
+            self.fixed_embedding,
+            turned_embedding(pose.embedding, pose.turn, center),
+            pose.correspondences.fixed if pose.is_credible else None,
+            embed_globally=self.embed_globally,
+            fixed_mask=self.fixed_mask,
+            moving_mask=None if self.moving_mask is None else reoriented(self.moving_mask, pose.turn, center)[0],
+            laterality=laterality,
+            device=self.fixed_features.device,
         )
-        pair = Lead.of(own, other).log_odds if pose.is_credible else 0.0
-        fixed = None if laterality is None else self._mirrored_globally(self.fixed_embedding, self.fixed_mask)
-        if laterality is None or fixed is None:
-            return Sides.of(pair)
-        return Sides.of(pair, laterality(self.fixed_embedding, fixed), laterality(upright, mirrored))
-
-    def _mirrored_globally(self, embedding: Embedding, mask: Image | None) -> Embedding | None:
-        """Embed the mirror image of the volume that an embedding keeps, by global vectors alone, in its own world."""
-        if self.embed_globally is None or embedding.volume is None:
-            return None
-        return self.embed_globally(*_turned(_mirror(self.fixed.ndim), embedding.volume, mask))
-
-    def _global_features(self, embedding: Embedding) -> Features:
-        return features(embedding, parts=["global"], device=self.fixed_features.device)
 
     def pose(self, turn: FloatArray, embedding: Embedding | None = None) -> _Pose:
         """Embed the moving image after a turn, unless it is embedded already, and match it."""
@@ -372,6 +359,72 @@ def seed_any_orientation(
     )
     notes = _notes(seed_, fixed, moving, sides) if seed_ else ()
     return OrientedSeed(seed_, best.embedding, best.correspondences, best.turn, notes)
+
+
+def sides_at_a_glance(
+    fixed: Embedding,
+    moving: Embedding,
+    points: FloatArray | None,
+    *,
+    embed_globally: EmbedGlobally,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    laterality: Laterality | None = None,
+    device: str | torch.device = "cpu",
+) -> Sides | None:
+    """Return what global vectors alone tell of left and right in two images.
+
+    Parameters
+    ----------
+    fixed, moving
+        Embeddings of the images, in worlds in which the patients lie alike.
+    points
+        (N, d) over the fixed body, LPS mm, to be compared with the moving image and its mirror image; None where
+        matches of the two do not agree and would tell nothing.
+    embed_globally
+        Embeds the mirror image of the volume that an embedding keeps.
+    fixed_mask, moving_mask
+        Where to look in each image.
+    laterality
+        What each image shows by itself of being mirrored; without, the matches alone tell.
+    device
+        Where to search.
+
+    Returns
+    -------
+    Sides or None
+        None where the embeddings keep no volume, or their model's global vectors cost as much as all.
+    """
+
+    def mirrored(embedding: Embedding, mask: Image | None) -> Embedding | None:
+        volume = embedding.volume
+        return None if volume is None else embed_globally(*_turned(_mirror(volume.ndim), volume, mask))
+
+    other = mirrored(moving, moving_mask)
+    fixed_mirrored = None if laterality is None else mirrored(fixed, fixed_mask)
+    if other is None or (laterality is not None and fixed_mirrored is None):
+        return None
+    pair = 0.0
+    if points is not None:
+        own, *targets = (features(one, parts=["global"], device=device) for one in (fixed, moving, other))
+        query = interpolate(own, points)
+        pair = Lead.of(*(find(query, target, coarse=True).similarity for target in targets)).log_odds
+    if laterality is None or fixed_mirrored is None:
+        return Sides.of(pair)
+    return Sides.of(pair, laterality(fixed, fixed_mirrored), laterality(moving, other))
+
+
+def why_mirrored(sides: Sides, fixed: Image, moving: Image) -> str:
+    """Return which of two images whose bodies lie alike is certainly mirrored, and what to do; "" where none is."""
+    return _refusal(sides, fixed, moving, describe_reflection(_mirror(fixed.ndim))) if sides.is_opposed else ""
+
+
+def lie_alike(fit: AffineFit) -> bool:
+    """Tell whether the matches of two images agree, on bodies that lie as embeddings match them well."""
+    if fit.transform is None or not is_credible(fit):
+        return False
+    turn = nearest_rotation(fit.transform)
+    return angle_between(turn, np.eye(len(turn))) <= _MAX_TILT_DEG
 
 
 def _best_pose_and_sides(

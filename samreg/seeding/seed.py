@@ -100,8 +100,12 @@ def match_lattice(
     fixed: Features, moving: Features, *, spacing: float | None = None, calibration: Calibration
 ) -> Correspondences:
     """Match a lattice over the whole body, as :func:`global_affine` does."""
-    points = lattice(fixed, _COARSE_LATTICE_MM * fixed.scale if spacing is None else spacing)
-    return match_points(fixed, points, moving, coarse=True, calibration=calibration)
+    return match_points(fixed, body_lattice(fixed, spacing), moving, coarse=True, calibration=calibration)
+
+
+def body_lattice(fixed: Features, spacing: float | None = None) -> FloatArray:
+    """Return a lattice (N, d) over the whole body, LPS mm, as :func:`global_affine` matches it."""
+    return lattice(fixed, _COARSE_LATTICE_MM * fixed.scale if spacing is None else spacing)
 
 
 def fit_globally(pairs: Correspondences, fixed: Features, kind: str, *, seed: int = 0) -> AffineFit:

@@ -22,6 +22,7 @@ from samreg.tracking.size import Extent, grow
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
+    from samreg.seeding import Seed
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def track(
     Returns
     -------
     LesionTracks
-        False, with a ``reason``, when the scans could not be aligned.
+        False, with a ``reason``, when the scans could not be aligned, or one looks mirrored.
 
     Raises
     ------
@@ -95,6 +96,7 @@ def track(
     """
     from samreg.device import resolve_device
     from samreg.embedding.registry import default_model, model_for
+    from samreg.landmarks.laterality import why_mirrored
 
     require_progress(progress)
     resolve_device(device)
@@ -107,10 +109,15 @@ def track(
     notes = (*baseline.remarks, *followup.remarks, *remarks, *left_out)
     network = model_for(default_model(baseline.ndim) if model is None else model)  # sizes are measured in HU
     report("embedding")
-    embeddings = tuple(network.embed_on_device(image, device=device) for image in (baseline, followup))
+    embeddings = (network.embed_on_device(baseline, device=device), network.embed_on_device(followup, device=device))
     report("aligning")
     try:
-        transform = _aligned(embeddings, device, seed)
+        fitted = _aligned(embeddings, device, seed)
+        mirrored = why_mirrored((baseline, followup), embeddings, fitted.affine, network, device)
+        if mirrored:
+            raise ImagesAtFault(mirrored)
+        transform = fitted.transform
+        assert transform is not None
     except ImagesAtFault as fault:
         return LesionTracks((), baseline, followup, None, notes, fault.reason)
     report("matching lesions")
@@ -148,14 +155,14 @@ class _Matches:
     stretch: FloatArray
 
 
-def _aligned(embeddings: Sequence[Embedding], device: str, seed: int) -> Transform:
-    """Return the field from baseline to follow-up; raise :class:`ImagesAtFault` where there is none."""
+def _aligned(embeddings: Sequence[Embedding], device: str, seed: int) -> Seed:
+    """Return the alignment of baseline and follow-up; raise :class:`ImagesAtFault` where there is none."""
     from samreg.seeding import make_seed
 
     fitted = make_seed(*embeddings, device=device, seed=seed)
     if fitted.transform is None:
         raise ImagesAtFault(fitted.reason)
-    return fitted.transform
+    return fitted
 
 
 def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, lesions: Lesions) -> _Matches:

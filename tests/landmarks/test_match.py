@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import samreg
 from samreg.errors import InputError
+from samreg.landmarks.laterality import mirror_image
+from samreg.phantoms.phantom import make_phantom
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
@@ -115,3 +118,14 @@ def test_an_embedding_of_another_model_names_it_before_the_work(noise, embedding
     for pair in ((embedding, noise), (noise, embedding)):
         with pytest.raises(InputError, match=r"the model mind.*choose the embedding's: model=.mind. \(--model mind\)"):
             samreg.match(pair[0], [CENTER], pair[1])
+
+
+def test_a_mirrored_target_is_said_to_be():
+    """The points of a mirrored scan were found on the wrong side, and nothing was said."""
+    template, target = (make_phantom(subject, spacing=8.0, field_of_view=(-90, 60)) for subject in (1, 2))
+    points = template.landmarks
+    assert not any("mirrored" in note for note in samreg.match(template.image, points, target.image).notes)
+    note = samreg.match(template.image, points, replace(mirror_image(target.image), name="visit 2")).notes[-1]
+    assert note.startswith("visit 2")
+    assert "looks mirrored (right and left are exchanged)" in note
+    assert note.endswith("left is found for right")

@@ -11,6 +11,7 @@ import pytest
 
 import samreg
 from samreg.errors import InputError
+from samreg.landmarks.laterality import mirror_image
 from samreg.tracking import as_lesions, track_pairs, tracking_errors
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
@@ -55,6 +56,13 @@ def test_growth_is_measured_where_it_can_be_and_refused_elsewhere(tracks, visits
         assert lesion.why
         assert lesion.after is None
         assert lesion.propagated == pytest.approx(lesion.before.diameter, rel=0.35)
+
+
+def test_a_mirrored_follow_up_is_refused(visits):
+    """Its lesions were found on the wrong side, and nothing was said."""
+    tracks = samreg.track(visits.baseline, mirror_image(visits.followup), visits.points)
+    assert not tracks
+    assert "looks mirrored (right and left are exchanged)" in tracks.reason
 
 
 def test_a_lesion_beyond_the_view_is_said_to_be(visits):
