@@ -4,7 +4,8 @@
 
 Each image and its mirror image are embedded, and the evidence of :mod:`samreg.seeding.orientation` is gathered for
 ordered pairs of people drawn at random. Mirroring an image exchanges the two embeddings, and so turns its evidence
-round. People whom the landmark atlas holds are taken out of it when they are looked at.
+round. People whom the landmark atlas holds are taken out of it when they are looked at. Global vectors
+alone decide where they leave no doubt, as in :func:`samreg.register`.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import samreg
+from samreg.embedding import Embedding
 from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
 from samreg.landmarks.laterality import laterality, mirror_image
-from samreg.matching import features
+from samreg.matching import features, find, interpolate
 from samreg.matching.reliability import Calibration
-from samreg.seeding.orientation import Lead, Sides, is_credible
+from samreg.seeding.orientation import GLANCE_DOUBT, Lead, Sides, is_credible
 from samreg.seeding.seed import fit_globally, match_lattice
+from samreg.spatial.grid import FloatArray
+
+# what is said of, and the signs of the evidence that the fixed and the moving image give by themselves
+SITUATIONS = (("neither mirrored", 1, 1), ("moving mirrored", 1, -1), ("fixed mirrored", -1, 1))
 
 
 def main() -> None:
@@ -33,12 +40,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=150)
     arguments = parser.parse_args()
     model = samreg.load_model(arguments.model)
-    embeddings, own = {}, {}
+    embeddings, own, glanced = {}, {}, {}
     for path in sorted(arguments.folder.glob("images/*.nii.gz")):
         name, image = path.name.split(".")[0], samreg.read_image(path)
         embeddings[name] = model.embed(image), model.embed(mirror_image(image))
-        own[name] = laterality(*embeddings[name], atlas=_without(shipped_atlas(embeddings[name][0].model), name))
-        print(f"{name}: {own[name]:.1f}", flush=True)
+        atlas = _without(shipped_atlas(embeddings[name][0].model), name)
+        own[name] = laterality(*embeddings[name], atlas=atlas)
+        glanced[name] = laterality(embeddings[name][0], _global_part(embeddings[name][1]), atlas=atlas)
+        print(f"{name}: {own[name]:.1f}, by global vectors alone {glanced[name]:.1f}", flush=True)
     pairs = list(itertools.permutations(embeddings, 2))
     chosen = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[: arguments.pairs]]
     counts: Counter[tuple[str, str]] = Counter()
@@ -48,18 +57,31 @@ def main() -> None:
         matches = [match_lattice(source, target, calibration=calibration) for target in targets]
         believed = is_credible(fit_globally(matches[0], source, "affine"))
         pair = Lead.of(*(found.similarity for found in matches)).log_odds if believed else 0.0
-        f, m = own[fixed], own[moving]
-        for situation, sides in (
-            ("neither mirrored", Sides.of(pair, f, m)),
-            ("moving mirrored", Sides.of(-pair, f, -m)),
-            ("fixed mirrored", Sides.of(-pair, -f, m)),
-        ):
+        glance = _glance(embeddings[fixed][0], embeddings[moving], matches[0].fixed) if believed else 0.0
+        for situation, fixed_sign, moving_sign in SITUATIONS:
+            f, m = fixed_sign, moving_sign
+            sides = Sides.of(f * m * pair, f * own[fixed], m * own[moving])
+            at_a_glance = Sides.of(f * m * glance, f * glanced[fixed], m * glanced[moving])
+            if at_a_glance.opposed < GLANCE_DOUBT:
+                counts[situation, "at a glance"] += 1
+                sides = at_a_glance
             counts[situation, _said(sides)] += 1
             if situation == "neither mirrored" and sides.is_opposed:
                 print(f"refused though neither is mirrored: {fixed} <- {moving}", flush=True)
-    for situation in ("neither mirrored", "moving mirrored", "fixed mirrored"):
-        said = [counts[situation, answer] for answer in ("refused", "unsure", "passed")]
+    for situation, _, _ in SITUATIONS:
+        said = [counts[situation, answer] for answer in ("refused", "unsure", "passed", "at a glance")]
         print(f"| {situation} | {len(chosen)} | {' | '.join(map(str, said))} |")
+
+
+def _global_part(embedding: Embedding) -> Embedding:
+    return replace(embedding, local=embedding.local[:0])
+
+
+def _glance(fixed: Embedding, moving: tuple[Embedding, Embedding], points: FloatArray) -> float:
+    """Return the log odds that global vectors alone give a moving image over its mirror image."""
+    source, *targets = (features(_global_part(embedding)) for embedding in (fixed, *moving))
+    query = interpolate(source, points)
+    return Lead.of(*(find(query, target, coarse=True).similarity for target in targets)).log_odds
 
 
 def _without(atlas: LandmarkAtlas | None, person: str) -> LandmarkAtlas | None:

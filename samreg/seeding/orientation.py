@@ -60,7 +60,7 @@ _MAX_AXIS_TILT_DEG = 20.0  # of a rotation's axis, to be named after one of the 
 # is taken as log odds, which allows for landmarks and matches that are not independent of their neighbours.
 _LOG_ODDS_OF_EFFECT, _MAX_LOG_ODDS = 30.0, 6.0
 _MAX_DOUBT = 0.05  # probability of a mirrored image with which nothing is said; and less 1, with which it is refused
-_GLANCE_DOUBT = 0.02  # below which global vectors alone decide: 80 of 110 random pairs of scans, none of them wrongly
+GLANCE_DOUBT = 0.02  # below which global vectors alone decide: 80 of 110 random pairs of scans, none of them wrongly
 _NAMED_SHARE = 0.8  # of that probability, which must be one image's for it to be named
 
 Embed = Callable[[Image, Image | None], Embedding]
@@ -432,7 +432,7 @@ def _best_pose_and_sides(
 ) -> tuple[_Pose, Sides]:
     best = pair.best_pose(pair.pose(np.eye(pair.fixed.ndim), moving_embedding))
     sides = pair.sides_at_a_glance(best, laterality)
-    if sides is not None and sides.opposed < _GLANCE_DOUBT:
+    if sides is not None and sides.opposed < GLANCE_DOUBT:
         return best, sides
     match = pair.best_match(best)
     sides = pair.sides(match, laterality)
