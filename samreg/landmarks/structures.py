@@ -1,4 +1,4 @@
-"""What a CT shows by itself, found by shape and not by an embedding: shoulder blades, ribs, the diaphragm's domes.
+"""What a CT shows by itself, found by shape and not by an embedding: shoulder blades, ribs, diaphragm, kidneys.
 
 An embedding says about where they are; the landmarks on them are then taken from the image.
 """
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.landmarks.diaphragm import find_domes
+from samreg.landmarks.kidneys import FoundKidney, find_kidneys
 from samreg.landmarks.ribs import FoundRib, find_ribs
-from samreg.landmarks.scapulae import FoundBone, find_scapulae, scapula_shape
+from samreg.landmarks.scapulae import SIDES, FoundBone, find_scapulae, scapula_shape
 from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -34,11 +35,14 @@ class Structures:
         By name, "left_rib1" to "right_rib12".
     domes
         Of the diaphragm, by side, (3,) LPS mm.
+    kidneys
+        By side.
     """
 
     scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
     ribs: Mapping[str, FoundRib] = field(default_factory=dict)
     domes: Mapping[str, FloatArray] = field(default_factory=dict)
+    kidneys: Mapping[str, FoundKidney] = field(default_factory=dict)
 
 
 def find_structures(
@@ -48,7 +52,7 @@ def find_structures(
     reliability: FloatArray,
     counted: NDArray[np.bool_],
 ) -> Structures:
-    """Find shoulder blades, ribs and the diaphragm's domes in a CT.
+    """Find shoulder blades, ribs, the diaphragm's domes and kidneys in a CT.
 
     Parameters
     ----------
@@ -63,12 +67,13 @@ def find_structures(
     shown = reliability > 0
     vertebrae = np.flatnonzero(counted & shown)
     ribs = find_ribs(image, [LEVELS.index(names[i]) for i in vertebrae], positions[vertebrae], scapulae)
-    expected = {
-        name.removesuffix("_diaphragm_dome"): positions[i]
-        for i, name in enumerate(names)
-        if shown[i] and name.endswith("_diaphragm_dome")
-    }
-    return Structures(scapulae, ribs, find_domes(image, expected))
+
+    def by_side(landmark: str) -> dict[str, FloatArray]:
+        rows = {side: names.index(f"{side}_{landmark}") for side in SIDES if f"{side}_{landmark}" in names}
+        return {side: positions[i] for side, i in rows.items() if shown[i]}
+
+    domes = find_domes(image, by_side("diaphragm_dome"))
+    return Structures(scapulae, ribs, domes, find_kidneys(image, by_side("kidney_upper_pole")))
 
 
 def on_structures(
@@ -90,7 +95,7 @@ def on_structures(
     positions : ndarray
         (L, 3) LPS mm.
     seen : ndarray of bool
-        (L,) those that the image itself shows: lateral places and tips of ribs, and domes.
+        (L,) those that the image itself shows: lateral places and tips of ribs, domes, poles of kidneys.
     """
     row = {name: i for i, name in enumerate(names)}
     result, seen = positions.copy(), np.zeros(len(positions), dtype=bool)
@@ -108,4 +113,9 @@ def on_structures(
     for side, dome in structures.domes.items():
         i = row[f"{side}_diaphragm_dome"]
         result[i], seen[i] = dome, True
+    for side, kidney in structures.kidneys.items():
+        for end, pole in (("upper", kidney.upper), ("lower", kidney.lower)):
+            i = row.get(f"{side}_kidney_{end}_pole")
+            if i is not None and pole is not None:
+                result[i], seen[i] = pole, True
     return result, seen

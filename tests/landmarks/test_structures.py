@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from samreg.landmarks.kidneys import FoundKidney
 from samreg.landmarks.ribs import FoundRib
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
 from samreg.landmarks.structures import Structures, on_structures
@@ -32,6 +33,16 @@ def test_a_rib_far_from_where_its_neighbours_put_it_says_nothing() -> None:
     positions, seen = on_structures(structures, NAMES, PLACES, PLACES)
     assert positions.tolist() == PLACES.tolist()
     assert not seen.any()
+
+
+def test_poles_of_kidneys_are_where_the_image_shows_them() -> None:
+    names = ("left_kidney_upper_pole", "left_kidney_lower_pole", "right_kidney_upper_pole", "right_kidney_lower_pole")
+    kidneys = {"left": FoundKidney(np.array([9.0, 0, 0]), None), "right": FoundKidney(np.ones(3), np.full(3, 2.0))}
+    positions, seen = on_structures(Structures(kidneys=kidneys), names, PLACES[:4], PLACES[:4])
+    assert positions.tolist() == [[9, 0, 0], PLACES[1].tolist(), [1, 1, 1], [2, 2, 2]]
+    assert seen.tolist() == [True, False, True, True]
+    only_upper, _ = on_structures(Structures(kidneys=kidneys), names[:1], PLACES[:1], PLACES[:1])
+    assert only_upper.tolist() == [[9, 0, 0]]
 
 
 def test_shoulder_blades_have_a_share_in_their_landmarks() -> None:
