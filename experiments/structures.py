@@ -1,11 +1,11 @@
-"""How well ribs and the diaphragm's domes are found, and whether registered ribs lie on ribs of the same number.
+"""How well ribs, domes and kidneys are found, and whether registered ribs lie on ribs of the same number.
 
-    python experiments/ribs.py IMAGES data/landmarks/train/landmarks.csv --pairs NSCLCRG-R01-001/CPTAC-C3N-00249
+    python experiments/structures.py IMAGES data/landmarks/train/landmarks.csv --pairs NSCLCRG-R01-001/CPTAC-C3N-00249
 
 Everybody is searched by the landmark atlas of the others. First, how far what is found is from landmarks that were
 read: mean / median / 95th percentile in mm, beside where the embedding alone puts them. Then, for each pair
 FIXED/MOVING, which share of the places of the fixed image's ribs a registration takes nearest to the rib of the same
-number, how far they are from that rib, and the error of all landmarks: without ribs and domes as guides, and with.
+number, how far they are from that rib, and the error of all landmarks: without all these as guides, and with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ from samreg.spatial import Image, Points, Transform
 from samreg.training.data import named_images
 from samreg.training.landmark_pairs import read_landmarks
 
-_KINDS = {"_lateral": "lateral places of ribs", "rib12_tip": "tips of the twelfth ribs", "_dome": "domes"}
+_KINDS = {
+    "_lateral": "lateral places of ribs",
+    "rib12_tip": "tips of the twelfth ribs",
+    "_dome": "domes of the diaphragm",
+    "kidney_upper_pole": "upper poles of kidneys",
+    "kidney_lower_pole": "lower poles of kidneys",
+}
 
 
 def main() -> None:
@@ -69,25 +75,22 @@ def _atlas_without(*people: str) -> LandmarkAtlas:
 
 @contextmanager
 def _unseen() -> Iterator[None]:
-    """Let neither ribs nor domes be found."""
+    """Let neither ribs nor domes nor kidneys be found."""
     with ExitStack() as stack:
-        for name in ("find_ribs", "find_domes"):
+        for name in ("find_ribs", "find_domes", "find_kidneys"):
             stack.enter_context(patch.object(structures, name, return_value={}))
         yield
 
 
 def _found(images: dict[str, Image], landmarks: dict[str, Points]) -> dict[str, Survey]:
-    """Survey everybody, and print how far ribs and domes are from where they were read."""
+    """Survey everybody, and print how far what is found is from where it was read."""
     surveys: dict[str, Survey] = {}
     errors: dict[str, list[tuple[float, float]]] = defaultdict(list)
     missing: dict[str, int] = defaultdict(int)
     for person, image in images.items():
         embedding = samreg.embed(image)
         atlas = _atlas_without(person)
-        with (
-            patch.object(structures, "find_ribs", return_value={}),
-            patch.object(structures, "find_domes", return_value={}),
-        ):
+        with _unseen():
             alone = survey(atlas, embedding, features(embedding))
         embedding = samreg.embed(image)  # what was found is kept with the embedding
         surveys[person] = survey(atlas, embedding, features(embedding))
@@ -113,10 +116,7 @@ def _registered(images: dict[str, Image], pair: tuple[str, str], preset: str, *,
     if guided:
         result = samreg.register(*(images[person] for person in pair), **options)
     else:
-        with (
-            patch.object(structures, "find_ribs", return_value={}),
-            patch.object(structures, "find_domes", return_value={}),
-        ):
+        with _unseen():
             result = samreg.register(*(images[person] for person in pair), **options)
     if result.transform is None:
         raise SystemExit(f"{pair[0]} <- {pair[1]}: {result.reason}")
