@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samreg.landmarks.bone import part_of
-from samreg.spatial.grid import FloatArray
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.standard import has_hounsfield_units, standardised
 
@@ -22,7 +22,8 @@ _CORES_MM = (4.0, 6.0, 8.0)  # how deep it is looked at, so that thin bridges to
 _VOLUME_ML = (20.0, 300.0)  # the least of one that the image cuts
 _MIN_FAT = 0.4  # of what surrounds it
 _NEAR_MM = 30.0  # from where the upper pole is expected
-_FROM_END = 2  # slices of the part that lie below one that is whole
+_BEYOND = 2  # slices past an end that are looked at: what is not shown is air there
+_AIR_HU = -500.0
 _POLE_MM = 2.0  # height of the end that is called a pole
 
 
@@ -33,7 +34,7 @@ class FoundKidney:
     Parameters
     ----------
     upper, lower
-        (3,) middle of its highest and lowest 2 mm, LPS mm; ``lower`` is None where the image ends first.
+        (3,) middle of its highest and lowest 2 mm, LPS mm; ``lower`` is None where the image or its mask ends first.
     """
 
     upper: FloatArray
@@ -73,20 +74,19 @@ def _kidney(image: Image, expected: FloatArray) -> FoundKidney | None:
     best, chosen = _MIN_FAT, None
     for tissue in _TISSUE_HU:
         for where, piece in _pieces(hu > tissue, part.grid.world_to_index(expected[None])[0, ::-1]):
-            upper, lower = (_end(part, where, piece, top) for top in (True, False))
-            if np.linalg.norm(upper - expected) > _NEAR_MM:
+            upper, lower = (_end(part.grid, hu, where, piece, top=top) for top in (True, False))
+            if upper is None or np.linalg.norm(upper - expected) > _NEAR_MM:
                 continue
             around = fat[where][ndimage.binary_dilation(piece, iterations=2) & ~piece].mean()
             if around > best:
-                is_whole = where[0].start + int(piece.any(axis=(1, 2)).argmax()) > _FROM_END
-                best, chosen = around, FoundKidney(upper, lower if is_whole else None)
+                best, chosen = around, FoundKidney(upper, lower)
     return chosen
 
 
 def _pieces(tissue: NDArray[np.bool_], expected: FloatArray) -> Iterator[tuple[tuple[slice, ...], NDArray[np.bool_]]]:
     """Yield where pieces of tissue of a kidney's size are, and their voxels there.
 
-    None that a side of the part cuts, or whose top lies far from where it is expected, (3,) index z, y, x.
+    None that a side of the part cuts, and none whose top lies far from where it is expected, (3,) index z, y, x.
     """
     depth = ndimage.distance_transform_edt(tissue, sampling=_SPACING_MM)
     least, most = (volume * 1e3 / _SPACING_MM**3 for volume in _VOLUME_ML)
@@ -108,17 +108,22 @@ def _pieces(tissue: NDArray[np.bool_], expected: FloatArray) -> Iterator[tuple[t
 
 
 def _is_cut(piece: NDArray[np.bool_], where: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a piece reaches the upper end or a side of the part that is looked at."""
-    ends = [piece[-1].any() and where[0].stop >= shape[0]]
+    """Whether a piece reaches a side of the part that is looked at."""
+    ends = []
     for axis in (1, 2):
         across = np.moveaxis(piece, axis, 0)
         ends += [across[0].any() and where[axis].start == 0, across[-1].any() and where[axis].stop >= shape[axis]]
     return any(ends)
 
 
-def _end(part: Image, where: tuple[slice, ...], piece: NDArray[np.bool_], top: bool) -> FloatArray:
-    """Return the middle of the highest or lowest slices of a piece, (3,) LPS mm."""
+def _end(
+    grid: Grid, hu: NDArray[np.float32], where: tuple[slice, ...], piece: NDArray[np.bool_], *, top: bool
+) -> FloatArray | None:
+    """Return the middle of the highest or lowest slices of a piece, (3,) LPS mm; None where no more is shown beyond."""
     z, y, x = (axis + place.start for axis, place in zip(np.nonzero(piece), where, strict=True))
     end = z.max() if top else z.min()
-    slices = np.abs(z - end) * _SPACING_MM <= _POLE_MM
-    return np.asarray(part.grid.index_to_world([[x[slices].mean(), y[slices].mean(), end]])[0])
+    last = np.abs(z - end) * _SPACING_MM <= _POLE_MM
+    beyond = end + _BEYOND if top else end - _BEYOND
+    if not 0 <= beyond < len(hu) or np.median(hu[beyond, y[last], x[last]]) < _AIR_HU:
+        return None
+    return np.asarray(grid.index_to_world([[x[last].mean(), y[last].mean(), end]])[0])

@@ -52,6 +52,18 @@ def test_a_kidney_that_the_image_cuts_has_no_lower_pole() -> None:
         assert kidney.lower is None
 
 
+def test_a_mask_cuts_a_kidney_as_the_end_of_the_image_does() -> None:
+    """Beyond a mask there is air, and a kidney cut by it seemed to end there."""
+    image = abdomen()
+    z = GRID.world_points()[..., 2]
+    below = image.with_array(np.where(z < -40, -1024, image.array).astype(np.int16))
+    found = find_kidneys(below, UPPER)
+    assert set(found) == {"left", "right"}
+    assert all(kidney.lower is None for kidney in found.values())
+    above = image.with_array(np.where(z > 5, -1024, image.array).astype(np.int16))
+    assert find_kidneys(above, UPPER) == {}
+
+
 def test_without_fat_around_it_a_kidney_is_left_out() -> None:
     assert find_kidneys(abdomen(around=40.0), UPPER) == {}
 
