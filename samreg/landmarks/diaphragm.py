@@ -65,6 +65,8 @@ def _dome(image: Image, body: Image, expected: FloatArray) -> FloatArray | None:
     peak = surface >= ndimage.maximum_filter(surface, 1 + int(_PEAK_MM / _SPACING_MM) * 2)
     peak &= base & (ndimage.distance_transform_edt(base, sampling=_SPACING_MM) > _FROM_EDGE_MM)
     y, x = np.nonzero(peak)
+    ends = part.array[lowest[y, x] - 1, y, x] > _AIR_HU  # else a mask does, beyond which there is air
+    y, x = y[ends], x[ends]
     places = part.grid.index_to_world(np.column_stack([x, y, surface[y, x]]).astype(np.float64))
     places = places[np.linalg.norm((places - expected)[:, :2], axis=1) < _WINDOW_MM]
     if not len(places):

@@ -60,3 +60,10 @@ def test_a_volume_whose_axes_are_turned_has_the_same_domes() -> None:
     for side, place in find_domes(turned, DOMES).items():
         assert np.abs(place - DOMES[side]).max() < 4
     assert set(find_domes(turned, DOMES)) == set(DOMES)
+
+
+def test_where_a_mask_ends_a_lung_is_no_dome() -> None:
+    """Beyond a mask there is air outside the body, and the lung seemed to end there."""
+    image = chest()
+    z = GRID.world_points()[..., 2]
+    assert find_domes(image.with_array(np.where(z < 20, -1024, image.array).astype(np.int16)), DOMES) == {}
