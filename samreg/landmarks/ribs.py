@@ -52,6 +52,7 @@ _MAX_BEND = 0.25  # cosine, between one step of 20 mm and the next
 _BEND_SAMPLES = 5
 _LATERAL_MM = 2.0  # within which the most lateral voxels, and those around the last one, are averaged
 _END_REACH_MM = 14.0  # of the end from that of the centreline
+_AIR_HU = -500.0
 _FROM_END, _FROM_BORDER_MM = 3, 6.0  # samples, of the most lateral point; of a tip, from where the image ends
 
 
@@ -329,5 +330,13 @@ def _rib(line: FloatArray, voxels: FloatArray, sign: float, image: Image) -> Fou
         beyond = (at_end - line[-1]) @ (line[-1] - line[-_FROM_END])
         last = at_end[beyond.argmax()]
         end = at_end[np.linalg.norm(at_end - last, axis=1) <= _LATERAL_MM].mean(axis=0)
-        tip = end if image.grid.depth(end[None])[0] > _FROM_BORDER_MM else None
+        onward = (line[-1] - line[-_FROM_END]) / np.linalg.norm(line[-1] - line[-_FROM_END])
+        if image.grid.depth(end[None])[0] > _FROM_BORDER_MM and _is_shown(image, end + _FROM_BORDER_MM * onward):
+            tip = end
     return FoundRib(line, lateral, tip)
+
+
+def _is_shown(image: Image, place: FloatArray) -> bool:
+    """Whether an image shows tissue at a place (3,), and not the air beyond a mask."""
+    index = np.clip(np.rint(image.grid.world_to_index(place[None])[0]).astype(int), 0, np.subtract(image.grid.size, 1))
+    return bool(image.array[tuple(index[::-1])] > _AIR_HU)

@@ -166,6 +166,15 @@ def test_what_is_cut_off_has_no_end(healthy: Person) -> None:
     assert found["left_rib8"].lateral is not None
 
 
+def test_a_rib_that_a_mask_cuts_has_no_tip_there(healthy: Person) -> None:
+    """Beyond a mask there is air, and the rib seemed to end at its border."""
+    x = GRID.world_points()[..., 0]
+    array = np.where(np.abs(x) > 60, -1024, healthy.image.array).astype(np.int16)
+    found = find_ribs(healthy.image.with_array(array), LEVELS, spine(), {})
+    assert found["right_rib12"].tip is None
+    assert healthy.ribs()["right_rib12"].tip is not None
+
+
 @pytest.mark.parametrize("part", [slice(0, 3), slice(0, 0)])
 def test_few_vertebrae_tell_no_numbers(healthy: Person, part: slice) -> None:
     assert find_ribs(healthy.image, LEVELS[part], spine()[part], {}) == {}
