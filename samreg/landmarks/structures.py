@@ -1,4 +1,4 @@
-"""What a CT shows by itself, found by shape and not by an embedding: shoulder blades, ribs, diaphragm, kidneys.
+"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, diaphragm, kidneys, mouths of arteries.
 
 An embedding says about where they are; the landmarks on them are then taken from the image.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_mouths
 from samreg.landmarks.diaphragm import find_domes
 from samreg.landmarks.kidneys import FoundKidney, find_kidneys
 from samreg.landmarks.ribs import FoundRib, find_ribs
@@ -21,6 +23,9 @@ from samreg.spatial.image import Image
 
 _SCAPULA_SHARE, _SCAPULA_NEAR_MM = 0.4, 15.0  # of the bone's word, unless a landmark lies this far off
 _RIB_FAR_MM = 50.0  # from where its neighbours put a landmark: no place of it, though on a rib
+
+#: Landmarks that are looked for again from where another was seen: the vein passes below the artery.
+LED_BY: Mapping[str, str] = MappingProxyType({"left_renal_vein_crossing": MESENTERIC})
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +42,15 @@ class Structures:
         Of the diaphragm, by side, (3,) LPS mm.
     kidneys
         By side.
+    mouths
+        Of the celiac trunk and the superior mesenteric artery, by the landmark's name, (3,) LPS mm.
     """
 
     scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
     ribs: Mapping[str, FoundRib] = field(default_factory=dict)
     domes: Mapping[str, FloatArray] = field(default_factory=dict)
     kidneys: Mapping[str, FoundKidney] = field(default_factory=dict)
+    mouths: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def find_structures(
@@ -52,7 +60,7 @@ def find_structures(
     reliability: FloatArray,
     counted: NDArray[np.bool_],
 ) -> Structures:
-    """Find shoulder blades, ribs, the diaphragm's domes and kidneys in a CT.
+    """Find shoulder blades, ribs, the diaphragm's domes, kidneys and mouths of arteries in a CT.
 
     Parameters
     ----------
@@ -73,13 +81,16 @@ def find_structures(
         return {side: positions[i] for side, i in rows.items() if shown[i]}
 
     domes = find_domes(image, by_side("diaphragm_dome"))
-    return Structures(scapulae, ribs, domes, find_kidneys(image, by_side("kidney_upper_pole")))
+    kidneys = find_kidneys(image, by_side("kidney_upper_pole"))
+    arteries = [names.index(name) for name in (CELIAC, MESENTERIC) if name in names]
+    mouths = find_mouths(image, {names[i]: positions[i] for i in arteries if shown[i]})
+    return Structures(scapulae, ribs, domes, kidneys, mouths)
 
 
 def on_structures(
     structures: Structures, names: Sequence[str], positions: FloatArray, by_neighbours: FloatArray
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Return landmarks (L, 3), LPS mm, with those on structures where these have them.
+    """Return landmarks (L, 3), LPS mm, with those on structures where these have them, and others led by them.
 
     Parameters
     ----------
@@ -95,7 +106,7 @@ def on_structures(
     positions : ndarray
         (L, 3) LPS mm.
     seen : ndarray of bool
-        (L,) those that the image itself shows: lateral places and tips of ribs, domes, poles of kidneys.
+        (L,) those that the image itself shows: lateral places and tips of ribs, domes, poles of kidneys, mouths.
     """
     row = {name: i for i, name in enumerate(names)}
     result, seen = positions.copy(), np.zeros(len(positions), dtype=bool)
@@ -118,4 +129,9 @@ def on_structures(
             i = row.get(f"{side}_kidney_{end}_pole")
             if i is not None and pole is not None:
                 result[i], seen[i] = pole, True
+    for name, mouth in structures.mouths.items():
+        result[row[name]], seen[row[name]] = mouth, True
+    for name, leader in LED_BY.items():
+        if name in row and leader in structures.mouths:
+            result[row[name]] += structures.mouths[leader] - positions[row[leader]]
     return result, seen

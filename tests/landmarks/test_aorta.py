@@ -1,0 +1,79 @@
+"""Mouths of arteries in made-up CTs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_mouths
+from samreg.spatial import Grid, Image
+
+GRID = Grid((90, 80, 120), np.array([-90.0, -80.0, -120.0]), np.full(3, 2.0), np.eye(3))
+RADIUS = 9.0
+MOUTHS = {CELIAC: np.array([8.0, 1.0, 9.0]), MESENTERIC: np.array([6.0, 1.0, -6.0])}
+BLOOD = 180.0
+
+
+def _axis(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return 6.0 + 0.05 * z, 10.0 - 0.1 * z  # leaning to the left and to the front as the spine does
+
+
+def abdomen(
+    *, blood: float = BLOOD, arteries: tuple[str, ...] = (CELIAC, MESENTERIC), vein: bool = True, end: float = -np.inf
+) -> Image:
+    """A CT of an aorta before a spine, its arteries, and a vein that crosses in front of it below them."""
+    x, y, z = GRID.world_points().transpose(3, 0, 1, 2)
+    array = np.where((x / 88) ** 2 + (y / 78) ** 2 < 1, -90.0, -1000.0)
+    array[(np.abs(x) < 20) & (y > 24 - 0.1 * z) & (y < 60)] = 220.0
+    array[(x < -30) & (y < 30) & (z > -60)] = 60.0
+    middle_x, middle_y = _axis(z)
+    for name in arteries:
+        mouth = MOUTHS[name]
+        tube = (np.hypot(x - mouth[0], z - mouth[2] - 0.3 * (y - mouth[1])) < 4) & (y < middle_y) & (y > mouth[1] - 25)
+        array[tube] = blood
+    if vein:
+        off = np.hypot(x - middle_x, y - middle_y) - RADIUS - 4.5  # drawn over the front, as it is
+        array[(np.hypot(off, z + 22) < 4) & (y < middle_y)] = blood
+    array[np.hypot(x - middle_x, y - middle_y) < RADIUS] = blood
+    array[z < end] = -1024.0
+    return Image(array.astype(np.int16), GRID, "abdomen")
+
+
+def off_by(offset: tuple[float, float, float]) -> dict[str, NDArray[np.float64]]:
+    return {name: mouth + np.array(offset) for name, mouth in MOUTHS.items()}
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0, 0.0), (3.0, -3.0, 16.0), (-4.0, 4.0, -14.0)])
+@pytest.mark.parametrize("blood", [110.0, BLOOD, 350.0])
+def test_both_mouths_are_found_from_afar(offset: tuple[float, float, float], blood: float) -> None:
+    found = find_mouths(abdomen(blood=blood), off_by(offset))
+    assert set(found) == set(MOUTHS)
+    for name, place in found.items():
+        assert np.linalg.norm(place - MOUTHS[name]) < 4, name
+        x, y = _axis(place[2])
+        assert np.hypot(place[0] - x, place[1] - y) == pytest.approx(RADIUS, abs=2), "on the wall"
+
+
+def test_a_vein_that_crosses_in_front_is_no_mouth() -> None:
+    """With the lower artery gone it is the next that is bright below the upper one."""
+    assert find_mouths(abdomen(arteries=(CELIAC,)), MOUTHS) == {}
+
+
+@pytest.mark.parametrize("blood", [45.0, 80.0])
+def test_without_contrast_nothing_is_said(blood: float) -> None:
+    assert find_mouths(abdomen(blood=blood), MOUTHS) == {}
+
+
+def test_both_are_needed_to_tell_them_apart() -> None:
+    image = abdomen()
+    assert find_mouths(image, {CELIAC: MOUTHS[CELIAC]}) == {}
+    assert find_mouths(abdomen(end=0.0), MOUTHS) == {}, "a mask ends between them"
+    far = {name: mouth + [0.0, 0.0, 45.0] for name, mouth in MOUTHS.items()}
+    assert find_mouths(image, far) == {}
+    assert find_mouths(image, {name: mouth + 1000.0 for name, mouth in MOUTHS.items()}) == {}
+
+
+def test_other_intensities_are_not_read() -> None:
+    image = abdomen()
+    assert find_mouths(image.with_array((image.array + 1024).astype(np.int16)), MOUTHS) == {}
