@@ -1,4 +1,4 @@
-"""How well ribs, domes and kidneys are found, and whether registered ribs lie on ribs of the same number.
+"""How well ribs, domes, kidneys and arteries are found, and whether registered ribs lie on ribs of the same number.
 
     python experiments/structures.py IMAGES data/landmarks/train/landmarks.csv --pairs NSCLCRG-R01-001/CPTAC-C3N-00249
 
@@ -37,6 +37,8 @@ _KINDS = {
     "_dome": "domes of the diaphragm",
     "kidney_upper_pole": "upper poles of kidneys",
     "kidney_lower_pole": "lower poles of kidneys",
+    "celiac_trunk_origin": "origins of the celiac trunk",
+    "sma_origin": "origins of the superior mesenteric artery",
 }
 
 
@@ -75,9 +77,9 @@ def _atlas_without(*people: str) -> LandmarkAtlas:
 
 @contextmanager
 def _unseen() -> Iterator[None]:
-    """Let neither ribs nor domes nor kidneys be found."""
+    """Let neither ribs nor domes, kidneys nor arteries be found."""
     with ExitStack() as stack:
-        for name in ("find_ribs", "find_domes", "find_kidneys"):
+        for name in ("find_ribs", "find_domes", "find_kidneys", "find_mouths"):
             stack.enter_context(patch.object(structures, name, return_value={}))
         yield
 

@@ -6,6 +6,7 @@ import locale
 import os
 from collections import OrderedDict
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -57,24 +58,38 @@ _KEPT_EMBEDDINGS = 10
 
 @pytest.fixture(scope="module")
 def embeddings_kept():
-    """Embed each image once for all tests of a module, which then test what is made of embeddings."""
+    """Embed each image once for all tests of a module, which then test what is made of embeddings.
+
+    What landmarks and bones an image shows is found once as well; global vectors alone, too.
+    """
     from samreg.embedding.embed import content_hash
     from samreg.embedding.mind import MindModel
     from samreg.embedding.models import NetworkModel
+    from samreg.landmarks.locate import _PLACED
+    from samreg.landmarks.skeleton import _SURVEYS
 
-    kept = OrderedDict()
+    def once(method):
+        kept = OrderedDict()
 
-    def once(embedded):
-        def embed(self, image, mask, *options):  # the last of the options is who is told of progress
-            key = (self.identity, content_hash(image, mask), *map(str, options[:-1]))
-            kept[key] = kept.pop(key, None) or embedded(self, image, mask, *options)
+        def embed(self, image, *arguments, **options):
+            mask = options.get("mask", arguments[0] if arguments else None)
+            others = (*arguments[1:], options.get("device"))
+            devices = [str(value) for value in others if value is not None and not callable(value)]  # all but progress
+            key = (self.identity, content_hash(image, mask), *devices)
+            kept[key] = known = kept.pop(key, None) or method(self, image, *arguments, **options)
             while len(kept) > _KEPT_EMBEDDINGS:
                 kept.popitem(last=False)
-            return replace(kept[key])  # an object of its own, as what is known of it is kept with it
+            if known is None:
+                return None
+            copy = replace(known)  # an object of its own, as what is known of it is kept with it
+            for found in (_PLACED, _SURVEYS):
+                found[copy] = found.setdefault(known, WeakKeyDictionary())
+            return copy
 
         return embed
 
     with pytest.MonkeyPatch.context() as patch:
         for model in (NetworkModel, MindModel):
             patch.setattr(model, "_embedded", once(model._embedded))
+        patch.setattr(NetworkModel, "embed_globally", once(NetworkModel.embed_globally))
         yield

@@ -30,15 +30,15 @@ _AXIS_SMOOTHED, _BLOOD_SMOOTHED = 2.0, 9  # slices
 
 _FRONT = np.deg2rad(np.arange(-90.0, 90.1, 7.5))  # directions around the axis, 0 to the front, positive to the left
 _MAX_DIRECTION = np.deg2rad(45.0)  # of a mouth
-_FROM_WALL_MM = (3.0, 4.0, 5.0)  # where the arteries are looked for
+_AT_WALL_MM, _BEYOND_MM = (2.0, 3.0, 4.0), (4.0, 6.0, 8.0)  # where arteries leave it, and where veins pass by
 _SOFT_HU = 60.0  # of muscle and bowel
 _MIN_CONTRAST_HU = 30.0  # of the blood above these
 _MIN_BRIGHTNESS = 0.3  # of a mouth, relative to the aorta
 _SMOOTHED = 0.7  # slices and directions
 _APART = 5  # slices and directions, of two mouths
-_EDGE_SHARE = 0.35  # of its brightness, down to which a spot extends
+_WALL_SHARE, _BEYOND_SHARE = 0.35, 0.5  # of its brightness, down to which a spot extends
 _MAX_WIDTH_MM = 22.0  # wider is the left renal vein, which crosses in front of the aorta
-_GAP_MM, _GAP_SD_MM, _MIN_GAP_MM = 14.0, 8.0, 4.0  # between the two mouths
+_GAP_MM, _GAP_SD_MM, _GAP_RANGE_MM = 14.0, 8.0, (4.0, 35.0)  # between the two mouths
 _OFF_SD_MM, _NEAR_MM = 20.0, 30.0  # from where both are expected, along the body
 
 
@@ -116,7 +116,7 @@ def find_mouths(image: Image, expected: Mapping[str, FloatArray]) -> dict[str, F
         for lower in spots:
             gap = (upper.slice - lower.slice) * _SPACING_MM
             off = abs((upper.slice + lower.slice) / 2 - middle) * _SPACING_MM
-            if gap < _MIN_GAP_MM or off > _NEAR_MM:
+            if not _GAP_RANGE_MM[0] <= gap <= _GAP_RANGE_MM[1] or off > _NEAR_MM:
                 continue
             unusual = ((gap - _GAP_MM) / _GAP_SD_MM) ** 2 + (off / _OFF_SD_MM) ** 2
             score = upper.brightness + lower.brightness - unusual / 4
@@ -188,22 +188,25 @@ def _spots(aorta: _Aorta) -> list[_Spot]:
     contrast = aorta.blood - _SOFT_HU
     shown = (contrast > _MIN_CONTRAST_HU) & (aorta.wall > _MIN_WALL_HU)
     shown[[0, -1]] = False  # no spot, where it may go on beyond the part
-    front = np.mean([aorta.front(off) for off in _FROM_WALL_MM], axis=0)
-    relative = (front - _SOFT_HU) / np.maximum(contrast, _MIN_CONTRAST_HU)[:, None]
-    bright = ndimage.gaussian_filter(relative.clip(0.0, 1.0), _SMOOTHED)
+    contrast = np.maximum(contrast, _MIN_CONTRAST_HU)[:, None]
+    at_wall = np.min([aorta.front(off) for off in _AT_WALL_MM], axis=0)  # an artery joins the aorta, a vein does not
+    beyond = np.max([aorta.front(off) for off in _BEYOND_MM], axis=0)
+    bright, wide = (
+        ndimage.gaussian_filter(((hu - _SOFT_HU) / contrast).clip(0.0, 1.0), _SMOOTHED) for hu in (at_wall, beyond)
+    )
     peak = (bright >= ndimage.maximum_filter(bright, _APART)) & (bright > _MIN_BRIGHTNESS)
     peak &= shown[:, None] & (np.abs(_FRONT) <= _MAX_DIRECTION)
-    from_axis = aorta.radius + np.mean(_FROM_WALL_MM)
     return [
         _Spot(int(z), float(_FRONT[column]), float(bright[z, column]))
         for z, column in np.argwhere(peak)
-        if _width(bright, z, column) * from_axis[z] <= _MAX_WIDTH_MM
+        if max(_width(bright, z, column, _WALL_SHARE), _width(wide, z, column, _BEYOND_SHARE))
+        <= _MAX_WIDTH_MM / (aorta.radius[z] + _BEYOND_MM[0])
     ]
 
 
-def _width(bright: FloatArray, row: int, column: int) -> float:
-    """Return over what angle (radians) the brightness (Z, F) of a peak goes on, up and down by a slice at a time."""
-    least, ends = _EDGE_SHARE * bright[row, column], []
+def _width(bright: FloatArray, row: int, column: int, share: float) -> float:
+    """Return over what angle (radians) a share of a place's brightness (Z, F) goes on, by a slice up or down a step."""
+    least, ends = share * bright[row, column], []
     for step in (-1, 1):
         z, f = row, column
         while 0 <= f + step < bright.shape[1]:

@@ -109,8 +109,8 @@ def find_landmarks(
     analysis of the embeddings; the most plausible constellation of candidates is chosen; and around each, the people's
     landmarks are matched one by one with their neighbourhoods, and their geometric median is taken. Vertebrae are then
     counted along the spine, where the image shows their end plates or discs, shoulder blades found by their shape, ribs
-    followed from beside the spine, the domes of the diaphragm seen at the lungs' base, and kidneys in the fat around
-    them.
+    followed from beside the spine, the domes of the diaphragm seen at the lungs' base, kidneys in the fat around
+    them, and where two arteries leave an aorta with contrast in it.
 
     Parameters
     ----------

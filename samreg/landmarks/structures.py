@@ -23,6 +23,7 @@ from samreg.spatial.image import Image
 
 _SCAPULA_SHARE, _SCAPULA_NEAR_MM = 0.4, 15.0  # of the bone's word, unless a landmark lies this far off
 _RIB_FAR_MM = 50.0  # from where its neighbours put a landmark: no place of it, though on a rib
+_MIN_ARTERY = 0.35  # reliability of a landmark that says where an artery leaves the aorta
 
 #: Landmarks that are looked for again from where another was seen: the vein passes below the artery.
 LED_BY: Mapping[str, str] = MappingProxyType({"left_renal_vein_crossing": MESENTERIC})
@@ -83,7 +84,7 @@ def find_structures(
     domes = find_domes(image, by_side("diaphragm_dome"))
     kidneys = find_kidneys(image, by_side("kidney_upper_pole"))
     arteries = [names.index(name) for name in (CELIAC, MESENTERIC) if name in names]
-    mouths = find_mouths(image, {names[i]: positions[i] for i in arteries if shown[i]})
+    mouths = find_mouths(image, {names[i]: positions[i] for i in arteries if reliability[i] >= _MIN_ARTERY})
     return Structures(scapulae, ribs, domes, kidneys, mouths)
 
 

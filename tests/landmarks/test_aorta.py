@@ -74,6 +74,16 @@ def test_both_are_needed_to_tell_them_apart() -> None:
     assert find_mouths(image, {name: mouth + 1000.0 for name, mouth in MOUTHS.items()}) == {}
 
 
+def test_an_artery_far_below_is_another() -> None:
+    """The next that was bright, 44 mm below the celiac trunk, was once taken for the mesenteric artery."""
+    image = abdomen(arteries=(CELIAC,), vein=False)
+    x, y, z = GRID.world_points().transpose(3, 0, 1, 2)
+    middle_x, middle_y = _axis(z)
+    another = (np.hypot(x - middle_x, z - MOUTHS[CELIAC][2] + 42) < 4) & (y < middle_y) & (y > middle_y - 34)
+    image = image.with_array(np.where(another, BLOOD, image.array).astype(np.int16))
+    assert find_mouths(image, MOUTHS) == {}
+
+
 def test_other_intensities_are_not_read() -> None:
     image = abdomen()
     assert find_mouths(image.with_array((image.array + 1024).astype(np.int16)), MOUTHS) == {}

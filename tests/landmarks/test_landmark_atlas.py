@@ -17,7 +17,9 @@ from samreg.landmarks.build import _fitted, build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
 from samreg.landmarks.find import _notes, find_landmarks
 from samreg.landmarks.laterality import laterality, mirror_image
+from samreg.landmarks.locate import locate, place
 from samreg.landmarks.templates import Template
+from samreg.matching import features
 from samreg.phantoms.phantom import make_phantom
 from samreg.seeding.orientation import reoriented
 from samreg.spatial import Grid
@@ -98,6 +100,22 @@ def test_landmarks_of_another_person_are_found(found, templates) -> None:
     assert np.mean(error < 15) > 0.8
     assert found.inside[shown].mean() > 0.9
     assert set(found.to_points().names) <= set(found.to_points(unsure=True).names) <= set(found.names)
+
+
+def test_landmarks_are_looked_for_again_from_where_they_moved_to(atlas, templates, monkeypatch) -> None:
+    """One window about the place of the constellation did not reach what lies farther off."""
+    embedding, truth = templates[-1].embedding, templates[-1].points
+    target = features(embedding)
+    placed = place(atlas, target, embedding.image_grid)
+    off = replace(placed, positions=placed.positions + [0.0, 0.0, 24.0])
+    shown = np.isin(atlas.names, truth.names)
+    errors = []
+    for rounds in (1, 2):
+        monkeypatch.setattr("samreg.landmarks.locate._ROUNDS", rounds)
+        found = locate(atlas, target, embedding.image_grid, placed=off).positions[shown]
+        errors.append(np.linalg.norm(found - truth.named(np.array(atlas.names)[shown]).positions, axis=1))
+    assert np.median(errors[0]) > 10
+    assert np.median(errors[1]) < 7
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
