@@ -26,7 +26,7 @@ _SEARCHED = 3000  # most likely voxels among which they are
 _APART_MM = 8.0  # between two candidates
 _OUTSIDE_MM = 40.0  # outside the image a landmark is not looked for
 _WINDOW_MM, _WINDOW_PENALTY = 16.0, 0.2  # of the search around the place chosen
-_ROUNDS, _SETTLED_MM = 2, 3.0  # of votes; those that moved by less are not held again
+_ROUNDS, _SETTLED_MM = 2, 3.0  # of votes in volumes; those that moved by less are not held again
 _MEDIAN_SOFTNESS_MM = 2.0
 _SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
 _SEEN_RELIABILITY = 0.9  # of landmarks that the image itself shows: of 95 in 19 people 90 lie within 10 mm
@@ -95,7 +95,7 @@ def locate(
     positions = placed.positions.copy()
     similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
     voted = np.flatnonzero(placed.looked_for)
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if grid.ndim == 3 else 1):
         before = positions[voted]
         positions[voted], similarity[voted], spread[voted] = _voted(atlas, target, positions, voted)
         voted = voted[np.linalg.norm(positions[voted] - before, axis=1) > _SETTLED_MM * target.scale]
