@@ -63,9 +63,11 @@ def _inside_body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         at_border[edge.ravel()] = True
     spans = np.isin(np.arange(count + 1), np.intersect1d(labels[:, :, 0], labels[:, :, -1]))
-    median = np.asarray(ndimage.median(hu, labels, np.arange(1, count + 1)))
-    outside = at_border & (np.append(np.inf, median) < np.where(spans, _BENEATH_HU, _OUTSIDE_HU))
-    outside[0] = False
+    at_border[0] = False  # tissue
+    asked, outside = np.flatnonzero(at_border), at_border.copy()
+    voxels = at_border[labels]  # of these alone, as a median sorts all it is given
+    median = np.asarray(ndimage.median(hu[voxels], labels[voxels], asked))
+    outside[asked] = median < np.where(spans[asked], _BENEATH_HU, _OUTSIDE_HU)
     body: NDArray[np.bool_] = ~outside[labels]
     return body
 

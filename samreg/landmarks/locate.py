@@ -96,11 +96,11 @@ def locate(
     similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
     voted = np.flatnonzero(placed.looked_for)
     for _ in range(_ROUNDS if grid.ndim == 3 else 1):
+        if not len(voted):
+            break
         before = positions[voted]
         positions[voted], similarity[voted], spread[voted] = _voted(atlas, target, positions, voted)
         voted = voted[np.linalg.norm(positions[voted] - before, axis=1) > _SETTLED_MM * target.scale]
-        if not len(voted):
-            break
     counted = np.zeros(len(positions), dtype=bool)
     if image is not None and image.ndim == 3:
         shown = placed.looked_for & (grid.depth(placed.by_neighbours(atlas, positions)) >= 0)
@@ -319,12 +319,14 @@ def _voted(
     )  # fmt: skip
     window = Prediction(positions[landmark], _WINDOW_MM * scale, _WINDOW_PENALTY)
     votes = vote_of(around, target, prediction=window, matrix=np.eye(positions.shape[1]))
-    places, similarity, spread = [], [], []
-    for i in wanted:
-        own = landmark == i
-        weight = 1 / (votes.spread[own] + 4.0 * scale)
-        place = geometric_median(votes.positions[own][None], weight[None], soft=_MEDIAN_SOFTNESS_MM * scale)[0]
-        places.append(place)
-        similarity.append(float(np.median(votes.similarity[own])))
-        spread.append(float(np.median(np.linalg.norm(votes.positions[own] - place, axis=1))))
-    return np.array(places), np.array(similarity), np.array(spread)
+    owns = [np.flatnonzero(landmark == i) for i in wanted]
+    said = np.zeros((len(wanted), max(map(len, owns)), positions.shape[1]))
+    weight = np.zeros(said.shape[:2])  # of nothing, where a landmark has fewer people
+    for k, own in enumerate(owns):
+        said[k, : len(own)] = votes.positions[own]
+        weight[k, : len(own)] = 1 / (votes.spread[own] + 4.0 * scale)
+    places = geometric_median(said, weight, soft=_MEDIAN_SOFTNESS_MM * scale)
+    similarity = np.array([np.median(votes.similarity[own]) for own in owns])
+    off = np.linalg.norm(said - places[:, None], axis=2)
+    spread = np.array([np.median(off[k, : len(own)]) for k, own in enumerate(owns)])
+    return places, similarity, spread

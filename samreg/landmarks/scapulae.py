@@ -135,25 +135,31 @@ def find_scapulae(
     dict
         By side, "left" and "right"; a scapula that is not found, or of which little is in the image, is left out.
     """
-    found: dict[str, FoundBone] = {}
     if not has_hounsfield_units(image):
-        return found
-    for side in SIDES:
-        shape = scapula_shape() if side == "right" else scapula_shape().mirrored()
-        rows = {name: row for row, name in enumerate(names)}
-        known = [(k, rows[f"{side}_{name}"]) for k, name in enumerate(shape.names) if f"{side}_{name}" in rows]
-        known = [(k, row) for k, row in known if reliability[row] >= _MIN_LANDMARK]
-        if not known:
-            continue
-        own, there = (list(part) for part in zip(*known, strict=True))
-        places = positions[there]
-        bone = bone_around(image, places)
-        if len(bone) < len(shape.points):
-            continue
-        fitted = fit_bone(shape, bone, shape.landmarks[own], places, reliability[there], image.grid)
-        if fitted is not None:
-            found[side] = fitted
-    return found
+        return {}
+    import torch
+    from joblib import Parallel, delayed
+
+    tasks = (delayed(_found)(image, side, names, positions, reliability) for side in SIDES)
+    both = Parallel(n_jobs=min(len(SIDES), torch.get_num_threads()), prefer="threads")(tasks)
+    return {side: bone for side, bone in zip(SIDES, both, strict=True) if bone is not None}
+
+
+def _found(
+    image: Image, side: str, names: Sequence[str], positions: FloatArray, reliability: FloatArray
+) -> FoundBone | None:
+    """Find the scapula of a side; the other parameters as in :func:`find_scapulae`."""
+    shape = scapula_shape() if side == "right" else scapula_shape().mirrored()
+    rows = {name: row for row, name in enumerate(names)}
+    known = [(k, rows[f"{side}_{name}"]) for k, name in enumerate(shape.names) if f"{side}_{name}" in rows]
+    known = [(k, row) for k, row in known if reliability[row] >= _MIN_LANDMARK]
+    if not known:
+        return None
+    own, there = (list(part) for part in zip(*known, strict=True))
+    bone = bone_around(image, positions[there])
+    if len(bone) < len(shape.points):
+        return None
+    return fit_bone(shape, bone, shape.landmarks[own], positions[there], reliability[there], image.grid)
 
 
 def shared_places(fixed: FoundBone, moving: FoundBone) -> FloatArray:
