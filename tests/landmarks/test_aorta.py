@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -20,7 +22,12 @@ def _axis(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def abdomen(
-    *, blood: float = BLOOD, arteries: tuple[str, ...] = (CELIAC, MESENTERIC), vein: bool = True, end: float = -np.inf
+    *,
+    blood: float = BLOOD,
+    arteries: tuple[str, ...] = (CELIAC, MESENTERIC),
+    vein: bool = True,
+    end: float = -np.inf,
+    mouths: Mapping[str, NDArray[np.float64]] = MOUTHS,
 ) -> Image:
     """A CT of an aorta before a spine, its arteries, and a vein that crosses in front of it below them."""
     x, y, z = GRID.world_points().transpose(3, 0, 1, 2)
@@ -29,7 +36,7 @@ def abdomen(
     array[(x < -30) & (y < 30) & (z > -60)] = 60.0
     middle_x, middle_y = _axis(z)
     for name in arteries:
-        mouth = MOUTHS[name]
+        mouth = mouths[name]
         tube = (np.hypot(x - mouth[0], z - mouth[2] - 0.3 * (y - mouth[1])) < 4) & (y < middle_y) & (y > mouth[1] - 25)
         array[tube] = blood
     if vein:
@@ -53,6 +60,29 @@ def test_both_mouths_are_found_from_afar(offset: tuple[float, float, float], blo
         assert np.linalg.norm(place - MOUTHS[name]) < 4, name
         x, y = _axis(place[2])
         assert np.hypot(place[0] - x, place[1] - y) == pytest.approx(RADIUS, abs=2), "on the wall"
+
+
+@pytest.mark.parametrize("stored", ["LPS", "RAS", "axes turned round"])
+@pytest.mark.parametrize("degrees", [-30.0, 30.0])
+def test_mouths_to_either_side_are_those_of_the_world_however_the_image_is_stored(stored: str, degrees: float) -> None:
+    turn = np.deg2rad(degrees)
+    mouths = {}
+    for name, z in ((CELIAC, 9.0), (MESENTERIC, -6.0)):
+        x, y = _axis(np.array(z))
+        mouths[name] = np.array([x + RADIUS * np.sin(turn), y - RADIUS * np.cos(turn), z])
+    image = abdomen(mouths=mouths, vein=False)
+    if stored == "RAS":  # x and y run the other way
+        corner = GRID.index_to_world([[GRID.size[0] - 1.0, GRID.size[1] - 1.0, 0.0]])[0]
+        grid = Grid(image.shape, corner, GRID.spacing, np.diag([-1.0, -1.0, 1.0]))
+        image = Image(np.ascontiguousarray(image.array[:, ::-1, ::-1]), grid, "RAS")
+    elif stored == "axes turned round":  # the index runs along z, x, y
+        array = np.ascontiguousarray(image.array.transpose(1, 2, 0))
+        image = Image(array, Grid(array.shape, GRID.origin, GRID.spacing, np.eye(3)[:, [2, 0, 1]]), "axes")
+    found = find_mouths(image, {name: mouth + [0.0, 0.0, 8.0] for name, mouth in mouths.items()})
+    assert set(found) == set(mouths)
+    for name, place in found.items():
+        np.testing.assert_allclose(place, mouths[name], atol=4.0)
+        assert np.sign(place[0] - _axis(place[2])[0]) == np.sign(degrees), "to the left is positive"
 
 
 def test_a_vein_that_crosses_in_front_is_no_mouth() -> None:
