@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samreg._forked import cuda_is_lost, usable_threads
 from samreg.errors import InputError, require_number
@@ -153,6 +153,33 @@ def cpu_threads(threads: int | None = None) -> Iterator[None]:
         yield
 
 
+def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Run tasks in Python threads of their own, which share torch's threads, and return their results in order.
+
+    Small steps one after another gain little from threads of torch, and less than nothing from those that others use.
+    As many run at once as the outermost :func:`cpu_threads` allows, one after another where that is one.
+
+    Parameters
+    ----------
+    tasks
+        Those that take longest first.
+
+    Examples
+    --------
+    >>> side_by_side([lambda: 1, lambda: 2])
+    [1, 2]
+    """
+    import torch
+    from joblib import Parallel, delayed
+
+    with cpu_threads():
+        count = min(len(tasks), _POOLS.widest())
+        if count < 2:
+            return [task() for task in tasks]
+        with cpu_threads(max(1, torch.get_num_threads() // count)):
+            return list(Parallel(n_jobs=count, prefer="threads")(delayed(task)() for task in tasks))
+
+
 class _ThreadPools:
     """The thread pools of the process, and the blocks that limit them."""
 
@@ -179,6 +206,11 @@ class _ThreadPools:
                     self._set([*self._counts.values()][-1])
                 else:
                     self._before.close()
+
+    def widest(self) -> int:
+        """Return the number of threads of the block that was entered first."""
+        with self._lock:
+            return next(iter(self._counts.values()))
 
     @staticmethod
     def _set(count: int) -> None:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from threadpoolctl import threadpool_info
 
-from samreg.device import available_cpus, cpu_threads, inference_dtype, resolve_device
+from samreg.device import available_cpus, cpu_threads, inference_dtype, resolve_device, side_by_side
 from samreg.errors import InputError
 
 
@@ -77,6 +77,38 @@ def test_no_more_threads_than_the_process_may_use(monkeypatch, two_threads) -> N
     with cpu_threads():
         assert counts() == (1, 1)
     assert available_cpus() >= 1
+
+
+def test_tasks_side_by_side_share_the_threads(monkeypatch, two_threads) -> None:
+    monkeypatch.setattr("samreg.device.available_cpus", lambda: 4)
+    meeting = threading.Barrier(2, timeout=10)  # passed only by two at once
+
+    def task(number: int) -> tuple[int, int]:
+        meeting.wait()
+        return number, torch.get_num_threads()
+
+    with cpu_threads(4):
+        assert side_by_side([lambda: task(0), lambda: task(1)]) == [(0, 2), (1, 2)]
+        assert counts() == (4, 4)
+    assert counts() == (2, 2)
+
+
+def test_tasks_within_tasks_use_what_the_outermost_block_allows(two_threads) -> None:
+    meeting = threading.Barrier(2, timeout=10)
+    with cpu_threads(2):
+        found = side_by_side([lambda: side_by_side([meeting.wait, meeting.wait]), torch.get_num_threads])
+    assert (sorted(found[0]), found[1]) == ([0, 1], 1)
+
+
+def test_tasks_run_one_after_another_where_one_thread_is_allowed(two_threads) -> None:
+    with cpu_threads(1):
+        assert side_by_side([threading.get_ident] * 3) == [threading.get_ident()] * 3
+
+
+def test_a_task_that_fails_leaves_the_threads_as_they_were(two_threads) -> None:
+    with pytest.raises(ZeroDivisionError):
+        side_by_side([lambda: 1 // 0, int])
+    assert counts() == (2, 2)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "all", True])

@@ -6,15 +6,17 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.device import side_by_side
 from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
-from samreg.landmarks.locate import looks_known
+from samreg.landmarks.locate import looks_known, placed_in
 from samreg.landmarks.match import embedded, read
 from samreg.landmarks.skeleton import survey
 from samreg.landmarks.spine import LEVELS
@@ -159,7 +161,14 @@ def find_landmarks(
     from samreg.matching import features
 
     report("finding landmarks")
-    surveyed = survey(known, embedding, features(embedding, device=device))
+    target = features(embedding, device=device)
+    placed_in(known, embedding, target)  # both start from it
+    surveyed, glanced = side_by_side(
+        [
+            partial(survey, known, embedding, target),
+            partial(_sides_at_a_glance, image, embedding, known, model, device),
+        ]
+    )
     located, reliability = surveyed.located, surveyed.reliability.copy()
     _, _, spread, depth = located.evidence
     inside = depth >= 0
@@ -172,25 +181,29 @@ def find_landmarks(
     )  # fmt: skip
     notes = _notes(found, known)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body
-        t = _sides(image, embedding, known, model, device, report)
+        t = glanced if glanced > CLEAR_T else _sides(image, embedding, known, model, device, report)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(found, notes=notes)
+
+
+def _sides_at_a_glance(image: Any, embedding: Embedding, atlas: LandmarkAtlas, model: Any, device: str) -> float:
+    """Return the :func:`laterality` of an image by global vectors alone; 0 where they cannot tell."""
+    from samreg.embedding.registry import model_for
+
+    if not isinstance(image, Image) or image.ndim != 3 or embedding.volume is None:
+        return 0.0
+    mirrored = model_for(model, image).embed_globally(mirror_image(embedding.volume), device=device)
+    return 0.0 if mirrored is None else laterality(embedding, mirrored, atlas=atlas, device=device)
 
 
 def _sides(
     image: Image, embedding: Embedding, atlas: LandmarkAtlas, model: Any, device: str, report: Callable[[str], None]
 ) -> float:
-    """Return the :func:`laterality` of an image: by global vectors alone where they leave no doubt, else by all."""
+    """Return the :func:`laterality` of an image by all its vectors."""
     from samreg.embedding.registry import model_for
 
     report("embedding the mirrored image")
-    network = model_for(model, image)
-    if embedding.volume is not None:
-        glanced = network.embed_globally(mirror_image(embedding.volume), device=device)
-        t = 0.0 if glanced is None else laterality(embedding, glanced, atlas=atlas, device=device)
-        if t > CLEAR_T:
-            return t
-    mirrored = network.embed_on_device(mirror_image(image), device=device)
+    mirrored = model_for(model, image).embed_on_device(mirror_image(image), device=device)
     return laterality(embedding, mirrored, atlas=atlas, device=device)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from samreg.device import side_by_side
 from samreg.embedding.body import body_mask
 from samreg.landmarks.bone import bone_voxels, part_of
 from samreg.seeding.affine import fit_least_squares
@@ -137,11 +138,7 @@ def find_scapulae(
     """
     if not has_hounsfield_units(image):
         return {}
-    import torch
-    from joblib import Parallel, delayed
-
-    tasks = (delayed(_found)(image, side, names, positions, reliability) for side in SIDES)
-    both = Parallel(n_jobs=min(len(SIDES), torch.get_num_threads()), prefer="threads")(tasks)
+    both = side_by_side([partial(_found, image, side, names, positions, reliability) for side in SIDES])
     return {side: bone for side, bone in zip(SIDES, both, strict=True) if bone is not None}
 
 

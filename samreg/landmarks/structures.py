@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.device import side_by_side
 from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_mouths
 from samreg.landmarks.diaphragm import find_domes
 from samreg.landmarks.kidneys import FoundKidney, find_kidneys
@@ -75,16 +77,21 @@ def find_structures(
     scapulae = find_scapulae(image, names, positions, reliability)
     shown = reliability > 0
     vertebrae = np.flatnonzero(counted & shown)
-    ribs = find_ribs(image, [LEVELS.index(names[i]) for i in vertebrae], positions[vertebrae], scapulae)
 
     def by_side(landmark: str) -> dict[str, FloatArray]:
         rows = {side: names.index(f"{side}_{landmark}") for side in SIDES if f"{side}_{landmark}" in names}
         return {side: positions[i] for side, i in rows.items() if shown[i]}
 
-    domes = find_domes(image, by_side("diaphragm_dome"))
-    kidneys = find_kidneys(image, by_side("kidney_upper_pole"))
     arteries = [names.index(name) for name in (CELIAC, MESENTERIC) if name in names]
-    mouths = find_mouths(image, {names[i]: positions[i] for i in arteries if reliability[i] >= _MIN_ARTERY})
+    leaving = {names[i]: positions[i] for i in arteries if reliability[i] >= _MIN_ARTERY}
+    ribs, kidneys, domes, mouths = side_by_side(
+        [
+            partial(find_ribs, image, [LEVELS.index(names[i]) for i in vertebrae], positions[vertebrae], scapulae),
+            partial(find_kidneys, image, by_side("kidney_upper_pole")),
+            partial(find_domes, image, by_side("diaphragm_dome")),
+            partial(find_mouths, image, leaving),
+        ]
+    )
     return Structures(scapulae, ribs, domes, kidneys, mouths)
 
 

@@ -15,6 +15,7 @@ from samreg.spatial.grid import FloatArray
 MEMORY_LIMIT_MB = 256  # for one block of similarities or gathered vectors
 _CACHED_MB = 8  # of a block on the CPU, unless the limit is lower: larger ones leave its caches
 _KEYS_AT_ONCE = 4096
+_MOST_AT_ONCE = 64  # that search around one place
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,18 +147,20 @@ def _search_near(
     """Return the best row (N,) within a ball around the prediction; the nearest body voxel where it is empty."""
     step = 2 if coarse else 1
     spacing = (step * target.grid.spacing).tolist()
-    index = target.frame.index(torch.tensor(prediction.positions, dtype=torch.float64, device=target.device)) / step
-    middle = index.round()
+    expected = torch.tensor(prediction.positions, dtype=torch.float64, device=target.device)
+    index = target.frame.index(expected) / step
+    windows, members, counts = _shared(index)
+    middle = windows.round()
     offsets = _ball(prediction.radius, spacing, target.device)
     volume = target.sparse_volume if coarse else target.row
     first, further, volume = _places(volume, middle.long(), offsets, _reach(prediction.radius, spacing))
     # in radii; |offset - fraction|^2 by one product
     scale = offsets.new_tensor([size / prediction.radius for size in spacing], dtype=torch.float32)
-    fraction, steps = (index - middle).float() * scale, offsets * scale
+    fraction, steps = (windows - middle).float() * scale, offsets * scale
     squares = fraction.square().sum(dim=1, keepdim=True), steps.square().sum(dim=1)
     block = _block(len(offsets) * (4 * query.shape[1] + 64), target, memory_limit_mb)
-    best = [torch.zeros(0, dtype=torch.long, device=target.device)]
-    for start in range(0, len(query), block):
+    result = torch.full((len(query),), -1, dtype=torch.long, device=target.device)
+    for start in range(0, len(windows), block):
         part = slice(start, start + block)
         places = volume[first[part, None] + further]
         distance = torch.addmm(squares[1], fraction[part], steps.T, alpha=-2).add_(squares[0][part])
@@ -165,15 +168,38 @@ def _search_near(
         places = places.clamp_(min=0)
         flat = places.flatten()
         keys = (target.sparse_vectors[flat] if coarse else target.vectors(flat)).unflatten(0, places.shape)
-        score = torch.einsum("nkc,nc->nk", keys, query[part].to(keys.dtype)).float()
-        value, choice = score.sub_(distance, alpha=prediction.penalty).masked_fill_(ignored, -torch.inf).max(dim=1)
-        chosen = places.gather(1, choice[:, None])[:, 0].long()
-        best.append(torch.where(value > -torch.inf, target.sparse_rows[chosen] if coarse else chosen, -1))
-    result = torch.cat(best)
+        own = members[part, : counts[start]]
+        score = (query[own.clamp(min=0)].to(keys.dtype) @ keys.transpose(1, 2)).float()
+        score.sub_(distance[:, None], alpha=prediction.penalty).masked_fill_(ignored[:, None], -torch.inf)
+        value, choice = score.max(dim=2)
+        chosen = places.gather(1, choice).long()
+        chosen = torch.where(value > -torch.inf, target.sparse_rows[chosen] if coarse else chosen, -1)
+        result[own[own >= 0]] = chosen[own >= 0]
     empty = (result < 0).nonzero()[:, 0]
     if len(empty):
         result[empty] = nearest_rows(target, step * index[empty])
     return result
+
+
+def _shared(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the places (W, d) among N, which of the N are at each, (W, M) padded with -1, and how many (W,).
+
+    What is at a place is gathered once for all that search there. Where most are comes first, so that the places of a
+    block have about as many; one where more than a few dozen are comes several times.
+    """
+    which = torch.unique(index, dim=0, return_inverse=True)[1]
+    order = which.argsort(stable=True)
+    place = which[order]
+    nth = torch.arange(len(index), device=index.device) - torch.searchsorted(place, place)
+    part = place * len(index) + nth // _MOST_AT_ONCE
+    _, window, counts = torch.unique_consecutive(part, return_inverse=True, return_counts=True)
+    by_count = counts.argsort(descending=True, stable=True)
+    counts = counts[by_count]
+    members = torch.full((len(counts), int(counts[:1].sum())), -1, device=index.device)
+    rank = torch.empty_like(by_count)
+    rank[by_count] = torch.arange(len(counts), device=index.device)
+    members[rank[window], nth % _MOST_AT_ONCE] = order
+    return index[members[:, 0]] if len(index) else index, members, counts
 
 
 def _places(
@@ -226,15 +252,17 @@ def _refine(
     identity = torch.eye(ndim, dtype=torch.long, device=device)
     steps = torch.cat([torch.zeros_like(identity[:1]), identity, -identity])
     block = _block(3**ndim * query.shape[1] * 12, target, memory_limit_mb)
+    order = best.argsort(stable=True)  # what neighbours look at is gathered once
     indices, similarities = [], []
-    for part, rows in zip(query.split(block), best.split(block), strict=True):
-        voxels = target.index[rows][:, None] + neighbourhood
-        choice = _similarities(part, target, rows_at(target, voxels)).argmax(dim=1)
-        peak = target.index[rows] + neighbourhood[choice]
-        around = _similarities(part, target, rows_at(target, peak[:, None] + steps))
+    for part in order.split(block):
+        voxel = target.index[best[part]]
+        choice = _similarities(query[part], target, rows_at(target, voxel[:, None] + neighbourhood)).argmax(dim=1)
+        peak = voxel + neighbourhood[choice]
+        around = _similarities(query[part], target, rows_at(target, peak[:, None] + steps))
         indices.append(peak + _parabola(around[:, 1 : ndim + 1], around[:, :1], around[:, ndim + 1 :]))
         similarities.append(around[:, 0])
-    return target.frame.world(torch.cat(indices)), torch.cat(similarities).double()
+    back = order.argsort()
+    return target.frame.world(torch.cat(indices)[back]), torch.cat(similarities)[back].double()
 
 
 def _parabola(after: torch.Tensor, peak: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
@@ -247,11 +275,11 @@ def _parabola(after: torch.Tensor, peak: torch.Tensor, before: torch.Tensor) -> 
 
 def _similarities(query: torch.Tensor, target: Features, rows: torch.Tensor) -> torch.Tensor:
     """Return the dot products (N, W) of query n with rows (N, W); -inf where a row is -1."""
-    parts = target.parts(rows.clamp(min=0).flatten())
+    unique, which = torch.unique(rows.clamp(min=0), return_inverse=True)
+    parts = target.parts(unique)
     wanted = query.split([part.shape[1] for part in parts], dim=1)
     products = [
-        torch.bmm(part.float().unflatten(0, rows.shape), vectors[..., None])[..., 0]
-        for part, vectors in zip(parts, wanted, strict=True)
+        torch.bmm(part.float()[which], vectors[..., None])[..., 0] for part, vectors in zip(parts, wanted, strict=True)
     ]
     product: torch.Tensor = reduce(torch.add, products) * len(parts) ** -0.5
     return product.masked_fill(rows < 0, -torch.inf)

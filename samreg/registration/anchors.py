@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.device import side_by_side
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.grid import FloatArray
@@ -210,9 +212,6 @@ def find_anchors(
     device
         Where to search.
     """
-    import torch
-    from joblib import Parallel, delayed
-
     from samreg.landmarks.skeleton import paired_places, survey
     from samreg.matching import features
     from samreg.seeding.orientation import turned_embedding
@@ -220,9 +219,7 @@ def find_anchors(
     turn = np.eye(embeddings[1].image_grid.ndim) if turn is None else turn
     center = embeddings[1].image_grid.center
     upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
-    both = Parallel(n_jobs=min(2, torch.get_num_threads()), prefer="threads")(
-        delayed(survey)(atlas, embedding, features(embedding, device=device)) for embedding in upright
-    )
+    both = side_by_side([partial(survey, atlas, one, features(one, device=device)) for one in upright])
     located = [one.located for one in both]
     bones = paired_places(*both) if len(turn) == 3 else np.zeros((2, 0, len(turn)))
     moving, on_moving = ((places - center) @ turn + center for places in (located[1].positions, bones[1]))

@@ -124,6 +124,23 @@ def test_a_search_around_predictions_takes_the_best_voxel_of_each_ball(pair, inn
         np.testing.assert_allclose(found, best, atol=0.01)  # half precision
 
 
+@pytest.mark.parametrize("coarse", [False, True])
+def test_queries_that_share_a_window_find_what_each_finds_alone(pair, inner_points, coarse) -> None:
+    """Some windows are shared by more queries than are searched at once, others by few or by none else."""
+    fixed, moving = (features(e) for e in pair)
+    rng = np.random.default_rng(0)
+    query = interpolate(fixed, inner_points[rng.integers(len(inner_points), size=300)])
+    shared = inner_points[np.concatenate([np.zeros(150, int), rng.integers(1, 30, 100), np.arange(30, 40), np.arange(40)])] + SHIFT
+    order = rng.permutation(300)
+    together = find(query, moving, prediction=Prediction(shared[order], 20.0, 0.2), coarse=coarse)
+    for row in range(0, 300, 7):
+        window = Prediction(shared[order[row]][None], 20.0, 0.2)
+        alone = find(query[row : row + 1], moving, prediction=window, coarse=coarse)
+        np.testing.assert_allclose(together.positions[row], alone.positions[0], atol=1e-4)
+    nothing = find(query[:0], moving, prediction=Prediction(np.zeros((0, 3)), 20.0), coarse=coarse)
+    assert nothing.positions.shape == (0, 3)
+
+
 def test_a_window_without_body_takes_the_nearest_voxel(pair) -> None:
     fixed, moving = (features(e) for e in pair)
     outside = Prediction(np.array([[500.0, 500.0, 500.0]]), radius=8.0)
