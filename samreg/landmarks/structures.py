@@ -1,4 +1,4 @@
-"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, diaphragm, kidneys, mouths of arteries.
+"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, lungs, kidneys, mouths of arteries.
 
 An embedding says about where they are; the landmarks on them are then taken from the image.
 """
@@ -17,6 +17,7 @@ from samreg.device import side_by_side
 from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_mouths
 from samreg.landmarks.diaphragm import find_domes
 from samreg.landmarks.kidneys import FoundKidney, find_kidneys
+from samreg.landmarks.lungs import find_apices
 from samreg.landmarks.ribs import FoundRib, find_ribs
 from samreg.landmarks.scapulae import SIDES, FoundBone, find_scapulae, scapula_shape
 from samreg.landmarks.spine import LEVELS
@@ -25,6 +26,7 @@ from samreg.spatial.image import Image
 
 _SCAPULA_SHARE, _SCAPULA_NEAR_MM = 0.4, 15.0  # of the bone's word, unless a landmark lies this far off
 _RIB_FAR_MM = 50.0  # from where its neighbours put a landmark: no place of it, though on a rib
+_THORACIC = tuple(level for level in LEVELS if level.startswith("vertebra_T"))
 _MIN_ARTERY = 0.35  # reliability of a landmark that says where an artery leaves the aorta
 
 #: Landmarks that are looked for again from where another was seen: the vein passes below the artery.
@@ -47,6 +49,8 @@ class Structures:
         By side.
     mouths
         Of the celiac trunk and the superior mesenteric artery, by the landmark's name, (3,) LPS mm.
+    apices
+        Of the lungs, by side, (3,) LPS mm.
     """
 
     scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
@@ -54,6 +58,7 @@ class Structures:
     domes: Mapping[str, FloatArray] = field(default_factory=dict)
     kidneys: Mapping[str, FoundKidney] = field(default_factory=dict)
     mouths: Mapping[str, FloatArray] = field(default_factory=dict)
+    apices: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def find_structures(
@@ -63,7 +68,7 @@ def find_structures(
     reliability: FloatArray,
     counted: NDArray[np.bool_],
 ) -> Structures:
-    """Find shoulder blades, ribs, the diaphragm's domes, kidneys and mouths of arteries in a CT.
+    """Find shoulder blades, ribs, domes of the diaphragm, kidneys, mouths of arteries and apices of lungs in a CT.
 
     Parameters
     ----------
@@ -84,15 +89,18 @@ def find_structures(
 
     arteries = [names.index(name) for name in (CELIAC, MESENTERIC) if name in names]
     leaving = {names[i]: positions[i] for i in arteries if reliability[i] >= _MIN_ARTERY}
-    ribs, kidneys, domes, mouths = side_by_side(
+    levels = [LEVELS.index(names[i]) for i in vertebrae]
+    thoracic = [i for level, i in sorted(zip(levels, vertebrae, strict=True)) if LEVELS[level] in _THORACIC]
+    ribs, kidneys, domes, mouths, apices = side_by_side(
         [
-            partial(find_ribs, image, [LEVELS.index(names[i]) for i in vertebrae], positions[vertebrae], scapulae),
+            partial(find_ribs, image, levels, positions[vertebrae], scapulae),
             partial(find_kidneys, image, by_side("kidney_upper_pole")),
             partial(find_domes, image, by_side("diaphragm_dome")),
             partial(find_mouths, image, leaving),
+            partial(find_apices, image, positions[thoracic]),
         ]
     )
-    return Structures(scapulae, ribs, domes, kidneys, mouths)
+    return Structures(scapulae, ribs, domes, kidneys, mouths, apices)
 
 
 def on_structures(

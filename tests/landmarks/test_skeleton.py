@@ -13,7 +13,7 @@ from samreg.landmarks.atlas import shipped_atlas
 from samreg.landmarks.locate import Located, locate
 from samreg.landmarks.match import bones_of, guided_matches
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
-from samreg.landmarks.skeleton import PairedBone, Survey, paired_bones, survey, taken_by_bones
+from samreg.landmarks.skeleton import PairedBone, Survey, paired_bones, paired_places, survey, taken_by_bones
 from samreg.landmarks.spine import LEVELS
 from samreg.landmarks.structures import Structures
 from samreg.matching import Calibration, features
@@ -23,17 +23,26 @@ from samreg.spatial.standard import sample_mask
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 
+APICES = {"left": np.array([400.0, 0.0, 0.0]), "right": np.array([-400.0, 0.0, 0.0])}
+
+
 def surveyed(
-    *, shift: float = 0.0, counted: int = 8, reliability: float = 0.9, scapulae: tuple[str, ...] = ("left",)
+    *,
+    shift: float = 0.0,
+    counted: int = 8,
+    reliability: float = 0.9,
+    scapulae: tuple[str, ...] = ("left",),
+    apices: tuple[str, ...] = (),
 ) -> Survey:
-    """An image with all vertebrae 25 mm apart, some counted, and shoulder blades."""
+    """An image with all vertebrae 25 mm apart, some counted, shoulder blades, and apices of the lungs."""
     count = len(LEVELS)
     positions = np.column_stack([np.zeros(count), np.zeros(count), -25.0 * np.arange(count) + shift])
     shape = scapula_shape()
     bone = FoundBone(shape.points + [0.0, 0.0, 2 * shift], np.ones(len(shape.points), dtype=bool), shape.landmarks)
     located = Located(
         positions, (np.ones(count), np.zeros(count), np.zeros(count), np.full(count, 50.0)),
-        np.arange(count) < counted, np.zeros(count, dtype=bool), Structures(dict.fromkeys(scapulae, bone)),
+        np.arange(count) < counted, np.zeros(count, dtype=bool),
+        Structures(dict.fromkeys(scapulae, bone), apices={side: APICES[side] + [0, 0, 3 * shift] for side in apices}),
     )  # fmt: skip
     return Survey(LEVELS, located, np.full(count, reliability))
 
@@ -48,6 +57,18 @@ def test_a_point_goes_with_the_bone_it_lies_on() -> None:
     np.testing.assert_allclose(taken.positions, [on_scapula + [0, 0, 20.0], near_spine + [0, 0, 10.0]], atol=1e-3)
     assert taken.share.tolist() == [0.5, 0.0]
     assert len(taken_by_bones((), np.zeros((3, 3))).rows) == 0
+
+
+def test_points_at_the_apex_of_a_lung_go_with_it() -> None:
+    fixed, moving = surveyed(apices=("left", "right")), surveyed(shift=10.0, apices=("right",))
+    at, near, far = APICES["right"], APICES["right"] + [3.0, -4.0, 2.0], APICES["right"] + [0.0, 20.0, 0.0]
+    taken = taken_by_bones(paired_bones(fixed, moving), np.array([at, far, near, APICES["left"]]))
+    assert taken.rows.tolist() == [0, 2]
+    np.testing.assert_allclose(taken.positions, [at + [0, 0, 30.0], near + [0, 0, 30.0]])
+    assert taken.share.tolist() == [1.0, 1.0]
+    places = paired_places(fixed, moving)
+    np.testing.assert_allclose(places[:, -1], [at, at + [0, 0, 30.0]])
+    assert places.shape[1] == paired_places(surveyed(), surveyed(shift=10.0)).shape[1] + 1
 
 
 @pytest.mark.parametrize(

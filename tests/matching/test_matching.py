@@ -130,7 +130,10 @@ def test_queries_that_share_a_window_find_what_each_finds_alone(pair, inner_poin
     fixed, moving = (features(e) for e in pair)
     rng = np.random.default_rng(0)
     query = interpolate(fixed, inner_points[rng.integers(len(inner_points), size=300)])
-    shared = inner_points[np.concatenate([np.zeros(150, int), rng.integers(1, 30, 100), np.arange(30, 40), np.arange(40)])] + SHIFT
+    shared = (
+        inner_points[np.concatenate([np.zeros(150, int), rng.integers(1, 30, 100), np.arange(30, 40), np.arange(40)])]
+        + SHIFT
+    )
     order = rng.permutation(300)
     together = find(query, moving, prediction=Prediction(shared[order], 20.0, 0.2), coarse=coarse)
     for row in range(0, 300, 7):
