@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from samreg.landmarks.atlas import LandmarkAtlas
+from samreg.landmarks.ribs import first_rib_level
 from samreg.landmarks.spine import LEVELS, count_bodies, first_level, is_counted_from_above, on_bodies
 from samreg.landmarks.structures import LED_BY, Structures, find_structures, on_structures
 from samreg.spatial.grid import FloatArray, Grid
@@ -30,6 +31,7 @@ _ROUNDS, _SETTLED_MM = 2, 3.0  # of votes in volumes; those that moved by less a
 _MEDIAN_SOFTNESS_MM = 2.0
 _SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
 _SEEN_RELIABILITY = 0.9  # of landmarks that the image itself shows: of 95 in 19 people 90 lie within 10 mm
+_RIB_ON_T2 = (1.45, 2.2)  # levels of the first ribs; 1.3 at most in 19 people whose vertebrae were counted rightly
 _BLOCK_MB = 256
 #: Of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down.
 MIN_MEAN_RELIABILITY = 0.4
@@ -296,11 +298,22 @@ def _counted(
     first = first_level(bodies, levels, positions[rows], log_likelihood)
     if first is None:
         return positions, counted
+    above = is_counted_from_above(levels)
+    if above and _hangs_low(image, first, bodies.centres):
+        first -= 1
     result = positions.copy()
     result[rows] = on_bodies(bodies, first, levels, positions[rows])
-    if is_counted_from_above(levels):
+    if above:
         counted[rows] = [0 <= level - first < len(bodies.centres) for level in levels]
     return result, counted
+
+
+def _hangs_low(image: Image, first: int, centres: FloatArray) -> bool:
+    """Whether the first ribs hang on the body (N, 3) counted as T2, the first of them being of the level ``first``."""
+    levels = first + np.arange(len(centres))
+    known = (levels >= 0) & (levels < len(LEVELS))
+    low, high = _RIB_ON_T2
+    return low < first_rib_level(image, levels[known].tolist(), centres[known]) < high
 
 
 def _voted(

@@ -18,11 +18,14 @@ from samreg.spatial.standard import has_hounsfield_units, standardised
 
 _SIDES = {"left": 1.0, "right": -1.0}  # and the sign of x there
 _SPACING_MM, _SMOOTHED_MM, _AIR_HU = 2.0, 1.0, -400.0
+_SKIN_MM = 6.0  # no lung lies nearer to the air around
 _MIN_VERTEBRAE = 4  # that were counted
 _BELOW_MM, _ABOVE_MM = 60.0, 50.0  # the first thoracic vertebra, of the part that is looked at
-_ASIDE_MM = 10.0  # from the middle of the spine: the windpipe and the gullet lie nearer
-_MIN_ML = 10.0  # of lung in the part
-_FROM_END = 3  # slices: a lung that reaches up there is cut, or is the windpipe
+_ASIDE_MM = (10.0, 80.0)  # from the middle of the spine; the windpipe and the gullet lie nearer
+_BEHIND_MM = 60.0  # the same along y, to the front and the back
+_MIN_ML = 3.0  # of a piece of lung: a tumour may part it from the rest
+_FROM_END = 3  # slices: what reaches up there goes on
+_WINDPIPE_MM = 20.0  # from the middle of the spine, nearer than any apex
 _TOP_MM = 3.0  # whose middle is the apex
 _MOST_OFF_MM = 40.0  # above or below the first thoracic vertebra
 
@@ -50,32 +53,46 @@ def find_apices(image: Image, spine: FloatArray) -> dict[str, FloatArray]:
         return {}
     part = standardised(part, _SPACING_MM)
     hu = ndimage.gaussian_filter(part.array, _SMOOTHED_MM / _SPACING_MM, output=np.float32)
-    air = body_mask(part) & (hu < _AIR_HU)
-    places = part.grid.index_to_world(np.column_stack([np.zeros((len(hu), 2)), np.arange(len(hu))]))
+    within = ndimage.binary_erosion(body_mask(part), iterations=int(_SKIN_MM / _SPACING_MM), border_value=1)
+    air = within & (hu < _AIR_HU)
     upward = np.argsort(spine[:, 2])
-    middle = np.interp(places[:, 2], spine[upward, 2], spine[upward, 0])
-    x = part.grid.index_to_world(np.column_stack([np.arange(hu.shape[2]), np.zeros((hu.shape[2], 2))]))[:, 0]
-    aside = (x - middle[:, None])[:, None]  # (Z, 1, X)
-    found = {side: _apex(part, hu, air & (sign * aside > _ASIDE_MM)) for side, sign in _SIDES.items()}
+    z, y, x = (_axis(part, k) for k in range(3))
+    middle = [np.interp(z, spine[upward, 2], spine[upward, k]) for k in (0, 1)]
+    air &= np.abs(y[:, None] - middle[1][:, None, None]) < _BEHIND_MM
+    aside = (x - middle[0][:, None])[:, None]  # (Z, 1, X)
+    found = {side: _apex(part, hu, air, sign * aside) for side, sign in _SIDES.items()}
     return {
         side: place for side, place in found.items() if place is not None and abs(place[2] - spine[0, 2]) < _MOST_OFF_MM
     }
 
 
-def _apex(part: Image, hu: NDArray[np.float32], air: NDArray[np.bool_]) -> FloatArray | None:
-    """Return the middle of the highest slices of the lung in the air (Z, Y, X) of a side, (3,) LPS mm."""
-    label, _ = ndimage.label(air)
-    size = np.bincount(label.ravel())
-    size[0] = 0
-    whole = np.zeros(len(size), dtype=bool)
-    whole[np.unique(label[0])] = True  # it goes on below
-    whole[np.unique(label[-_FROM_END:])] = False
-    size[~whole] = 0
-    if size.max() * _SPACING_MM**3 / 1e3 < _MIN_ML:
+def _apex(part: Image, hu: NDArray[np.float32], air: NDArray[np.bool_], aside: FloatArray) -> FloatArray | None:
+    """Return the middle of the highest slices of the lung, (3,) LPS mm, so far aside (Z, 1, X) mm, in air (Z, Y, X)."""
+    label, _ = ndimage.label(air & (aside > _ASIDE_MM[0]) & (aside < _ASIDE_MM[1]))
+    volume = np.bincount(label.ravel()) * _SPACING_MM**3 / 1e3
+    volume[0] = 0.0
+    is_lung = volume >= _MIN_ML
+    is_lung[np.unique(label[-_FROM_END:])] = False  # the windpipe, and air between the neck and raised arms
+    if not is_lung[volume.argmax()]:  # cut
         return None
-    z, y, x = np.nonzero(label == size.argmax())
-    top = z >= z.max() - _TOP_MM / _SPACING_MM
-    if np.median(hu[z.max() + _FROM_END - 1, y[top], x[top]]) < _AIR_HU:  # a mask ends it
+    ends = {}
+    for number in np.flatnonzero(is_lung):
+        z, y, x = np.nonzero(label == number)
+        top = z >= z.max() - _TOP_MM / _SPACING_MM
+        if aside[z[top], 0, x[top]].mean() > _WINDPIPE_MM:
+            ends[int(z.max())] = y[top], x[top]
+    if not ends:
         return None
-    index = np.column_stack([x[top].mean(), y[top].mean(), z.max()])
-    return np.asarray(part.grid.index_to_world(index)[0])
+    height = max(ends)
+    y, x = ends[height]
+    if np.median(hu[height + _FROM_END - 1, y, x]) < _AIR_HU:  # a mask ends it
+        return None
+    return np.asarray(part.grid.index_to_world([[x.mean(), y.mean(), height]])[0])
+
+
+def _axis(image: Image, number: int) -> FloatArray:
+    """Return where the voxels of an upright image lie along an array axis, z, y or x, LPS mm."""
+    along = 2 - number
+    index = np.zeros((image.shape[number], 3))
+    index[:, along] = np.arange(image.shape[number])
+    return np.asarray(image.grid.index_to_world(index)[:, along])

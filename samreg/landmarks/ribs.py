@@ -41,6 +41,8 @@ _CUT_MM, _CUT_FRONT_MM, _CUT_BACK_MM = (36.0, 46.0), 25.0, 70.0  # beside, befor
 _ABOVE, _ABOVE_MM, _BELOW_MM = 0.6, 20.0, 150.0  # the vertebrae that carry ribs; levels, mm
 _MIN_CUT_VOXELS, _WHOLE_CUT_VOXELS = 12, 60
 _MAX_OFF_HEIGHT = 0.6  # levels, of a cut
+# the first rib: about where it is sought, how far along the body, how far above C7 still, in the smallest cut
+_FIRST, _FIRST_REACH_MM, _FIRST_ABOVE, _FIRST_VOXELS = 1.0, 60.0, 0.3, 20
 _FROM_SCAPULA_MM = 6.5
 _CELL_MM, _STEP_MM = 4.0, 9.0  # of bone, and between two cells that a way may cross
 _MAX_AROUND, _THICK_COST = 36, 2.0  # cells within a step, 22 in a rib; more are in an organ full of contrast agent
@@ -234,13 +236,16 @@ class _Cells:
         self.graph = csr_matrix((np.tile(cost, 2), tuple(both.T)), shape=(len(count), len(count)))
 
 
-def _numbered(bone: FloatArray, beside: FloatArray, spine: _Spine) -> dict[int, NDArray[np.int64]]:
-    """Return the voxels in which ribs of one side are cut, by the ribs' numbers; ``beside`` (B,) mm, that side's."""
+def _cuts(bone: FloatArray, beside: FloatArray, spine: _Spine) -> tuple[list[NDArray[np.int64]], FloatArray]:
+    """Return the voxels in which ribs of one side are cut, from head to foot, and their levels, C7 being 0.
+
+    ``beside`` (B,) mm, is how far the bone lies from the spine on that side.
+    """
     behind = bone[:, 1] - spine.middle(bone)[:, 1]
     (low, high), front, back = (spine.size * np.array(mm) for mm in (_CUT_MM, _CUT_FRONT_MM, _CUT_BACK_MM))
     rows = np.flatnonzero((beside > low) & (beside < high) & (behind > -front) & (behind < back))
     if not len(rows):
-        return {}
+        return [], np.zeros(0)
     index = np.round((bone[rows] - bone[rows].min(axis=0)) / 2.0).astype(np.int64) + 2
     shown = np.zeros(index.max(axis=0) + 3, dtype=bool)
     shown[tuple(index.T)] = True
@@ -249,9 +254,52 @@ def _numbered(bone: FloatArray, beside: FloatArray, spine: _Spine) -> dict[int, 
     cuts = [cut for cut in cuts if len(cut) >= _MIN_CUT_VOXELS]
     height = np.array([spine.level_across(bone[cut].mean(axis=0)) for cut in cuts])
     order = np.argsort(height, kind="stable")
-    size = np.minimum([len(cuts[k]) for k in order], _WHOLE_CUT_VOXELS) / _WHOLE_CUT_VOXELS
-    gain = size[:, None] * (1 - ((height[order, None] - _HEIGHTS) / _MAX_OFF_HEIGHT) ** 2)
-    return {rib + 1: cuts[order[cut]] for cut, rib in _in_order(gain)}
+    return [cuts[k] for k in order], height[order]
+
+
+def _numbered(bone: FloatArray, beside: FloatArray, spine: _Spine) -> dict[int, NDArray[np.int64]]:
+    """Return the voxels in which ribs of one side are cut, by the ribs' numbers; ``beside`` as in :func:`_cuts`."""
+    cuts, height = _cuts(bone, beside, spine)
+    size = np.minimum([len(cut) for cut in cuts], _WHOLE_CUT_VOXELS) / _WHOLE_CUT_VOXELS
+    gain = size[:, None] * (1 - ((height[:, None] - _HEIGHTS) / _MAX_OFF_HEIGHT) ** 2)
+    return {rib + 1: cuts[cut] for cut, rib in _in_order(gain)}
+
+
+def first_rib_level(image: Image, levels: Sequence[int], centres: FloatArray) -> float:
+    """Return the level at which the first ribs are cut beside the spine, C7 being 0: that of the highest cuts.
+
+    It is 0.1 to 1.3 in people whose vertebrae are counted rightly: no rib hangs on C7, and none is missing on T1.
+
+    Parameters
+    ----------
+    image, levels, centres
+        As for :func:`find_ribs`.
+
+    Returns
+    -------
+    float
+        Mean of both sides; NaN where either shows no rib there, or C7 is not in view, and so perhaps no first rib.
+    """
+    is_upright = bool((np.diff(centres[np.argsort(levels), 2]) < 0).all())
+    if len(levels) < _MIN_VERTEBRAE or not is_upright or not has_hounsfield_units(image):
+        return np.nan
+    spine = _Spine.of(levels, centres)
+    above, top = (spine.line[np.abs(spine.level - level).argmin()] for level in (0.0, _FIRST))
+    index = np.round(image.grid.world_to_index(above[None])[0, ::-1]).astype(int)
+    if not image.grid.contains(above[None])[0] or image.array[tuple(index)] < _AIR_HU:
+        return np.nan
+    reach = spine.size * np.array([_CUT_MM[1], _CUT_BACK_MM, _FIRST_REACH_MM])
+    part = part_of(image, top - reach, top + reach)
+    if part is None:
+        return np.nan
+    bone = bone_voxels(part, above=_BONE_HU)
+    beside = bone[:, 0] - spine.middle(bone)[:, 0]
+    highest = []
+    for sign in _SIDES.values():
+        cuts, height = _cuts(bone, sign * beside, spine)
+        shown = [h for h, cut in zip(height, cuts, strict=True) if h > -_FIRST_ABOVE and len(cut) >= _FIRST_VOXELS]
+        highest.append(min(shown, default=np.nan))
+    return float(np.mean(highest))
 
 
 def _in_order(gain: FloatArray) -> list[tuple[int, int]]:

@@ -13,21 +13,23 @@ APICES = {"left": np.array([45.0, 20.0, 8.0]), "right": np.array([-42.0, 10.0, -
 SPINE = np.array([[4.0 * level, 60.0, -25.0 * level] for level in range(5)])
 
 
-def chest(*, windpipe: bool = True, emphysema: bool = False) -> Image:
-    """A CT of soft tissue with two lungs, a windpipe, and gas under the skin of a shoulder."""
+def chest(*, windpipe: float | None = 3.0, emphysema: bool = False, tumour: bool = False) -> Image:
+    """A CT of soft tissue with two lungs, a windpipe at x, gas under the skin, and a tumour that parts an apex."""
     x, y, z = GRID.world_points().transpose(3, 0, 1, 2)
     array = np.where((x / 165) ** 2 + (y / 105) ** 2 < 1, 40.0, -1000.0)
     for apex in APICES.values():
         array[z < apex[2] - ((x - apex[0]) ** 2 + (y - apex[1]) ** 2) / 30] = -850.0
     array[np.abs(x) < 4] = 40.0  # the mediastinum
-    if windpipe:
-        array[(x - 3) ** 2 + y**2 < 8**2] = -1000.0
+    if windpipe is not None:
+        array[(x - windpipe) ** 2 + (y + 40) ** 2 < 8**2] = -1000.0
+    if tumour:
+        array[(x < 0) & (np.abs(z + 40) < 8)] = 40.0
     if emphysema:
         array[(np.abs(x - 100) < 20) & (np.abs(y) < 20) & (np.abs(z - 30) < 8)] = -1000.0
     return Image(array.astype(np.int16), GRID, "chest")
 
 
-@pytest.mark.parametrize("options", [{}, {"windpipe": False}, {"emphysema": True}])
+@pytest.mark.parametrize("options", [{}, {"windpipe": None}, {"windpipe": 12.0}, {"emphysema": True}, {"tumour": True}])
 def test_apices_are_the_highest_places_of_the_lungs(options) -> None:
     found = find_apices(chest(**options), SPINE)
     assert set(found) == set(APICES)

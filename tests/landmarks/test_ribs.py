@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
+from samreg.landmarks.locate import _hangs_low
 from samreg.landmarks.rib_pairs import paired_ribs
-from samreg.landmarks.ribs import FoundRib, _centreline, _rib, find_ribs
+from samreg.landmarks.ribs import FoundRib, _centreline, _rib, find_ribs, first_rib_level
 from samreg.landmarks.scapulae import FoundBone
 from samreg.spatial import AffineTransform, Grid, Image
 
@@ -190,6 +191,27 @@ def test_numbers_hang_on_the_vertebrae_that_were_counted(healthy: Person) -> Non
     off = find_ribs(healthy.image, LEVELS[1:6], spine()[:5], {})  # counted one level too low
     for number in (3, 4, 5):
         assert missed(off[f"left_rib{number}"], healthy.lines[f"left_rib{number - 1}"]) < 4
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_first_ribs_tell_a_count_that_is_one_off(healthy: Person, off: int) -> None:
+    """Counted one level too high, T1 is called T2."""
+    level = first_rib_level(healthy.image, [level + off for level in LEVELS], spine())
+    assert abs(level - off - 0.7) < 0.3
+    assert _hangs_low(healthy.image, 1 + off, spine()) == (off == 1)
+
+
+def test_without_first_ribs_nothing_is_told_of_the_count(healthy: Person) -> None:
+    cut = healthy.image.array.copy()
+    cut[GRID.world_points()[..., 2] > -25] = -1024  # by a mask, or by the image's end: between the ribs on T1 and on T2
+    assert np.isnan(first_rib_level(healthy.image.with_array(cut), LEVELS, spine()))
+    part = Grid((170, 110, 150), GRID.origin, GRID.spacing, GRID.direction)
+    assert np.isnan(first_rib_level(Image(healthy.image.array[:170], part, "cut"), LEVELS, spine()))
+    assert np.isnan(first_rib_level(healthy.image, LEVELS[:3], spine()[:3]))
+    assert np.isnan(first_rib_level(healthy.image, LEVELS, spine() + [0.0, 0.0, 2000.0]))
+    one_sided = np.where(GRID.world_points()[..., 0] > 20, 40, healthy.image.array).astype(np.int16)
+    assert np.isnan(first_rib_level(healthy.image.with_array(one_sided), LEVELS, spine()))
+    assert not _hangs_low(healthy.image.with_array(one_sided), 2, spine())
 
 
 def test_an_image_without_bone_or_hounsfield_units_has_no_ribs(healthy: Person) -> None:
