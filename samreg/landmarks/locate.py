@@ -31,7 +31,7 @@ _ROUNDS, _SETTLED_MM = 2, 3.0  # of votes in volumes; those that moved by less a
 _MEDIAN_SOFTNESS_MM = 2.0
 _SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
 _SEEN_RELIABILITY = 0.9  # of landmarks that the image itself shows: of 95 in 19 people 90 lie within 10 mm
-_RIB_ON_T2 = (1.45, 2.2)  # levels of the first ribs; 1.3 at most in 19 people whose vertebrae were counted rightly
+_RIB_ON_T2 = (1.45, 2.2)  # levels of the first ribs; 1.3 at most in 17 people whose vertebrae were counted rightly
 _BLOCK_MB = 256
 #: Of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down.
 MIN_MEAN_RELIABILITY = 0.4
