@@ -22,7 +22,7 @@ _BEHIND_MM = 12.0  # from a mouth, of the axis of the aorta
 _REACH_MM, _ALONG_MM = 18.0, 55.0  # of the axis sideways, and of the part along the body past the mouths
 _RADII_MM = np.arange(4.5, 16.1, 1.5)
 _DIRECTIONS = 16  # around the axis
-_RIM_MM = 2.0  # from the wall, inwards and outwards, where it is looked at
+_RIM_VOXELS = 2.0 / _SPACING_MM  # from the wall, inwards and outwards, where it is looked at
 _MAX_WALL_HU = 80.0  # more contrast makes no better wall
 _MIN_WALL_HU = 40.0  # on average around, in a slice that shows the aorta
 _UNEVEN, _OFF_CENTRE = 0.7, 0.3  # weights: a vessel, other than bone, is even inside
@@ -128,7 +128,7 @@ def find_mouths(image: Image, expected: Mapping[str, FloatArray]) -> dict[str, F
 def _aorta(image: Image, mouths: FloatArray) -> _Aorta | None:
     """Follow the aorta through the slices around about where its mouths (2, 3) are, LPS mm."""
     middle = mouths.mean(axis=0) + [0.0, _BEHIND_MM, 0.0]
-    margin = _REACH_MM + _RADII_MM[-1] + _RIM_MM
+    margin = _REACH_MM + _RADII_MM[-1] + _RIM_VOXELS * _SPACING_MM
     low, high = middle - margin, middle + margin
     low[2], high[2] = mouths[:, 2].min() - _ALONG_MM, mouths[:, 2].max() + _ALONG_MM
     part = part_of(image, low, high)
@@ -138,37 +138,52 @@ def _aorta(image: Image, mouths: FloatArray) -> _Aorta | None:
     hu = ndimage.gaussian_filter(part.array.clip(*_HU_RANGE), _SMOOTHED_MM / _SPACING_MM, output=np.float32)
     column, row = np.round(part.grid.world_to_index(middle[None])[0, :2]).astype(int)
     reach = np.arange(-int(_REACH_MM / _SPACING_MM), int(_REACH_MM / _SPACING_MM) + 1)
-    circles = _circles(hu, row + reach, column + reach)
-    path = _smooth_path(circles)
-    slices, (i, j, size) = np.arange(len(hu)), path.T
-    along = row + reach[i], column + reach[j], _RADII_MM[size], circles[slices, i, j, size]
+    score = circles(hu, row + reach, column + reach, np.asarray(_RADII_MM / _SPACING_MM, dtype=np.float64))
+    slices, (i, j, size) = np.arange(len(hu)), smooth_path(score).T
+    along = row + reach[i], column + reach[j], _RADII_MM[size], score[slices, i, j, size]
     y, x, radius, wall = (ndimage.gaussian_filter1d(values.astype(np.float64), _AXIS_SMOOTHED) for values in along)
     blood = ndimage.map_coordinates(hu, [slices, y, x], order=1, mode="nearest").astype(np.float64)
     return _Aorta(part.grid, hu, x, y, radius, ndimage.median_filter(blood, _BLOOD_SMOOTHED), wall)
 
 
-def _circles(hu: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return how well circles (Z, Y, X, R), at these places of every slice, part an even inside from what is around."""
+def circles(
+    hu: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64], radii: FloatArray
+) -> NDArray[np.float32]:
+    """Return how well circles, at these places of every slice, part an even inside from what is around.
+
+    Parameters
+    ----------
+    hu
+        (Z, Y, X) intensities, smoothed and clipped.
+    rows, columns
+        (R,) and (C,) places in Y and X.
+    radii
+        (K,) in voxels.
+
+    Returns
+    -------
+    ndarray
+        (Z, R, C, K) HU.
+    """
     y, x = np.meshgrid(rows, columns, indexing="ij")
     angles = np.linspace(0.0, 2 * np.pi, _DIRECTIONS, endpoint=False)
     last = np.array(hu.shape[1:]) - 1
 
     def ring(radius: float) -> NDArray[np.float32]:
-        off = radius / _SPACING_MM
-        at = [(y + off * np.sin(angle), x + off * np.cos(angle)) for angle in angles]
+        at = [(y + radius * np.sin(angle), x + radius * np.cos(angle)) for angle in angles]
         index = [[np.round(axis).astype(int).clip(0, end) for axis, end in zip(yx, last, strict=True)] for yx in at]
         return np.stack([hu[:, r, c] for r, c in index])
 
     centre = ring(0.0)[0]
     result = []
-    for radius in _RADII_MM.tolist():
-        inside = ring(radius - _RIM_MM)
-        wall = np.clip(inside - ring(radius + _RIM_MM), 0.0, _MAX_WALL_HU).mean(axis=0)
+    for radius in radii.tolist():
+        inside = ring(radius - _RIM_VOXELS)
+        wall = np.clip(inside - ring(radius + _RIM_VOXELS), 0.0, _MAX_WALL_HU).mean(axis=0)
         result.append(wall - _UNEVEN * inside.std(axis=0) - _OFF_CENTRE * np.abs(inside.mean(axis=0) - centre))
     return np.stack(result, axis=-1)
 
 
-def _smooth_path(score: NDArray[np.float32]) -> NDArray[np.int64]:
+def smooth_path(score: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the path (Z, k) of the highest sum through scores (Z, ...), by one step at most on any axis a slice."""
     totals = [score[0]]
     for own in score[1:]:

@@ -16,6 +16,7 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.standard import has_hounsfield_units, standardised
 
+# Lengths are those of adults.
 _SIDES = {"left": 1.0, "right": -1.0}  # and the sign of x there
 _SPACING_MM, _SMOOTHED_MM, _AIR_HU = 2.0, 1.0, -400.0
 _SKIN_MM = 6.0  # no lung lies nearer to the air around

@@ -1,4 +1,4 @@
-"""Bones and lungs in two images, each found by what it is, and where they take the points on and near them.
+"""Bones, lungs and aortic arch in two images, found by what they are, and where they take the points on and near them.
 
 Neighbouring vertebrae look alike to an embedding, as do the places of a shoulder blade. Found as a counted spine and by
 its shape, a bone says where it is in either image, and with that where everything on it goes.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SCAPULA_REACH_MM, _SPINE_REACH_MM = 16.0, 35.0  # from the places of a bone, of a point that goes with it
 _SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
-_APEX_REACH_MM = 8.0
+_TOP_REACH_MM = 8.0
 _FROM_SCAPULA_MM = 30.0
 _MIN_VERTEBRAE = 4
 _MIN_PLACES = 4  # of a bone, for a similarity of them
@@ -100,12 +100,12 @@ def _shown(embedding: Embedding) -> Image | None:
 
 @dataclass(frozen=True, eq=False)
 class PairedBone:
-    """A bone, or the apex of a lung, that two images show.
+    """A bone, or the top of a lung or of the aortic arch, that two images show.
 
     Parameters
     ----------
     fixed, moving
-        (N, 3) places on it, LPS mm; one of an apex.
+        (N, 3) places on it, LPS mm; one of a top.
     reach, width
         How near a point goes with it, and the standard deviation of the places that take it along, mm.
     share
@@ -150,8 +150,8 @@ def paired_bones(fixed: Survey, moving: Survey) -> tuple[PairedBone, ...]:
     if not (fixed.is_credible and moving.is_credible):
         return ()
     bones = [
-        PairedBone(places[None, 0], places[None, 1], reach=_APEX_REACH_MM, width=_APEX_REACH_MM, share=1.0)
-        for places in paired_apices(fixed, moving).swapaxes(0, 1)
+        PairedBone(places[None, 0], places[None, 1], reach=_TOP_REACH_MM, width=_TOP_REACH_MM, share=1.0)
+        for places in paired_tops(fixed, moving).swapaxes(0, 1)
     ]
     bones += [
         PairedBone(places[0], places[1], reach=_SCAPULA_REACH_MM, width=_SCAPULA_WIDTH_MM)
@@ -171,15 +171,15 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     return [places for places in pairs if places.shape[1] >= _MIN_PLACES]
 
 
-def paired_apices(fixed: Survey, moving: Survey) -> FloatArray:
-    """Return the apices of the lungs that both images show, (2, S, 3) LPS mm."""
-    first, second = fixed.located.structures.apices, moving.located.structures.apices
-    sides = sorted(first.keys() & second.keys())
-    return np.array([[one[side] for side in sides] for one in (first, second)]).reshape(2, len(sides), 3)
+def paired_tops(fixed: Survey, moving: Survey) -> FloatArray:
+    """Return the tops of lungs and aortic arch that both images show, (2, S, 3) LPS mm."""
+    first, second = fixed.located.structures.tops, moving.located.structures.tops
+    names = sorted(first.keys() & second.keys())
+    return np.array([[one[name] for name in names] for one in (first, second)]).reshape(2, len(names), 3)
 
 
 def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
-    """Return places on shoulder blades and ribs, and apices of lungs, that both images show, (2, S, 3) LPS mm.
+    """Return places on shoulder blades and ribs, and tops of lungs and arch, that both images show, (2, S, 3) LPS mm.
 
     Those on ribs under a shoulder blade, which moves against them, are left out.
     """
@@ -188,7 +188,7 @@ def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
     for scapula in scapulae:
         near = [KDTree(blade).query(places)[0] < _FROM_SCAPULA_MM for blade, places in zip(scapula, ribs, strict=True)]
         ribs = ribs[:, ~np.any(near, axis=0)]
-    return np.concatenate([*scapulae, ribs, paired_apices(fixed, moving)], axis=1)
+    return np.concatenate([*scapulae, ribs, paired_tops(fixed, moving)], axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, lungs, kidneys, mouths of arteries.
+"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, lungs, kidneys, the aorta.
 
 An embedding says about where they are; the landmarks on them are then taken from the image.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from samreg.device import side_by_side
 from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_mouths
+from samreg.landmarks.arch import BRANCHES, find_arch
 from samreg.landmarks.diaphragm import find_domes
 from samreg.landmarks.kidneys import FoundKidney, find_kidneys
 from samreg.landmarks.lungs import find_apices
@@ -27,7 +28,7 @@ from samreg.spatial.image import Image
 _SCAPULA_SHARE, _SCAPULA_NEAR_MM = 0.4, 15.0  # of the bone's word, unless a landmark lies this far off
 _RIB_FAR_MM = 50.0  # from where its neighbours put a landmark: no place of it, though on a rib
 _THORACIC = tuple(level for level in LEVELS if level.startswith("vertebra_T"))
-_MIN_ARTERY = 0.35  # reliability of a landmark that says where an artery leaves the aorta
+_MIN_ARTERY = 0.35  # reliability of landmarks that say where arteries leave the aorta
 
 #: Landmarks that are looked for again from where another was seen: the vein passes below the artery.
 LED_BY: Mapping[str, str] = MappingProxyType({"left_renal_vein_crossing": MESENTERIC})
@@ -49,8 +50,8 @@ class Structures:
         By side.
     mouths
         Of the celiac trunk and the superior mesenteric artery, by the landmark's name, (3,) LPS mm.
-    apices
-        Of the lungs, by side, (3,) LPS mm.
+    tops
+        Apices of the lungs and the top of the aortic arch, by name, (3,) LPS mm.
     """
 
     scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class Structures:
     domes: Mapping[str, FloatArray] = field(default_factory=dict)
     kidneys: Mapping[str, FoundKidney] = field(default_factory=dict)
     mouths: Mapping[str, FloatArray] = field(default_factory=dict)
-    apices: Mapping[str, FloatArray] = field(default_factory=dict)
+    tops: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def find_structures(
@@ -68,7 +69,7 @@ def find_structures(
     reliability: FloatArray,
     counted: NDArray[np.bool_],
 ) -> Structures:
-    """Find shoulder blades, ribs, domes of the diaphragm, kidneys, mouths of arteries and apices of lungs in a CT.
+    """Find shoulder blades, ribs, domes of the diaphragm, kidneys, mouths of arteries, tops of lungs and arch in a CT.
 
     Parameters
     ----------
@@ -91,16 +92,21 @@ def find_structures(
     leaving = {names[i]: positions[i] for i in arteries if reliability[i] >= _MIN_ARTERY}
     levels = [LEVELS.index(names[i]) for i in vertebrae]
     thoracic = [i for level, i in sorted(zip(levels, vertebrae, strict=True)) if LEVELS[level] in _THORACIC]
-    ribs, kidneys, domes, mouths, apices = side_by_side(
+    rows = [names.index(name) for name in BRANCHES if name in names]
+    is_sure = bool(rows) and reliability[rows].mean() >= _MIN_ARTERY
+    branches = {names[i]: positions[i] for i in rows if is_sure}
+    ribs, kidneys, arch, domes, mouths, apices = side_by_side(
         [
             partial(find_ribs, image, levels, positions[vertebrae], scapulae),
             partial(find_kidneys, image, by_side("kidney_upper_pole")),
+            partial(find_arch, image, branches),
             partial(find_domes, image, by_side("diaphragm_dome")),
             partial(find_mouths, image, leaving),
             partial(find_apices, image, positions[thoracic]),
         ]
     )
-    return Structures(scapulae, ribs, domes, kidneys, mouths, apices)
+    tops = {f"{side}_lung": place for side, place in apices.items()} | ({} if arch is None else {"aortic_arch": arch})
+    return Structures(scapulae, ribs, domes, kidneys, mouths, tops)
 
 
 def on_structures(

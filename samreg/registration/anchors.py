@@ -57,7 +57,7 @@ class Anchors:
     seen
         (2, L) landmarks that each image shows by itself (:mod:`samreg.landmarks.structures`).
     on_bones
-        (2, S, d) places on shoulder blades and ribs, found by what they are in both images, LPS mm.
+        (2, S, d) places on shoulder blades, ribs, lungs and arch, found by what they are in both images, LPS mm.
 
     Examples
     --------

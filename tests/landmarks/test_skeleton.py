@@ -23,7 +23,7 @@ from samreg.spatial.standard import sample_mask
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 
-APICES = {"left": np.array([400.0, 0.0, 0.0]), "right": np.array([-400.0, 0.0, 0.0])}
+TOPS = {"left": np.array([400.0, 0.0, 0.0]), "right": np.array([-400.0, 0.0, 0.0])}
 
 
 def surveyed(
@@ -32,9 +32,9 @@ def surveyed(
     counted: int = 8,
     reliability: float = 0.9,
     scapulae: tuple[str, ...] = ("left",),
-    apices: tuple[str, ...] = (),
+    tops: tuple[str, ...] = (),
 ) -> Survey:
-    """An image with all vertebrae 25 mm apart, some counted, shoulder blades, and apices of the lungs."""
+    """An image with all vertebrae 25 mm apart, some counted, shoulder blades, and tops of the lungs."""
     count = len(LEVELS)
     positions = np.column_stack([np.zeros(count), np.zeros(count), -25.0 * np.arange(count) + shift])
     shape = scapula_shape()
@@ -42,7 +42,7 @@ def surveyed(
     located = Located(
         positions, (np.ones(count), np.zeros(count), np.zeros(count), np.full(count, 50.0)),
         np.arange(count) < counted, np.zeros(count, dtype=bool),
-        Structures(dict.fromkeys(scapulae, bone), apices={side: APICES[side] + [0, 0, 3 * shift] for side in apices}),
+        Structures(dict.fromkeys(scapulae, bone), tops={side: TOPS[side] + [0, 0, 3 * shift] for side in tops}),
     )  # fmt: skip
     return Survey(LEVELS, located, np.full(count, reliability))
 
@@ -59,10 +59,10 @@ def test_a_point_goes_with_the_bone_it_lies_on() -> None:
     assert len(taken_by_bones((), np.zeros((3, 3))).rows) == 0
 
 
-def test_points_at_the_apex_of_a_lung_go_with_it() -> None:
-    fixed, moving = surveyed(apices=("left", "right")), surveyed(shift=10.0, apices=("right",))
-    at, near, far = APICES["right"], APICES["right"] + [3.0, -4.0, 2.0], APICES["right"] + [0.0, 20.0, 0.0]
-    taken = taken_by_bones(paired_bones(fixed, moving), np.array([at, far, near, APICES["left"]]))
+def test_points_at_the_top_of_a_lung_go_with_it() -> None:
+    fixed, moving = surveyed(tops=("left", "right")), surveyed(shift=10.0, tops=("right",))
+    at, near, far = TOPS["right"], TOPS["right"] + [3.0, -4.0, 2.0], TOPS["right"] + [0.0, 20.0, 0.0]
+    taken = taken_by_bones(paired_bones(fixed, moving), np.array([at, far, near, TOPS["left"]]))
     assert taken.rows.tolist() == [0, 2]
     np.testing.assert_allclose(taken.positions, [at + [0, 0, 30.0], near + [0, 0, 30.0]])
     assert taken.share.tolist() == [1.0, 1.0]
