@@ -157,7 +157,7 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run tasks in Python threads of their own, which share torch's threads, and return their results in order.
 
     Small steps one after another gain little from threads of torch, and less than nothing from those that others use.
-    As many run at once as the outermost :func:`cpu_threads` allows, one after another where that is one.
+    As many run at once as torch has threads, tasks within tasks too; one after another where it has one.
 
     Parameters
     ----------
@@ -173,11 +173,20 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     from joblib import Parallel, delayed
 
     with cpu_threads():
-        count = min(len(tasks), _POOLS.widest())
+        width = getattr(_BESIDE, "width", torch.get_num_threads())
+        count = min(len(tasks), width)
         if count < 2:
             return [task() for task in tasks]
+
+        def run(task: Callable[[], Any]) -> Any:
+            _BESIDE.width = width
+            return task()
+
         with cpu_threads(max(1, torch.get_num_threads() // count)):
-            return list(Parallel(n_jobs=count, prefer="threads")(delayed(task)() for task in tasks))
+            return list(Parallel(n_jobs=count, prefer="threads")(delayed(run)(task) for task in tasks))
+
+
+_BESIDE = threading.local()  # how many threads the tasks of a thread may take
 
 
 class _ThreadPools:
@@ -206,11 +215,6 @@ class _ThreadPools:
                     self._set([*self._counts.values()][-1])
                 else:
                     self._before.close()
-
-    def widest(self) -> int:
-        """Return the number of threads of the block that was entered first."""
-        with self._lock:
-            return next(iter(self._counts.values()))
 
     @staticmethod
     def _set(count: int) -> None:

@@ -93,7 +93,7 @@ def test_tasks_side_by_side_share_the_threads(monkeypatch, two_threads) -> None:
     assert counts() == (2, 2)
 
 
-def test_tasks_within_tasks_use_what_the_outermost_block_allows(two_threads) -> None:
+def test_tasks_within_tasks_use_as_many_threads(two_threads) -> None:
     meeting = threading.Barrier(2, timeout=10)
     with cpu_threads(2):
         found = side_by_side([lambda: side_by_side([meeting.wait, meeting.wait]), torch.get_num_threads])
