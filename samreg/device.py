@@ -178,12 +178,19 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         if count < 2:
             return [task() for task in tasks]
 
-        def run(task: Callable[[], Any]) -> Any:
+        def run(task: Callable[[], Any]) -> tuple[Any, Exception | None]:
             _BESIDE.width = width
-            return task()
+            try:
+                return task(), None
+            except Exception as error:  # raised when all have ended, as none may run on in a block that is left
+                return None, error
 
         with cpu_threads(max(1, torch.get_num_threads() // count)):
-            return list(Parallel(n_jobs=count, prefer="threads")(delayed(run)(task) for task in tasks))
+            outcomes = Parallel(n_jobs=count, prefer="threads")(delayed(run)(task) for task in tasks)
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for result, _ in outcomes]
 
 
 _BESIDE = threading.local()  # how many threads the tasks of a thread may take

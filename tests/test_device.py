@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import SimpleITK as sitk
@@ -105,9 +106,17 @@ def test_tasks_run_one_after_another_where_one_thread_is_allowed(two_threads) ->
         assert side_by_side([threading.get_ident] * 3) == [threading.get_ident()] * 3
 
 
-def test_a_task_that_fails_leaves_the_threads_as_they_were(two_threads) -> None:
+def test_a_task_that_fails_is_raised_when_the_others_have_ended(two_threads) -> None:
+    ended = []
+
+    def slow() -> None:
+        with cpu_threads(1):
+            time.sleep(0.3)
+            ended.append(True)
+
     with pytest.raises(ZeroDivisionError):
-        side_by_side([lambda: 1 // 0, int])
+        side_by_side([lambda: 1 // 0, slow])
+    assert ended == [True]
     assert counts() == (2, 2)
 
 
