@@ -186,7 +186,7 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
                 return None, error
 
         with cpu_threads(max(1, torch.get_num_threads() // count)):
-            outcomes = Parallel(n_jobs=count, prefer="threads")(delayed(run)(task) for task in tasks)
+            outcomes = Parallel(n_jobs=count, require="sharedmem")(delayed(run)(task) for task in tasks)
     for _, error in outcomes:
         if error is not None:
             raise error
