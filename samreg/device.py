@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,10 @@ def cpu_threads(threads: int | None = None) -> Iterator[None]:
         yield
 
 
+#: Threads that tasks within a task may take; 0 outside :func:`side_by_side`.
+_WIDTH: ContextVar[int] = ContextVar("width", default=0)
+
+
 def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run tasks in Python threads of their own, which share torch's threads, and return their results in order.
 
@@ -173,17 +178,19 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     from joblib import Parallel, delayed
 
     with cpu_threads():
-        width = getattr(_BESIDE, "width", torch.get_num_threads())
+        width = _WIDTH.get() or torch.get_num_threads()
         count = min(len(tasks), width)
         if count < 2:
             return [task() for task in tasks]
 
         def run(task: Callable[[], Any]) -> tuple[Any, Exception | None]:
-            _BESIDE.width = width
+            before = _WIDTH.set(width)
             try:
                 return task(), None
             except Exception as error:  # raised when all have ended, as none may run on in a block that is left
                 return None, error
+            finally:
+                _WIDTH.reset(before)
 
         with cpu_threads(max(1, torch.get_num_threads() // count)):
             outcomes = Parallel(n_jobs=count, require="sharedmem")(delayed(run)(task) for task in tasks)
@@ -191,9 +198,6 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         if error is not None:
             raise error
     return [result for result, _ in outcomes]
-
-
-_BESIDE = threading.local()  # how many threads the tasks of a thread may take
 
 
 class _ThreadPools:

@@ -17,12 +17,12 @@ from samreg.cli.common import (
     Seed,
     Verbose,
     parse_options,
-    require_writable,
     say,
     session,
     show_outcomes,
     show_table,
 )
+from samreg.spatial.files import require_writable
 
 if TYPE_CHECKING:
     from samreg.atlas import Atlas

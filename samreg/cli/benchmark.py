@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samreg.cli.common import Quiet, Seed, Verbose, fail, require_writable, say, session, show_table
+from samreg.cli.common import Quiet, Seed, Verbose, fail, say, session, show_table
 from samreg.errors import InputError
+from samreg.spatial.files import require_writable
 
 if TYPE_CHECKING:
     from samreg.benchmark.runner import Progress

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from samreg.cli.common import Model, Quiet, Seed, Verbose, fail, require_writable, say, session, show_table
-from samreg.spatial.files import atomic_path, require_replaceable
+from samreg.cli.common import Model, Quiet, Seed, Verbose, fail, say, session, show_table
+from samreg.spatial.files import atomic_path, require_replaceable, require_writable
 
 if TYPE_CHECKING:
     from samreg.phantoms.phantom import PhantomPair

@@ -18,15 +18,14 @@ from samreg.cli.common import (
     Verbose,
     load_image,
     load_points,
-    require_not_input,
     require_suffix,
-    require_writable,
     say,
     session,
     show_outcomes,
     show_table,
 )
 from samreg.errors import InputError, require_choice
+from samreg.spatial.files import require_not_input, require_writable
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding

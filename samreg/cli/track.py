@@ -14,13 +14,13 @@ from samreg.cli.common import (
     Seed,
     Verbose,
     fail,
-    require_writable,
     say,
     session,
     show_outcomes,
     show_table,
 )
 from samreg.errors import InputError
+from samreg.spatial.files import require_writable
 
 if TYPE_CHECKING:
     from samreg.tracking import LesionTracks, TrackingErrors

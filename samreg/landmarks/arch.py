@@ -84,7 +84,7 @@ def find_arch(image: Image, expected: Mapping[str, FloatArray]) -> FloatArray | 
     walls = np.concatenate([tubes[best][:, :3] + radius, tubes[best][:, :3] - radius])
     if scores[best] < _MIN_SCORE_HU or agree.sum() < _MIN_AGREE or not image.grid.contains(walls).all():
         return None
-    return tops[best]
+    return np.asarray(tops[best])
 
 
 def _top(tube: FloatArray) -> FloatArray:

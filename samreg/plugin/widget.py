@@ -16,7 +16,7 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.qt.threading import create_worker
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]  # qtpy names Qt's own class by another name
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,

@@ -118,7 +118,7 @@ def _carried(landmark: FloatArray, fitted: FoundBone, shape: BoneShape) -> Float
     """Return where a landmark near a bone lies on the shape."""
     near = np.argsort(np.linalg.norm(fitted.points - landmark, axis=1))[:_AROUND]
     back = fit_least_squares(fitted.points[near], shape.points[near], np.ones(len(near)), kind="similarity")
-    return back.transform_points(landmark[None])[0]
+    return np.asarray(back.transform_points(landmark[None])[0])
 
 
 def _apart(poses: NDArray[np.float64]) -> NDArray[np.float64]:
