@@ -1,4 +1,4 @@
-"""Bones, lungs and aortic arch in two images, found by what they are, and where they take the points on and near them.
+"""Bones, airways and other landmarks of two images, found by what they are, and where they take points near them.
 
 Neighbouring vertebrae look alike to an embedding, as do the places of a shoulder blade. Found as a counted spine and by
 its shape, a bone says where it is in either image, and with that where everything on it goes.
@@ -6,7 +6,7 @@ its shape, a bone says where it is in either image, and with that where everythi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from samreg.landmarks.airways import CARINAS
 from samreg.landmarks.locate import Located, locate, looks_known, placed_in, reliability_of
 from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import shared_places
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
 
 _SCAPULA_REACH_MM, _SPINE_REACH_MM = 16.0, 35.0  # from the places of a bone, of a point that goes with it
 _SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
-_TOP_REACH_MM = 8.0
+_RIB_REACH_MM, _RIB_WIDTH_MM = 16.0, 25.0
+_AIRWAY_REACH_MM, _AIRWAY_WIDTH_MM = 25.0, 20.0
+_POINT_REACH_MM = 8.0  # of a single place
+_MIN_RELIABILITY = 0.6  # of a landmark that the embedding alone shows
 _FROM_SCAPULA_MM = 30.0
 _MIN_VERTEBRAE = 4
 _MIN_PLACES = 4  # of a bone, for a similarity of them
+_MIN_CARINAS, _MIN_RIB_PLACES = 3, 12
 _AIR_HU = -1024
 _FAR_WEIGHT = 1e-3  # of places however far, so that a few always count
 
@@ -100,14 +105,16 @@ def _shown(embedding: Embedding) -> Image | None:
 
 @dataclass(frozen=True, eq=False)
 class PairedBone:
-    """A bone, or the top of a lung or of the aortic arch, that two images show.
+    """A bone, or single places such as apices of lungs, that two images show.
 
     Parameters
     ----------
     fixed, moving
-        (N, 3) places on it, LPS mm; one of a top.
-    reach, width
-        How near a point goes with it, and the standard deviation of the places that take it along, mm.
+        (N, 3) places on it, LPS mm.
+    reach
+        How near a point goes with it, mm.
+    width
+        Standard deviation of the places that take a point along, mm; 0 where the nearest alone does.
     share
         Of the bone's word where a match near it says something else.
 
@@ -130,9 +137,9 @@ class PairedBone:
         return np.asarray(KDTree(self.fixed).query(points)[0] <= self.reach)
 
     def taken(self, points: FloatArray) -> FloatArray:
-        """Return where the bone takes points (N, 3), by a similarity of the places around each; as it moves, of one."""
-        if len(self.fixed) == 1:
-            return np.asarray(points + self.moving - self.fixed)
+        """Return where the bone takes points (N, 3), by a similarity of the places around each, or with the nearest."""
+        if self.width == 0:
+            return np.asarray(points + (self.moving - self.fixed)[KDTree(self.fixed).query(points)[1]])
         result = np.empty_like(points)
         for row, point in enumerate(points):
             squared = ((self.fixed - point) ** 2).sum(axis=1)
@@ -143,25 +150,47 @@ class PairedBone:
 
 
 def paired_bones(fixed: Survey, moving: Survey) -> tuple[PairedBone, ...]:
-    """Return the bones that both images show, those that move by themselves first.
+    """Return the bones and single places that both images show, those first that say most of a point.
 
     None where one of the images does not look as the atlas's people do.
     """
     if not (fixed.is_credible and moving.is_credible):
         return ()
+    seen, named = _paired_landmarks(fixed, moving)
+    seen = np.concatenate([paired_points(fixed, moving), seen], axis=1)
     bones = [
-        PairedBone(places[None, 0], places[None, 1], reach=_TOP_REACH_MM, width=_TOP_REACH_MM, share=1.0)
-        for places in paired_tops(fixed, moving).swapaxes(0, 1)
+        PairedBone(seen[0], seen[1], _POINT_REACH_MM, 0.0, share=1.0),
+        PairedBone(named[0], named[1], _POINT_REACH_MM, 0.0),
     ]
     bones += [
-        PairedBone(places[0], places[1], reach=_SCAPULA_REACH_MM, width=_SCAPULA_WIDTH_MM)
+        PairedBone(places[0], places[1], _SCAPULA_REACH_MM, _SCAPULA_WIDTH_MM)
         for places in paired_scapulae(fixed, moving)
     ]
     counted = np.flatnonzero(fixed.vertebrae & moving.vertebrae)
     if len(counted) >= _MIN_VERTEBRAE:
         spines = fixed.located.positions[counted], moving.located.positions[counted]
-        bones.append(PairedBone(spines[0], spines[1], reach=_SPINE_REACH_MM, width=_SPINE_WIDTH_MM, share=0.0))
-    return tuple(bones)
+        bones.append(PairedBone(spines[0], spines[1], _SPINE_REACH_MM, _SPINE_WIDTH_MM, share=0.0))
+    ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
+    if ribs.shape[1] >= _MIN_RIB_PLACES:
+        bones.append(PairedBone(ribs[0], ribs[1], _RIB_REACH_MM, _RIB_WIDTH_MM))
+    airways = paired_points(fixed, moving, CARINAS)
+    if airways.shape[1] >= _MIN_CARINAS:
+        bones.append(PairedBone(airways[0], airways[1], _AIRWAY_REACH_MM, _AIRWAY_WIDTH_MM, share=0.0))
+    return tuple(bone for bone in bones if len(bone.fixed))
+
+
+def _paired_landmarks(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatArray]:
+    """Return landmarks that both images show by themselves, and those an embedding surely does, (2, S, 3) LPS mm each.
+
+    Without vertebrae, whose like lies beside them.
+    """
+    both = [one.located for one in (fixed, moving)]
+    positions = np.stack([one.positions for one in both])
+    inside = np.all([one.evidence[3] >= 0 for one in both], axis=0)
+    seen = np.all([one.seen for one in both], axis=0)
+    is_level = np.array([name in LEVELS for name in fixed.names], dtype=bool)
+    sure = np.minimum(fixed.reliability, moving.reliability) >= _MIN_RELIABILITY
+    return positions[:, inside & seen], positions[:, inside & sure & ~seen & ~is_level]
 
 
 def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
@@ -171,15 +200,15 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     return [places for places in pairs if places.shape[1] >= _MIN_PLACES]
 
 
-def paired_tops(fixed: Survey, moving: Survey) -> FloatArray:
-    """Return the tops of lungs and aortic arch that both images show, (2, S, 3) LPS mm."""
-    first, second = fixed.located.structures.tops, moving.located.structures.tops
-    names = sorted(first.keys() & second.keys())
-    return np.array([[one[name] for name in names] for one in (first, second)]).reshape(2, len(names), 3)
+def paired_points(fixed: Survey, moving: Survey, names: Collection[str] | None = None) -> FloatArray:
+    """Return apices, top of the arch and carinas that both images show, or those of some names, (2, S, 3) LPS mm."""
+    first, second = fixed.located.structures.points, moving.located.structures.points
+    shared = sorted(name for name in first.keys() & second.keys() if names is None or name in names)
+    return np.array([[one[name] for name in shared] for one in (first, second)]).reshape(2, len(shared), 3)
 
 
 def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
-    """Return places on shoulder blades and ribs, and tops of lungs and arch, that both images show, (2, S, 3) LPS mm.
+    """Return places on shoulder blades and ribs, and single points, that both images show, (2, S, 3) LPS mm.
 
     Those on ribs under a shoulder blade, which moves against them, are left out.
     """
@@ -188,7 +217,7 @@ def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
     for scapula in scapulae:
         near = [KDTree(blade).query(places)[0] < _FROM_SCAPULA_MM for blade, places in zip(scapula, ribs, strict=True)]
         ribs = ribs[:, ~np.any(near, axis=0)]
-    return np.concatenate([*scapulae, ribs, paired_tops(fixed, moving)], axis=1)
+    return np.concatenate([*scapulae, ribs, paired_points(fixed, moving)], axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, lungs, kidneys, the aorta.
+"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, lungs, airways, kidneys, the aorta.
 
 An embedding says about where they are; the landmarks on them are then taken from the image.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.device import side_by_side
+from samreg.landmarks.airways import find_carinas
 from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_mouths
 from samreg.landmarks.arch import BRANCHES, find_arch
 from samreg.landmarks.diaphragm import find_domes
@@ -50,8 +51,8 @@ class Structures:
         By side.
     mouths
         Of the celiac trunk and the superior mesenteric artery, by the landmark's name, (3,) LPS mm.
-    tops
-        Apices of the lungs and the top of the aortic arch, by name, (3,) LPS mm.
+    points
+        Apices of the lungs, the top of the aortic arch and carinas of the airways, by name, (3,) LPS mm.
     """
 
     scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Structures:
     domes: Mapping[str, FloatArray] = field(default_factory=dict)
     kidneys: Mapping[str, FoundKidney] = field(default_factory=dict)
     mouths: Mapping[str, FloatArray] = field(default_factory=dict)
-    tops: Mapping[str, FloatArray] = field(default_factory=dict)
+    points: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def find_structures(
@@ -69,7 +70,7 @@ def find_structures(
     reliability: FloatArray,
     counted: NDArray[np.bool_],
 ) -> Structures:
-    """Find shoulder blades, ribs, domes of the diaphragm, kidneys, mouths of arteries, tops of lungs and arch in a CT.
+    """Find shoulder blades, ribs, domes of the diaphragm, kidneys, mouths of arteries and single points in a CT.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def find_structures(
     rows = [names.index(name) for name in BRANCHES if name in names]
     is_sure = bool(rows) and reliability[rows].mean() >= _MIN_ARTERY
     branches = {names[i]: positions[i] for i in rows if is_sure}
-    ribs, kidneys, arch, domes, mouths, apices = side_by_side(
+    ribs, kidneys, arch, domes, mouths, apices, carinas = side_by_side(
         [
             partial(find_ribs, image, levels, positions[vertebrae], scapulae),
             partial(find_kidneys, image, by_side("kidney_upper_pole")),
@@ -103,10 +104,13 @@ def find_structures(
             partial(find_domes, image, by_side("diaphragm_dome")),
             partial(find_mouths, image, leaving),
             partial(find_apices, image, positions[thoracic]),
+            partial(find_carinas, image, positions[thoracic]),
         ]
     )
-    tops = {f"{side}_lung": place for side, place in apices.items()} | ({} if arch is None else {"aortic_arch": arch})
-    return Structures(scapulae, ribs, domes, kidneys, mouths, tops)
+    points = {f"{side}_lung": place for side, place in apices.items()} | carinas
+    if arch is not None:
+        points["aortic_arch"] = arch
+    return Structures(scapulae, ribs, domes, kidneys, mouths, points)
 
 
 def on_structures(

@@ -42,7 +42,7 @@ def surveyed(
     located = Located(
         positions, (np.ones(count), np.zeros(count), np.zeros(count), np.full(count, 50.0)),
         np.arange(count) < counted, np.zeros(count, dtype=bool),
-        Structures(dict.fromkeys(scapulae, bone), tops={side: TOPS[side] + [0, 0, 3 * shift] for side in tops}),
+        Structures(dict.fromkeys(scapulae, bone), points={side: TOPS[side] + [0, 0, 3 * shift] for side in tops}),
     )  # fmt: skip
     return Survey(LEVELS, located, np.full(count, reliability))
 
