@@ -105,13 +105,17 @@ def _rounded(coefficients: Any) -> dict[str, float]:
 def _bones(
     pair: tuple[str, str], embeddings: Mapping[str, samreg.Embedding], prepared: Mapping[str, Features]
 ) -> tuple[PairedBone, ...]:
-    """Return the bones that both people show, found by what the landmark atlas knows of all others."""
+    """Return the bones that both people show, found by what the landmark atlas knows of all others.
+
+    Without single places: the landmarks that were read are among them, most points that are matched are not.
+    """
     atlas = shipped_atlas(embeddings[pair[0]].model)
     if atlas is None:
         return ()
     for person in set(pair) & set(atlas.people):
         atlas = atlas.without(atlas.people.index(person))
-    return paired_bones(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
+    bones = paired_bones(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
+    return tuple(bone for bone in bones if bone.width > 0)
 
 
 def main() -> None:
