@@ -53,7 +53,7 @@ class Located:
     seen
         (L,) landmarks on ribs, diaphragm, kidneys and aorta that the image itself shows.
     structures
-        Shoulder blades, ribs, domes of the diaphragm, kidneys and mouths of arteries.
+        What the image shows besides: shoulder blades, ribs, single points such as carinas.
     """
 
     positions: FloatArray
