@@ -201,7 +201,7 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
 
 
 def paired_points(fixed: Survey, moving: Survey, names: Collection[str] | None = None) -> FloatArray:
-    """Return apices, top of the arch and carinas that both images show, or those of some names, (2, S, 3) LPS mm."""
+    """Return single points (:class:`Structures`) that both images show, or those of some names, (2, S, 3) LPS mm."""
     first, second = fixed.located.structures.points, moving.located.structures.points
     shared = sorted(name for name in first.keys() & second.keys() if names is None or name in names)
     return np.array([[one[name] for name in shared] for one in (first, second)]).reshape(2, len(shared), 3)

@@ -1,4 +1,4 @@
-"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, lungs, airways, kidneys, the aorta.
+"""What a CT shows by itself, not by an embedding: shoulder blades, ribs, sternum, lungs, airways, kidneys, the aorta.
 
 An embedding says about where they are; the landmarks on them are then taken from the image.
 """
@@ -23,6 +23,7 @@ from samreg.landmarks.lungs import find_apices
 from samreg.landmarks.ribs import FoundRib, find_ribs
 from samreg.landmarks.scapulae import SIDES, FoundBone, find_scapulae, scapula_shape
 from samreg.landmarks.spine import LEVELS
+from samreg.landmarks.sternum import find_sternal_angle
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 
@@ -52,7 +53,7 @@ class Structures:
     mouths
         Of the celiac trunk and the superior mesenteric artery, by the landmark's name, (3,) LPS mm.
     points
-        Apices of the lungs, the top of the aortic arch and carinas of the airways, by name, (3,) LPS mm.
+        Apices of the lungs, top of the aortic arch, carinas of the airways and sternal angle, by name, (3,) LPS mm.
     """
 
     scapulae: Mapping[str, FoundBone] = field(default_factory=dict)
@@ -92,11 +93,12 @@ def find_structures(
     arteries = [names.index(name) for name in (CELIAC, MESENTERIC) if name in names]
     leaving = {names[i]: positions[i] for i in arteries if reliability[i] >= _MIN_ARTERY}
     levels = [LEVELS.index(names[i]) for i in vertebrae]
-    thoracic = [i for level, i in sorted(zip(levels, vertebrae, strict=True)) if LEVELS[level] in _THORACIC]
+    numbers = {_THORACIC.index(names[i]) + 1: i for i in vertebrae if names[i] in _THORACIC}
+    thoracic = [numbers[number] for number in sorted(numbers)]
     rows = [names.index(name) for name in BRANCHES if name in names]
     is_sure = bool(rows) and reliability[rows].mean() >= _MIN_ARTERY
     branches = {names[i]: positions[i] for i in rows if is_sure}
-    ribs, kidneys, arch, domes, mouths, apices, carinas = side_by_side(
+    ribs, kidneys, arch, domes, mouths, apices, carinas, joint = side_by_side(
         [
             partial(find_ribs, image, levels, positions[vertebrae], scapulae),
             partial(find_kidneys, image, by_side("kidney_upper_pole")),
@@ -105,11 +107,11 @@ def find_structures(
             partial(find_mouths, image, leaving),
             partial(find_apices, image, positions[thoracic]),
             partial(find_carinas, image, positions[thoracic]),
+            partial(find_sternal_angle, image, sorted(numbers), positions[thoracic]),
         ]
     )
     points = {f"{side}_lung": place for side, place in apices.items()} | carinas
-    if arch is not None:
-        points["aortic_arch"] = arch
+    points |= {name: place for name, place in (("aortic_arch", arch), ("sternal_angle", joint)) if place is not None}
     return Structures(scapulae, ribs, domes, kidneys, mouths, points)
 
 
