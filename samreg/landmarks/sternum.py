@@ -25,7 +25,7 @@ _MIN_VERTEBRAE = 4  # that were counted
 _LEVEL = 4.0  # thoracic vertebra, about as high as the joint
 _SEARCHED = (-1.8, 0.7)  # levels from there, upwards
 _FOLLOWED = (-3.2, 2.6)  # the same, of the sternum
-_ASIDE_MM, _FRONT_MM = 45.0, 160.0  # of the spine's middle, the part that is looked at
+_ASIDE_MM = 45.0  # of the spine's middle, the part that is looked at
 _BAND_MM = (6.0, 14.0, 18.0)  # along z, y and x, about as thick and wide as the sternum
 _BESIDE_MM = 18.0  # in front of the band and behind it all is darker
 _MIDDLE_MM, _OFF_MIDDLE_HU = 14.0, 10.0  # from the spine's middle, and what each mm farther off costs
@@ -34,6 +34,8 @@ _SMOOTHED_MM = 3.0
 _PEAK_MM, _AROUND_MM = 6.0, 24.0  # on either side, where nothing is brighter, and whose mean the joint stands out from
 _MIN_BRIGHT_HU, _MIN_PROMINENT_HU = 150.0, 15.0
 _RIVAL = 0.92  # as bright, another peak makes it unsure
+_JOINT_VOXELS = (5, 7, 5)
+_ASIDE_JOINT_MM, _BRIGHT_ASIDE = 16.0, 1.1  # beside the joint, times as bright as it, it is no joint
 _TANGENT_MM = 10.0  # up and down, for the direction of the sternum
 _CORTEX_MM = np.arange(2.0, 14.1, 1.0)  # from the middle of the sternum to the front, where its cortex is looked for
 
@@ -60,8 +62,8 @@ def find_sternal_angle(image: Image, levels: Sequence[int], spine: FloatArray) -
     slope, start = np.polyfit(levels, spine[:, 2], 1)
     middle = np.array([np.interp(_LEVEL, levels, spine[:, k]) for k in range(2)] + [start + slope * _LEVEL])
     searched, followed = (middle[2] - slope * np.array(limits) for limits in (_SEARCHED, _FOLLOWED))
-    low = np.append(middle[:2] - (_ASIDE_MM, _FRONT_MM), followed[0])
-    high = np.append(middle[:2] + (_ASIDE_MM, 0.0), followed[1])
+    low = np.array([middle[0] - _ASIDE_MM, image.grid.corners()[:, 1].min(), followed[0]])
+    high = np.array([middle[0] + _ASIDE_MM, middle[1], followed[1]])
     part = part_of(image, low, high)
     if part is None:
         return None
@@ -75,7 +77,9 @@ def find_sternal_angle(image: Image, levels: Sequence[int], spine: FloatArray) -
         return None
     bright = ndimage.gaussian_filter1d(score[slices, path[:, 0], path[:, 1]], _SMOOTHED_MM / _SPACING_MM)
     joint = _joint(bright, (height[:, 2] >= searched[0]) & (height[:, 2] <= searched[1]))
-    return None if joint is None else _front(hu, part, height, joint)
+    if joint is None or _is_brighter_aside(hu, joint, *path[joint]):
+        return None
+    return _front(hu, part, height, joint)
 
 
 def _band(hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -87,7 +91,7 @@ def _band(hu: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _unlikely(part: Image, middle: float) -> NDArray[np.float32]:
-    """Return what speaks against a sternum in voxels (Z, Y, X), HU: far from the middle (x, mm), too shallow, too deep."""
+    """Return what speaks against a sternum in voxels (Z, Y, X), HU: off the middle (x, mm), too shallow, too deep."""
     index = np.zeros((part.shape[2], 3))
     index[:, 0] = np.arange(part.shape[2])
     aside = np.abs(part.grid.index_to_world(index)[:, 0] - middle)
@@ -111,6 +115,13 @@ def _joint(bright: FloatArray, searched: NDArray[np.bool_]) -> int | None:
     if bright[best] < _MIN_BRIGHT_HU or stands_out < _MIN_PROMINENT_HU:
         return None
     return None if len(peaks) > 1 and bright[peaks[1]] > _RIVAL * bright[best] else best
+
+
+def _is_brighter_aside(hu: NDArray[np.float32], z: int, y: int, x: int) -> bool:
+    """Return whether it is a clavicle or rib beside a voxel that is bright, not the sternum there."""
+    around = ndimage.uniform_filter(hu[max(0, z - 2) : z + 3], _JOINT_VOXELS)[min(z, 2), y]
+    aside = int(_ASIDE_JOINT_MM / _SPACING_MM)
+    return bool(max(around[max(0, x - aside)], around[min(len(around) - 1, x + aside)]) > _BRIGHT_ASIDE * around[x])
 
 
 def _front(hu: NDArray[np.float32], part: Image, path: FloatArray, joint: int) -> FloatArray:
