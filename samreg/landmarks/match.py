@@ -43,6 +43,9 @@ _GUIDE_LATTICE_MM = 32.0  # distance of the matches that guide the search
 _WIDE_MM, _WIDE_PENALTY = 45.0, 0.3
 _NARROW_MM, _NARROW_PENALTY = 20.0, 0.2
 _BONE_MM, _BONE_PENALTY = 12.0, 0.2  # the same for a point that goes with a bone
+# at least and at most, of a point that goes with a place that both images show: of 66 between people whom the atlas
+# does not know 89 % lie within 10 mm, 82 % within 8
+_SEEN_RELIABILITY, _SEEN_ERROR_MM = 0.89, 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +231,11 @@ def _from_guided(
     """Return the matches with what the votes and the field of view say of their reliability and error."""
     pairs = guided.matches
     reliability = calibration(pairs.similarity, pairs.cycle_error, spread=guided.spread, depth=guided.depth)
+    reliability = np.where(guided.seen, np.maximum(reliability, _SEEN_RELIABILITY), reliability)
+    error = np.full(len(names), np.nan)
+    if expected is not None:
+        error = expected(pairs.cycle_error, guided.spread, depth=guided.depth)
+        error = np.where(guided.seen, np.minimum(error, _SEEN_ERROR_MM), error)
     return LandmarkMatches(
         pairs.moving,
         names,
@@ -237,7 +245,7 @@ def _from_guided(
         guided.spread,
         guided.depth >= 0,
         notes,
-        expected_error=expected(pairs.cycle_error, guided.spread, depth=guided.depth) if expected else np.empty(0),
+        expected_error=error,
     )
 
 
@@ -273,12 +281,15 @@ class GuidedMatches:
         (N,) how deep in the moving image the points are expected, mm; negative outside.
     fit
         The robust alignment.
+    seen
+        (N,) those that go with a place that both images show; what the search says is no evidence for them.
     """
 
     matches: Correspondences
     spread: FloatArray
     depth: FloatArray
     fit: AffineFit
+    seen: NDArray[np.bool_]
 
 
 def guided_matches(
@@ -329,7 +340,7 @@ def guided_matches(
     narrow = Prediction(votes.positions, _NARROW_MM * scale, _NARROW_PENALTY)
     matches = match_points(fixed, points, moving, prediction=narrow, home="anywhere", calibration=calibration)
     # votes are searched inside the image and cannot leave it; the prediction can
-    found = GuidedMatches(matches, votes.spread, grid.depth(expected), fit)
+    found = GuidedMatches(matches, votes.spread, grid.depth(expected), fit, np.zeros(len(points), dtype=bool))
     return _with_bones(found, bones, fixed, moving, grid, calibration), ""
 
 
@@ -356,7 +367,7 @@ def _with_bones(
     searched = match_points(
         fixed, found.matches.fixed[rows], moving, prediction=window, home="anywhere", calibration=calibration
     )
-    matches, spread, depth = found.matches, found.spread.copy(), found.depth.copy()
+    matches, spread, depth, seen = found.matches, found.spread.copy(), found.depth.copy(), found.seen.copy()
     columns = {}
     for name in ("moving", "similarity", "reliability", "cycle_error"):
         column = getattr(matches, name).copy()
@@ -365,7 +376,8 @@ def _with_bones(
     columns["moving"][rows] += share * (taken.positions - searched.moving)
     spread[rows] = np.linalg.norm(taken.positions - searched.moving, axis=1)
     depth[rows] = grid.depth(taken.positions)
-    return GuidedMatches(replace(matches, **columns), spread, depth, found.fit)
+    seen[rows] = taken.share == 1
+    return GuidedMatches(replace(matches, **columns), spread, depth, found.fit, seen)
 
 
 def bones_of(

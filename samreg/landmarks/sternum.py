@@ -55,7 +55,7 @@ def find_sternal_angle(image: Image, levels: Sequence[int], spine: FloatArray) -
     Returns
     -------
     ndarray or None
-        (3,) LPS mm; None where no such joint stands out between the fourth and the sixth vertebra, or more than one.
+        (3,) LPS mm; None where no such joint stands out from the third to the sixth vertebra, or more than one.
     """
     if len(spine) < _MIN_VERTEBRAE or not has_hounsfield_units(image):
         return None

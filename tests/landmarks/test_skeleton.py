@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,28 @@ def test_matches_on_a_bone_are_searched_where_it_takes_them(pair) -> None:
     assert np.linalg.norm(led.matches.moving[0] - points[0] - elsewhere) <= 0.5 * led.spread[0] + 1e-6
     assert led.spread[0] < 25
     assert led.depth[0] > plain.depth[0]  # the middle of the image
+    assert np.flatnonzero(firm.seen).tolist() == [0]
+    assert not plain.seen.any()
+    assert not led.seen.any()
+
+
+def test_where_both_images_show_a_place_the_search_is_no_evidence(pair, monkeypatch) -> None:
+    """A place that both show, far from where the match would be, is as reliable as such places are."""
+    embeddings = [samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving)]
+    points = pair.fixed_landmarks.positions
+    place = PairedBone(points[:1], embeddings[1].image_grid.center[None], reach=4.0, width=0.0, share=1.0)
+
+    def found(*bones: PairedBone):
+        monkeypatch.setattr(sys.modules["samreg.landmarks.match"], "bones_of", lambda *_: bones)
+        return samreg.match(embeddings[0], points, embeddings[1])
+
+    plain, led, seen = found(), found(replace(place, share=0.5)), found(place)
+    assert led.reliability[0] < 0.5
+    assert led.expected_error[0] > 20
+    assert 0.85 < seen.reliability[0] < 0.95
+    assert seen.expected_error[0] == 8.0
+    np.testing.assert_array_equal(seen.reliability[1:], plain.reliability[1:])
+    np.testing.assert_array_equal(seen.expected_error[1:], plain.expected_error[1:])
 
 
 def test_no_bones_are_sought_without_the_images(pair) -> None:
