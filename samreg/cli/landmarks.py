@@ -98,7 +98,7 @@ def find(
         axes = [f"{axis} mm" for axis in "xyz"[: found.points.shape[1]]]
         shown = found.inside if unsure else found.sure
         rows = [
-            (name, *map(float, position), float(reliability), float(spread))
+            (name, *map(float, position), float(reliability), "" if np.isnan(spread) else float(spread))
             for name, position, reliability, spread, wanted in zip(
                 found.names, found.points, found.reliability, found.spread, shown, strict=True
             )

@@ -16,7 +16,7 @@ from samreg.device import side_by_side
 from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
-from samreg.landmarks.locate import looks_known, placed_in
+from samreg.landmarks.locate import SEEN_RELIABILITY, looks_known, placed_in
 from samreg.landmarks.match import embedded, read
 from samreg.landmarks.skeleton import survey
 from samreg.landmarks.spine import LEVELS
@@ -43,12 +43,15 @@ class FoundLandmarks:
     points
         (N, d) positions, LPS mm; for a landmark outside the image where it is expected.
     names
-        Of the landmarks: all that the atlas has.
+        Of the landmarks: all that the atlas has, and then those it has not that a CT itself shows: "left_lung_apex",
+        "right_lung_apex", "aortic_arch_top", "carina", "right_upper_lobe_carina", "right_middle_lobe_carina",
+        "left_secondary_carina" and "sternal_angle".
     reliability
         (N,) calibrated probability that the landmark lies within 10 mm; 0 outside the image, and where it was found at
         the place of a surer one.
     spread
-        (N,) median distance of what the atlas's people say from the position, mm; NaN outside the image.
+        (N,) median distance of what the atlas's people say from the position, mm; NaN outside the image, and of what
+        the atlas does not have.
     inside
         (N,) whether the landmark is expected in the image.
     notes
@@ -112,7 +115,8 @@ def find_landmarks(
     landmarks are matched one by one with their neighbourhoods, and their geometric median is taken. Vertebrae are then
     counted along the spine, where the image shows their end plates or discs, shoulder blades found by their shape, ribs
     followed from beside the spine, the domes of the diaphragm seen at the lungs' base, kidneys in the fat around
-    them, and where two arteries leave an aorta with contrast in it.
+    them, and where two arteries leave an aorta with contrast in it. Apices of the lungs, the top of the aortic arch,
+    the carinas of the airways and the sternal angle are seen without an atlas.
 
     Parameters
     ----------
@@ -180,10 +184,29 @@ def find_landmarks(
         ribs={name: rib.centreline.copy() for name, rib in located.structures.ribs.items()},
     )  # fmt: skip
     notes = _notes(found, known)
+    if located.structures.points:
+        notes += (f"the image itself shows {', '.join(located.structures.points)}",)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body
         t = glanced if glanced > CLEAR_T else _sides(image, embedding, known, model, device, report)
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
-    return replace(found, notes=notes)
+    return replace(_with_seen(found, located.structures.points), notes=notes)
+
+
+def _with_seen(found: FoundLandmarks, places: Mapping[str, FloatArray]) -> FoundLandmarks:
+    """Return the landmarks with the places, (3,) LPS mm by name, that the image itself shows and the atlas has not."""
+    new = {name: place for name, place in places.items() if name not in found.names}
+    if not new:
+        return found
+    count = len(new)
+    return replace(
+        found,
+        points=np.concatenate([found.points, np.array([*new.values()])]),
+        names=(*found.names, *new),
+        reliability=np.append(found.reliability, np.full(count, SEEN_RELIABILITY)),
+        spread=np.append(found.spread, np.full(count, np.nan)),
+        inside=np.append(found.inside, np.ones(count, dtype=bool)),
+        counted=None if found.counted is None else np.append(found.counted, np.zeros(count, dtype=bool)),
+    )
 
 
 def _sides_at_a_glance(image: Any, embedding: Embedding, atlas: LandmarkAtlas, model: Any, device: str) -> float:

@@ -30,7 +30,8 @@ _WINDOW_MM, _WINDOW_PENALTY = 16.0, 0.2  # of the search around the place chosen
 _ROUNDS, _SETTLED_MM = 2, 3.0  # of votes in volumes; those that moved by less are not held again
 _MEDIAN_SOFTNESS_MM = 2.0
 _SCORE_WEIGHT = 0.15  # of the discriminant's log likelihood: neighbouring channels and voxels say the same
-_SEEN_RELIABILITY = 0.9  # of landmarks that the image itself shows: of 95 in 19 people 90 lie within 10 mm
+#: Of landmarks that the image itself shows: of 95 in 19 people 90 lie within 10 mm.
+SEEN_RELIABILITY = 0.9
 _RIB_ON_T2 = (1.45, 2.2)  # levels of the first ribs; 1.3 at most in 17 people whose vertebrae were counted rightly
 _BLOCK_MB = 256
 #: Of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down.
@@ -149,7 +150,7 @@ def reliability_of(located: Located, atlas: LandmarkAtlas) -> FloatArray:
     """Return the probability (L,) that each landmark lies within 10 mm of the truth; 0 outside the image."""
     similarity, misfit, spread, depth = located.evidence
     calibrated = atlas.calibration(similarity, misfit, spread=spread, depth=depth)
-    return np.where(depth >= 0, np.where(located.seen, np.maximum(calibrated, _SEEN_RELIABILITY), calibrated), 0.0)
+    return np.where(depth >= 0, np.where(located.seen, np.maximum(calibrated, SEEN_RELIABILITY), calibrated), 0.0)
 
 
 def looks_known(reliability: FloatArray, inside: NDArray[np.bool_]) -> bool:

@@ -110,8 +110,8 @@ def find_structures(
             partial(find_sternal_angle, image, sorted(numbers), positions[thoracic]),
         ]
     )
-    points = {f"{side}_lung": place for side, place in apices.items()} | carinas
-    points |= {name: place for name, place in (("aortic_arch", arch), ("sternal_angle", joint)) if place is not None}
+    points = {f"{side}_lung_apex": place for side, place in apices.items()} | carinas
+    points |= {name: at for name, at in (("aortic_arch_top", arch), ("sternal_angle", joint)) if at is not None}
     return Structures(scapulae, ribs, domes, kidneys, mouths, points)
 
 

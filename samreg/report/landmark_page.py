@@ -132,7 +132,7 @@ def write_found_landmarks(image: Image, found: FoundLandmarks, path: str | os.Pa
             found.names[i],
             *(f"{x:.1f}" for x in found.points[i]),
             f"{found.reliability[i]:.2f}",
-            f"{found.spread[i]:.1f}",
+            "" if np.isnan(found.spread[i]) else f"{found.spread[i]:.1f}",
         )
         for i in np.flatnonzero(found.inside)[np.argsort(-found.reliability[found.inside], kind="stable")]
     ]

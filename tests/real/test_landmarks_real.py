@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial import KDTree
+from typer.testing import CliRunner
 
 import samreg
+from samreg.cli import app
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import scapula_shape
@@ -132,6 +134,23 @@ def test_carinas_lie_before_the_forks_read_beyond_them(surveys) -> None:
         known, points = read_landmarks(LANDMARKS)[person], surveys[person].located.structures.points
         for carina, fork in beyond.items():
             assert 4 < np.linalg.norm(known.named([fork]).positions[0] - points[carina]) < 20, (person, carina)
+
+
+def test_what_the_image_itself_shows_is_named_too(surveys, data_dir, tmp_path) -> None:
+    image = data_dir / "ct" / "train" / "images" / f"{PEOPLE[1]}.nii.gz"
+    found = samreg.find_landmarks(image)
+    points = surveys[PEOPLE[1]].located.structures.points
+    named = found.to_points()
+    assert set(points) <= set(named.names)
+    assert len(found) == len(set(found.names)) == len(found.spread) == len(found.inside) == len(found.counted)
+    for name, place in points.items():
+        assert np.linalg.norm(named.named([name]).positions[0] - place) < 6, name  # found with another atlas
+    assert f"the image itself shows {', '.join(points)}" in found.notes
+    out, page = tmp_path / "points.csv", tmp_path / "points.html"
+    run = CliRunner().invoke(app, ["landmarks", str(image), "-o", str(out), "--report", str(page)])
+    assert run.exit_code == 0, run.output
+    assert set(points) <= set(samreg.read_points(out).names)
+    assert "nan" not in page.read_text(encoding="utf-8").split("<table")[1]
 
 
 def test_landmarks_seen_in_both_images_take_points_along(surveys) -> None:
