@@ -18,9 +18,6 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.standard import has_hounsfield_units, standardised
 
-#: The ridges between the first bronchi, from the windpipe on.
-CARINAS = ("carina", "right_upper_lobe_carina", "right_middle_lobe_carina", "left_secondary_carina")
-
 # Lengths are those of adults.
 _SPACING_MM = 2.0
 _MIN_VERTEBRAE = 4  # that were counted

@@ -138,8 +138,8 @@ def match(
         "guided" matches a coarse lattice first, predicts each point from a robust affine and the matches around
         it, lets the point and its neighbours look within 45 mm of that and vote, and the point within 20 mm of the
         vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). In CT, points on or
-        beside bones and airways that both images show look within 12 mm of where these take them, and points at a
-        landmark that both show go with it; embeddings read from files have no image in which any could be found.
+        beside bones and other structures that both images show look within 12 mm of where these take them, and points
+        at a landmark that both show go with it; embeddings read from files have no image in which any could be found.
         "global" takes the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps", where to embed and to match.

@@ -6,7 +6,7 @@ its shape, a bone says where it is in either image, and with that where everythi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from samreg.landmarks.airways import CARINAS
 from samreg.landmarks.locate import Located, locate, looks_known, placed_in, reliability_of
 from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import shared_places
@@ -33,13 +32,12 @@ if TYPE_CHECKING:
 _SCAPULA_REACH_MM, _SPINE_REACH_MM = 16.0, 35.0  # from the places of a bone, of a point that goes with it
 _SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
 _RIB_REACH_MM, _RIB_WIDTH_MM = 16.0, 25.0
-_AIRWAY_REACH_MM, _AIRWAY_WIDTH_MM = 25.0, 20.0
-_POINT_REACH_MM = 8.0  # of a single place
+_POINT_REACH_MM, _AROUND_REACH_MM = 8.0, 25.0  # of a single place: at it, and around it
 _MIN_RELIABILITY = 0.6  # of a landmark that the embedding alone shows
 _FROM_SCAPULA_MM = 30.0
 _MIN_VERTEBRAE = 4
 _MIN_PLACES = 4  # of a bone, for a similarity of them
-_MIN_CARINAS, _MIN_RIB_PLACES = 3, 12
+_MIN_RIB_PLACES = 12
 _AIR_HU = -1024
 _FAR_WEIGHT = 1e-3  # of places however far, so that a few always count
 
@@ -173,9 +171,7 @@ def paired_bones(fixed: Survey, moving: Survey) -> tuple[PairedBone, ...]:
     ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
     if ribs.shape[1] >= _MIN_RIB_PLACES:
         bones.append(PairedBone(ribs[0], ribs[1], _RIB_REACH_MM, _RIB_WIDTH_MM))
-    airways = paired_points(fixed, moving, CARINAS)
-    if airways.shape[1] >= _MIN_CARINAS:
-        bones.append(PairedBone(airways[0], airways[1], _AIRWAY_REACH_MM, _AIRWAY_WIDTH_MM, share=0.0))
+    bones.append(PairedBone(seen[0], seen[1], _AROUND_REACH_MM, 0.0, share=0.0))
     return tuple(bone for bone in bones if len(bone.fixed))
 
 
@@ -200,10 +196,10 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     return [places for places in pairs if places.shape[1] >= _MIN_PLACES]
 
 
-def paired_points(fixed: Survey, moving: Survey, names: Collection[str] | None = None) -> FloatArray:
-    """Return single points (:class:`Structures`) that both images show, or those of some names, (2, S, 3) LPS mm."""
+def paired_points(fixed: Survey, moving: Survey) -> FloatArray:
+    """Return single points (:class:`Structures`) that both images show, (2, S, 3) LPS mm."""
     first, second = fixed.located.structures.points, moving.located.structures.points
-    shared = sorted(name for name in first.keys() & second.keys() if names is None or name in names)
+    shared = sorted(first.keys() & second.keys())
     return np.array([[one[name] for name in shared] for one in (first, second)]).reshape(2, len(shared), 3)
 
 

@@ -115,7 +115,7 @@ def _bones(
     for person in set(pair) & set(atlas.people):
         atlas = atlas.without(atlas.people.index(person))
     bones = paired_bones(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
-    return tuple(bone for bone in bones if bone.width > 0)
+    return tuple(bone for bone in bones if bone.width > 0 or bone.share == 0)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def test_a_point_goes_with_the_bone_it_lies_on() -> None:
 
 def test_points_at_the_top_of_a_lung_go_with_it() -> None:
     fixed, moving = surveyed(tops=("left", "right")), surveyed(shift=10.0, tops=("right",))
-    at, near, far = TOPS["right"], TOPS["right"] + [3.0, -4.0, 2.0], TOPS["right"] + [0.0, 20.0, 0.0]
+    at, near, far = TOPS["right"], TOPS["right"] + [3.0, -4.0, 2.0], TOPS["right"] + [0.0, 40.0, 0.0]
     taken = taken_by_bones(paired_bones(fixed, moving), np.array([at, far, near, TOPS["left"]]))
     assert taken.rows.tolist() == [0, 2]
     np.testing.assert_allclose(taken.positions, [at + [0, 0, 30.0], near + [0, 0, 30.0]])
@@ -188,3 +188,12 @@ def test_metal_does_not_turn_into_air(pair) -> None:
     assert volume.array.dtype == np.int16
     assert volume.array.max() > 30_000
     assert volume.array.min() >= -1100
+
+
+def test_points_around_a_top_are_looked_for_where_it_moves() -> None:
+    fixed, moving = surveyed(tops=("left", "right")), surveyed(shift=10.0, tops=("left", "right"))
+    near, far = TOPS["right"] + [0.0, 20.0, 0.0], TOPS["right"] + [0.0, 40.0, 0.0]
+    taken = taken_by_bones(paired_bones(fixed, moving), np.array([far, near]))
+    assert taken.rows.tolist() == [1]
+    np.testing.assert_allclose(taken.positions, [near + [0, 0, 30.0]])
+    assert taken.share.tolist() == [0.0]

@@ -97,9 +97,9 @@ def test_paired_places_are_on_ribs_of_one_number(surveys) -> None:
 @pytest.mark.parametrize("pair", [PEOPLE[:2], PEOPLE[1:], (PEOPLE[2], PEOPLE[0])])
 def test_bones_take_landmarks_to_the_other_person(surveys, pair: tuple[str, str]) -> None:
     bones = paired_bones(*(surveys[person] for person in pair))
-    assert [bone.width > 0 for bone in bones] == [False] * 2 + [
-        True
-    ] * 5  # places; shoulder blades, spine, ribs, airways
+    wide = [bone.width > 0 for bone in bones]  # at places; shoulder blades, spine, ribs; around places
+    assert wide == [False] * 2 + [True] * 4 + [False]
+    assert bones[-1].share == 0
     first, second = (read_landmarks(LANDMARKS)[person] for person in pair)
     names = [name for name in first.names if name in second.names and name.startswith("vertebra_T")]
     taken = taken_by_bones(bones, first.named(names).positions)
