@@ -9,9 +9,8 @@ import argparse
 import statistics
 import time
 
-import torch
-
 import samreg
+from samreg.device import cpu_threads
 from samreg.embedding import EmbeddingModel, load_model
 from samreg.engines import Request, get_engine
 from samreg.seeding import make_seed
@@ -42,7 +41,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    with cpu_threads(arguments.threads):
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure what the arguments name, and print it."""
     fixed, moving = (resample_spacing(samreg.read_image(path), 2.0) for path in (arguments.fixed, arguments.moving))
     print(f"fixed {fixed.grid.size}, moving {moving.grid.size}, 2 mm, {arguments.threads} threads")
     engine_times, stages = [], {name: [] for name in arguments.models}

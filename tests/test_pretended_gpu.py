@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch.overrides import TorchFunctionMode
 
 import samreg
+from samreg.device import cpu_threads
 from samreg.embedding import load_model
 from samreg.landmarks.detector import LandmarkDetector
 from samreg.seeding.coarse import propose_turns, rotations
@@ -110,7 +111,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    return PretendedGpu()
+    with cpu_threads(1):  # the mode is that of one Python thread
+        yield PretendedGpu()
 
 
 @pytest.fixture(scope="module")

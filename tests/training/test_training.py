@@ -85,7 +85,9 @@ def read_log(path) -> list[dict[str, str]]:
 
 
 def test_training_lowers_loss_and_matching_error(config, volumes, tmp_path):
+    threads = torch.get_num_threads()
     weights = train(config)
+    assert torch.get_num_threads() == threads  # those of the process, whatever the run had
     log = read_log(tmp_path / "tiny" / "log.csv")
     losses = np.array([float(row["loss"]) for row in log])
     assert losses[-8:].mean() < losses[:5].mean() - 1
