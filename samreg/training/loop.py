@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from samreg.device import cpu_threads, resolve_device
+from samreg.device import resolve_device
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.inference import on_device
@@ -74,8 +74,13 @@ def train(config: TrainingConfig) -> Path:
         When the images or the initial weights cannot be read, an earlier run in the same folder had other settings, or
         the gradients are not finite any more.
     """
-    with cpu_threads(config.threads or None):
+    before = torch.get_num_threads()
+    try:
+        if config.threads:
+            torch.set_num_threads(config.threads)
         return _trained(config)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trained(config: TrainingConfig) -> Path:
