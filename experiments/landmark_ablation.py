@@ -26,6 +26,7 @@ from samreg.spatial import Grid, Image
 from samreg.spatial.io_points import find_points
 
 WINDOW = (45.0, 0.3)
+NOISE_MM = 12.0  # standard deviation of a sure match's error
 
 
 def variants(fixed, moving, points):
@@ -45,7 +46,9 @@ def variants(fixed, moving, points):
             yield f"within {WINDOW[0]:g} mm of the {name} around it", *nothing(points)
             continue
         left = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
-        expected = predict_locally(pairs.take(left < WINDOW[0]), fit.transform, points)
+        near = pairs.take(left < WINDOW[0])
+        noise = NOISE_MM / np.sqrt(near.reliability.clip(min=0.05))
+        expected = predict_locally(near.fixed, near.moving, noise, fit.transform, points)
         matches = match_points(f, points, m, prediction=Prediction(expected, *WINDOW), calibration=calibration)
         yield f"within {WINDOW[0]:g} mm of the {name} around it", matches.moving, matches.reliability
     voted = samreg.match(fixed, points, moving)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from samreg.spatial.remarks import remarks_kept
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
-    from samreg.landmarks.skeleton import PairedBone
+    from samreg.landmarks.skeleton import CommonPlaces
     from samreg.matching import Calibration, Correspondences, ExpectedError, Features
     from samreg.seeding import AffineFit
     from samreg.spatial import Grid
@@ -39,10 +39,14 @@ _OUTSIDE_FACTOR = 0.5  # of the reliability of a point that is expected outside 
 # at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _GUIDE_LATTICE_MM = 32.0  # distance of the matches that guide the search
 # radius of the search around the prediction, and similarity lost at that distance: for the point and its neighbours,
-# then for the point alone around what they agree on
+# then for the point alone around what they agree on, which says how sure that is
 _WIDE_MM, _WIDE_PENALTY = 45.0, 0.3
+_LED_MM, _LED_PENALTY = 20.0, 0.2  # the same where both images show places
 _NARROW_MM, _NARROW_PENALTY = 20.0, 0.2
-_BONE_MM, _BONE_PENALTY = 12.0, 0.2  # the same for a point that goes with a bone
+_NOISE_MM, _MIN_RELIABILITY = 12.0, 0.05  # standard deviation of the error of a match, sure at most and least
+_PLACE_NOISE_MM = 4.0  # of the error of a place that both images show
+_LEADS_MM = 90.0  # how far from it such a place still says something
+_AT_PLACE_MM = 8.0  # of a point that goes with a place that both images show by themselves
 # at least and at most, of a point that goes with a place that both images show: of 66 between people whom the atlas
 # does not know 89 % lie within 10 mm, 82 % within 8
 _SEEN_RELIABILITY, _SEEN_ERROR_MM = 0.89, 8.0
@@ -59,15 +63,16 @@ class LandmarkMatches:
     names
         As in the template.
     similarity
-        (N,) similarity of the embeddings, at most 1.
+        (N,) of the embeddings, best around there, at most 1.
     reliability
         (N,) calibrated probability in [0, 1] that the match lies within 10 mm of the truth (with ``ct-small``, between
         people; with other models and in a global search as the model's own calibration has it).
     cycle_error
-        (N,) where the match leads back to, distance from the template's point, mm.
+        (N,) where the most similar place around there leads back to, distance from the template's point, mm.
     spread
-        (N,) how far the points around the point, matched too, disagree about its place, or the match and the bone that
-        it goes with, mm; NaN in a global search.
+        (N,) how far the points around the point, matched too, disagree about its place, with each other and with where
+        it was looked for, mm; where it goes with a place that both images show, how far that is from the match
+        otherwise. NaN in a global search.
     inside
         (N,) False where the matches around it put the point outside the target's field of view.
     notes
@@ -135,11 +140,11 @@ def match(
     model
         Name, path or model; samreg's default unless given. Must be the embeddings' own where they are given.
     search
-        "guided" matches a coarse lattice first, predicts each point from a robust affine and the matches around
-        it, lets the point and its neighbours look within 45 mm of that and vote, and the point within 20 mm of the
-        vote, which keeps neighbours together (13.5 and 6 mm in X-rays, whose embeddings are finer). In CT, points on or
-        beside bones and other structures that both images show look within 12 mm of where these take them, and points
-        at a landmark that both show go with it; embeddings read from files have no image in which any could be found.
+        "guided" matches a coarse lattice first, predicts each point from a robust affine, the matches around it and,
+        in CT, landmarks and places on bones that both images show (:func:`samreg.seeding.predict_locally`), lets the
+        point and its neighbours look within 20 mm of that (45 mm without such places; 13.5 in X-rays, whose embeddings
+        are finer), and goes where they agree. Points within 8 mm of a place that both images show by themselves, such
+        as a carina, go with it. Embeddings read from files have no image in which such places could be found.
         "global" takes the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps", where to embed and to match.
@@ -204,7 +209,7 @@ def match(
         guided, reason = guided_matches(
             fixed_features, wanted.positions, moving_features,
             grid=moving.image_grid, calibration=calibration, seed=seed,
-            bones=bones_of((fixed, moving), (fixed_features, moving_features), wanted.positions),
+            places=places_for((fixed, moving), (fixed_features, moving_features), wanted.positions),
         )  # fmt: skip
         if guided is not None:
             if isinstance(template, Image) and isinstance(target, Image) and network is not None:
@@ -276,13 +281,14 @@ class GuidedMatches:
     matches
         Fixed to moving; their reliability leaves the rest out of account.
     spread
-        (N,) of the votes, mm (:class:`samreg.matching.Votes`).
+        (N,) of the votes (:class:`samreg.matching.Votes`) and of these from where they were expected, mm.
     depth
         (N,) how deep in the moving image the points are expected, mm; negative outside.
     fit
         The robust alignment.
     seen
-        (N,) those that go with a place that both images show; what the search says is no evidence for them.
+        (N,) those that go with a place that both images show by themselves; what the search says is no evidence for
+        them.
     """
 
     matches: Correspondences
@@ -299,10 +305,10 @@ def guided_matches(
     *,
     grid: Grid,
     calibration: Calibration,
-    bones: Sequence[PairedBone] = (),
+    places: CommonPlaces | None = None,
     seed: int = 0,
 ) -> tuple[GuidedMatches | None, str]:
-    """Match points where a robust alignment and their neighbours, or a bone, expect them.
+    """Match points where a robust alignment, the matches around and places that both images show expect them.
 
     Parameters
     ----------
@@ -314,8 +320,8 @@ def guided_matches(
         Of the moving image: what it shows.
     calibration
         Turns similarity and cycle error into reliability.
-    bones
-        That both images show.
+    places
+        That both images show; none unless given.
     seed
         Of the robust fit.
 
@@ -326,82 +332,85 @@ def guided_matches(
     str
         Why there is none.
     """
+    from samreg.landmarks.skeleton import no_places
     from samreg.matching import Prediction, match_points, vote
     from samreg.seeding import global_affine, predict_locally
 
-    scale = fixed.scale
+    places, scale = no_places(points.shape[1]) if places is None else places, fixed.scale
     fit, pairs = global_affine(fixed, moving, spacing=_GUIDE_LATTICE_MM * scale, calibration=calibration, seed=seed)
     if fit.transform is None:
         return None, fit.reason
     residual_mm = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
-    expected = predict_locally(pairs.take(residual_mm < _WIDE_MM * scale), fit.transform, points, scale=scale)
-    wide = Prediction(expected, _WIDE_MM * scale, _WIDE_PENALTY)
-    votes = vote(fixed, points, moving, prediction=wide, matrix=fit.transform.matrix)
-    narrow = Prediction(votes.positions, _NARROW_MM * scale, _NARROW_PENALTY)
-    matches = match_points(fixed, points, moving, prediction=narrow, home="anywhere", calibration=calibration)
-    # votes are searched inside the image and cannot leave it; the prediction can
-    found = GuidedMatches(matches, votes.spread, grid.depth(expected), fit, np.zeros(len(points), dtype=bool))
-    return _with_bones(found, bones, fixed, moving, grid, calibration), ""
-
-
-def _with_bones(
-    found: GuidedMatches,
-    bones: Sequence[PairedBone],
-    fixed: Features,
-    moving: Features,
-    grid: Grid,
-    calibration: Calibration,
-) -> GuidedMatches:
-    """Return the matches with those of points that go with a bone searched where it takes them.
-
-    Their spread is how far search and bone disagree.
-    """
-    from samreg.landmarks.skeleton import taken_by_bones
-    from samreg.matching import Prediction, match_points
-
-    taken = taken_by_bones(bones, found.matches.fixed)
-    rows, share = taken.rows, taken.share[:, None]
-    if not len(rows):
-        return found
-    window = Prediction(taken.positions, _BONE_MM * fixed.scale, _BONE_PENALTY)
-    searched = match_points(
-        fixed, found.matches.fixed[rows], moving, prediction=window, home="anywhere", calibration=calibration
+    pairs = pairs.take(residual_mm < _WIDE_MM * scale)
+    noise = _NOISE_MM * scale / np.sqrt(np.maximum(pairs.reliability, _MIN_RELIABILITY))
+    expected = predict_locally(
+        np.concatenate([pairs.fixed, places.fixed]),
+        np.concatenate([pairs.moving, places.moving]),
+        np.concatenate([noise, np.full(len(places.fixed), _PLACE_NOISE_MM)]),
+        fit.transform,
+        points,
+        scale=scale,
     )
-    matches, spread, depth, seen = found.matches, found.spread.copy(), found.depth.copy(), found.seen.copy()
-    columns = {}
-    for name in ("moving", "similarity", "reliability", "cycle_error"):
-        column = getattr(matches, name).copy()
-        column[rows] = getattr(searched, name)
-        columns[name] = column
-    columns["moving"][rows] += share * (taken.positions - searched.moving)
-    spread[rows] = np.linalg.norm(taken.positions - searched.moving, axis=1)
-    depth[rows] = grid.depth(taken.positions)
-    seen[rows] = taken.share == 1
-    return GuidedMatches(replace(matches, **columns), spread, depth, found.fit, seen)
+    around = (_LED_MM, _LED_PENALTY) if len(places.fixed) else (_WIDE_MM, _WIDE_PENALTY)
+    window = Prediction(expected, around[0] * scale, around[1])
+    votes = vote(fixed, points, moving, prediction=window, matrix=fit.transform.matrix)
+    narrow = Prediction(votes.positions, _NARROW_MM * scale, _NARROW_PENALTY)
+    alone = match_points(fixed, points, moving, prediction=narrow, home="anywhere", calibration=calibration)
+    spread = np.hypot(votes.spread, np.linalg.norm(votes.positions - expected, axis=1))
+    # votes are searched inside the image and cannot leave it; the prediction can
+    found = GuidedMatches(
+        replace(alone, moving=votes.positions), spread, grid.depth(expected), fit, np.zeros(len(points), dtype=bool)
+    )
+    return _at_places(found, places, grid), ""
 
 
-def bones_of(
+def _at_places(found: GuidedMatches, places: CommonPlaces, grid: Grid) -> GuidedMatches:
+    """Return the matches with those of points at a place that both images show by themselves where it takes them.
+
+    Their spread is how far search and place disagree.
+    """
+    from scipy.spatial import KDTree
+
+    fixed, moving = places.fixed[places.seen], places.moving[places.seen]
+    if not len(fixed):
+        return found
+    distance, nearest = KDTree(fixed).query(found.matches.fixed)
+    seen = distance <= _AT_PLACE_MM
+    taken = found.matches.fixed + (moving - fixed)[nearest]
+    return GuidedMatches(
+        replace(found.matches, moving=np.where(seen[:, None], taken, found.matches.moving)),
+        np.where(seen, np.linalg.norm(taken - found.matches.moving, axis=1), found.spread),
+        np.where(seen, grid.depth(taken), found.depth),
+        found.fit,
+        seen,
+    )
+
+
+def places_for(
     embeddings: tuple[Embedding, Embedding], targets: tuple[Features, Features], points: FloatArray
-) -> tuple[PairedBone, ...]:
-    """Return the bones that the shipped landmark atlas finds in two images, if points (N, 3) of the first may need any.
+) -> CommonPlaces:
+    """Return the places that the shipped landmark atlas finds in two images, if any is near points of the first.
 
     Parameters
     ----------
     embeddings, targets
         Of the images, and their features.
     points
-        LPS mm.
+        (N, d) LPS mm.
     """
+    from scipy.spatial import KDTree
+
     from samreg.landmarks.atlas import shipped_atlas
-    from samreg.landmarks.skeleton import paired_bones, survey, taken_by_bones
+    from samreg.landmarks.skeleton import common_places, no_places, survey
 
     atlas = shipped_atlas(embeddings[0].model)
     if atlas is None or any(embedding.volume is None for embedding in embeddings):
-        return ()
+        return no_places(points.shape[1])
     first = survey(atlas, embeddings[0], targets[0])
-    if not len(taken_by_bones(paired_bones(first, first), points).rows):
-        return ()
-    return paired_bones(first, survey(atlas, embeddings[1], targets[1]))
+    shown = common_places(first, first).fixed
+    if not len(shown) or KDTree(shown).query(points)[0].min() > _LEADS_MM:
+        return no_places(points.shape[1])
+    return common_places(first, survey(atlas, embeddings[1], targets[1]))
 
 
 def embedded(source: Any, model: Any, device: str, name: str, report: Callable[[str], None]) -> Embedding:

@@ -1,12 +1,11 @@
-"""Bones, airways and other landmarks of two images, found by what they are, and where they take points near them.
+"""Places on bones, in airways and elsewhere that two images show, found by what they are.
 
 Neighbouring vertebrae look alike to an embedding, as do the places of a shoulder blade. Found as a counted spine and by
-its shape, a bone says where it is in either image, and with that where everything on it goes.
+its shape, a bone says where it is in either image, and with that about where everything around it goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -19,7 +18,6 @@ from samreg.landmarks.locate import Located, locate, looks_known, placed_in, rel
 from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import shared_places
 from samreg.landmarks.spine import LEVELS
-from samreg.seeding.affine import fit_least_squares
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.standard import sample_mask
@@ -29,17 +27,13 @@ if TYPE_CHECKING:
     from samreg.landmarks.atlas import LandmarkAtlas
     from samreg.matching import Features
 
-_SCAPULA_REACH_MM, _SPINE_REACH_MM = 16.0, 35.0  # from the places of a bone, of a point that goes with it
-_SCAPULA_WIDTH_MM, _SPINE_WIDTH_MM = 15.0, 25.0  # standard deviation of the places by which a point is taken
-_RIB_REACH_MM, _RIB_WIDTH_MM = 16.0, 25.0
-_POINT_REACH_MM, _AROUND_REACH_MM = 8.0, 25.0  # of a single place: at it, and around it
 _MIN_RELIABILITY = 0.6  # of a landmark that the embedding alone shows
 _FROM_SCAPULA_MM = 30.0
 _MIN_VERTEBRAE = 4
-_MIN_PLACES = 4  # of a bone, for a similarity of them
+_MIN_PLACES = 4  # on a bone
 _MIN_RIB_PLACES = 12
 _AIR_HU = -1024
-_FAR_WEIGHT = 1e-3  # of places however far, so that a few always count
+_DOME = "diaphragm_dome"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,91 +96,64 @@ def _shown(embedding: Embedding) -> Image | None:
 
 
 @dataclass(frozen=True, eq=False)
-class PairedBone:
-    """A bone, or single places such as apices of lungs, that two images show.
+class CommonPlaces:
+    """Places that two images show.
 
     Parameters
     ----------
     fixed, moving
-        (N, 3) places on it, LPS mm.
-    reach
-        How near a point goes with it, mm.
-    width
-        Standard deviation of the places that take a point along, mm; 0 where the nearest alone does.
-    share
-        Of the bone's word where a match near it says something else.
-
-    Examples
-    --------
-    >>> places = np.random.default_rng(0).normal(0, 30, (9, 3))
-    >>> bone = PairedBone(places, places + [0.0, 0.0, 5.0], reach=20.0, width=20.0)
-    >>> bone.near(places[:1]).tolist(), np.allclose(bone.taken(places[:1]), places[:1] + [0.0, 0.0, 5.0])
-    ([True], True)
+        (N, d) LPS mm.
+    seen
+        (N,) those that the images show by themselves, such as apices of lungs; where the others lie, an embedding or
+        the shape of a bone says as well.
     """
 
     fixed: FloatArray
     moving: FloatArray
-    reach: float
-    width: float
-    share: float = 0.5
-
-    def near(self, points: FloatArray) -> NDArray[np.bool_]:
-        """Return which of the points (N, 3) of the fixed image go with the bone."""
-        return np.asarray(KDTree(self.fixed).query(points)[0] <= self.reach)
-
-    def taken(self, points: FloatArray) -> FloatArray:
-        """Return where the bone takes points (N, 3), by a similarity of the places around each, or with the nearest."""
-        if self.width == 0:
-            return np.asarray(points + (self.moving - self.fixed)[KDTree(self.fixed).query(points)[1]])
-        result = np.empty_like(points)
-        for row, point in enumerate(points):
-            squared = ((self.fixed - point) ** 2).sum(axis=1)
-            weight = np.exp(-0.5 * squared / self.width**2) + _FAR_WEIGHT
-            around = fit_least_squares(self.fixed, self.moving, weight, kind="similarity")
-            result[row] = around.transform_points(point[None])[0]
-        return result
+    seen: NDArray[np.bool_]
 
 
-def paired_bones(fixed: Survey, moving: Survey) -> tuple[PairedBone, ...]:
-    """Return the bones and single places that both images show, those first that say most of a point.
+def no_places(ndim: int) -> CommonPlaces:
+    """Return none, of images of so many dimensions."""
+    return CommonPlaces(np.zeros((0, ndim)), np.zeros((0, ndim)), np.zeros(0, dtype=bool))
+
+
+def common_places(fixed: Survey, moving: Survey) -> CommonPlaces:
+    """Return all places that both images show: landmarks, counted vertebrae, places on bones, single points.
 
     None where one of the images does not look as the atlas's people do.
     """
     if not (fixed.is_credible and moving.is_credible):
-        return ()
-    seen, named = _paired_landmarks(fixed, moving)
-    seen = np.concatenate([paired_points(fixed, moving), seen], axis=1)
-    bones = [
-        PairedBone(seen[0], seen[1], _POINT_REACH_MM, 0.0, share=1.0),
-        PairedBone(named[0], named[1], _POINT_REACH_MM, 0.0),
-    ]
-    bones += [
-        PairedBone(places[0], places[1], _SCAPULA_REACH_MM, _SCAPULA_WIDTH_MM)
-        for places in paired_scapulae(fixed, moving)
-    ]
+        return no_places(3)
+    seen, found = _common_landmarks(fixed, moving)
+    seen = np.concatenate([_common_points(fixed, moving), seen], axis=1)
+    others = [found, *paired_scapulae(fixed, moving)]
     counted = np.flatnonzero(fixed.vertebrae & moving.vertebrae)
     if len(counted) >= _MIN_VERTEBRAE:
-        spines = fixed.located.positions[counted], moving.located.positions[counted]
-        bones.append(PairedBone(spines[0], spines[1], _SPINE_REACH_MM, _SPINE_WIDTH_MM, share=0.0))
+        others.append(np.stack([one.located.positions[counted] for one in (fixed, moving)]))
     ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
     if ribs.shape[1] >= _MIN_RIB_PLACES:
-        bones.append(PairedBone(ribs[0], ribs[1], _RIB_REACH_MM, _RIB_WIDTH_MM))
-    bones.append(PairedBone(seen[0], seen[1], _AROUND_REACH_MM, 0.0, share=0.0))
-    return tuple(bone for bone in bones if len(bone.fixed))
+        others.append(ribs)
+    places = np.concatenate([seen, *others], axis=1)
+    return CommonPlaces(places[0], places[1], np.arange(places.shape[1]) < seen.shape[1])
 
 
-def _paired_landmarks(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatArray]:
-    """Return landmarks that both images show by themselves, and those an embedding surely does, (2, S, 3) LPS mm each.
+def _common_landmarks(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatArray]:
+    """Return landmarks that both images show by themselves, and others that are surely found, (2, S, 3) LPS mm each.
 
-    Without vertebrae, whose like lies beside them.
+    Without vertebrae, whose like lies beside them. Domes of the diaphragm are among the others, as an image may show
+    another hump.
     """
     both = [one.located for one in (fixed, moving)]
     positions = np.stack([one.positions for one in both])
     inside = np.all([one.evidence[3] >= 0 for one in both], axis=0)
-    seen = np.all([one.seen for one in both], axis=0)
-    is_level = np.array([name in LEVELS for name in fixed.names], dtype=bool)
-    sure = np.minimum(fixed.reliability, moving.reliability) >= _MIN_RELIABILITY
-    return positions[:, inside & seen], positions[:, inside & sure & ~seen & ~is_level]
+    is_level, is_dome = (
+        np.array([matches(name) for name in fixed.names], dtype=bool)
+        for matches in (LEVELS.__contains__, lambda name: name.endswith(_DOME))
+    )
+    seen = inside & np.all([one.seen for one in both], axis=0) & ~is_dome
+    sure = inside & (np.minimum(fixed.reliability, moving.reliability) >= _MIN_RELIABILITY)
+    return positions[:, seen], positions[:, sure & ~seen & ~is_level]
 
 
 def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
@@ -196,7 +163,7 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     return [places for places in pairs if places.shape[1] >= _MIN_PLACES]
 
 
-def paired_points(fixed: Survey, moving: Survey) -> FloatArray:
+def _common_points(fixed: Survey, moving: Survey) -> FloatArray:
     """Return single points (:class:`Structures`) that both images show, (2, S, 3) LPS mm."""
     first, second = fixed.located.structures.points, moving.located.structures.points
     shared = sorted(first.keys() & second.keys())
@@ -213,36 +180,4 @@ def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
     for scapula in scapulae:
         near = [KDTree(blade).query(places)[0] < _FROM_SCAPULA_MM for blade, places in zip(scapula, ribs, strict=True)]
         ribs = ribs[:, ~np.any(near, axis=0)]
-    return np.concatenate([*scapulae, ribs, paired_points(fixed, moving)], axis=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Taken:
-    """Which of N points of the fixed image go with a bone, and where it takes them.
-
-    Parameters
-    ----------
-    rows
-        (M,) of the points that do.
-    positions
-        (M, 3) in the moving image, LPS mm.
-    share
-        (M,) of the bone's word (:class:`PairedBone`).
-    """
-
-    rows: NDArray[np.int64]
-    positions: FloatArray
-    share: FloatArray
-
-
-def taken_by_bones(bones: Sequence[PairedBone], points: FloatArray) -> Taken:
-    """Return where bones take points (N, 3) of the fixed image, LPS mm; of several, the first."""
-    free = np.ones(len(points), dtype=bool)
-    rows, positions, shares = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 3))], [np.zeros(0)]
-    for bone in bones:
-        near = np.flatnonzero(free & bone.near(points))
-        free[near] = False
-        rows.append(near)
-        positions.append(bone.taken(points[near]))
-        shares.append(np.full(len(near), bone.share))
-    return Taken(np.concatenate(rows), np.concatenate(positions), np.concatenate(shares))
+    return np.concatenate([*scapulae, ribs, _common_points(fixed, moving)], axis=1)

@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 import samreg
 from samreg.landmarks.atlas import shipped_atlas
 from samreg.landmarks.match import EXPECTED_ERROR, MATCH_RELIABILITY, guided_matches
-from samreg.landmarks.skeleton import PairedBone, paired_bones, survey
+from samreg.landmarks.skeleton import CommonPlaces, common_places, no_places, survey
 from samreg.matching import Features, features
 from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error, with_mean
 from samreg.spatial.grid import FloatArray
@@ -36,6 +37,7 @@ from samreg.training.landmark_pairs import read_landmarks
 _TOLERANCE_MM = 10.0
 _MIN_LANDMARKS = 3  # that both people of a pair have
 _BINS = 10
+_AT_POINT_MM, _FOLDS = 8.0, 4  # places so near a point are not used for it; its pair's other points in so many parts
 _QUANTILE = 0.82  # so that it is 0.8 for people left out
 
 Fit = TypeVar("Fit", Calibration, ExpectedError)
@@ -102,20 +104,22 @@ def _rounded(coefficients: Any) -> dict[str, float]:
     return {key: round(value, 4) for key, value in asdict(coefficients).items()}
 
 
-def _bones(
+def _places(
     pair: tuple[str, str], embeddings: Mapping[str, samreg.Embedding], prepared: Mapping[str, Features]
-) -> tuple[PairedBone, ...]:
-    """Return the bones that both people show, found by what the landmark atlas knows of all others.
-
-    Without single places: the landmarks that were read are among them, most points that are matched are not.
-    """
+) -> CommonPlaces:
+    """Return the places that both people show, found by what the landmark atlas knows of all others."""
     atlas = shipped_atlas(embeddings[pair[0]].model)
     if atlas is None:
-        return ()
+        return no_places(embeddings[pair[0]].image_grid.ndim)
     for person in set(pair) & set(atlas.people):
         atlas = atlas.without(atlas.people.index(person))
-    bones = paired_bones(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
-    return tuple(bone for bone in bones if bone.width > 0 or bone.share == 0)
+    return common_places(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
+
+
+def _elsewhere(places: CommonPlaces, points: FloatArray) -> CommonPlaces:
+    """Return the places at none of the points (N, d): what was read are landmarks, what is matched mostly is not."""
+    kept = KDTree(points).query(places.fixed)[0] > _AT_POINT_MM if len(places.fixed) else slice(0)
+    return CommonPlaces(places.fixed[kept], places.moving[kept], places.seen[kept])
 
 
 def main() -> None:
@@ -149,12 +153,19 @@ def main() -> None:
         first, second = (landmarks[person].named(names).positions for person in (a, b))
         calibration = Calibration.from_mapping(embeddings[a].calibration)
         grid = embeddings[b].image_grid
-        bones = _bones((a, b), embeddings, prepared)
-        guided, _ = guided_matches(prepared[a], first, prepared[b], grid=grid, calibration=calibration, bones=bones)
-        if guided is not None:
-            found = guided.matches
-            error = np.linalg.norm(found.moving - second, axis=1)
-            pairs.append(({a, b}, np.column_stack([found.similarity, found.cycle_error, guided.spread, error])))
+        places = _places((a, b), embeddings, prepared)
+        for k in range(_FOLDS):
+            points, truth = first[k::_FOLDS], second[k::_FOLDS]
+            if not len(points):
+                continue
+            guided, _ = guided_matches(
+                prepared[a], points, prepared[b],
+                grid=grid, calibration=calibration, places=_elsewhere(places, points),
+            )  # fmt: skip
+            if guided is not None:
+                found = guided.matches
+                error = np.linalg.norm(found.moving - truth, axis=1)
+                pairs.append(({a, b}, np.column_stack([found.similarity, found.cycle_error, guided.spread, error])))
     unseen = [pair for pair in pairs if pair[0] & set(arguments.unseen)]
     tested = unseen or pairs
     told, right = left_out(pairs, unseen), np.concatenate([values[:, 3] for _, values in tested]) <= _TOLERANCE_MM

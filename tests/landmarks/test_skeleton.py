@@ -1,4 +1,4 @@
-"""Bones that two images show, and where they take points and matches."""
+"""Places that two images show, and where they take matches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import samreg
 from samreg.landmarks import skeleton
 from samreg.landmarks.atlas import shipped_atlas
 from samreg.landmarks.locate import Located, locate
-from samreg.landmarks.match import bones_of, guided_matches
+from samreg.landmarks.match import guided_matches, places_for
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
-from samreg.landmarks.skeleton import PairedBone, Survey, paired_bones, paired_places, survey, taken_by_bones
+from samreg.landmarks.skeleton import CommonPlaces, Survey, common_places, paired_places, survey
 from samreg.landmarks.spine import LEVELS
 from samreg.landmarks.structures import Structures
 from samreg.matching import Calibration, features
@@ -48,37 +48,50 @@ def surveyed(
     return Survey(LEVELS, located, np.full(count, reliability))
 
 
-def test_a_point_goes_with_the_bone_it_lies_on() -> None:
-    scapula, spine = paired_bones(surveyed(), surveyed(shift=10.0))
-    assert (scapula.moving - scapula.fixed).round(6).tolist() == [[0.0, 0.0, 20.0]] * len(scapula.fixed)
-    on_scapula, near_spine = scapula.fixed[3] + [0.0, 3.0, 0.0], np.array([20.0, 10.0, -40.0])
-    nowhere = np.array([0.0, 200.0, 0.0])
-    taken = taken_by_bones((scapula, spine), np.array([nowhere, near_spine, on_scapula]))
-    assert taken.rows.tolist() == [2, 1]
-    np.testing.assert_allclose(taken.positions, [on_scapula + [0, 0, 20.0], near_spine + [0, 0, 10.0]], atol=1e-3)
-    assert taken.share.tolist() == [0.5, 0.0]
-    assert len(taken_by_bones((), np.zeros((3, 3))).rows) == 0
+def test_places_are_those_of_the_same_bones_in_both_images() -> None:
+    places = common_places(surveyed(), surveyed(shift=10.0))
+    moved = (places.moving - places.fixed).round(6)
+    on_scapula, on_spine = (places.fixed[(moved == [0.0, 0.0, up]).all(axis=1)] for up in (20.0, 10.0))
+    assert len(on_scapula) + len(on_spine) == len(moved)
+    assert len(on_scapula) > 20
+    np.testing.assert_allclose(on_spine[:, 2], -25.0 * np.arange(8))  # the vertebrae counted
+    assert not places.seen.any()
 
 
-def test_points_at_the_top_of_a_lung_go_with_it() -> None:
+def test_tops_of_lungs_are_seen() -> None:
     fixed, moving = surveyed(tops=("left", "right")), surveyed(shift=10.0, tops=("right",))
-    at, near, far = TOPS["right"], TOPS["right"] + [3.0, -4.0, 2.0], TOPS["right"] + [0.0, 40.0, 0.0]
-    taken = taken_by_bones(paired_bones(fixed, moving), np.array([at, far, near, TOPS["left"]]))
-    assert taken.rows.tolist() == [0, 2]
-    np.testing.assert_allclose(taken.positions, [at + [0, 0, 30.0], near + [0, 0, 30.0]])
-    assert taken.share.tolist() == [1.0, 1.0]
-    places = paired_places(fixed, moving)
-    np.testing.assert_allclose(places[:, -1], [at, at + [0, 0, 30.0]])
-    assert places.shape[1] == paired_places(surveyed(), surveyed(shift=10.0)).shape[1] + 1
+    places = common_places(fixed, moving)
+    np.testing.assert_allclose(places.fixed[places.seen], [TOPS["right"]])
+    np.testing.assert_allclose(places.moving[places.seen], [TOPS["right"] + [0, 0, 30.0]])
+    guides = paired_places(fixed, moving)
+    np.testing.assert_allclose(guides[:, -1], [TOPS["right"], TOPS["right"] + [0, 0, 30.0]])
+    assert guides.shape[1] == paired_places(surveyed(), surveyed(shift=10.0)).shape[1] + 1
+
+
+def test_a_dome_may_be_another_hump() -> None:
+    names = ("left_diaphragm_dome", "left_kidney_upper_pole")
+    located = Located(
+        np.zeros((2, 3)), (np.ones(2), np.zeros(2), np.zeros(2), np.full(2, 50.0)),
+        np.zeros(2, dtype=bool), np.ones(2, dtype=bool),
+    )  # fmt: skip
+    found = Survey(names, located, np.full(2, 0.9))
+    assert common_places(found, found).seen.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
     ("change", "left"),
-    [({"counted": 3}, 1), ({"scapulae": ()}, 1), ({"scapulae": ("right",)}, 1), ({"reliability": 0.2}, 0)],
+    [
+        ({"counted": 3}, {"scapula"}),
+        ({"scapulae": ()}, {"spine"}),
+        ({"scapulae": ("right",)}, {"spine"}),
+        ({"reliability": 0.2}, set()),
+    ],
 )
-def test_only_bones_that_both_images_surely_show_count(change: dict[str, object], left: int) -> None:
-    assert len(paired_bones(surveyed(), surveyed(**change))) == left
-    assert len(paired_bones(surveyed(**change), surveyed())) == left
+def test_only_places_that_both_images_surely_show_count(change: dict[str, object], left: set[str]) -> None:
+    for pair in ((surveyed(), surveyed(**change)), (surveyed(**change), surveyed())):
+        places = common_places(*pair).fixed
+        spine = (places[:, :2] == 0).all(axis=1)
+        assert ({"spine"} if spine.any() else set()) | ({"scapula"} if (~spine).any() else set()) == left
 
 
 @pytest.fixture(scope="module")
@@ -86,35 +99,35 @@ def pair() -> PhantomPair:
     return phantom_pair(1, 2, spacing=6.0)
 
 
-def test_matches_on_a_bone_are_searched_where_it_takes_them(pair) -> None:
-    """A bone that is told to lie 100 mm from where the match would be."""
+def test_matches_are_led_by_places_around_and_go_with_those_that_are_seen(pair) -> None:
+    """Places that are told to lie 60 mm from where the match would be."""
     embeddings = [samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving)]
     fixed, moving = (features(embedding) for embedding in embeddings)
     points = pair.fixed_landmarks.positions
     calibration = Calibration.from_mapping(embeddings[0].calibration)
 
-    def found(*bones: PairedBone):
+    def found(places: CommonPlaces | None = None):
         matches, reason = guided_matches(
-            fixed, points, moving, grid=embeddings[1].image_grid, calibration=calibration, bones=bones
+            fixed, points, moving, grid=embeddings[1].image_grid, calibration=calibration, places=places
         )
         assert matches is not None, reason
         return matches
 
-    around = points[:1] + np.random.default_rng(0).normal(0, 2, (30, 3))
+    around = points[:1] + np.random.default_rng(0).normal(0, 6, (30, 3))
     elsewhere = embeddings[1].image_grid.center - points[0]
-    bone = PairedBone(around, around + elsewhere, reach=4.0, width=4.0, share=0.5)
-    rows = taken_by_bones((bone,), points).rows
-    plain, led, firm = found(), found(bone), found(replace(bone, share=1.0))
-    others = np.setdiff1d(np.arange(len(points)), rows)
-    assert rows.tolist() == [0]
-    assert len(others) > 5
-    np.testing.assert_array_equal(led.matches.moving[others], plain.matches.moving[others])
-    np.testing.assert_array_equal(led.spread[others], plain.spread[others])
-    np.testing.assert_allclose(firm.matches.moving[0], points[0] + elsewhere, atol=1e-6)
-    assert np.linalg.norm(led.matches.moving[0] - points[0] - elsewhere) <= 0.5 * led.spread[0] + 1e-6
-    assert led.spread[0] < 25
+    places = CommonPlaces(around, around + elsewhere, np.zeros(30, dtype=bool))
+    at = CommonPlaces(points[:1], points[:1] + elsewhere, np.ones(1, dtype=bool))
+    plain, led, seen = found(), found(places), found(at)
+    assert np.linalg.norm(elsewhere) > 50
+    assert np.linalg.norm(plain.matches.moving[0] - pair.moving_landmarks.positions[0]) < 20
+    assert np.linalg.norm(led.matches.moving[0] - points[0] - elsewhere) < 25  # the window
     assert led.depth[0] > plain.depth[0]  # the middle of the image
-    assert np.flatnonzero(firm.seen).tolist() == [0]
+    far = np.linalg.norm(points - points[0], axis=1) > 90
+    truth = pair.moving_landmarks.positions[far]
+    assert far.sum() > 5
+    assert np.median(np.linalg.norm(led.matches.moving[far] - truth, axis=1)) < 12
+    np.testing.assert_allclose(seen.matches.moving[0], points[0] + elsewhere, atol=1e-6)
+    assert np.flatnonzero(seen.seen).tolist() == [0]
     assert not plain.seen.any()
     assert not led.seen.any()
 
@@ -123,28 +136,29 @@ def test_where_both_images_show_a_place_the_search_is_no_evidence(pair, monkeypa
     """A place that both show, far from where the match would be, is as reliable as such places are."""
     embeddings = [samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving)]
     points = pair.fixed_landmarks.positions
-    place = PairedBone(points[:1], embeddings[1].image_grid.center[None], reach=4.0, width=0.0, share=1.0)
+    place = CommonPlaces(points[:1], embeddings[1].image_grid.center[None], np.ones(1, dtype=bool))
 
-    def found(*bones: PairedBone):
-        monkeypatch.setattr(sys.modules["samreg.landmarks.match"], "bones_of", lambda *_: bones)
+    def found(places: CommonPlaces):
+        monkeypatch.setattr(sys.modules["samreg.landmarks.match"], "places_for", lambda *_: places)
         return samreg.match(embeddings[0], points, embeddings[1])
 
-    plain, led, seen = found(), found(replace(place, share=0.5)), found(place)
-    assert led.reliability[0] < 0.5
-    assert led.expected_error[0] > 20
+    led, seen = found(replace(place, seen=np.zeros(1, dtype=bool))), found(place)
     assert 0.85 < seen.reliability[0] < 0.95
     assert seen.expected_error[0] == 8.0
-    np.testing.assert_array_equal(seen.reliability[1:], plain.reliability[1:])
-    np.testing.assert_array_equal(seen.expected_error[1:], plain.expected_error[1:])
+    assert led.reliability[0] < 0.85
+    assert led.expected_error[0] > 8.0
+    np.testing.assert_array_equal(seen.reliability[1:], led.reliability[1:])
+    np.testing.assert_array_equal(seen.expected_error[1:], led.expected_error[1:])
 
 
-def test_no_bones_are_sought_without_the_images(pair) -> None:
+def test_no_places_are_sought_without_the_images(pair) -> None:
     embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
     bare = tuple(replace(embedding, volume=None) for embedding in embeddings)
     targets = tuple(features(embedding) for embedding in embeddings)
-    assert bones_of(bare, targets, pair.fixed_landmarks.positions) == ()
-    far = np.array([[0.0, 500.0, 0.0]])  # near no bone
-    assert bones_of(embeddings, targets, far) == ()
+    assert not len(places_for(bare, targets, pair.fixed_landmarks.positions).fixed)
+    far = np.array([[0.0, 900.0, 0.0]])
+    assert not len(places_for(embeddings, targets, far).fixed)
+    assert len(places_for(embeddings, targets, pair.fixed_landmarks.positions).fixed)
 
 
 def test_an_image_is_surveyed_once_and_within_its_mask(pair, monkeypatch) -> None:
@@ -188,12 +202,3 @@ def test_metal_does_not_turn_into_air(pair) -> None:
     assert volume.array.dtype == np.int16
     assert volume.array.max() > 30_000
     assert volume.array.min() >= -1100
-
-
-def test_points_around_a_top_are_looked_for_where_it_moves() -> None:
-    fixed, moving = surveyed(tops=("left", "right")), surveyed(shift=10.0, tops=("left", "right"))
-    near, far = TOPS["right"] + [0.0, 20.0, 0.0], TOPS["right"] + [0.0, 40.0, 0.0]
-    taken = taken_by_bones(paired_bones(fixed, moving), np.array([far, near]))
-    assert taken.rows.tolist() == [1]
-    np.testing.assert_allclose(taken.positions, [near + [0, 0, 30.0]])
-    assert taken.share.tolist() == [0.0]

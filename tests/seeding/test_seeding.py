@@ -210,17 +210,29 @@ def test_inconsistent_correspondences_do_not_fold() -> None:
 
 def test_local_prediction_follows_the_neighbours(warped) -> None:
     given, affine, _, true = warped
+    noise = np.full(len(given.fixed), 2.0)
     inner = GRID.index_to_world(np.random.default_rng(6).uniform(0.2, 0.8, (60, 3)) * np.array(GRID.size))
     truth = true.transform_points(inner)
     before = np.linalg.norm(affine.transform_points(inner) - truth, axis=1).mean()
-    after = np.linalg.norm(predict_locally(given, affine, inner) - truth, axis=1).mean()
+    after = np.linalg.norm(predict_locally(given.fixed, given.moving, noise, affine, inner) - truth, axis=1).mean()
     assert after < 0.6 * before
 
 
 def test_local_prediction_far_from_matches_is_the_affine(warped) -> None:
     given, affine, _, _ = warped
     far = GRID.center[None] + 5000.0
-    np.testing.assert_allclose(predict_locally(given, affine, far), affine.transform_points(far), atol=1e-6)
+    for places in (given, given.take(np.zeros(len(given.fixed), dtype=bool))):
+        known = places.fixed, places.moving, np.ones(len(places.fixed))
+        np.testing.assert_allclose(predict_locally(*known, affine, far), affine.transform_points(far), atol=1e-6)
+
+
+def test_local_prediction_believes_places_as_far_as_they_are_sure() -> None:
+    places = np.repeat(GRID.center[None], 2, axis=0)
+    moved = places + [[0.0, 0.0, 10.0], [0.0, 0.0, -10.0]]
+    affine = AffineTransform.identity(3)
+    for noise, sign in (([1.0, 8.0], 1), ([8.0, 1.0], -1)):
+        offset = (predict_locally(places, moved, np.array(noise), affine, places[:1]) - places[:1])[0, 2]
+        assert 8.0 < sign * offset < 10.0
 
 
 def test_no_correspondences_are_the_images_fault() -> None:
