@@ -16,7 +16,8 @@ from samreg.errors import InputError, SamregError
 from samreg.landmarks.atlas import shipped_atlas
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.quality.regions import region_of
-from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, expected_errors
+from samreg.registration.anchors import Anchors
+from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, at_points, expected_errors
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, Points, compose
 from samreg.training.expected_error import Case, between_people, fit, gather_followup, left_out
@@ -114,6 +115,35 @@ def test_a_registration_that_is_moved_off_is_expected_to_be_off(result, pair) ->
     ]
     assert np.median(told[1]) > 2 * np.median(told[0])
     assert np.mean(told[1] > told[0]) > 0.95
+
+
+def test_at_a_place_that_both_images_show_the_error_is_as_small_as_it_is_there(pair) -> None:
+    grid = pair.fixed.image.grid
+    middle = grid.index_to_world(np.array(grid.size) // 2)  # a voxel of the map, too
+    fixed, moving = np.tile(middle, (6, 1)), np.tile(pair.moving.image.grid.center, (6, 1))
+    names = ("carina", "xiphoid_tip", "left_glenoid", "right_glenoid", "left_rib5_lateral", "right_rib5_lateral")
+    none = np.zeros((2, 6), dtype=bool)
+    shown = Anchors(names, fixed, moving, np.full((2, 6), 0.9), np.full((2, 6), 50.0), none, none)
+    bones = np.stack([fixed[:1], moving[:1]])
+    embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
+    shift = AffineTransform(np.eye(3), moving[0] - fixed[0])
+    off = compose(shift, AffineTransform(np.eye(3), [0.0, 40.0, 0.0]))  # the place is missed by 40 mm
+
+    def told(transform, anchors: Anchors, up: float) -> float:
+        error_map = expected_errors(pair.fixed.image, transform, embeddings, anchors=anchors)
+        assert error_map is not None
+        return float(at_points(error_map, fixed[:1] + [0.0, 0.0, up])[0])
+
+    unsure = dataclasses.replace(shown, reliability=np.full((2, 6), 0.1))  # which shows no place
+    seen = dataclasses.replace(shown, names=tuple(f"place_{i}" for i in range(6)), on_bones=bones)
+    without = dataclasses.replace(unsure, names=seen.names)
+    assert seen.guides is not None
+    assert without.guides is None
+    assert told(shift, seen, 0.0) == pytest.approx(6.0, abs=0.01)
+    assert told(shift, without, 0.0) > 10.0
+    assert told(shift, seen, 0.0) < told(shift, seen, 10.0)
+    np.testing.assert_allclose(told(shift, seen, 60.0), told(shift, without, 60.0))
+    np.testing.assert_allclose(told(off, seen, 0.0), told(off, without, 0.0))
 
 
 def test_it_is_told_at_every_point_and_kept_with_the_result(result, pair, tmp_path) -> None:
