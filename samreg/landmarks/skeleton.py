@@ -6,6 +6,7 @@ its shape, a bone says where it is in either image, and with that about where ev
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -18,6 +19,7 @@ from samreg.landmarks.locate import Located, locate, looks_known, placed_in, rel
 from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import shared_places
 from samreg.landmarks.spine import LEVELS
+from samreg.seeding.affine import fit_least_squares
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.standard import sample_mask
@@ -31,6 +33,8 @@ _MIN_RELIABILITY = 0.6  # of a landmark that the embedding alone shows
 _FROM_SCAPULA_MM = 30.0
 _MIN_VERTEBRAE = 4
 _MIN_PLACES = 4  # on a bone
+_ON_BONE_MM, _AROUND_MM = 16.0, 20.0  # of a point that goes with a bone; standard deviation of its places' weights
+_FAR_WEIGHT = 1e-3  # of places however far, so that a few always count
 _MIN_RIB_PLACES = 12
 _AIR_HU = -1024
 _DOME = "diaphragm_dome"
@@ -106,11 +110,42 @@ class CommonPlaces:
     seen
         (N,) those that the images show by themselves, such as apices of lungs; where the others lie, an embedding or
         the shape of a bone says as well.
+    bones
+        Which of them lie on a bone that moves as a whole, whatever lies beside it does: indices for each.
+
+    Examples
+    --------
+    >>> blade = np.random.default_rng(0).normal(0, 30, (9, 3))
+    >>> places = CommonPlaces(blade, blade + [0.0, 0.0, 5.0], np.zeros(9, dtype=bool), (np.arange(9),))
+    >>> rows, positions = places.on_bones(np.array([blade[0], [0.0, 0.0, 500.0]]))
+    >>> rows.tolist(), np.allclose(positions, blade[:1] + [0.0, 0.0, 5.0])
+    ([0], True)
     """
 
     fixed: FloatArray
     moving: FloatArray
     seen: NDArray[np.bool_]
+    bones: tuple[NDArray[np.int64], ...] = ()
+
+    def on_bones(self, points: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return the rows of points (N, 3), LPS mm, on or beside a bone, and where it takes them, (M, 3) LPS mm.
+
+        Each goes with a similarity of the places around it on the bone; of several bones, with the first.
+        """
+        rows, positions = [np.zeros(0, dtype=np.int64)], [np.zeros((0, points.shape[1]))]
+        free = np.ones(len(points), dtype=bool)
+        for bone in self.bones:
+            fixed, moving = self.fixed[bone], self.moving[bone]
+            near = np.flatnonzero(free & (KDTree(fixed).query(points)[0] <= _ON_BONE_MM))
+            free[near] = False
+            taken = np.empty((len(near), points.shape[1]))
+            for row, point in enumerate(points[near]):
+                weight = np.exp(-0.5 * ((fixed - point) ** 2).sum(axis=1) / _AROUND_MM**2) + _FAR_WEIGHT
+                around = fit_least_squares(fixed, moving, weight, kind="similarity")
+                taken[row] = around.transform_points(point[None])[0]
+            rows.append(near)
+            positions.append(taken)
+        return np.concatenate(rows), np.concatenate(positions)
 
 
 def no_places(ndim: int) -> CommonPlaces:
@@ -127,15 +162,32 @@ def common_places(fixed: Survey, moving: Survey) -> CommonPlaces:
         return no_places(3)
     seen, found = _common_landmarks(fixed, moving)
     seen = np.concatenate([_common_points(fixed, moving), seen], axis=1)
-    others = [found, *paired_scapulae(fixed, moving)]
+    bones = paired_scapulae(fixed, moving)
+    ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
+    if ribs.shape[1] >= _MIN_RIB_PLACES:
+        bones.append(ribs)
+    others = [found]
     counted = np.flatnonzero(fixed.vertebrae & moving.vertebrae)
     if len(counted) >= _MIN_VERTEBRAE:
         others.append(np.stack([one.located.positions[counted] for one in (fixed, moving)]))
-    ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
-    if ribs.shape[1] >= _MIN_RIB_PLACES:
-        others.append(ribs)
-    places = np.concatenate([seen, *others], axis=1)
-    return CommonPlaces(places[0], places[1], np.arange(places.shape[1]) < seen.shape[1])
+    places = np.concatenate([seen, *others, *bones], axis=1)
+    index = np.arange(places.shape[1])
+    ends = places.shape[1] - np.cumsum([0, *(bone.shape[1] for bone in bones[::-1])])[::-1]
+    on_each = tuple(index[start:end] for start, end in itertools.pairwise(ends))
+    return CommonPlaces(places[0], places[1], index < seen.shape[1], on_each)
+
+
+def without_places(places: CommonPlaces, points: FloatArray, reach: float) -> CommonPlaces:
+    """Return the places that lie farther than ``reach`` mm from all points (N, d)."""
+    if not len(places.fixed):
+        return places
+    kept = KDTree(points).query(places.fixed)[0] > reach
+    index = np.cumsum(kept) - 1
+    bones = [index[bone[kept[bone]]] for bone in places.bones]
+    return CommonPlaces(
+        places.fixed[kept], places.moving[kept], places.seen[kept],
+        tuple(bone for bone in bones if len(bone) >= _MIN_PLACES),
+    )  # fmt: skip
 
 
 def _common_landmarks(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatArray]:

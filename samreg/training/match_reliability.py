@@ -23,12 +23,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 import samreg
 from samreg.landmarks.atlas import shipped_atlas
 from samreg.landmarks.match import EXPECTED_ERROR, MATCH_RELIABILITY, guided_matches
-from samreg.landmarks.skeleton import CommonPlaces, common_places, no_places, survey
+from samreg.landmarks.skeleton import CommonPlaces, common_places, no_places, survey, without_places
 from samreg.matching import Features, features
 from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error, with_mean
 from samreg.spatial.grid import FloatArray
@@ -37,7 +36,9 @@ from samreg.training.landmark_pairs import read_landmarks
 _TOLERANCE_MM = 10.0
 _MIN_LANDMARKS = 3  # that both people of a pair have
 _BINS = 10
-_AT_POINT_MM, _FOLDS = 8.0, 4  # places so near a point are not used for it; its pair's other points in so many parts
+# places so near a point are not used for it, as what was read are landmarks and what is matched mostly is not; points
+# of a pair are matched in so many parts
+_AT_POINT_MM, _FOLDS = 8.0, 4
 _QUANTILE = 0.82  # so that it is 0.8 for people left out
 
 Fit = TypeVar("Fit", Calibration, ExpectedError)
@@ -116,12 +117,6 @@ def _places(
     return common_places(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
 
 
-def _elsewhere(places: CommonPlaces, points: FloatArray) -> CommonPlaces:
-    """Return the places at none of the points (N, d): what was read are landmarks, what is matched mostly is not."""
-    kept = KDTree(points).query(places.fixed)[0] > _AT_POINT_MM if len(places.fixed) else slice(0)
-    return CommonPlaces(places.fixed[kept], places.moving[kept], places.seen[kept])
-
-
 def main() -> None:
     """Run the program."""
     from scipy.stats import spearmanr
@@ -154,18 +149,18 @@ def main() -> None:
         calibration = Calibration.from_mapping(embeddings[a].calibration)
         grid = embeddings[b].image_grid
         places = _places((a, b), embeddings, prepared)
-        for k in range(_FOLDS):
-            points, truth = first[k::_FOLDS], second[k::_FOLDS]
-            if not len(points):
-                continue
+        parts = []
+        for points, truth in ((first[k::_FOLDS], second[k::_FOLDS]) for k in range(min(_FOLDS, len(names)))):
             guided, _ = guided_matches(
                 prepared[a], points, prepared[b],
-                grid=grid, calibration=calibration, places=_elsewhere(places, points),
+                grid=grid, calibration=calibration, places=without_places(places, points, _AT_POINT_MM),
             )  # fmt: skip
             if guided is not None:
                 found = guided.matches
                 error = np.linalg.norm(found.moving - truth, axis=1)
-                pairs.append(({a, b}, np.column_stack([found.similarity, found.cycle_error, guided.spread, error])))
+                parts.append(np.column_stack([found.similarity, found.cycle_error, guided.spread, error]))
+        if parts:
+            pairs.append(({a, b}, np.concatenate(parts)))
     unseen = [pair for pair in pairs if pair[0] & set(arguments.unseen)]
     tested = unseen or pairs
     told, right = left_out(pairs, unseen), np.concatenate([values[:, 3] for _, values in tested]) <= _TOLERANCE_MM

@@ -14,7 +14,7 @@ from samreg.landmarks.atlas import shipped_atlas
 from samreg.landmarks.locate import Located, locate
 from samreg.landmarks.match import guided_matches, places_for
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
-from samreg.landmarks.skeleton import CommonPlaces, Survey, common_places, paired_places, survey
+from samreg.landmarks.skeleton import CommonPlaces, Survey, common_places, paired_places, survey, without_places
 from samreg.landmarks.spine import LEVELS
 from samreg.landmarks.structures import Structures
 from samreg.matching import Calibration, features
@@ -202,3 +202,18 @@ def test_metal_does_not_turn_into_air(pair) -> None:
     assert volume.array.dtype == np.int16
     assert volume.array.max() > 30_000
     assert volume.array.min() >= -1100
+
+
+def test_points_on_a_bone_go_with_it_and_places_near_points_can_be_left_out() -> None:
+    places = common_places(surveyed(tops=("left",)), surveyed(shift=10.0, tops=("left",)))
+    (blade,) = places.bones
+    on_blade, on_spine = places.fixed[blade[3]] + [0.0, 3.0, 0.0], np.array([5.0, 5.0, -40.0])
+    rows, positions = places.on_bones(np.array([on_spine, on_blade]))
+    assert rows.tolist() == [1]
+    np.testing.assert_allclose(positions, [on_blade + [0.0, 0.0, 20.0]], atol=1e-3)
+    fewer = without_places(places, places.fixed[blade[:2]], 1.0)
+    assert len(fewer.fixed) == len(fewer.seen) == len(places.fixed) - 2
+    np.testing.assert_array_equal(fewer.fixed[fewer.bones[0]], places.fixed[blade[2:]])
+    assert fewer.seen.sum() == 1
+    assert not without_places(places, TOPS["left"][None], 8.0).seen.any()
+    assert not len(without_places(places, places.fixed, 1.0).bones)
