@@ -373,13 +373,8 @@ def _at_places(found: GuidedMatches, places: CommonPlaces, grid: Grid) -> Guided
     """
     from scipy.spatial import KDTree
 
-    points = found.matches.fixed
-    moving, spread, depth, seen = (
-        found.matches.moving.copy(),
-        found.spread.copy(),
-        found.depth.copy(),
-        found.seen.copy(),
-    )
+    points, seen = found.matches.fixed, found.seen
+    moving, spread, depth = (values.copy() for values in (found.matches.moving, found.spread, found.depth))
     rows, taken = places.on_bones(points)
     off = taken - moving[rows]
     moving[rows] += _BONE_SHARE * off

@@ -6,7 +6,6 @@ its shape, a bone says where it is in either image, and with that about where ev
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -172,9 +171,9 @@ def common_places(fixed: Survey, moving: Survey) -> CommonPlaces:
         others.append(np.stack([one.located.positions[counted] for one in (fixed, moving)]))
     places = np.concatenate([seen, *others, *bones], axis=1)
     index = np.arange(places.shape[1])
-    ends = places.shape[1] - np.cumsum([0, *(bone.shape[1] for bone in bones[::-1])])[::-1]
-    on_each = tuple(index[start:end] for start, end in itertools.pairwise(ends))
-    return CommonPlaces(places[0], places[1], index < seen.shape[1], on_each)
+    sizes = [bone.shape[1] for bone in bones]
+    starts = np.cumsum([places.shape[1] - sum(sizes), *sizes])[:-1]
+    return CommonPlaces(places[0], places[1], index < seen.shape[1], tuple(np.split(index, starts)[1:]))
 
 
 def without_places(places: CommonPlaces, points: FloatArray, reach: float) -> CommonPlaces:
@@ -199,10 +198,8 @@ def _common_landmarks(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatA
     both = [one.located for one in (fixed, moving)]
     positions = np.stack([one.positions for one in both])
     inside = np.all([one.evidence[3] >= 0 for one in both], axis=0)
-    is_level, is_dome = (
-        np.array([matches(name) for name in fixed.names], dtype=bool)
-        for matches in (LEVELS.__contains__, lambda name: name.endswith(_DOME))
-    )
+    is_level = np.array([name in LEVELS for name in fixed.names], dtype=bool)
+    is_dome = np.array([name.endswith(_DOME) for name in fixed.names], dtype=bool)
     seen = inside & np.all([one.seen for one in both], axis=0) & ~is_dome
     sure = inside & (np.minimum(fixed.reliability, moving.reliability) >= _MIN_RELIABILITY)
     return positions[:, seen], positions[:, sure & ~seen & ~is_level]
