@@ -130,6 +130,9 @@ def test_matches_are_led_by_places_around_and_go_with_those_that_are_seen(pair) 
     assert np.flatnonzero(seen.seen).tolist() == [0]
     assert not plain.seen.any()
     assert not led.seen.any()
+    beside = found(replace(at, fixed=at.fixed + [0.0, 7.0, 0.0], moving=at.moving + [0.0, 7.0, 0.0]))
+    np.testing.assert_allclose(beside.matches.moving[0], points[0] + elsewhere, atol=1e-6)
+    assert not beside.seen.any()  # it goes along, and promises no more for it
 
 
 def test_where_both_images_show_a_place_the_search_is_no_evidence(pair, monkeypatch) -> None:
