@@ -206,12 +206,14 @@ def fit_bone(
         return None
     start = affine.transform_points(shape.points)
     knots = start[::_KNOT_EVERY]
+    basis = _kernel(start, knots)
     moved, coefficients = start, np.zeros_like(knots)
     for step in range(_SMOOTH_STEPS):
         rows, targets, w = fit.pairs(moved, max(3.0, 8 * 0.9**step), _LOOK_BACK_LAST_MM)
-        basis = _kernel(start, knots)
-        system = (basis[rows] * w[:, None]).T @ basis[rows] + _SMOOTH_STIFFNESS * w.sum() * np.eye(len(knots))
-        coefficients = np.linalg.solve(system, (basis[rows] * w[:, None]).T @ (targets - start[rows]))
+        weight = np.bincount(rows, w, len(start))  # of each point, and its targets' weighted sum
+        pull = np.column_stack([np.bincount(rows, w * axis, len(start)) for axis in (targets - start[rows]).T])
+        system = (basis * weight[:, None]).T @ basis + _SMOOTH_STIFFNESS * w.sum() * np.eye(len(knots))
+        coefficients = np.linalg.solve(system, basis.T @ pull)
         moved = start + basis @ coefficients
     inside = grid.contains(moved)
     on_bone = KDTree(bone[:, :3]).query(moved)[0] < _ON_BONE_MM
