@@ -6,6 +6,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
+import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,11 +193,13 @@ def from_file(path: str | Path, name: str) -> Any:
     InputError
         When there is no such file, it does not run, or does not define the name.
     """
-    path = require_file(path, "file of Python code")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
+    path = require_file(path, "file of Python code").resolve()
+    module_name = f"samreg_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"  # that no installed module has
+    specification = importlib.util.spec_from_file_location(module_name, path)
     if specification is None or specification.loader is None:
         raise InputError(f"{path} is no file of Python code")
     module = importlib.util.module_from_spec(specification)
+    sys.modules[module_name] = module  # where dataclasses look their annotations up
     with reading(path, "does the file run on its own?"):
         specification.loader.exec_module(module)
     if not hasattr(module, name):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import samreg
 from samreg.cli import app
 from samreg.engines import Engine, EngineResult, available_engines, get_engine
-from samreg.engines.registry import as_engine
+from samreg.engines.registry import as_engine, from_file
 from samreg.errors import InputError, MissingExtraError
 from samreg.spatial import AffineTransform, Image
 
@@ -112,6 +112,16 @@ def test_what_is_no_engine_is_told_what_to_change(images, engine, message):
         as_engine(engine)
     with pytest.raises(InputError, match=message):
         samreg.register(*images, method="registration", engine=engine)
+
+
+def test_a_file_may_define_dataclasses_with_postponed_annotations(tmp_path):
+    imports = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    code = imports + "@dataclass\nclass Named:\n    a: int = {}\n"
+    for folder, value in (("one", 1), ("two", 2)):  # two files of one name, that of an installed package
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "numpy.py").write_text(code.format(value))
+        assert from_file(tmp_path / folder / "numpy.py", "Named")().a == value
+    assert sys.modules["numpy"] is np
 
 
 def test_faults_of_a_file_are_named(tmp_path):
