@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samreg.errors import InputError, SamregError
-from samreg.spatial.files import atomic_path, reading, require_file, require_not_input
-from samreg.spatial.io_images import find_images
+from samreg.spatial.files import atomic_path, require_file, require_not_input
+from samreg.spatial.io_images import files_of, find_images
 from samreg.spatial.tables import safe_cell
 
 #: The file of a step that is finished.
 RECORD = "done.json"
 _BLOCK_BYTES = 2**22  # read at a time
-_DATA_FILE = {".mhd": r"^ElementDataFile *=(.+)", ".nhdr": r"^data ?file:(.+)"}  # what a header calls its voxels' file
 
 
 class Outcome(NamedTuple):
@@ -56,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 def fingerprint(*paths: str | os.PathLike[str]) -> str:
-    """Return a hash of what files hold, with the data of a header (.mhd, .nhdr), and of the files in folders.
+    """Return a hash of what files hold, with the voxels of a header (.mhd, .nhdr, .hdr), and of the files in folders.
 
     Raises
     ------
@@ -64,34 +62,14 @@ def fingerprint(*paths: str | os.PathLike[str]) -> str:
         When one is missing, empty or unreadable.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for path in map(Path, paths):
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path, *_data_files(path)]
+    for path in map(require_file, paths):
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else files_of(path)
         for file in inside:
             digest.update(file.name.encode())
             with require_file(file).open("rb") as stream:
                 while block := stream.read(_BLOCK_BYTES):
                     digest.update(block)
     return digest.hexdigest()
-
-
-def _data_files(header: Path) -> list[Path]:
-    """Return the files that hold the voxels of a header; none of any other file."""
-    suffix = header.suffix.lower()
-    if suffix not in _DATA_FILE:
-        return []
-    with reading(header):
-        text = require_file(header).read_text(encoding="utf-8", errors="replace")
-        said = re.search(_DATA_FILE[suffix], text, re.M | re.I)
-        words = said[1].split() if said else []
-        if said is None or not words or words[0].upper() == "LOCAL":
-            return []
-        names = [said[1]]
-        if words[0].upper() == "LIST":  # one a line, up to the end
-            names = text[said.end() :].split("\n")
-        elif "%" in words[0] and len(words) >= 4:  # from, to, step
-            first, last, step = map(int, words[1:4])
-            names = [words[0] % i for i in range(first, last + 1, step)]
-    return [header.parent / name.strip() for name in names if name.strip()]
 
 
 def run_step(

@@ -159,6 +159,18 @@ def test_fingerprint_follows_the_data_of_a_header(tmp_path, header, said, data):
         fingerprint(tmp_path / header)
 
 
+@pytest.mark.parametrize("given", ["a.hdr", "a.img"])
+@pytest.mark.parametrize("changed", ["a.hdr", "a.img", "a.mat"])
+def test_fingerprint_follows_all_files_of_a_pair(tmp_path, given, changed):
+    for name in ("a.hdr", "a.img", "a.mat", "b.img"):
+        (tmp_path / name).write_bytes(b"1")
+    first = fingerprint(tmp_path / given)
+    (tmp_path / "b.img").write_bytes(b"2")
+    assert fingerprint(tmp_path / given) == first
+    (tmp_path / changed).write_bytes(b"2")
+    assert fingerprint(tmp_path / given) != first
+
+
 def test_fingerprint_follows_contents_not_times(tmp_path):
     folder = tmp_path / "series"
     folder.mkdir()

@@ -17,8 +17,8 @@ from samreg.spatial.adapters import to_nibabel, to_sitk
 from samreg.spatial.files import atomic_path, itk_path, reason, require_file
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, read_nifti
-from samreg.spatial.io_nrrd import METAIMAGE, NRRD, read_nrrd
+from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, pair_files, read_nifti
+from samreg.spatial.io_nrrd import METAIMAGE, NRRD, data_files, read_nrrd
 from samreg.spatial.io_pictures import PICTURES, read_picture, warn_of_pixel_size
 from samreg.spatial.io_segmentations import SEGMENTATION, write_segmentation
 from samreg.spatial.remarks import remarks_kept
@@ -95,6 +95,25 @@ def _read(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Im
         if name.endswith(suffixes):
             return read(path)
     raise InputError(f"unknown image format: {path}; give {', '.join(READABLE)} or a DICOM folder")
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return the files that an image consists of, the one named first; of any other file that alone.
+
+    A header (.mhd, .nhdr, .hdr) has its voxels in others.
+
+    Raises
+    ------
+    InputError
+        When a NRRD or MetaImage header cannot be read.
+    """
+    name = path.name.lower()
+    others: tuple[Path, ...] = ()
+    if name.endswith((*NRRD, *METAIMAGE)):
+        others = data_files(path)
+    elif name.endswith(PAIRS):
+        others = pair_files(path)
+    return tuple(dict.fromkeys((path, *others)))
 
 
 def write_image(image: Image, path: str | os.PathLike[str]) -> None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 NIFTI = (".nii.gz", ".nii")
 PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")  # NIfTI or Analyze, the header and the voxels apart
 MGH = (".mgz", ".mgh", ".mgh.gz")
+_ORIENTATION = ".mat"
 
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 540  # NIfTI-2's, the longest
@@ -80,9 +81,19 @@ def _image_of(files: dict[str, Any], parts: dict[str, Path], path: Path) -> Any:
     if any(key == "header" for key, _ in kind.files_types) and "header" not in files:
         raise InputError(f"{path}: its header says that the voxels lie in an .img file; give its .hdr file")
     holders = {key: FileHolder(str(parts[key]), fileobj=file) for key, file in files.items()}
-    # SPM's orientation of an Analyze file lies beside it, perhaps
-    holders["mat"] = FileHolder(str(parts["image"].with_name(_stem(path) + ".mat")))
+    holders["mat"] = FileHolder(str(_orientation(path)))
     return kind.from_file_map(holders)
+
+
+def pair_files(path: Path) -> tuple[Path, ...]:
+    """Return what there is of an image in two files: header, voxels, and the orientation that SPM puts beside them."""
+    names = {f"{_stem(path)}{ending}".lower() for ending in (*PAIRS, _ORIENTATION)}
+    return tuple(sorted(file for file in path.parent.iterdir() if file.name.lower() in names))
+
+
+def _orientation(path: Path) -> Path:
+    """Return the file in which SPM writes the orientation of an Analyze file, which need not be there."""
+    return path.with_name(_stem(path) + _ORIENTATION)
 
 
 def _parts(path: Path) -> dict[str, Path]:
@@ -153,7 +164,7 @@ def _warn_of_missing_orientation(image: Any, path: Path) -> None:
 
     if isinstance(image, nib.MGHImage) and not image.header["goodRASFlag"]:
         remark(log, "%s: says no orientation (goodRASFlag is 0); FreeSurfer's default is taken, a guess", path)
-    elif isinstance(image, nib.Spm2AnalyzeImage) and not path.with_name(_stem(path) + ".mat").exists():
+    elif isinstance(image, nib.Spm2AnalyzeImage) and not _orientation(path).exists():
         remark(
             log,
             "%s: an Analyze file, which says no orientation; x is taken to run to the left, y to the front, z to the "
@@ -170,8 +181,7 @@ def _read_to_end(file: Any, path: Path) -> None:
         while file.read(_READ_BYTES):
             pass
     except gzip.BadGzipFile as error:
-        if not str(error).startswith(
-            "Not a gzipped file"
-        ):  # bytes behind the last whole member, which gzip ignores too
+        # bytes behind the last whole member, which gzip ignores too
+        if not str(error).startswith("Not a gzipped file"):
             raise
         remark(log, "%s: bytes that are no part of the image follow it; they are ignored", path)

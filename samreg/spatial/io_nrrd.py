@@ -42,9 +42,9 @@ _UNITS_MM = {
     "um": 1e-3, "\N{MICRO SIGN}m": 1e-3, "\N{GREEK SMALL LETTER MU}m": 1e-3, "micron": 1e-3, "microns": 1e-3,
     "nm": 1e-6,
 }  # fmt: skip
-_NAMED_AXES = re.compile(
-    r"(right|left)-(anterior|posterior)-superior|[RL][AP]S", re.IGNORECASE
-)  # ITK turns them to LPS
+# that ITK turns to LPS
+_NAMED_AXES = re.compile(r"(right|left)-(anterior|posterior)-superior|[RL][AP]S", re.IGNORECASE)
+_NUMBERED = re.compile(r"(\S*%\d*d\S*)((?:\s+-?\d+)+)")  # names of the data's files: NAME%03d.raw FIRST LAST STEP
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,21 @@ def _component_type(path: Path, reader: Any) -> np.dtype[Any]:
 # headers
 
 
-def _nrrd_header(path: Path) -> _Header:
+def data_files(path: Path) -> tuple[Path, ...]:
+    """Return the files in which a NRRD or MetaImage header says that its data lie; none where they follow it.
+
+    Raises
+    ------
+    InputError
+        When the header cannot be read.
+    """
+    with reading(path):
+        fields = _nrrd_fields if path.name.lower().endswith(NRRD) else _metaimage_fields
+        return tuple(path.parent / name for name in fields(path)[1])
+
+
+def _nrrd_fields(path: Path) -> tuple[dict[str, str], list[str], int]:
+    """Return the fields of a header, the names of the data's files, none for its own, and its length in bytes."""
     fields, names = {}, []
     with path.open("rb") as file:
         while line := file.readline(_LINE_BYTES).decode("utf-8", "replace").strip():
@@ -264,8 +278,11 @@ def _nrrd_header(path: Path) -> _Header:
                 break
             if separator and not line.startswith("#"):
                 fields[key] = value.strip()
-        offset = file.tell()
-    detached = names or _numbered(fields.get("datafile", ""))
+        return fields, names or _numbered(fields.get("datafile", ""), path), file.tell()
+
+
+def _nrrd_header(path: Path) -> _Header:
+    fields, detached, offset = _nrrd_fields(path)
     encoding = fields.get("encoding", "").lower()
     axes = fields.get("spacedirections", fields.get("kinds", ""))
     return _Header(
@@ -307,7 +324,8 @@ def _open_vectors(fields: dict[str, str]) -> str:
     return f"its measurement frame is {frame}" if is_turned else ""
 
 
-def _metaimage_header(path: Path) -> _Header:
+def _metaimage_fields(path: Path) -> tuple[dict[str, str], list[str], int]:
+    """Return what :func:`_nrrd_fields` does of a MetaImage header."""
     fields, names = {}, []
     with path.open("rb") as file:
         while line := file.readline(_LINE_BYTES):
@@ -319,16 +337,19 @@ def _metaimage_header(path: Path) -> _Header:
         data = fields.get("elementdatafile", "")
         if data.lower().startswith("list"):
             names = [entry.decode("utf-8").strip() for entry in file if entry.strip()]
+    return fields, names or ([] if data.lower() == "local" else _numbered(data, path)), offset
+
+
+def _metaimage_header(path: Path) -> _Header:
+    fields, detached, offset = _metaimage_fields(path)
     dimensions = fields.get("ndims", "")
     if not (dimensions.isdecimal() and 0 < int(dimensions) <= _MAX_DIMENSIONS):  # ITK writes beyond its memory
         raise InputError(f"cannot read {path}: no MetaImage header, or a damaged one; its NDims is {dimensions!r}")
-    is_local = data.lower() == "local"
-    detached = [] if is_local else names or _numbered(data)
     is_compressed = _is_true(fields.get("compresseddata", ""))
     skip = int(fields.get("headersize", 0))
     return _Header(
         files=tuple(path.parent / name for name in detached) or (path,),
-        offset=offset if is_local else max(0, skip),
+        offset=max(0, skip) if detached else offset,
         is_compressed=is_compressed,
         is_raw=_is_true(fields.get("binarydata", "")) and not is_compressed,
         is_big_endian=_is_true(fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", ""))),
@@ -340,10 +361,13 @@ def _is_true(value: str) -> bool:
     return value[:1].lower() in ("t", "1", "y")
 
 
-def _numbered(names: str) -> list[str]:
-    """Return the file names that one entry stands for: one, or "NAME%03d.raw FIRST LAST STEP"."""
-    parts = names.split()
-    if "%" in names and len(parts) >= 3:
-        first, last, step = (int(value) for value in [*parts[1:4], "1"][:3])
-        return [parts[0] % number for number in range(first, last + 1, step)]
-    return [names] if names else []
+def _numbered(names: str, path: Path) -> list[str]:
+    """Return the file names that one entry of a header stands for: one, or "NAME%03d.raw FIRST LAST STEP"."""
+    series = _NUMBERED.fullmatch(names)
+    if series is None:
+        return [names] if names else []
+    limits = [int(number) for number in series[2].split()]
+    if len(limits) < 3 or limits[2] == 0:  # at which ITK divides by zero
+        raise InputError(f"{path}: its data lie in {names!r}; give the first and the last number, and the step")
+    first, last, step = limits[:3]
+    return [series[1] % number for number in range(first, last + (1 if step > 0 else -1), step)]

@@ -39,6 +39,15 @@ def test_the_hash_follows_the_content_of_the_case_alone(folder):
     assert load_dataset(folder).cases["C"].fingerprint != after["C"]
 
 
+def test_the_hash_follows_voxels_that_lie_beside_a_header(tmp_path):
+    (tmp_path / "a.mhd").write_text("NDims = 3\nElementDataFile = a.raw\n")
+    hashes = set()
+    for voxels in (b"1", b"2"):
+        (tmp_path / "a.raw").write_bytes(voxels)
+        hashes.add(base.Case("a", {"image": tmp_path / "a.mhd"}, image=lambda: None).fingerprint)
+    assert len(hashes) == 2
+
+
 def test_a_manifest_names_pairs_and_what_may_be_shown_and_fetches_what_is_missing(folder, tmp_path, caplog):
     elsewhere = tmp_path / "web"
     elsewhere.mkdir()

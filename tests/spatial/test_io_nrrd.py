@@ -159,6 +159,13 @@ def test_metaimage_whose_data_lie_in_another_file(tmp_path):
     same_as_itk(tmp_path / "a.mhd")
 
 
+@pytest.mark.parametrize("numbers", ["1", "1 2", "1 2 0"])
+def test_numbered_files_without_a_step_end_in_no_crash_of_itk(tmp_path, numbers):
+    (tmp_path / "a.mhd").write_text(METAIMAGE.format(big=False, size=0, data=f"a%02d.raw {numbers}"))
+    with pytest.raises(InputError, match=r"a\.mhd.*a%02d\.raw.*step"):
+        read_image(tmp_path / "a.mhd")
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("compressed", [True, False])
 def test_one_frame_of_four_dimensions(tmp_path, suffix, compressed):

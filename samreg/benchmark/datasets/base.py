@@ -13,6 +13,7 @@ from typing import Any
 from samreg.errors import InputError
 from samreg.spatial import Image, Points
 from samreg.spatial.inputs import points_in
+from samreg.spatial.io_images import files_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Case:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content of all files, or of the arguments."""
-        return digest({role: sha256(item) if isinstance(item, Path) else item for role, item in self.source.items()})
+        return digest({role: _hashed(item) if isinstance(item, Path) else item for role, item in self.source.items()})
 
     def landmarks_in(self, image: Image) -> Points | None:
         """Return the landmarks, all of them within the image; None when there are none.
@@ -116,6 +117,12 @@ class DataSet:
 def digest(content: Any) -> str:
     """Return the SHA-256 of plain data, the same in every run."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hashed(path: Path) -> str | list[str]:
+    """Return the hash of a file, or the hashes of those that an image consists of."""
+    hashes = [sha256(file) for file in files_of(path)]
+    return hashes if len(hashes) > 1 else hashes[0]
 
 
 def sha256(path: Path) -> str:
