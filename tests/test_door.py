@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from samreg.spatial.files import claimed_folder
 from samreg.spatial.labels import is_label_image
 from samreg.spatial.tables import is_number
 from samreg.steps import write_table
+from samreg.tracking import track_pairs
 
 Places = dict[str, Path]
 
@@ -399,6 +401,18 @@ def test_two_runs_do_not_write_to_one_folder(places: Places, tmp_path: Path, no_
         assert (done.exit_code, "another run of samreg" in " ".join(done.output.split())) == (2, True), done.output
         with pytest.raises(InputError, match="another run of samreg"):
             RESULT.save(out)
+        images = [places["in"] / f"{name}.nii.gz" for name in "ab"]
+        templates = tmp_path / "templates"
+        templates.mkdir()
+        (templates / "a.nii.gz").symlink_to(images[0])
+        (templates / "a.csv").write_text("name,x,y,z\ntip,80,80,80\n")
+        for run_many in (
+            partial(track_pairs, [], out, model="mind"),
+            partial(samreg.match_folder, templates, images, out, model="mind"),
+            partial(samreg.build_atlas, images, out, model="mind"),
+        ):
+            with pytest.raises(InputError, match="another run of samreg"):
+                run_many()
         other.kill()
     with claimed_folder(out):
         assert RESULT.save(out) == out

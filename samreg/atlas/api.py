@@ -13,6 +13,7 @@ from samreg.atlas.result import Atlas
 from samreg.atlas.run import Run
 from samreg.atlas.steps import RegistrationOptions, Subjects
 from samreg.atlas.store import AtlasFolder
+from samreg.device import available_cpus, resolve_device
 from samreg.errors import (
     InputError,
     require_choice,
@@ -21,6 +22,7 @@ from samreg.errors import (
     require_progress,
     require_seed,
 )
+from samreg.spatial.files import claimed_folder
 from samreg.spatial.io_images import find_images, read_image
 from samreg.spatial.io_points import find_points
 from samreg.steps import find_inputs
@@ -107,7 +109,7 @@ def build_atlas(
     ------
     InputError
         When fewer than two subjects can be used, an option is at fault, landmarks lie outside their image, labels are
-        no whole numbers, a user's own file would be replaced in ``out``, or the disk is full.
+        no whole numbers, a user's own file would be replaced in ``out``, another run writes there, or the disk is full.
     MissingExtraError
         When the engine is not installed.
 
@@ -133,6 +135,7 @@ def build_atlas(
     if landmarks is not None and Path(landmarks).resolve() == folder.landmarks.resolve():
         raise InputError(f"{landmarks} would be overwritten by the template's landmarks; choose another folder for out")
     _require_engine(engine, method)
+    resolve_device(device)
     options = RegistrationOptions(
         method=method,
         engine=engine,
@@ -141,7 +144,7 @@ def build_atlas(
         seed=require_seed(seed),
         spacing=require_number("spacing", spacing, minimum=_MIN_SPACING_MM, unit="mm"),
         device=device,
-        threads=max(1, (os.cpu_count() or 1) // jobs),
+        threads=max(1, available_cpus() // jobs),
     )
     files = find_inputs(folder.root, *_listed(images))
     subjects = _subjects(files, folder, options, labels, landmarks)
@@ -149,10 +152,11 @@ def build_atlas(
         [*files.values(), *subjects.labels.values(), *(f for f, _ in subjects.landmarks.values())]
     )
     run = Run(subjects, jobs, progress or log.info)
-    frame = run.start(reference)
-    run.check_annotations(frame)
-    names, convergence = run.iterate(frame, iterations)
-    run.finish(frame, names, convergence)
+    with claimed_folder(out):
+        frame = run.start(reference)
+        run.check_annotations(frame)
+        names, convergence = run.iterate(frame, iterations)
+        run.finish(frame, names, convergence)
     return Atlas(folder.root, tuple(names), tuple(convergence), tuple(run.outcomes.values()))
 
 

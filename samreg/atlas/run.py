@@ -89,8 +89,8 @@ class Run:
             convergence.append(self._average(frame, number, names))
         return names, convergence
 
-    def finish(self, frame: Frame, names: Sequence[str], convergence: Sequence[Convergence]) -> list[str]:
-        """Write what the whole run gave; return the subjects it was made of."""
+    def finish(self, frame: Frame, names: Sequence[str], convergence: Sequence[Convergence]) -> None:
+        """Write what the whole run gave; a subject that fails now is in the template, and has no results of its own."""
         subjects, folder, last = self.subjects, self.subjects.folder, len(convergence) - 1
         done = self._each("results", names, partial(finish_subject, subjects, frame, last))
         for name in IMAGES:
@@ -102,7 +102,6 @@ class Run:
         rows = (list(asdict(iteration).values()) for iteration in convergence)
         write_table(folder.root / "convergence.csv", columns, rows)
         write_summary(folder.root / "summary.csv", self.outcomes.values())
-        return done
 
     def _average(self, frame: Frame, number: int, names: Sequence[str]) -> Convergence:
         self.report(f"iteration {number}: averaging {len(names)} subjects")

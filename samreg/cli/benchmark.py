@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +53,7 @@ def benchmark(
     from samreg.benchmark.report.page import write_report
     from samreg.benchmark.report.tables import leaderboard, show
     from samreg.benchmark.runner import plan, run_jobs
+    from samreg.device import available_cpus
 
     if methods == "list":
         say("\n".join(available_methods()))
@@ -73,7 +73,7 @@ def benchmark(
                     f"{now.done}/{now.total} {_line(now.record)}; {duration_text(now.remaining_s)} left", err=True
                 )
 
-        parallel = jobs or max(1, (os.cpu_count() or 1) // threads)
+        parallel = jobs or max(1, available_cpus() // threads)
         progress(f"{len(todo)} registrations")
         records = run_jobs(
             todo, parallel=parallel, backend=backend, scheduler=scheduler, retry_failed=retry_failed, progress=tell

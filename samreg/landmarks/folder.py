@@ -13,6 +13,7 @@ from typing import Any
 from samreg.errors import InputError, require_choice, require_number, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES
 from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, match_set, read_templates, template_files
+from samreg.spatial.files import claimed_folder
 from samreg.spatial.io_points import write_points
 from samreg.spatial.tables import read_table
 from samreg.steps import Outcome, find_inputs, require_summary, run_step, write_summary, write_table
@@ -69,7 +70,7 @@ def match_folder(
     ------
     InputError
         When the templates or options are at fault, two targets share a name, the results would replace the templates'
-        landmarks or a user's own file, or the disk is full.
+        landmarks or a user's own file, another run writes to ``out``, or the disk is full.
 
     Examples
     --------
@@ -85,25 +86,43 @@ def match_folder(
     >>> [(outcome.name, outcome.status) for outcome in outcomes]
     [('BOB', 'done')]
     """
-    import joblib
-
     require_choice("search", search, SEARCHES)
     require_progress(progress)
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
-    report = progress or log.info
     out = Path(out)
     images = find_inputs(out, *([targets] if isinstance(targets, (str, os.PathLike)) else targets))
     require_summary(out / "summary.csv", [*template_files(templates), *images.values()])
     _require_own_table(out, Path(templates))
+    options = {"model": model, "search": search, "device": device, "seed": seed}
+    with claimed_folder(out):
+        outcomes = _match_all(templates, images, out, options, cache=cache, jobs=jobs, report=progress or log.info)
+        _write_tables(out, outcomes)
+    return outcomes
+
+
+def _match_all(
+    templates: str | os.PathLike[str],
+    images: Mapping[str, Path],
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    cache: str | os.PathLike[str] | None,
+    jobs: int,
+    report: Callable[[str], None],
+) -> list[Outcome]:
+    """Match every target, several at a time."""
+    import joblib
+
     embeddings = str(out / ".templates" if cache is None else cache)
-    known = read_templates(templates, model=model, device=device, cache=embeddings, progress=report)
+    known = read_templates(
+        templates, model=options["model"], device=options["device"], cache=embeddings, progress=report
+    )
     inputs = {
         "templates": {t.name: [t.embedding.source, t.points.names, t.points.positions.tolist()] for t in known},
         "model": known[0].embedding.model,
-        "search": search,
-        "seed": seed,
+        "search": options["search"],
+        "seed": options["seed"],
     }
-    options = {"model": model, "search": search, "device": device, "seed": seed}
     del known
     tasks = (
         joblib.delayed(_match_one)(os.fspath(templates), embeddings, path, out / name, inputs, options)
@@ -116,14 +135,17 @@ def match_folder(
             report(f"{len(outcomes)} of {len(images)}, {outcome.name}: {outcome.status} {outcome.reason}")
     finally:
         _loaded.cache_clear()
-    matched = [out / outcome.name / MANIFEST for outcome in outcomes if outcome]
-    tables = [read_table(path) for path in matched]
+    return outcomes
+
+
+def _write_tables(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the landmarks of all targets, and how these ended."""
+    tables = [read_table(out / outcome.name / MANIFEST) for outcome in outcomes if outcome]
     if tables:
         write_table(out / MANIFEST, tables[0].header, (row.cells for table in tables for row in table.rows))
     else:
         (out / MANIFEST).unlink(missing_ok=True)  # of an earlier run
     write_summary(out / "summary.csv", outcomes)
-    return outcomes
 
 
 def _require_own_table(out: Path, templates: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from samreg.errors import ImagesAtFault, InputError, require_number, require_progress, require_seed
+from samreg.spatial.files import claimed_folder
 from samreg.spatial.grid import Grid
 from samreg.spatial.io_images import read_image
 from samreg.steps import Outcome, run_step, write_summary, write_table
@@ -69,7 +70,7 @@ def track_pairs(
     Raises
     ------
     InputError
-        When an option is at fault, two pairs share a name, or the disk is full.
+        When an option is at fault, two pairs share a name, another run writes to ``out``, or the disk is full.
 
     Examples
     --------
@@ -99,10 +100,11 @@ def track_pairs(
     identity = load_model(default_model(_DIMENSIONS) if model is None else model).identity
     tasks = (joblib.delayed(_track_one)(pair, out / pair.name, options, identity) for pair in pairs)
     outcomes: list[Outcome] = []
-    for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
-        outcomes.append(outcome)
-        report(f"{len(outcomes)} of {len(pairs)}, {outcome.name}: {outcome.status} {outcome.reason}")
-    write_summary(out / "summary.csv", outcomes)
+    with claimed_folder(out):
+        for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
+            outcomes.append(outcome)
+            report(f"{len(outcomes)} of {len(pairs)}, {outcome.name}: {outcome.status} {outcome.reason}")
+        write_summary(out / "summary.csv", outcomes)
     return outcomes, _accuracy([out / outcome.name / _ERRORS for outcome in outcomes if outcome])
 
 

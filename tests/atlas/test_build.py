@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import samreg
-from samreg.atlas import Atlas, Average, body_of, mean_affine, sharpness
+from samreg.atlas import Atlas, Average, api, body_of, mean_affine, sharpness
 from samreg.atlas.api import _default_model
 from samreg.cli import app
 from samreg.errors import InputError
@@ -48,6 +48,18 @@ def population(tmp_path_factory) -> Path:
     with (folder / "landmarks.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return folder
+
+
+def test_subjects_share_the_processors_that_the_process_may_use(population, tmp_path, monkeypatch):
+    def options(**given):
+        raise InputError(f"{given['threads']} threads")
+
+    monkeypatch.setattr(api, "available_cpus", lambda: 6)
+    monkeypatch.setattr(api, "RegistrationOptions", options)
+    with pytest.raises(InputError, match="3 threads"):
+        samreg.build_atlas(population / "images", tmp_path / "out", jobs=2)
+    with pytest.raises(InputError, match="unknown device 'gpu'"):
+        samreg.build_atlas(population / "images", tmp_path / "out", device="gpu")
 
 
 def build(population: Path, out: str, iterations: int) -> Atlas:
