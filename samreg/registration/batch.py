@@ -373,8 +373,8 @@ def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str)
     )
     if shared:
         result = _as_if_called_with(given, result)
-    result.save(folder)
     errors = result.landmark_errors(*landmarks) if result and landmarks is not None else None
+    result.save(folder, landmarks=errors)
     if errors is not None:
         errors.write(folder / "landmarks.csv")
     overlap = _overlap(result, *labels) if result and labels is not None else {}

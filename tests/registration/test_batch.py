@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -79,6 +80,7 @@ def test_a_table_is_measured_and_a_failing_pair_stops_nothing(folder):
     assert float(full["error_mean_mm"]) < 0.5 < float(full["dice_min"])
     assert sorted(path.name for path in out.iterdir()) == ["full", "summary.csv"]
     assert (out / "full" / "landmarks.csv").is_file()
+    assert json.loads((out / "full" / "result.json").read_text())["verdict"].startswith("good: measured at 2 landmarks")
     assert (out / "full" / "dice.csv").read_text().startswith("label,dice\n1,")
     result = samreg.RegistrationResult.load(out / "full")
     np.testing.assert_allclose(result.transform.transform_points([[40, 40, 40]]), [[48, 40, 40]], atol=0.5)
