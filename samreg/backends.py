@@ -39,7 +39,7 @@ def workers(name: str, *, jobs: int = 1, scheduler: str | None = None, local: st
     Raises
     ------
     InputError
-        For an unknown backend, or a scheduler that is missing or does not answer.
+        For an unknown backend, or a scheduler that is missing, does not answer or has no workers.
     MissingExtraError
         When Dask is not installed.
 
@@ -69,7 +69,12 @@ def workers(name: str, *, jobs: int = 1, scheduler: str | None = None, local: st
     except (OSError, ValueError) as error:
         raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from error
     with client, joblib.parallel_config(backend="dask"):
-        client.wait_for_workers(1, timeout=_WORKERS_TIMEOUT_S)
+        try:
+            client.wait_for_workers(1, timeout=_WORKERS_TIMEOUT_S)
+        except OSError as error:
+            raise InputError(
+                f"the Dask scheduler at {scheduler} has no workers, after {_WORKERS_TIMEOUT_S} s; start some"
+            ) from error
         yield sum(client.ncores().values())
 
 

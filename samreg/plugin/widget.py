@@ -153,7 +153,10 @@ class MatchAndRegister(QWidget):
         self._set_busy(True)
 
         def returned(outcome: Any) -> None:
-            self._finish(done(outcome))
+            try:
+                self._finish(done(outcome))
+            except Exception as error:  # of napari or of the graphics driver; the panel must not stay busy
+                failed(error)
 
         def failed(error: Exception) -> None:
             if isinstance(error, session.Cancelled):

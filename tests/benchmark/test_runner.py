@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samreg import backends
 from samreg.benchmark import load_dataset, plan, run_jobs
 from samreg.benchmark.datasets.base import sha256
 from samreg.benchmark.job import execute, run
@@ -173,6 +174,17 @@ def test_no_scheduler_and_no_dask(folder, methods, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtraError, match=r"samreg\[cluster\]"):
         run_jobs(todo, backend="dask", scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_scheduler_without_workers(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(backends, "_WORKERS_TIMEOUT_S", 0.1)
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(InputError, match=r"has no workers, after 0\.1 s"),
+        backends.workers("dask", scheduler=cluster.scheduler_address),
+    ):
+        pass
 
 
 def test_interruption_is_no_failure(folder, methods, tmp_path, monkeypatch):

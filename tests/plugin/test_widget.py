@@ -248,6 +248,19 @@ def test_what_goes_wrong_is_said_and_the_panel_goes_on(panel, wait_until, monkey
     assert not panel.show_buttons["Jacobian"].isEnabled()
 
 
+def test_what_cannot_be_shown_is_said_and_the_panel_goes_on(panel, wait_until, monkeypatch):
+    def fail(result):
+        raise OSError("no graphics memory")
+
+    moved = samreg.RegistrationResult(*panel._chosen(), AffineTransform.identity(3))
+    monkeypatch.setattr(session, "register_pair", lambda *images, **options: moved)
+    monkeypatch.setattr(placing, "warped_layers", fail)
+    panel.register_button.click()
+    wait_until(is_idle(panel))
+    assert panel.status.text() == "Failed: OSError: no graphics memory"
+    assert panel.register_button.isEnabled()
+
+
 def test_without_two_images_it_asks_for_them(viewer):
     from samreg.plugin.widget import MatchAndRegister
 
