@@ -143,7 +143,7 @@ def _halves(embedding: Embedding) -> list[tuple[Grid, NDArray[np.bool_]]]:
 
 def _evidence(found: Located, truth: FloatArray, grid: Grid) -> FloatArray:
     """Return evidence and error (N, 5) of the landmarks of known place, if found inside; those outside are errors."""
-    rows = ~np.isnan(truth[:, 0]) & (found.evidence[3] >= 0)
+    rows = ~np.isnan(truth[:, 0]) & found.inside
     error = np.linalg.norm(found.positions[rows] - truth[rows], axis=1)
     error = np.where(grid.contains(truth[rows]), error, np.inf)
     return np.column_stack([*(part[rows] for part in found.evidence), error])

@@ -174,8 +174,7 @@ def find_landmarks(
         ]
     )
     located, reliability = surveyed.located, surveyed.reliability.copy()
-    _, _, spread, depth = located.evidence
-    inside = depth >= 0
+    spread, inside = located.evidence.spread, located.inside
     for pair in known.constellation.clashing(located.positions):  # one of them was found where the other is
         reliability[pair[reliability[pair].argmin()]] = 0.0
     found = FoundLandmarks(  # copies, as the survey is kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -38,6 +38,27 @@ _BLOCK_MB = 256
 MIN_MEAN_RELIABILITY = 0.4
 
 
+class LandmarkEvidence(NamedTuple):
+    """What speaks for the places of L landmarks, (L,) of each kind.
+
+    Parameters
+    ----------
+    similarity
+        Of the vectors.
+    misfit
+        Distance from where the neighbours put the landmark, mm.
+    spread
+        Of what the people of the atlas say, mm.
+    depth
+        How deep in the image the landmark is expected, mm; negative outside.
+    """
+
+    similarity: FloatArray
+    misfit: FloatArray
+    spread: FloatArray
+    depth: FloatArray
+
+
 @dataclass(frozen=True, eq=False)
 class Located:
     """Places of L landmarks and what speaks for them.
@@ -47,8 +68,7 @@ class Located:
     positions
         (L, d) LPS mm.
     evidence
-        Four (L,): similarity of the vectors, distance from where the neighbours put the landmark (mm), spread of what
-        the people say (mm), how deep in the image the landmark is expected (mm, negative outside).
+        What speaks for them.
     counted
         (L,) vertebrae whose level was counted from the upper thoracic spine down.
     seen
@@ -58,10 +78,15 @@ class Located:
     """
 
     positions: FloatArray
-    evidence: tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+    evidence: LandmarkEvidence
     counted: NDArray[np.bool_]
     seen: NDArray[np.bool_]
     structures: Structures = field(default_factory=Structures)
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """(L,) landmarks expected in the image."""
+        return np.asarray(self.evidence.depth >= 0)
 
 
 def locate(
@@ -143,14 +168,14 @@ def _weighed(
     misfit = np.linalg.norm(positions - neighbours_say, axis=1)
     # what is seen in the image lies in it, whatever its neighbours say
     depth = np.where(seen, np.maximum(grid.depth(positions), 0.0), grid.depth(neighbours_say))
-    return Located(positions, (similarity, misfit, np.minimum(spread, 1e3), depth), counted, seen)
+    return Located(positions, LandmarkEvidence(similarity, misfit, np.minimum(spread, 1e3), depth), counted, seen)
 
 
 def reliability_of(located: Located, atlas: LandmarkAtlas) -> FloatArray:
     """Return the probability (L,) that each landmark lies within 10 mm of the truth; 0 outside the image."""
     similarity, misfit, spread, depth = located.evidence
     calibrated = atlas.calibration(similarity, misfit, spread=spread, depth=depth)
-    return np.where(depth >= 0, np.where(located.seen, np.maximum(calibrated, SEEN_RELIABILITY), calibrated), 0.0)
+    return np.where(located.inside, np.where(located.seen, np.maximum(calibrated, SEEN_RELIABILITY), calibrated), 0.0)
 
 
 def looks_known(reliability: FloatArray, inside: NDArray[np.bool_]) -> bool:

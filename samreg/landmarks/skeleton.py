@@ -60,13 +60,13 @@ class Survey:
     @property
     def is_credible(self) -> bool:
         """Whether the image looks as the atlas's people do, upright and right way round."""
-        return looks_known(self.reliability, self.located.evidence[3] >= 0)
+        return looks_known(self.reliability, self.located.inside)
 
     @property
     def vertebrae(self) -> NDArray[np.bool_]:
         """(L,) those in the image that were counted."""
         is_level = np.array([name in LEVELS for name in self.names], dtype=bool)
-        return np.asarray(is_level & self.located.counted & (self.located.evidence[3] >= 0))
+        return np.asarray(is_level & self.located.counted & self.located.inside)
 
 
 _SURVEYS: WeakKeyDictionary[Embedding, WeakKeyDictionary[LandmarkAtlas, Survey]] = WeakKeyDictionary()
@@ -197,7 +197,7 @@ def _common_landmarks(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatA
     """
     both = [one.located for one in (fixed, moving)]
     positions = np.stack([one.positions for one in both])
-    inside = np.all([one.evidence[3] >= 0 for one in both], axis=0)
+    inside = np.all([one.inside for one in both], axis=0)
     is_level = np.array([name in LEVELS for name in fixed.names], dtype=bool)
     is_dome = np.array([name.endswith(_DOME) for name in fixed.names], dtype=bool)
     seen = inside & np.all([one.seen for one in both], axis=0) & ~is_dome

@@ -228,7 +228,7 @@ def find_anchors(
         located[0].positions,
         moving,
         np.stack([one.reliability for one in both]),
-        np.stack([one.evidence[3] for one in located]),
+        np.stack([one.evidence.depth for one in located]),
         np.stack([one.counted for one in located]),
         np.stack([one.seen for one in located]),
         np.stack([bones[0], on_moving]),

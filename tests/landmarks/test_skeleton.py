@@ -11,7 +11,7 @@ import pytest
 import samreg
 from samreg.landmarks import skeleton
 from samreg.landmarks.atlas import shipped_atlas
-from samreg.landmarks.locate import Located, locate
+from samreg.landmarks.locate import LandmarkEvidence, Located, locate
 from samreg.landmarks.match import guided_matches, places_for
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
 from samreg.landmarks.skeleton import CommonPlaces, Survey, common_places, paired_places, survey, without_places
@@ -41,7 +41,7 @@ def surveyed(
     shape = scapula_shape()
     bone = FoundBone(shape.points + [0.0, 0.0, 2 * shift], np.ones(len(shape.points), dtype=bool), shape.landmarks)
     located = Located(
-        positions, (np.ones(count), np.zeros(count), np.zeros(count), np.full(count, 50.0)),
+        positions, LandmarkEvidence(np.ones(count), np.zeros(count), np.zeros(count), np.full(count, 50.0)),
         np.arange(count) < counted, np.zeros(count, dtype=bool),
         Structures(dict.fromkeys(scapulae, bone), points={side: TOPS[side] + [0, 0, 3 * shift] for side in tops}),
     )  # fmt: skip
@@ -71,7 +71,7 @@ def test_tops_of_lungs_are_seen() -> None:
 def test_a_dome_may_be_another_hump() -> None:
     names = ("left_diaphragm_dome", "left_kidney_upper_pole")
     located = Located(
-        np.zeros((2, 3)), (np.ones(2), np.zeros(2), np.zeros(2), np.full(2, 50.0)),
+        np.zeros((2, 3)), LandmarkEvidence(np.ones(2), np.zeros(2), np.zeros(2), np.full(2, 50.0)),
         np.zeros(2, dtype=bool), np.ones(2, dtype=bool),
     )  # fmt: skip
     found = Survey(names, located, np.full(2, 0.9))
