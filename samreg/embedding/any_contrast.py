@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.embedding.body import mask_on_finer
 from samreg.embedding.percentiles import PercentilePreprocessing
 from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
-from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.labels import is_label_image
-from samreg.spatial.standard import has_hounsfield_units, sample_mask, standardised
+from samreg.spatial.standard import has_hounsfield_units, standardised
 
 _ANY = Kind(
     name="3D images of the body", ndim=3, spacing_range=(0.05, 20.0), element="voxel", give="a volume",
@@ -51,11 +51,7 @@ class AnyContrastPreprocessing(PercentilePreprocessing):
     def body(self, volume: Image) -> NDArray[np.bool_]:
         """Where the body is: what differs from the background, filled in each slice, without small parts."""
         coarse = standardised(volume, max(_BODY_SPACING_MM, float(volume.spacing.min())), fill=self.fill)
-        # one more voxel all around, since the coarse grid may end a little short of the fine one
-        inside = np.pad(_inside_body(self.normalise(coarse.array)), 1, mode="edge")
-        grid = coarse.grid
-        wider = Grid(inside.shape, grid.index_to_world(np.full((1, 3), -1.0))[0], grid.spacing, grid.direction)
-        return sample_mask(Image(inside, wider), volume.grid)
+        return mask_on_finer(_inside_body(self.normalise(coarse.array)), coarse.grid, volume.grid)
 
 
 def _inside_body(array: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -42,11 +42,13 @@ def body_mask(image: Image) -> NDArray[np.bool_]:
     (True, False)
     """
     coarse = standardised(image, max(_BODY_SPACING_MM, float(image.spacing.min())))
-    # one more voxel all around, since the coarse grid may end a little short of the fine one
-    inside = np.pad(_inside_body(coarse.array), 1, mode="edge")
-    grid = coarse.grid
-    wider = Grid(inside.shape, grid.index_to_world(np.full((1, 3), -1.0))[0], grid.spacing, grid.direction)
-    return sample_mask(Image(inside, wider), image.grid)
+    return mask_on_finer(_inside_body(coarse.array), coarse.grid, image.grid)
+
+
+def mask_on_finer(inside: NDArray[np.bool_], coarse: Grid, fine: Grid) -> NDArray[np.bool_]:
+    """Sample a mask on a finer grid of the same view; a coarse grid that ends a little short of it is continued."""
+    wider = coarse.padded(float(coarse.spacing.min()))  # by one voxel
+    return sample_mask(Image(np.pad(inside, 1, mode="edge"), wider), fine)
 
 
 def _inside_body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -153,9 +153,8 @@ def _carinas(tree: Tree) -> dict[str, FloatArray]:
     if last is not None and _within(tree, lobar[0], last[0], _MIDDLE_FORK_MM):
         middle, lower = tree.ends(last[1], axis=1)
         ridge = tree.ridge(middle, lower)
-        if (ridge - tree.onward(middle))[
-            1
-        ] >= _PART_MM:  # else it is the lower lobe's, and the other its sixth segment's
+        # else it is the lower lobe's, and the other its sixth segment's
+        if (ridge - tree.onward(middle))[1] >= _PART_MM:
             found["right_middle_lobe_carina"] = ridge
     return found
 
@@ -170,7 +169,7 @@ def _within(tree: Tree, start: int, end: int, limits: tuple[float, float]) -> bo
 
 
 def _trees(image: Image, spine: FloatArray) -> Iterator[Tree]:
-    """Return the tree of the airways, None where there is no windpipe or its air leaks into the lungs."""
+    """Yield the tree of the airways for each limit of air, until it leaks into the lungs; none without a windpipe."""
     low = np.append(spine[0, :2] - (_ASIDE_MM, _FRONT_MM), spine[0, 2] - _BELOW_MM)
     high = np.append(spine[0, :2] + (_ASIDE_MM, _BEHIND_MM), spine[0, 2] + _ABOVE_MM)
     part = part_of(image, low, high)

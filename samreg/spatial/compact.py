@@ -20,15 +20,7 @@ from samreg.spatial.transforms import (
 
 FIELD_ERROR_MM = 0.05  # by which a compact transform may differ
 _STRIDES = (8, 6, 4, 3, 2)  # voxels of a field, tried from the coarsest
-_REFINEMENTS = (
-    0.25,
-    0.5,
-    2 / 3,
-    1.0,
-    4 / 3,
-    2.0,
-    4.0,
-)  # of the voxels of the finest field
+_REFINEMENTS = (0.25, 0.5, 2 / 3, 1.0, 4 / 3, 2.0, 4.0)  # of the voxels of the finest field
 _TEST_POINTS = 30_000
 _FEW_TEST_POINTS = 4000  # for a share of them
 _INVERSE_ERROR_MM, _INVERSE_SHARE = 0.5, 0.95

@@ -54,10 +54,8 @@ _MAX_VOXELS_AT_ONCE = 2**21  # more are compared tile by tile, and computed agai
 _TILE_VOXELS = 2**20
 _MIN_TILE_VOXELS = 50_000
 _ROUNDING_MM = 1e-6  # of displacements
-_DRAWN_PASSES, _DRAWN_LEAST = (
-    (8, 4, 2, 1),
-    0.2,
-)  # of smoothing; where points are fewer than this share of one, they fade
+_DRAWN_PASSES = (8, 4, 2, 1)  # of smoothing
+_DRAWN_LEAST = 0.2  # share of a point, below which what it draws fades
 _MIN_VARIANCE = 1e-8  # of intensities of at most 1; less is rounding
 
 

@@ -50,12 +50,8 @@ def sampled(volume: Tensor, at: Tensor) -> Tensor:
     if volume.device.type == "cpu":
         # there torch gives each member of a batch to one thread, and a batch of one to one alone
         threads = torch.get_num_threads()
-        shares = max(
-            1,
-            min(
-                min(threads, _MAX_GRADIENT_THREADS) if volume.requires_grad else threads, count // _POSITIONS_PER_THREAD
-            ),
-        )
+        usable = min(threads, _MAX_GRADIENT_THREADS) if volume.requires_grad else threads
+        shares = max(1, min(usable, count // _POSITIONS_PER_THREAD))
     places = at.reshape(count, ndim)
     if count % shares:
         places = F.pad(places, (0, 0, 0, -count % shares))
