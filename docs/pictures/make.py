@@ -19,8 +19,9 @@ from samreg.quality import target_registration_error
 from samreg.registration.quality import initial_alignment
 from samreg.report.kit import png
 from samreg.report.pictures import draw_projections
-from samreg.report.views import grey, overlay, standard, views_of, window
+from samreg.report.views import grey, overlay, views_of, window
 from samreg.spatial import resample
+from samreg.spatial.standard import oriented
 
 HERE = Path(__file__).parent
 CORONAL = views_of(3)[1]
@@ -128,7 +129,7 @@ def draw_similarity(images, embeddings, point: np.ndarray) -> Figure:
 
 def draw_stages(result: samreg.RegistrationResult, pair: PhantomPair) -> Figure:
     """Draw both scans before and after each stage, with the mean error at the landmarks."""
-    fixed = standard(result.fixed)
+    fixed = oriented(result.fixed)
     middle = fixed.grid.world_to_index(pair.fixed_landmarks.named(["carina"]).positions)[0]
     index = round(middle[CORONAL.through])
     f = grey(CORONAL.picture(fixed.array, index), window(fixed))
@@ -141,7 +142,7 @@ def draw_stages(result: samreg.RegistrationResult, pair: PhantomPair) -> Figure:
     }
     pictures = []
     for name, transform in stages.items():
-        warped = standard(resample(result.moving, result.fixed.grid, transform=transform))
+        warped = oriented(resample(result.moving, result.fixed.grid, transform=transform))
         error = target_registration_error(transform, pair.fixed_landmarks, pair.moving_landmarks).mean()
         m = grey(CORONAL.picture(warped.array, index), window(result.moving))
         pictures.append((f"{name}: {error:.1f} mm", overlay(f, m)))

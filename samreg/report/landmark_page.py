@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from samreg.report.kit import PICTURE_TEXT, Picture, Table, dark_figure, png, write_page, write_png
 from samreg.report.pictures import bare, draw_slice
-from samreg.report.views import grey, standard, views_of, window
+from samreg.report.views import grey, views_of, window
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
+from samreg.spatial.standard import oriented
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +123,7 @@ def write_found_landmarks(image: Image, found: FoundLandmarks, path: str | os.Pa
     InputError
         When the file cannot be written.
     """
-    figure = _draw_found(standard(image), found)
+    figure = _draw_found(oriented(image), found)
     if Path(path).suffix.lower() != ".html":
         return write_png(figure, path)
     axes = "xyz"[: found.points.shape[1]]
@@ -183,8 +184,8 @@ def draw_landmarks(template: Image, points: Points, target: Image, matches: Land
     colours = ScalarMappable(cmap="plasma")
     colours.set_clim(0, 1)
     sides = (
-        (standard(template), points.positions, np.full((len(points), 4), _TEMPLATE_COLOUR), "template"),
-        (standard(target), matches.points, colours.to_rgba(matches.reliability), "target"),
+        (oriented(template), points.positions, np.full((len(points), 4), _TEMPLATE_COLOUR), "template"),
+        (oriented(target), matches.points, colours.to_rgba(matches.reliability), "target"),
     )
     labels = [str(i + 1) for i in range(len(points))]
     if template.ndim == 2:

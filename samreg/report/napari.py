@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from samreg.errors import MissingExtraError
 from samreg.registration.quality import initial_alignment
-from samreg.report.views import standard, window
+from samreg.report.views import window
 from samreg.spatial.resample import resample
+from samreg.spatial.standard import oriented
 
 if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
@@ -40,11 +41,11 @@ def add_layers(viewer: Any, result: RegistrationResult) -> None:
     result
         One that failed shows the images before alone.
     """
-    fixed = standard(result.fixed)
+    fixed = oriented(result.fixed)
     before, how = initial_alignment(result)
-    moved = {f"moving before, {how}": standard(resample(result.moving, result.fixed.grid, transform=before))}
+    moved = {f"moving before, {how}": oriented(resample(result.moving, result.fixed.grid, transform=before))}
     if result:
-        moved["warped"] = standard(result.warped)
+        moved["warped"] = oriented(result.warped)
     place = {"scale": fixed.spacing[::-1], "translate": fixed.origin[::-1]}
     viewer.add_image(fixed.array, name="fixed", contrast_limits=window(fixed), colormap="red", **place)
     for name, image in moved.items():

@@ -18,13 +18,13 @@ from samreg.report.views import (
     overlay,
     slice_grid,
     slice_indices,
-    standard,
     views_of,
     window,
 )
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
+from samreg.spatial.standard import oriented
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,8 +77,8 @@ def write_preview(result: RegistrationResult, path: str | os.PathLike[str]) -> P
 
 def draw_overview(result: RegistrationResult) -> Figure:
     """Draw the images before and after registration; see :func:`write_preview`."""
-    fixed = standard(result.fixed)
-    warped = standard(result.warped) if result else None
+    fixed = oriented(result.fixed)
+    warped = oriented(result.warped) if result else None
     before, how = initial_alignment(result)
     indices = slice_indices(fixed.grid, focus(result))
     fixed_window, moving_window = window(fixed), window(result.moving)
@@ -111,7 +111,7 @@ def draw_matches(result: RegistrationResult) -> Figure:
     """
     from matplotlib.collections import LineCollection
 
-    fixed, warped = standard(result.fixed), standard(result.warped)
+    fixed, warped = oriented(result.fixed), oriented(result.warped)
     pairs = result.correspondences
     assert pairs is not None
     expected, matched = pairs.fixed, result.inverse.transform_points(pairs.moving)
@@ -143,7 +143,7 @@ def draw_projections(result: RegistrationResult) -> Figure:
     chosen = np.random.default_rng(0).permutation(len(pairs))[:_MAX_MATCHES]
     chosen = chosen[np.argsort(pairs.reliability[chosen])]
     sides = [
-        (f"{name}, {view.name}", view, standard(image), points[chosen])
+        (f"{name}, {view.name}", view, oriented(image), points[chosen])
         for view in views_of(3)[1:]
         for name, image, points in (("fixed", result.fixed, pairs.fixed), ("moving", result.moving, pairs.moving))
     ]

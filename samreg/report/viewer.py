@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from samreg.quality.deformation import determinants
 from samreg.registration.confidence import at_points
 from samreg.registration.quality import body_on, initial_alignment, working_grid
-from samreg.report.views import View, focus, grey, standard, views_of, window
+from samreg.report.views import View, focus, grey, views_of, window
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
+from samreg.spatial.standard import oriented
 from samreg.spatial.transforms import AffineTransform, Transform, components
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def viewer_data(result: RegistrationResult) -> dict[str, Any]:
         slices in mm, and layers: data addresses of strips in which the slices lie below each other; ``maps``, for
         each map of the deformation its title, colours and ticks.
     """
-    fixed = standard(result.fixed)
+    fixed = oriented(result.fixed)
     before, how = initial_alignment(result)
     box = _body_box(result, fixed.grid)
     sources: dict[str, tuple[Image, Transform | None]] = {"fixed": (fixed, None), "before": (result.moving, before)}

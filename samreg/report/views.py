@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.registration.quality import body_on, working_grid
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
-from samreg.spatial.standard import oriented
 
 if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
@@ -73,11 +72,6 @@ _VIEWS_2D = (View("image", 0, 1, None, ("", "")),)  # a projection may show the 
 def views_of(ndim: int) -> tuple[View, ...]:
     """Return axial, coronal and sagittal, or the one view of a 2D image."""
     return _VIEWS if ndim == 3 else _VIEWS_2D
-
-
-def standard(image: Image) -> Image:
-    """Return the image with its axes along LPS as near as can be; a view of its voxels."""
-    return oriented(image)
 
 
 def slice_grid(grid: Grid, view: View, index: int) -> Grid:

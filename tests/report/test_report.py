@@ -24,9 +24,10 @@ from samreg.registration.result import RegistrationResult
 from samreg.report import write_landmark_report, write_preview, write_report
 from samreg.report.recipe import python_call, recipe, shell_command
 from samreg.report.viewer import viewer_data
-from samreg.report.views import focus, overlay, slice_grid, slice_indices, standard, views_of, window
+from samreg.report.views import focus, overlay, slice_grid, slice_indices, views_of, window
 from samreg.seeding import AffineFit, Seed
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, write_image, write_transform
+from samreg.spatial.standard import oriented
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
@@ -278,7 +279,7 @@ def test_heavy_packages_are_imported_late():
 
 @pytest.mark.parametrize("store", [lambda image: image, mirrored_storage])
 def test_pictures_are_in_radiological_orientation(phantom, store):
-    image = standard(store(phantom()))
+    image = oriented(store(phantom()))
     assert image.grid.same_as(phantom().grid)
     spot = np.array([-40.0, -40, 60])  # right, front, up
     indices = slice_indices(image.grid, spot)

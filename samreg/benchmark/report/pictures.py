@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from samreg.report.kit import PICTURE_TEXT, dark_figure, write_png
 from samreg.report.pictures import draw_slice
-from samreg.report.views import View, grey, slice_grid, slice_indices, standard, views_of, window
+from samreg.report.views import View, grey, slice_grid, slice_indices, views_of, window
 from samreg.spatial import Image, Points, Transform, resample
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.standard import oriented
 
 _SLAB_MM = 10.0  # from the slice within which landmarks are drawn
 _EDGES_HU = (-500.0, 200.0)  # skin and lungs, bone
@@ -39,7 +40,7 @@ def write_case_picture(
     back
         (N, 3) their counterparts, brought back by the inverse, LPS mm: dots, with a line from the ring.
     """
-    fixed = standard(fixed)
+    fixed = oriented(fixed)
     errors = np.linalg.norm(back - landmarks.positions, axis=1)
     worst = int(errors.argmax())
     indices = slice_indices(fixed.grid, landmarks.positions[worst])
