@@ -26,7 +26,7 @@ from samreg.spatial.io_images import read_image, write_image
 from samreg.spatial.io_points import write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points
-from samreg.spatial.resample import resample
+from samreg.spatial.resample import in_type, resample
 from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, compose
 from samreg.steps import Outcome, run_step
 
@@ -236,9 +236,7 @@ def finish_subject(subjects: Subjects, frame: Frame, iteration: int, name: str) 
         write_transform(transform, part / "transform.h5")
         write_transform(inverse, part / "inverse.h5")
         warped = resample(image, frame.grid, transform=transform)
-        if image.array.dtype.kind in "iu":
-            warped = warped.with_array(np.rint(warped.array).astype(image.array.dtype))
-        write_image(warped, part / "warped.nii.gz")
+        write_image(in_type(warped, image.array.dtype), part / "warped.nii.gz")
         if labels is not None:
             carried = resample(read_labels(labels), frame.grid, transform=transform, interpolation="nearest", fill=-1)
             write_image(carried, part / SUBJECT_LABELS)

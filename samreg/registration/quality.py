@@ -93,7 +93,7 @@ def registration_quality(result: RegistrationResult) -> Mapping[str, float]:
     inside = result.moving.grid.contains(mapped)
     fixed = _averaged(result.fixed, grid.spacing)
     moving = _averaged(result.moving, np.maximum(result.moving.spacing, grid.spacing.max()))
-    before, _ = initial_alignment(result)
+    before, _ = alignment_before(result.fixed.grid, result.moving.grid, points)
     inside_before = result.moving.grid.contains(before.transform_points(points))
     warped = resample(moving, grid, transform=transform).array[body]
     unwarped = resample(moving, grid, transform=before).array[body]

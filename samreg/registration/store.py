@@ -44,6 +44,7 @@ from samreg.spatial.io_pictures import PICTURES
 from samreg.spatial.io_points import write_points
 from samreg.spatial.io_transforms import read_transform, write_transform, write_transformix
 from samreg.spatial.points import Points
+from samreg.spatial.resample import in_type
 from samreg.spatial.transforms import (
     AffineTransform,
     DisplacementField,
@@ -437,7 +438,7 @@ def _write_into(
     if result.transform is not None:
         _write_transforms(folder, result, formats, field_grid, progress)
         progress("warping the moving image")
-        write_image(_as_stored(result.warped, result.moving), folder / _WARPED)
+        write_image(in_type(result.warped, result.moving.array.dtype), folder / _WARPED)
         progress("measuring quality")
         _ = result.quality
         progress("writing pictures and tables")
@@ -556,14 +557,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _as_stored(warped: Image, moving: Image) -> Image:
-    """Return the warped image in the moving image's own integer type, rounded."""
-    if moving.array.dtype.kind not in "iu":
-        return warped
-    limits = np.iinfo(moving.array.dtype)
-    return warped.with_array(np.clip(np.rint(warped.array), limits.min, limits.max).astype(moving.array.dtype))
 
 
 def _write_correspondences(pairs: Correspondences, path: Path) -> None:

@@ -94,6 +94,20 @@ def resample(
     return Image(array, grid, image.name)
 
 
+def in_type(image: Image, dtype: np.dtype[Any]) -> Image:
+    """Return an image that was interpolated in its original integer type, rounded; as it is for any other type.
+
+    Examples
+    --------
+    >>> in_type(Image.from_array([[0.6, 300.0]], spacing=1.0), np.dtype(np.uint8)).array.tolist()
+    [[1, 255]]
+    """
+    if dtype.kind not in "iu":
+        return image
+    limits = np.iinfo(dtype)
+    return image.with_array(np.clip(np.rint(image.array), limits.min, limits.max).astype(dtype))
+
+
 def _smallest(array: NDArray[Any]) -> float:
     """Return the smallest finite value, 0 where there is none."""
     smallest = float(array.min())
