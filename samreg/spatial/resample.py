@@ -84,7 +84,7 @@ def resample(
     filter_.SetOutputSpacing(grid.spacing.tolist())
     filter_.SetOutputDirection(grid.direction.ravel().tolist())
     filter_.SetInterpolator(kind[interpolation])
-    filter_.SetDefaultPixelValue(fill)
+    filter_.SetDefaultPixelValue(float(fill))  # SimpleITK takes no numpy scalar
     filter_.SetOutputPixelType(source.GetPixelID() if interpolation == "nearest" else sitk.sitkFloat32)
     if transform is not None:
         filter_.SetTransform(transform_to_sitk(transform))

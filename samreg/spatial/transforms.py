@@ -340,9 +340,9 @@ class InverseField(Transform):
     @cached_property
     def field(self) -> DisplacementField:
         """The inverse sampled on a grid, four times finer than the field where that is not too large."""
-        grid = self.forward.grid
+        grid = _grid_of_inverse(self.forward, self.tolerance)
         factor = next((n for n in (4, 2) if np.prod(grid.shape) * n**grid.ndim <= _MAX_VOXELS_REFINED), 1)
-        return _invert_field(self.forward, self.tolerance, self.iterations, spacing=grid.spacing / factor)
+        return _invert_on(self.forward, grid.with_spacing(grid.spacing / factor), self.tolerance, self.iterations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -510,7 +510,7 @@ def invert(transform: Transform, *, tolerance: float = 0.02, iterations: int = 4
 
 def _invert_part(part: Transform, tolerance: float, iterations: int) -> Transform:
     if isinstance(part, DisplacementField):
-        return _invert_field(part, tolerance, iterations)
+        return _invert_on(part, _grid_of_inverse(part, tolerance), tolerance, iterations)
     return _inverse_part(part)
 
 
@@ -522,14 +522,20 @@ def _inverse_part(part: Transform) -> Transform:
     raise InputError(f"a {type(part).__name__} has no inverse; sample it as a displacement field first")
 
 
-def _invert_field(
-    forward: DisplacementField, tolerance: float, iterations: int, *, spacing: FloatArray | None = None
-) -> DisplacementField:
-    # A field that is not zero at its border carries points out of its grid: the inverse needs that margin.
-    border = _border_values(forward.displacement)
-    reach = float(np.linalg.norm(border, axis=-1).max(initial=0.0))
-    grid = forward.grid.padded(reach) if reach > tolerance else forward.grid
-    return _invert_on(forward, grid if spacing is None else grid.with_spacing(spacing), tolerance, iterations)
+def _grid_of_inverse(forward: DisplacementField, tolerance: float) -> Grid:
+    """Return the field's grid, or where its border moves, the box on its voxels around where the field takes them.
+
+    Frames of two scanners may lie 400 mm apart, and a field of the total displacement that far from its own grid.
+    """
+    grid, border = forward.grid, _border_values(forward.displacement)
+    if np.linalg.norm(border, axis=-1).max(initial=0.0) <= tolerance:
+        return grid
+    # where the border goes, what it encloses goes too
+    index = _border_values(np.moveaxis(np.indices(grid.shape, dtype=np.float32)[::-1], 0, -1))
+    moved = grid.world_to_index(grid.index_to_world(index) + border)
+    low = np.floor(moved.min(axis=0) - 0.5).astype(int)  # a field reaches half a voxel beyond its outermost centres
+    high = np.ceil(moved.max(axis=0) + 0.5).astype(int)
+    return Grid(tuple((high - low + 1)[::-1]), grid.index_to_world(low)[0], grid.spacing, grid.direction)
 
 
 def _invert_on(forward: DisplacementField, grid: Grid, tolerance: float, iterations: int) -> DisplacementField:

@@ -119,6 +119,18 @@ def test_the_inverse_is_exact_at_voxels(smooth_field):
     assert np.abs(field.transform_points(inverse.transform_points(y[inside])) - y[inside]).max() < 2e-3
 
 
+@DIMENSIONS
+@pytest.mark.parametrize("apart", [7.0, -400.0])
+def test_the_inverse_of_a_total_displacement_is_no_larger_than_it(smooth_field, ndim, apart):
+    """Padded by its largest displacement, the grid between frames 400 mm apart had a thousand times the voxels."""
+    grid = Grid.make((6,) * ndim, spacing=(2, 3, 4)[:ndim])
+    field = DisplacementField(smooth_field(grid, amplitude=1.0).displacement + np.float32(apart), grid)
+    points = grid.index_to_world(np.random.default_rng(0).uniform(1, 4, (40, ndim)))
+    for inverse in (invert(field), field.inverse().field):
+        assert (inverse.grid.extent <= grid.extent + 4 * grid.spacing).all()
+        assert np.abs(inverse.transform_points(field.transform_points(points)) - points).max() < 0.3
+
+
 def test_a_fold_has_an_honest_residual():
     grid = Grid.make((20, 20, 20), spacing=2)
     x = grid.world_points()[..., 0]
@@ -316,6 +328,9 @@ def test_what_lies_outside_is_finite_and_can_be_held():
     for fill in (-1, 256, 0.5, np.nan):
         with pytest.raises(InputError, match="uint8, which has no"):
             resample(labels, apart, interpolation="nearest", fill=fill)
+    for held in (np.uint8(9), np.float32(9), np.float64(9)):  # as labels.max() is
+        assert (resample(labels, apart, interpolation="nearest", fill=held).array == 9).all()
+        assert (resample(labels, apart, interpolation="linear", fill=held).array == 9).all()
     with pytest.raises(InputError, match="all must be 2D or all 3D"):
         resample(labels, apart, transform=AffineTransform.identity(3))
     for spacing in (0, -1, np.nan, "wide"):
