@@ -180,10 +180,13 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
     outside_fields = np.zeros(len(points), dtype=bool)
     positions = points.positions
     for part in components(mapping):
-        field = part.forward if isinstance(part, InverseField) else part
-        if isinstance(field, DisplacementField):
-            outside_fields |= ~field.grid.contains(positions)
-        positions = part.transform_points(positions)
+        mapped = part.transform_points(positions)
+        if isinstance(part, DisplacementField):
+            outside_fields |= ~part.grid.contains(positions)
+        elif isinstance(part, InverseField):  # whose field lies where its points end
+            missed = np.linalg.norm(part.forward.transform_points(mapped) - positions, axis=1)
+            outside_fields |= ~part.forward.grid.contains(mapped) | (missed > part.forward.grid.spacing.max())
+        positions = mapped
     if outside == "extrapolate":
         if outside_fields.any() and not any(isinstance(part, AffineTransform) for part in components(mapping)):
             raise InputError(

@@ -91,6 +91,23 @@ def test_a_field_alone_extrapolates_nothing(run, out, tmp_path):
     assert "no affine part" in done.output.replace("\n", " ")
 
 
+def test_a_total_displacement_takes_points_of_the_moving_frame(run, tmp_path):
+    """Its field lies over the fixed image, however far from there the moving frame is."""
+    grid = Grid.make((8, 9, 10), spacing=5)
+    for apart in (20.0, 400.0):
+        field = DisplacementField(np.full((*grid.shape, 3), [apart, 0, 0], np.float32), grid)
+        samreg.write_transform(field, tmp_path / "field.nii.gz")
+        options = ("-o", tmp_path / "p.csv", "--to", "fixed")
+        inside = points_file(tmp_path, grid.center + [apart, 0, 0])
+        done = run("apply", tmp_path / "field.nii.gz", inside, *options)
+        assert done.exit_code == 0, done.output
+        np.testing.assert_allclose(samreg.read_points(tmp_path / "p.csv").positions, [grid.center], atol=0.05)
+        nowhere = points_file(tmp_path, grid.index_to_world([[0, 4, 4]])[0])  # where nothing of the fixed image leads
+        done = run("apply", tmp_path / "field.nii.gz", nowhere, *options)
+        assert done.exit_code == 2
+        assert "lie outside the field" in done.output.replace("\n", " ")
+
+
 def test_voxel_indices_refer_to_the_image_they_belong_to(run, out, tmp_path):
     (tmp_path / "i.pts").write_text("index\n1\n11.5 10.5 9.5\n")
     done = run("apply", out, tmp_path / "i.pts", "-o", tmp_path / "p.csv", "--to", "moving")
