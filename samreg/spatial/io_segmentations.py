@@ -19,6 +19,7 @@ from samreg.errors import InputError
 from samreg.spatial.adapters import to_sitk
 from samreg.spatial.files import atomic_path, itk_path, reading, reason, require_file
 from samreg.spatial.image import Image
+from samreg.spatial.labels import whole_numbers
 
 #: The suffix by which 3D Slicer tells a segmentation from a volume.
 SEGMENTATION = ".seg.nrrd"
@@ -72,7 +73,7 @@ def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: It
     Parameters
     ----------
     labels
-        3D, whole numbers that are not negative, 0 where there is nothing; or a mask.
+        3D, whole numbers of any type that are not negative, 0 where there is nothing; or a mask.
     path
         The file to write, named .seg.nrrd; one of that name is replaced only when the new one is complete.
     segments
@@ -153,15 +154,14 @@ def _label_array(labels: Image) -> NDArray[np.integer]:
     """Return the voxels in the smallest type that Slicer takes for labels and that holds them."""
     if labels.ndim != 3:
         raise InputError(f"{labels.label}: a segmentation of 3D Slicer is 3D, the labels are 2D; write .png or .nii.gz")
-    if labels.array.dtype.kind not in "biu":
-        raise InputError(f"{labels.label}: labels must be whole numbers, got {labels.array.dtype}; convert them first")
-    low, high = (int(labels.array.min()), int(labels.array.max())) if labels.array.size else (0, 0)
+    array = whole_numbers(labels)
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < 0 or high > _MAX_LABEL or high == 0:
         raise InputError(
             f"{labels.label}: values {low} to {high}; labels are 1 to {_MAX_LABEL}, and 0 where there is nothing"
         )
     kind = next(kind for kind in (np.uint8, np.int16, np.int32) if high <= np.iinfo(kind).max)
-    return labels.array.astype(kind)
+    return array.astype(kind)
 
 
 def _header(array: NDArray[np.integer], segments: Iterable[Segment]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.errors import InputError
 from samreg.spatial.image import Image
 
 _MAX_LABELS = 256
@@ -34,6 +35,29 @@ def is_label_image(image: Image) -> bool:
         return False
     planes = array[:: max(1, len(array) // 16)]  # enough to tell most others at once
     return _may_hold_labels(planes) and _are_whole(array) and len(np.unique(array)) <= _MAX_LABELS
+
+
+def whole_numbers(image: Image) -> NDArray[Any]:
+    """Return the voxels of labels as booleans or integers; many programs store labels in floating-point files.
+
+    Raises
+    ------
+    InputError
+        When a value is no whole number.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Image
+    >>> whole_numbers(Image.from_array([[0.0, 2.0]]))
+    array([[0, 2]])
+    """
+    array = image.array
+    if not _are_whole(array):
+        raise InputError(
+            f"{image.label}: labels must be whole numbers, and it holds others; threshold a map of probabilities, and "
+            "warp labels with interpolation='nearest'"
+        )
+    return array.astype(np.int64) if array.dtype.kind == "f" else array
 
 
 def _may_hold_labels(planes: NDArray[Any]) -> bool:

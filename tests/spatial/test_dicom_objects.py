@@ -209,7 +209,8 @@ LABELS = Image(np.random.default_rng(2).integers(0, 4, MOVING.shape).astype(np.i
 def test_labels_lie_on_the_slices_of_the_reference(pair, tmp_path):
     highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed (the extra dicom)")
     path = tmp_path / "seg.dcm"
-    write_dicom_segmentation(LABELS, path, reference=pair[0], transform=RIGID, names={7: "liver"})
+    floats = LABELS.with_array(LABELS.array.astype(np.float32))  # as many programs store labels
+    write_dicom_segmentation(floats, path, reference=pair[0], transform=RIGID, names={7: "liver"})
     seg = highdicom.seg.segread(path)
     assert (seg.PatientID, seg.FrameOfReferenceUID) == ("fixed^X", any_header(pair[0]).FrameOfReferenceUID)
     assert [str(seg.get_segment_description(n).segment_label) for n in (1, 2, 3)] == ["liver", "label 14", "label 21"]

@@ -60,7 +60,7 @@ def test_neighbouring_labels_differ_in_colour():
     assert distances.min() > 0.2
 
 
-@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.int32, np.float32, np.float64])
 def test_types_that_slicer_takes(tmp_path, kind):
     given = labels(kind)
     samreg.write_image(given, tmp_path / "a.seg.nrrd")
@@ -75,6 +75,7 @@ def test_types_that_slicer_takes(tmp_path, kind):
         (np.zeros((2, 2, 2), np.uint8), "0 to 0"),
         (np.full((2, 2, 2), -5), "-5"),
         (np.full((2, 2, 2), 1.5), "whole numbers"),
+        (np.array([[[1, np.nan]]]), "whole numbers"),
         (np.ones((2, 2), np.uint8), "3D"),
     ],
 )

@@ -23,6 +23,7 @@ from samreg.spatial.dicom.stacks import split_stacks
 from samreg.spatial.dicom.volume import stack_image
 from samreg.spatial.files import reading
 from samreg.spatial.image import Image
+from samreg.spatial.labels import whole_numbers
 from samreg.spatial.transforms import Transform
 
 _STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
@@ -112,8 +113,7 @@ def labels_dataset(
         What the values stand for.
     """
     names = names or {}
-    if labels.array.dtype.kind not in "biu":
-        raise InputError(f"{labels.label}: labels must be whole numbers, got {labels.array.dtype}; convert them first")
+    labels = labels.with_array(whole_numbers(labels))
     values = [int(value) for value in np.unique(labels.array) if value]
     if not values or len(values) >= 2**16 or values[0] < 0:
         raise InputError(
