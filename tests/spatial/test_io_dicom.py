@@ -807,26 +807,59 @@ def test_nuclear_medicine(tmp_path):
     assert_volume(read_image(path, series=2), stored_ct(hu())[3:][::-1], start=94)
 
 
-def test_segments_are_chosen_and_left_out_slices_are_empty(tmp_path):
-    masks = np.arange(6 * 4 * 8).reshape(6, 4, 8) % 3 == 0
-    heights = [100, 103, 112, 100, 106, 103]
+def segmentation(path, masks, places, segments, **shared):
+    """Write a segmentation of frames (N, rows, columns) at heights, each of a segment, numbered from 1."""
     frames = [
-        {"ImagePositionPatient": [*ORIGIN[:2], h], "ReferencedSegmentNumber": 1 + k // 3} for k, h in enumerate(heights)
+        {"ImagePositionPatient": [*ORIGIN[:2], height], "ReferencedSegmentNumber": segment}
+        for height, segment in zip(places, segments, strict=True)
     ]
-    item = dataset(np.zeros((6, 4, 8), np.uint8), sop=SegmentationStorage, Modality="SEG")
+    item = dataset(masks.astype(np.uint8), sop=SegmentationStorage, Modality="SEG")
     item.BitsAllocated, item.BitsStored, item.HighBit = 1, 1, 0
     item.PixelData = np.packbits(masks.ravel(), bitorder="little").tobytes()
     item.SegmentSequence = [Dataset(), Dataset()]
     for number, label in enumerate(("Liver", "Lung"), start=1):
         item.SegmentSequence[number - 1].update({"SegmentNumber": number, "SegmentLabel": label})
-    item.SharedFunctionalGroupsSequence = [groups(SHARED)]
+    item.SharedFunctionalGroupsSequence = [groups({**SHARED, **shared})]
     item.PerFrameFunctionalGroupsSequence = [groups(frame) for frame in frames]
-    path = save(item, tmp_path / "seg.dcm")
+    return save(item, path)
+
+
+def test_segments_are_chosen_and_left_out_slices_are_empty(tmp_path):
+    masks = np.arange(6 * 4 * 8).reshape(6, 4, 8) % 3 == 0
+    path = segmentation(tmp_path / "seg.dcm", masks, [100, 103, 112, 100, 106, 103], [1, 1, 1, 2, 2, 2])
     refused(path, "segment 1 Liver, 3 slices", "segment 2 Lung, 3 slices")
     expected = np.zeros((5, 4, 8))
     expected[[0, 1, 4]] = masks[:3]
     assert_volume(read_image(path, series="liver"), expected)
     assert_volume(read_image(path, series="lung"), masks[[3, 5, 4]])
+
+
+@pytest.mark.parametrize("numbers", [[0, 7], [0, 2, 4], [0, 2, 5], [0, 7, 17], [0, 2, 4, 7], [3]])
+@pytest.mark.parametrize(
+    ("others", "shared"),
+    [
+        ([], {"SpacingBetweenSlices": 3.0, "SliceThickness": 5.0}),
+        ([0, 1, 2, 5], {}),
+        (range(18), {"SliceThickness": 1.0}),
+    ],
+)
+def test_a_segment_without_neighbouring_slices_grows_no_thicker(tmp_path, numbers, others, shared):
+    masks = np.arange((len(numbers) + len(others)) * 32).reshape(-1, 4, 8) % 3 == 0
+    places = 100 + 3 * np.array([*numbers, *others])
+    segments = [1] * len(numbers) + [2] * len(others)
+    path = segmentation(tmp_path / "seg.dcm", masks, places, segments, **shared)
+    expected = np.zeros((np.ptp(numbers) + 1, 4, 8))
+    expected[np.array(numbers) - numbers[0]] = masks[: len(numbers)]
+    assert_volume(read_image(path, series="liver"), expected, start=places[0])
+
+
+def test_segments_whose_slice_distance_nothing_tells(tmp_path, caplog):
+    masks = np.arange(3 * 4 * 8).reshape(3, 4, 8) % 3 == 0
+    read_image(segmentation(tmp_path / "uneven.dcm", masks, [100, 106, 115], [1, 1, 1]))
+    assert "leaves out are taken as empty" in caplog.text
+    assert_volume(read_image(segmentation(tmp_path / "even.dcm", masks, [100, 106, 112], [1, 1, 1])), masks, step=6)
+    assert "6 mm apart are 3 mm thick" in caplog.text
+    refused(segmentation(tmp_path / "none.dcm", masks, [100, 106, 112.4], [1, 1, 1]), "no multiples of one distance")
 
 
 def test_parametric_maps(tmp_path):

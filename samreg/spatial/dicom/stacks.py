@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.dicom.planes import Plane
@@ -28,6 +30,9 @@ _MAX_TILT_DEGREES = 45.0  # gantries tilt by 30 at most
 _MIN_PART_STEPS = 3  # equal distances in a row that make a part of a series, not a missing slice
 _SAME_STEP = 0.1  # relative difference of distances within such a part
 _MAX_FRACTION = 4  # of the finest slice distance, to which a stack of several distances is brought
+_LATTICE_TOLERANCE_MM = 0.1  # of the places of segmented slices, which exporters round
+_MIN_LATTICE_MM = 0.4  # distance of slices some of which a segmentation leaves out
+_SPARSE_STEPS = 1.5  # thicknesses from slice to slice, beyond which some may be left out
 _POSITION_UNITS_MM = (1.0, 0.1)  # to which exporters round positions
 
 _Key = Callable[[Plane], tuple[Hashable, str]]  # a value, and how to call the slices that have it
@@ -88,6 +93,7 @@ def split_stacks(planes: Sequence[Plane]) -> list[Stack]:
     are split where they form no regular stack together and do so apart. Slices of which each place has as many, though
     nothing tells them apart, are split by their order.
     """
+    planes = _with_segment_steps(planes)
     stacks = [Stack(tuple(sorted(planes, key=lambda plane: plane.order)))]
     orientations, pixel_sizes = _clusters(planes, _orientation, _SAME_AXES), _clusters(planes, _pixel, _SAME_PIXEL_SIZE)
     for key in (_placed, _frame_of_reference(planes), _size, _segment, orientations, pixel_sizes):
@@ -340,6 +346,8 @@ class _Spread:
 
 
 def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
+    if planes[0].segment:
+        return _segment_spread(planes, heights, name)
     steps = np.diff(heights)
     usual = float(np.median(steps))
     worst = int(np.argmax(np.abs(steps - usual)))
@@ -347,7 +355,7 @@ def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
         f"between {planes[worst].label} and {planes[worst + 1].label} ({heights[worst]:.2f} and "
         f"{heights[worst + 1]:.2f} mm along the stack) lie {steps[worst]:.3f} mm, elsewhere {usual:.3f} mm"
     )
-    start, step, displacement = _even_axis(heights)
+    start, step, displacement = _even_axis(heights, np.arange(len(heights)))
     deviation = float(np.abs(steps - step).max()) / step
     if deviation <= _MAX_STEP_DEVIATION and displacement <= _MAX_DISPLACEMENT * step:
         remark = f"uneven slices: {where}; {step:.4g} mm is used, which moves slices by up to {displacement:.2g} mm"
@@ -355,7 +363,7 @@ def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
     if _is_rounded(planes, step, displacement):
         remark = f"positions are rounded by up to {displacement:.2g} mm; slices {step:.4g} mm apart are assumed"
         return _Spread(start, step, remark)
-    resampled = _resampled_spread(planes, heights, where)
+    resampled = _resampled_spread(heights, where)
     if resampled is None:
         missing = int(sum(round(one / usual) - 1 for one in steps if one > usual))
         raise InputError(
@@ -365,13 +373,77 @@ def _spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
     return resampled
 
 
-def _resampled_spread(planes: Sequence[Plane], heights: FloatArray, where: str) -> _Spread | None:
+def _segment_spread(planes: Sequence[Plane], heights: FloatArray, name: str) -> _Spread:
+    """Place the slices of a segment, which leaves out those where it is empty: none is interpolated."""
+    first = planes[0]
+    spread = _stated_spread(heights, first.stated_step) or _lattice_spread(heights, first.thickness)
+    if spread is None:
+        listing = ", ".join(f"{height:.2f}" for height in heights[:8]) + (", ..." if len(heights) > 8 else "")
+        raise InputError(
+            f"{name}: its slices lie at {listing} mm along the stack, no multiples of one distance, so "
+            "that it is not known which are left out; export it with all slices"
+        )
+    if first.stated_step is None and _may_be_sparse(spread, first):
+        remark = (
+            f"segmented slices {spread.step:.4g} mm apart are {first.thickness:.4g} mm thick, and no slice distance is "
+            "stated; none is assumed to lie between them"
+        )
+        return replace(spread, remark=remark)
+    return spread
+
+
+def _may_be_sparse(spread: _Spread, plane: Plane) -> bool:
+    """Tell whether slices on an even axis may be thin ones, between which others were left out."""
+    return spread.slots is None and spread.step > _SPARSE_STEPS * (plane.thickness or np.inf)
+
+
+def _stated_spread(heights: FloatArray, stated: float | None) -> _Spread | None:
+    """Return a segment's slices on an axis of the stated distance; None where they do not fit it."""
+    if stated is None:
+        return None
+    spread, displacement = _spread_by(heights, stated)
+    return spread if displacement <= _MAX_DISPLACEMENT * stated and abs(spread.step / stated - 1) <= 0.02 else None
+
+
+def _lattice_spread(heights: FloatArray, thickness: float | None) -> _Spread | None:
+    """Return a segment's slices on the coarsest axis on which all of them lie; None where that is too fine."""
+    finest = float(np.diff(heights).min())
+    smallest = max(_MIN_LATTICE_MM, (thickness or 0.0) / 2)
+    for fraction in range(1, 1 + max(1, int(finest / smallest))):
+        spread, displacement = _spread_by(heights, finest / fraction)
+        if displacement <= min(_LATTICE_TOLERANCE_MM, 0.1 * spread.step):
+            return spread
+    return None
+
+
+def _spread_by(heights: FloatArray, step: float) -> tuple[_Spread, float]:
+    """Return slices on the nearest axis of about a step, and how far they are off at most, mm."""
+    slots = np.concatenate([[0.0], np.cumsum(np.maximum(1, np.rint(np.diff(heights) / step)))])
+    start, step, displacement = _even_axis(heights, slots)
+    if slots[-1] == len(slots) - 1:
+        return _Spread(start, step), displacement
+    return _Spread(start, step, "slices that the segmentation leaves out are taken as empty", slots), displacement
+
+
+def _with_segment_steps(planes: Sequence[Plane]) -> Sequence[Plane]:
+    """State the slice distance of a segmentation that does not: all its segments together tell it."""
+    if not planes or any(plane.place is None or not plane.segment or plane.stated_step for plane in planes):
+        return planes
+    axes = np.array([_geometry(plane)[0] for plane in planes])
+    heights = np.sort(_heights(planes))
+    heights = heights[np.diff(heights, prepend=-np.inf) >= _SAME_PLACE_MM]
+    if np.ptp(axes, axis=0).max() > _SAME_AXES or len(heights) < 2:
+        return planes
+    spread = _lattice_spread(heights, planes[0].thickness)
+    if spread is None or (len(heights) <= _MIN_PART_STEPS and _may_be_sparse(spread, planes[0])):
+        return planes
+    return [replace(plane, stated_step=spread.step, thickness=spread.step) for plane in planes]
+
+
+def _resampled_spread(heights: FloatArray, where: str) -> _Spread | None:
     """Return the even axis to which uneven slices can be resampled; None where slices seem to be missing."""
     steps, start = np.diff(heights), float(heights[0])
-    finest, mean = float(steps.min()), float(steps.mean())
-    if planes[0].segment and np.abs(steps / finest - np.rint(steps / finest)).max() < _REMARKABLE_DEVIATION:
-        remark = "slices that the segmentation leaves out are taken as empty"
-        return _Spread(start, finest, remark, np.rint((heights - start) / finest))
+    mean = float(steps.mean())
     parts = _even_parts(steps)
     if parts:
         step = _common_step(heights, min(parts))
@@ -384,10 +456,9 @@ def _resampled_spread(planes: Sequence[Plane], heights: FloatArray, where: str) 
     return None
 
 
-def _even_axis(heights: FloatArray) -> tuple[float, float, float]:
-    """Return start and step of the even axis nearest to heights, and how far they are off at most, mm."""
-    numbers = np.arange(len(heights))
-    start, step = float(heights[0]), float(heights[-1] - heights[0]) / (len(heights) - 1)
+def _even_axis(heights: FloatArray, numbers: NDArray[Any]) -> tuple[float, float, float]:
+    """Return start and step of the even axis on which numbered heights lie best, and how far they are off, mm."""
+    start, step = float(heights[0]), float((heights[-1] - heights[0]) / numbers[-1])
     displacement = float(np.abs(heights - start - step * numbers).max())
     if displacement >= _SAME_PLACE_MM:  # not just the last digit
         step, start = (float(value) for value in np.polyfit(numbers, heights, 1))
