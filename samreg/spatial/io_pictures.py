@@ -1,4 +1,4 @@
-"""Reading 2D pictures: PNG, JPEG and TIFF, through ITK.
+"""Reading 2D pictures: PNG, JPEG and TIFF, through ITK; grey TIFFs that it knows in colour alone through Pillow.
 
 PNG has checksums, which ITK verifies. JPEG has none; one that ends early is refused. Of TIFF, data compressed by
 deflate have one, which is verified here; LZW and PackBits have none.
@@ -13,8 +13,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import from_sitk
@@ -30,8 +32,13 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _PRINTED = (".jpg", ".jpeg", ".tif", ".tiff")  # these say how large to print a pixel
 _DEFAULT_DPI = (72, 96)
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG, _PNG_TRANSPARENT_GREY = b"\x89PNG", b"\x04"  # the colour type, its 26th byte
 _JPEG_TAIL_BYTES = 4096  # where its end is looked for: programs add a little behind it
 _TIFF = (b"II*\0", b"MM\0*")
+_TIFF_PHOTOMETRIC, _TIFF_SAMPLES = 262, 277
+_WHITE_IS_0, _BLACK_IS_0 = 0, 1  # of grey
+_RGBA = 4  # values a pixel, to which ITK turns what else it does not know
+_FLAT = 2  # dimensions
 _TIFF_COMPRESSION, _TIFF_DEFLATE = 259, (8, 32946)
 _TIFF_PARTS = ((273, 279), (324, 325))  # offsets and byte counts of strips, of tiles
 
@@ -40,24 +47,61 @@ def read_picture(path: Path) -> Image:
     """Read a grey picture; ``read_image`` documents the result.
 
     Where the file says no pixel size, it is 1 mm and ``spacing_known`` is False. So it is at a print resolution of 72
-    or 96 dots an inch, which programs write into any picture.
+    or 96 dots an inch, which programs write into any picture, and for a TIFF of several pages, which are read as the
+    slices of a volume and whose distance no file says. TIFFs stored with 0 as white are inverted.
 
     Raises
     ------
     InputError
-        When the file is damaged or foreign, in colour, or holds several pages.
+        When the file is damaged or foreign, or in colour.
     """
     import SimpleITK as sitk
 
     with reading(path):
+        data = path.read_bytes()
+        if data.startswith(_PNG) and data[25:26] == _PNG_TRANSPARENT_GREY:  # ITK does not know it
+            raise InputError(f"{path}: 2 values a voxel (grey and transparency); convert it to one, greyscale")
+        kind = _grey_kind(data)
         reader = sitk.ImageFileReader()
         reader.SetFileName(itk_path(path))
         reader.ReadImageInformation()
-        if (components := reader.GetNumberOfComponents()) != 1:
+        is_converted = reader.GetNumberOfComponents() == _RGBA and kind in (_BLACK_IS_0, _WHITE_IS_0)
+        if not is_converted and (components := reader.GetNumberOfComponents()) != 1:
             raise InputError(f"{path}: {components} values a voxel (colour or vectors); convert it to one, greyscale")
-        _verify(path)
-        image = from_sitk(reader.Execute(), name=str(path))
-    return replace(image, spacing_known=not _is_default(image.spacing))
+        _verify(data, path)
+        if is_converted:  # tiles, and less than 8 bits a pixel
+            spacing = reader.GetSpacing()
+            image = Image.from_array(_by_pillow(path, kind), spacing=spacing[:2], name=str(path))
+        else:
+            image = from_sitk(reader.Execute(), name=str(path))
+            if kind == _WHITE_IS_0:
+                image = image.with_array(_inverted(image.array))
+    return replace(image, spacing_known=image.ndim == _FLAT and not _is_default(image.spacing))
+
+
+def _grey_kind(data: bytes) -> int | None:
+    """Return how a grey TIFF stores black and white (its PhotometricInterpretation); None of other files."""
+    page = next(_pages(data), None) if data[:4] in _TIFF else None
+    if page is None or page.get(_TIFF_SAMPLES, 1) != 1:
+        return None
+    kind: int | None = page.get(_TIFF_PHOTOMETRIC)
+    return kind
+
+
+def _by_pillow(path: Path, kind: int | None) -> NDArray[Any]:
+    """Return the pixels of a grey TIFF, black as 0."""
+    from PIL import Image as Picture
+
+    with Picture.open(path) as picture:
+        if getattr(picture, "n_frames", 1) > 1:
+            raise InputError(f"{path}: several pages, in tiles or of less than 8 bits a pixel; save each as a file")
+        array = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    # Pillow turns pixels of 8 bits and less itself
+    return _inverted(array) if kind == _WHITE_IS_0 and array.dtype != np.uint8 else array
+
+
+def _inverted(array: NDArray[Any]) -> NDArray[Any]:
+    return np.iinfo(array.dtype).max - array if array.dtype.kind == "u" else array
 
 
 def _is_default(spacing: FloatArray) -> bool:
@@ -67,6 +111,13 @@ def _is_default(spacing: FloatArray) -> bool:
 
 def warn_of_pixel_size(image: Image, path: Path) -> None:
     """Warn that a picture says no pixel size, or only how large to print it."""
+    if image.ndim != _FLAT:
+        remark(
+            log,
+            "%s: %d pages, taken for slices, whose distance it does not say, read at 1 mm; give spacing= x, y, z",
+            path, len(image.array),
+        )  # fmt: skip
+        return
     is_printed = path.name.lower().endswith(_PRINTED) and bool((image.spacing != 1).any())
     if is_printed:
         remark(
@@ -78,9 +129,8 @@ def warn_of_pixel_size(image: Image, path: Path) -> None:
         remark(log, "%s: says no pixel size, read at 1 mm; give spacing= (--pixel-size)", path)
 
 
-def _verify(path: Path) -> None:
+def _verify(data: bytes, path: Path) -> None:
     """Refuse a JPEG that ends early, and a TIFF whose compressed data do not fit their checksums."""
-    data = path.read_bytes()
     if data.startswith(_JPEG) and _JPEG_END not in data[-_JPEG_TAIL_BYTES:]:
         raise InputError(f"cannot read {path}: its end is missing; copy or export it again")
     if data[:4] in _TIFF:
@@ -90,6 +140,16 @@ def _verify(path: Path) -> None:
 
 def _deflated_parts(data: bytes) -> Iterator[bytes]:
     """Yield the strips and tiles of a TIFF file that are compressed by deflate."""
+    for page in _pages(data):
+        if page.get(_TIFF_COMPRESSION) not in _TIFF_DEFLATE:
+            continue
+        for offsets, counts in _TIFF_PARTS:
+            for offset, count in zip(page.get(offsets, ()), page.get(counts, ()), strict=True):
+                yield data[offset : offset + count]
+
+
+def _pages(data: bytes) -> Iterator[Any]:
+    """Yield the elements of each page of a TIFF file, by their numbers."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     file = io.BytesIO(data)
@@ -101,8 +161,4 @@ def _deflated_parts(data: bytes) -> Iterator[bytes]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow only warns of a directory that ends early
             page.load(file)
-        if page.get(_TIFF_COMPRESSION) not in _TIFF_DEFLATE:
-            continue
-        for offsets, counts in _TIFF_PARTS:
-            for offset, count in zip(page.get(offsets, ()), page.get(counts, ()), strict=True):
-                yield data[offset : offset + count]
+        yield page

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Picture
 
 from samreg.errors import InputError
 from samreg.spatial import Image, as_image, read_image, write_image
@@ -417,6 +418,53 @@ def test_pictures_take_the_pixel_size_that_is_given(tmp_path, suffix, caplog):
     assert read_image(path, spacing=(0.3, 0.4)).spacing.tolist() == [0.3, 0.4]
     assert not caplog.text
     refused(path, "spacing must be positive", spacing=0)
+
+
+def write_tiff(path, array, *, white_is_0=False, tile=None):
+    """Write a grey TIFF of one strip, or of one tile of that many pixels a side, byte by byte."""
+    stored = np.iinfo(array.dtype).max - array if white_is_0 else array
+    rows, columns = array.shape
+    if tile:
+        stored = np.pad(stored, [(0, tile - rows), (0, tile - columns)])
+    layout = {322: tile, 323: tile, 324: 8, 325: stored.nbytes} if tile else {273: 8, 278: rows, 279: stored.nbytes}
+    tags = {256: columns, 257: rows, 258: 8 * array.itemsize, 259: 1, 262: int(not white_is_0), 277: 1, **layout}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    head = struct.pack("<2sHI", b"II", 42, 8 + stored.nbytes)
+    path.write_bytes(head + stored.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize("white_is_0", [False, True])
+def test_grey_tiffs_are_read_with_black_as_0(tmp_path, kind, tile, white_is_0):
+    array = (np.arange(48) * 5).reshape(6, 8).astype(kind)
+    write_tiff(tmp_path / "x.tif", array, white_is_0=white_is_0, tile=tile)
+    again = read_image(tmp_path / "x.tif")
+    assert again.array.dtype == kind
+    np.testing.assert_array_equal(again.array, array)
+
+
+def test_pictures_of_one_bit_a_pixel(tmp_path):
+    mask = np.arange(48).reshape(6, 8) % 3 == 0
+    for name in ("x.tif", "x.png"):
+        Picture.fromarray(mask).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name).array, 255 * mask)
+
+
+def test_grey_and_transparency_are_named(tmp_path):
+    Picture.new("LA", (8, 6)).save(tmp_path / "x.png")
+    refused(tmp_path / "x.png", "grey and transparency")
+
+
+def test_no_file_says_how_far_pages_lie_apart(tmp_path, caplog):
+    pages = [Picture.fromarray(np.full((6, 8), k, np.uint8)) for k in range(5)]
+    path = tmp_path / "stack.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], dpi=(254, 254))
+    assert read_image(path).shape == (5, 6, 8)
+    assert "5 pages, taken for slices" in caplog.text
+    with pytest.raises(InputError, match=r"stack.tif: says no voxel size"):
+        as_image(path)
+    assert as_image(read_image(path, spacing=(0.1, 0.1, 3))).spacing.tolist() == [0.1, 0.1, 3]
 
 
 @pytest.mark.parametrize("path", [None, 3, b"a.nii", "a\0.nii", "a" * 5000 + ".nii", ["a.nii"]])
