@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS_MM = {"meter": 1000.0, "micron": 0.001}  # what NIfTI knows beside mm
+_MAX_SKEW = 1e-3  # of direction cosines, which a grid takes for rounding
 _MAX_DISAGREEMENT = 0.1  # voxels, between the geometries that one NIfTI header holds
 
 
@@ -410,6 +411,8 @@ def placed(
 ) -> Image:
     """Return an Image from an array and ITK's geometry of it, LPS mm; a last dimension of one frame is dropped.
 
+    A sheared 3D volume is resampled onto an orthogonal grid of the same spacing.
+
     Raises
     ------
     InputError
@@ -420,13 +423,19 @@ def placed(
         array, d = array[0], d - 1
     if d not in (2, 3):
         raise InputError(f"{name or 'image'}: is {d}D, shape {array.shape}; it must be 2D or 3D: select one volume")
-    return Image.from_array(
-        array,
-        origin=np.asarray(origin)[:d],
-        spacing=np.asarray(spacing)[:d],
-        direction=np.asarray(direction)[:d, :d],
-        name=name,
-    )
+    origin, spacing, direction = np.asarray(origin)[:d], np.asarray(spacing)[:d], np.asarray(direction)[:d, :d]
+    if d == 3 and _is_sheared(direction):
+        to_world = np.eye(4)
+        to_world[:3, :3], to_world[:3, 3] = direction * spacing, origin
+        return place(array, to_world, name=name)
+    return Image.from_array(array, origin=origin, spacing=spacing, direction=direction, name=name)
+
+
+def _is_sheared(direction: FloatArray) -> bool:
+    """Tell whether three unit vectors are neither perpendicular nor in one plane."""
+    gram = direction.T @ direction
+    is_skew = np.abs(np.triu(gram, 1)).max() > _MAX_SKEW
+    return bool(is_skew and np.allclose(np.diag(gram), 1, atol=_MAX_SKEW) and abs(np.linalg.det(direction)) > _MAX_SKEW)
 
 
 def _require_scalar(components: int, name: str) -> None:

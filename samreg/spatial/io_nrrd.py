@@ -11,7 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,10 +63,10 @@ class _Header:
         Numbers as the machine holds them, neither compressed nor as text.
     is_big_endian
         Of numbers that have several bytes.
-    has_spacing
-        Whether it says the voxel size.
+    sized_axes
+        Of how many axes it says the voxel size.
     vectors
-        Of a NRRD whose vectors have components along axes that the header leaves open, which axes these are; else "".
+        Of a file whose vectors have components along axes that the header leaves open, which axes these are; else "".
     components_first
         Whether the components of a voxel's vector lie side by side.
     skipped_bytes
@@ -82,7 +82,7 @@ class _Header:
     is_compressed: bool
     is_raw: bool
     is_big_endian: bool
-    has_spacing: bool
+    sized_axes: int
     vectors: str = ""
     components_first: bool = True
     skipped_bytes: int = 0
@@ -110,7 +110,7 @@ def read_nrrd(path: Path) -> Image:
         image = placed(_voxels(path, header, reader), scale * origin, scale * spacing, direction, name=str(path))
         if not header.has_axes and image.ndim == 3:
             remark(log, "%s: its header names no space of the patient; its axes are taken for LPS, a guess", path)
-    return image if header.has_spacing else Image(image.array, image.grid, image.name, spacing_known=False)
+    return replace(image, spacing_known=header.sized_axes >= image.ndim)
 
 
 def read_nrrd_field(path: Path) -> DisplacementField:
@@ -291,13 +291,19 @@ def _nrrd_header(path: Path) -> _Header:
         is_compressed=encoding in ("gzip", "gz") and fields.get("lineskip", "0") == "0",
         is_raw=encoding == "raw",
         is_big_endian=fields.get("endian", "little").lower() == "big",
-        has_spacing="spacedirections" in fields or "spacings" in fields,
+        sized_axes=_sized_axes(fields),
         vectors=_open_vectors(fields),
         components_first=not axes.lower().startswith(("(", "domain", "space")),
         skipped_bytes=int(fields.get("byteskip", 0)),
         has_axes=_NAMED_AXES.match(fields.get("space", "")) is not None,
         unit=_unit(fields),
     )
+
+
+def _sized_axes(fields: dict[str, str]) -> int:
+    """Return of how many axes a NRRD says the voxel size: it may be none, or not a number."""
+    sizes = re.findall(r"\([^)]*\)", fields.get("spacedirections", "")) or fields.get("spacings", "").split()
+    return sum("nan" not in size.lower() for size in sizes)
 
 
 def _unit(fields: dict[str, str]) -> str:
@@ -347,13 +353,16 @@ def _metaimage_header(path: Path) -> _Header:
         raise InputError(f"cannot read {path}: no MetaImage header, or a damaged one; its NDims is {dimensions!r}")
     is_compressed = _is_true(fields.get("compresseddata", ""))
     skip = int(fields.get("headersize", 0))
+    unit = fields.get("distanceunits", "?").replace("?", "") or _MM
     return _Header(
         files=tuple(path.parent / name for name in detached) or (path,),
         offset=max(0, skip) if detached else offset,
         is_compressed=is_compressed,
         is_raw=_is_true(fields.get("binarydata", "")) and not is_compressed,
         is_big_endian=_is_true(fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", ""))),
-        has_spacing="elementspacing" in fields or "elementsize" in fields,
+        sized_axes=int(dimensions) if "elementspacing" in fields or "elementsize" in fields else 0,
+        vectors="" if _UNITS_MM.get(unit) == 1 else f"its unit is {unit}",
+        unit=unit,
     )
 
 

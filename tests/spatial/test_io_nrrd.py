@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from samreg.errors import InputError
 from samreg.spatial import as_image, read_image, read_transform
+from samreg.spatial.adapters import to_sitk
 
 VOXELS = np.arange(3 * 4 * 5).reshape(3, 4, 5) - 20
 KINDS = ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
@@ -130,6 +131,17 @@ def test_units_of_axes_are_read_where_they_lie_in_no_space(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "a.nrrd").spacing, [0.1, 0.2, 0.3])
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1), ("?", 1), ("cm", 10), ("um", 1e-3)])
+def test_distance_units_of_metaimage_become_mm(tmp_path, unit, mm):
+    data = zlib.compress(VOXELS.astype("<i2").tobytes())
+    header = METAIMAGE.format(big=False, size=len(data), data="LOCAL")
+    (tmp_path / "a.mha").write_bytes(header.replace("NDims", f"DistanceUnits = {unit}\nNDims").encode() + data)
+    image, itk = read_image(tmp_path / "a.mha"), sitk.ReadImage(str(tmp_path / "a.mha"))
+    np.testing.assert_allclose(image.spacing, np.multiply(mm, itk.GetSpacing()))
+    np.testing.assert_allclose(image.origin, np.multiply(mm, itk.GetOrigin()))
+    assert ("converted to mm" in str(image.remarks)) == (mm != 1)
+
+
 @pytest.mark.parametrize("units", ['"inch" "inch" "inch"', '"mm" "mm" "cm"'])
 def test_units_that_are_not_known_are_named(tmp_path, units):
     write_nrrd(tmp_path / "a.nrrd", more=f"space units: {units}")
@@ -191,6 +203,39 @@ def test_a_file_that_says_no_voxel_size(tmp_path):
         assert read_image(tmp_path / name, spacing=2).spacing_known
         with pytest.raises(InputError, match="no voxel size"):
             as_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        "spacings: 1 2 nan",
+        "space: LPS\nspace directions: (1,0,0) (0,2,0) none",
+        "space: LPS\nspace directions: (1,0,0) (0,2,0) (NaN,NaN,NaN)",
+    ],
+)
+def test_an_axis_without_a_voxel_size_is_not_of_1_mm(tmp_path, axes):
+    header = f"NRRD0005\ntype: short\ndimension: 3\nsizes: 5 4 3\n{axes}\nendian: little\nencoding: raw\n\n"
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + VOXELS.astype("<i2").tobytes())
+    assert not read_image(tmp_path / "a.nrrd").spacing_known
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_tilted_gantry_is_resampled(tmp_path, suffix):
+    """The shear of a CT that 3D Slicer has not regularised; ITK resamples it as it lies."""
+    tilt = np.radians(20)
+    scan = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(6, 12, 10)).cumsum(1).astype("f4"))
+    scan.SetOrigin((5, 6, 7))
+    scan.SetSpacing((1, 1.5, 3))
+    scan.SetDirection((1, 0, 0, 0, 1, np.sin(tilt), 0, 0, np.cos(tilt)))
+    sitk.WriteImage(scan, str(tmp_path / f"a{suffix}"))
+    image = read_image(tmp_path / f"a{suffix}")
+    assert "sheared affine resampled" in str(image.remarks)
+    expected = sitk.GetArrayFromImage(sitk.Resample(scan, to_sitk(image), sitk.Transform(), sitk.sitkLinear, 1e9))
+    matrix = np.reshape(scan.GetDirection(), (3, 3)) * scan.GetSpacing()
+    index = (image.grid.world_points() - scan.GetOrigin()) @ np.linalg.inv(matrix).T
+    seen = ((index >= 0) & (index <= np.array(scan.GetSize()) - 1)).all(axis=-1)  # between the centres of voxels
+    assert seen.mean() > 0.4
+    np.testing.assert_allclose(image.array[seen], expected[seen], atol=1e-3)
 
 
 @pytest.mark.parametrize("dimensions", ["653", "0", "-1", "three", ""])
