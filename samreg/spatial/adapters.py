@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from samreg.errors import InputError, MissingExtraError
+from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.labels import is_label_image
@@ -30,7 +31,7 @@ from samreg.spatial.transforms import (
 log = logging.getLogger(__name__)
 
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_UNITS_MM = {"meter": 1000.0, "micron": 0.001}  # what NIfTI knows beside mm
+_UNITS_MM = {1: 1000.0, 3: 0.001}  # NIfTI's codes of m and µm, beside mm
 _MAX_SKEW = 1e-3  # of direction cosines, which a grid takes for rounding
 _MAX_DISAGREEMENT = 0.1  # voxels, between the geometries that one NIfTI header holds
 
@@ -173,23 +174,27 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
     import nibabel as nib
 
     name = name or (image.get_filename() or "")
-    shape = image.shape
+    if not isinstance(image, nib.spatialimages.SpatialImage):
+        raise InputError(f"{name or 'image'}: a {type(image).__name__} is no volume of voxels; give one")
+    shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (2, 3):
         raise InputError(
-            f"{name or 'image'}: shape {image.shape} is {len(shape)}D; select one 3D volume, for "
+            f"{name or 'image'}: shape {shape} is {len(shape)}D; select one 3D volume, for "
             "example with image.slicer[..., 0]"
         )
     if min(shape) < 1:
-        raise InputError(f"{name or 'image'}: is empty, shape {image.shape}; give an image that has voxels")
-    data = image.dataobj
+        raise InputError(f"{name or 'image'}: is empty, shape {shape}; give an image that has voxels")
+    with reading(name or "image"):
+        data = image.dataobj if hasattr(image.dataobj, "dtype") else np.asanyarray(image.dataobj)  # MINC has no type
     if data.dtype.kind not in "biuf":
         raise InputError(f"{name or 'image'}: {data.dtype} holds no real numbers; convert colours to grey")
     to_world = nifti_to_lps(image, name)
-    if nib.is_proxy(data) and (getattr(data, "slope", 1), getattr(data, "inter", 0)) != (1, 0):
-        data = np.asarray(data, dtype=np.float32)
-    data = np.asanyarray(data)
+    with reading(name or "image"):
+        if nib.is_proxy(data) and (getattr(data, "slope", 1), getattr(data, "inter", 0)) != (1, 0):
+            data = np.asarray(data, dtype=np.float32)
+        data = np.asanyarray(data)
     # a copy in native byte order: no memory map of a file that may change, and torch takes no other order
     array = np.array(data.reshape(shape).T, dtype=data.dtype.newbyteorder("="), order="C")
     return place(array, to_world, name=name)
@@ -229,8 +234,9 @@ def nifti_to_lps(image: Any, name: str = "") -> FloatArray:
 
 
 def _unit_mm(header: Any) -> float:
-    units = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
-    return _UNITS_MM.get(units, 1.0)
+    if not hasattr(header, "get_xyzt_units"):
+        return 1.0
+    return _UNITS_MM.get(int(header["xyzt_units"]) % 8, 1.0)  # nibabel fails at other codes than the standard's
 
 
 def _warn_of_other_geometries(image: Any, name: str) -> None:

@@ -77,7 +77,7 @@ def _image_of(files: dict[str, Any], parts: dict[str, Path], path: Path) -> Any:
     raw = first.read(_HEADER_BYTES)
     first.seek(0)
     kind = _kind_of(raw, path)
-    _check_sizes(kind, raw, path)
+    _check_header(kind, raw, path)
     if any(key == "header" for key, _ in kind.files_types) and "header" not in files:
         raise InputError(f"{path}: its header says that the voxels lie in an .img file; give its .hdr file")
     holders = {key: FileHolder(str(parts[key]), fileobj=file) for key, file in files.items()}
@@ -147,11 +147,16 @@ def _kind_of(raw: bytes, path: Path) -> Any:
     return nib.Nifti1Image
 
 
-def _check_sizes(kind: Any, raw: bytes, path: Path) -> None:
-    """Check the voxel sizes of a header before nibabel takes 0 for 1 mm."""
+def _check_header(kind: Any, raw: bytes, path: Path) -> None:
+    """Check voxel sizes before nibabel takes 0 for 1 mm, and the place of the voxels before it takes the header's."""
     if path.name.lower().endswith(MGH):
         return
     header = kind.header_class(binaryblock=raw[: kind.header_class.sizeof_hdr], check=False)
+    if getattr(header, "is_single", False) and header["vox_offset"] < header.sizeof_hdr:
+        raise InputError(
+            f"{path}: its voxels are said to begin at byte {int(header['vox_offset'])}, within its header; write "
+            f"vox_offset, {header.single_vox_offset} in a file without extensions, into its header"
+        )
     sizes = np.array(header["pixdim"][1 : 1 + min(3, len(header.get_data_shape()))], dtype=np.float64)
     if not np.isfinite(sizes).all() or (sizes == 0).any():
         raise InputError(f"{path}: voxel size {sizes.tolist()} mm; write the true voxel size into its header")

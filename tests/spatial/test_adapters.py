@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -290,3 +291,31 @@ def test_importing_spatial_is_cheap():
     heavy = "torch ants itk SimpleITK scipy nibabel pandas h5py"
     code = f"import sys, samreg.spatial; print([m for m in '{heavy}'.split() if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_minc_by_nibabel(tmp_path):
+    """Its voxels say no type before they are read."""
+    voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    axes = ("zspace", "yspace", "xspace")
+    with h5py.File(tmp_path / "a.mnc", "w") as file:
+        image = file.create_dataset("minc-2.0/image/0/image", data=voxels)
+        image.attrs.update({"dimorder": np.bytes_(",".join(axes)), "valid_range": [0.0, 59.0]})
+        file["minc-2.0/image/0/image-min"], file["minc-2.0/image/0/image-max"] = 0.0, 118.0
+        for name, start, step in zip(axes, (1, 2, 3), (3.0, 2.5, 2.0), strict=True):
+            axis = file.create_dataset(f"minc-2.0/dimensions/{name}", data=0)
+            axis.attrs.update({"start": start, "step": step, "spacing": np.bytes_("regular__")})
+    image = as_image(nib.load(tmp_path / "a.mnc"))
+    assert image.grid.same_as(Grid.make((5, 4, 3), origin=image.origin, spacing=(3, 2.5, 2), direction=image.direction))
+    expected = nib.load(tmp_path / "a.mnc")
+    np.testing.assert_allclose(image.array, expected.get_fdata().T)
+    np.testing.assert_allclose(to_nibabel(image).affine, expected.affine, atol=1e-9)
+
+
+def test_nibabel_images_that_cannot_be_read_are_named(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5)), np.eye(4)), tmp_path / "a.nii")
+    image = nib.load(tmp_path / "a.nii")
+    (tmp_path / "a.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"cannot read .*a\.nii"):
+        as_image(image)
+    with pytest.raises(InputError, match="a GiftiImage is no volume"):
+        as_image(nib.GiftiImage())

@@ -198,3 +198,28 @@ def test_one_frame_of_four_dimensions(tmp_path):
     for name, kind in (("a.nii.gz", nib.Nifti1Image), ("b.hdr", nib.Nifti1Pair), ("c.hdr", nib.AnalyzeImage)):
         nib.save(kind(VOXELS[..., None], np.diag([-2, 2, 2, 1])), tmp_path / name)
         assert np.array_equal(read_image(tmp_path / name).array, VOXELS.T)
+
+
+def with_header(path, **fields):
+    """Write a small image, and then other values into its header."""
+    nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([2, 2, 3, 1])), path)
+    raw = bytearray(path.read_bytes())
+    header = nib.Nifti1Header(bytes(raw[:348]), check=False)
+    for key, value in fields.items():
+        header[key] = value
+    raw[:348] = header.binaryblock
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("offset", [0, 347])
+def test_a_header_is_never_read_as_voxels(tmp_path, offset):
+    """nibabel begins where it is told to, niftilib behind the header: neither is where voxels begin, byte 352."""
+    with pytest.raises(InputError, match=rf"a\.nii: its voxels are said to begin at byte {offset}.*vox_offset, 352"):
+        read_image(with_header(tmp_path / "a.nii", vox_offset=offset))
+
+
+@pytest.mark.parametrize("code", [0, 2, 4, 7, 10, 58, 255])
+def test_units_that_the_standard_does_not_know_are_mm(tmp_path, code):
+    image = read_image(with_header(tmp_path / "a.nii", xyzt_units=code))
+    np.testing.assert_allclose(image.spacing, sitk.ReadImage(str(tmp_path / "a.nii")).GetSpacing())
