@@ -410,6 +410,30 @@ def test_slices_without_a_contour_stay_empty_and_open_contours_are_mapped(scan, 
     np.testing.assert_allclose(result["line"][0][1], line[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("change", ["copied", "emptied", "bare"])
+def test_a_contour_that_is_copied_or_empty_spoils_nothing(scan, tmp_path, change):
+    heights = SCAN.origin[2] + 3.0 * np.array([2, 3, 4, 9])
+    contours = [("CLOSED_PLANAR", circle(20, height)) for height in heights]
+    path = structure_set(tmp_path / "in.dcm", ("liver", contours + contours[1:2]))
+    item = pydicom.dcmread(path)
+    if change == "emptied":
+        item.ROIContourSequence[0].ContourSequence[4].ContourData = None
+    elif change == "bare":
+        del item.ROIContourSequence[0].ContourSequence[4].ContourData
+    item.save_as(path)
+    warp_dicom_structures(path, tmp_path / "out.dcm", reference=scan, transform=AffineTransform.identity(3))
+    np.testing.assert_allclose([p[0, 2] for _, p, _ in drawn(tmp_path / "out.dcm")["liver"]], heights)
+
+
+def test_two_slices_and_a_gap_do_not_span_it(scan, tmp_path):
+    heights = SCAN.origin[2] + 3.0 * np.array([2, 3, 6])
+    source = structure_set(
+        tmp_path / "in.dcm", ("lesion", [("CLOSED_PLANAR", circle(9, height)) for height in heights])
+    )
+    warp_dicom_structures(source, tmp_path / "out.dcm", reference=scan, transform=AffineTransform.identity(3))
+    np.testing.assert_allclose([p[0, 2] for _, p, _ in drawn(tmp_path / "out.dcm")["lesion"]], heights)
+
+
 def test_structures_that_cannot_be_brought_are_refused_or_said(scan, tmp_path, caplog):
     identity = AffineTransform.identity(3)
     crooked = circle(20, CENTER[2])

@@ -138,7 +138,9 @@ class Region:
             planes[-1][1].append(contour[:, :2])
         heights = np.array([height for height, _ in planes])
         outlines = tuple(_Outline(tuple(drawn)) for _, drawn in planes)
-        return cls(axes, heights, outlines, float(np.median(np.diff(heights))) if len(heights) > 1 else step)
+        if len(heights) > 1:  # a gap is as large as several steps, and never their middle
+            step = float(np.percentile(np.diff(heights), 50, method="lower"))
+        return cls(axes, heights, outlines, step)
 
     def level(self, points: FloatArray) -> FloatArray:
         """Return a function of points (N, 3), LPS mm, that is positive inside, and near the border its depth in mm."""

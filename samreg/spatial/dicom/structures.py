@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from samreg.errors import InputError
-from samreg.spatial.dicom.header import read_elements
+from samreg.spatial.dicom.header import read_elements, stated
 from samreg.spatial.dicom.regions import Region, plane_contours
 from samreg.spatial.dicom.source import ImageSeries, decimal, derived_object
 from samreg.spatial.files import reading
@@ -125,7 +125,9 @@ def _series_uids(item: Dataset) -> Iterator[str]:
 
 def _contours(drawing: Dataset) -> Iterator[tuple[str, FloatArray]]:
     for contour in drawing.get("ContourSequence", []):
-        numbers = contour.ContourData
+        numbers = stated(contour.get("ContourData"))
+        if numbers is None:  # of a region that was erased on this slice
+            continue
         if isinstance(numbers, bytes):  # over 64 kB, which explicit value representations state as unknown
             numbers = numbers.decode("ascii").strip(" \0").split("\\")
         yield str(contour.ContourGeometricType), np.asarray(numbers, dtype=np.float64).reshape(-1, 3)
@@ -233,7 +235,7 @@ def _warped(structure: Structure, target: ImageSeries, to_target: Transform, to_
         for kind, points in structure.contours
         if kind not in _CLOSED
     ]
-    closed = [points for kind, points in structure.contours if kind in _CLOSED and len(points) >= 3]
+    closed = _distinct([points for kind, points in structure.contours if kind in _CLOSED and len(points) >= 3])
     if not closed:
         return contours
     region = Region.of(closed, name=f"ROI {structure.name}", step=float(target.grid.spacing[2]))
@@ -256,6 +258,12 @@ def _warped(structure: Structure, target: ImageSeries, to_target: Transform, to_
             contour.ContourImageSequence = DicomSequence([one.reference()])
             contours.append(contour)
     return contours
+
+
+def _distinct(contours: list[FloatArray]) -> list[FloatArray]:
+    """Leave out copies of contours, which would cut out what they enclose."""
+    seen = {np.round(contour, _DIGITS).tobytes(): contour for contour in reversed(contours)}
+    return [*seen.values()][::-1]
 
 
 def _with_ends(region: Region, points: FloatArray) -> FloatArray:
