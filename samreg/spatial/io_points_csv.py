@@ -321,6 +321,12 @@ def _without_header(rows: Sequence[Row], path: Path, delimiter: str, sign: tuple
     width = len(rows[0].cells)
     if width not in (2, 3):
         raise InputError(f"{path}: {width} columns of numbers and no header; name them, such as name,x,y,z,score")
+    first, others = rows[0].cells, [cell for row in rows[1:] for cell in row.cells]
+    if [cell.strip() for cell in first] == ["0", "1", "2"][:width] and any("." in cell for cell in others):
+        raise InputError(
+            f"{path}: its first line, {delimiter.join(first)}, seems to number the columns, as pandas does where they "
+            f"have no names; write {delimiter.join('xyz'[:width])} there"
+        )
     for row in rows:
         if len(row.cells) != width:
             raise InputError(

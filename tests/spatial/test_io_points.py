@@ -108,6 +108,7 @@ def test_csv_without_names_or_header(tmp_path):
     assert read(tmp_path, "a.csv", "1,2,3\n4,5,6\n").positions.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert read(tmp_path, "a.csv", "1,5;2;3;\n4;5;6,25;\n").positions.tolist() == [[1.5, 2, 3], [4, 5, 6.25]]
     assert read(tmp_path, "a.tsv", "1\t2\t3\n").positions.tolist() == [[1, 2, 3]]
+    assert len(read(tmp_path, "a.csv", "0,1,2\n3,4,5\n")) == 2
     points = read(tmp_path, "b.csv", "x,y,score\n1,2,0.5\n3,4,\n")
     assert points.names == ("1", "2")
     assert points.ndim == 2
@@ -155,6 +156,8 @@ def test_csv_of_several_subjects(tmp_path):
         ("name,x,x,y,z\na,1,1,2,3\n", ["both columns 'x' and 'x'"]),
         ("1,2,3,4\n", ["4 columns of numbers and no header"]),
         ("1,2,3\n1,2\n", ["line 2", "2 columns"]),
+        ("0,1,2\n1.5,2.0,3.25\n", ["number the columns, as pandas does", "write x,y,z there"]),
+        ("0;1\n1.5;2.0\n", ["number the columns", "write x;y there"]),
         ('name,x,y,z\n"a,1,2,3\n', ["quotes"]),
         ("\n\n", ["holds no points"]),
     ],
