@@ -254,6 +254,19 @@ def test_segments_that_overlap_keep_names_and_codes(pair, tmp_path):
         np.testing.assert_array_equal(samreg.read_image(tmp_path / "out.dcm", series=label).array, mask)
 
 
+def test_fractions_of_a_segmentation_are_spoken_of(pair, tmp_path, caplog):
+    highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed (the extra dicom)")
+    write_dicom_segmentation(LABELS, tmp_path / "seg.dcm", reference=pair[0], transform=RIGID, names={7: "liver"})
+    item = pydicom.dcmread(tmp_path / "seg.dcm")
+    masks = highdicom.seg.segread(tmp_path / "seg.dcm").pixel_array
+    item.SegmentationType, item.SegmentationFractionalType, item.MaximumFractionalValue = "FRACTIONAL", "OCCUPANCY", 255
+    item.BitsAllocated = item.BitsStored = 8
+    item.HighBit, item.PixelData = 7, (masks.astype(np.uint8) * 100).tobytes()
+    item.save_as(tmp_path / "fractions.dcm")
+    write_dicom_segmentation(tmp_path / "fractions.dcm", tmp_path / "out.dcm", reference=pair[0])
+    assert "a mask with values such as 0.3922" in caplog.text
+
+
 def test_labels_that_make_no_segmentation_are_refused(pair, tmp_path, monkeypatch):
     pytest.importorskip("highdicom", reason="highdicom is not installed (the extra dicom)")
     for labels, options, words in (

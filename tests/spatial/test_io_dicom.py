@@ -862,6 +862,17 @@ def test_segments_whose_slice_distance_nothing_tells(tmp_path, caplog):
     refused(segmentation(tmp_path / "none.dcm", masks, [100, 106, 112.4], [1, 1, 1]), "no multiples of one distance")
 
 
+def test_fractions_are_no_labels(tmp_path):
+    stored = (np.arange(6 * 20).reshape(6, 4, 5) % 101).astype(np.uint8)
+    frames = [
+        {"ImagePositionPatient": f["ImagePositionPatient"], "ReferencedSegmentNumber": 1} for f in ct_frames(HEIGHTS)
+    ]
+    elements = {"SegmentationType": "FRACTIONAL", "MaximumFractionalValue": 100, "Modality": "SEG"}
+    image = read_image(enhanced(tmp_path / "seg.dcm", stored, frames, sop=SegmentationStorage, **elements))
+    assert_volume(image, stored / 100)
+    assert image.array.max() == 1
+
+
 def test_parametric_maps(tmp_path):
     frames = [{**f, "RealWorldValueSlope": 0.5, "RealWorldValueIntercept": 1.0} for f in ct_frames(HEIGHTS)]
     frames = [{key: f[key] for key in f if "Rescale" not in key} for f in frames]

@@ -184,7 +184,9 @@ def _pixel_spacing(header: Header, frame: int, projection: bool, given: FloatArr
 
 
 def _rescale(header: Header, frame: int) -> Rescale:
-    """Return the rescale of a frame; in a dose grid and a parametric map it goes by other names."""
+    """Return the rescale of a frame; in dose grids, parametric maps and segmentations it goes by other names."""
+    if header.top("SegmentationType") == "FRACTIONAL":  # PS3.3 C.8.20.2.3
+        return Rescale(1 / int(header.top("MaximumFractionalValue") or 255), stated=True)
     if header.top("ModalityLUTSequence"):
         count, start, _ = (int(value) for value in header.dataset.ModalityLUTSequence[0].LUTDescriptor)
         table = apply_modality_lut(np.arange(start, start + (count or 2**16)), header.dataset)

@@ -24,6 +24,7 @@ from samreg.spatial.dicom.volume import stack_image
 from samreg.spatial.files import reading
 from samreg.spatial.image import Image
 from samreg.spatial.labels import whole_numbers
+from samreg.spatial.standard import as_mask
 from samreg.spatial.transforms import Transform
 
 _STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
@@ -93,7 +94,7 @@ def segments_dataset(segments: Sequence[Segment], target: ImageSeries, transform
     transform
         From points of the target to points of the segments, LPS mm; none where they share a space.
     """
-    masks = [_on_slices(segment.mask, target, transform) != 0 for segment in segments]
+    masks = [_on_slices(as_mask(segment.mask), target, transform) for segment in segments]
     descriptions = [_description(n, s.label, s.description) for n, s in enumerate(segments, start=1)]
     return _dataset(np.stack(masks, axis=-1), descriptions, target, segments[0].mask.label)
 
