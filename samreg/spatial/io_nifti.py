@@ -152,7 +152,8 @@ def _check_header(kind: Any, raw: bytes, path: Path) -> None:
     if path.name.lower().endswith(MGH):
         return
     header = kind.header_class(binaryblock=raw[: kind.header_class.sizeof_hdr], check=False)
-    if getattr(header, "is_single", False) and header["vox_offset"] < header.sizeof_hdr:
+    is_single_nifti = getattr(header, "is_single", False) and bytes(header["magic"]).startswith(b"n+")
+    if is_single_nifti and header["vox_offset"] < header.sizeof_hdr:
         raise InputError(
             f"{path}: its voxels are said to begin at byte {int(header['vox_offset'])}, within its header; write "
             f"vox_offset, {header.single_vox_offset} in a file without extensions, into its header"
