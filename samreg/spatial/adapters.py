@@ -139,10 +139,20 @@ def from_itk(image: Any, *, name: str = "") -> Image:
 
 
 def to_nibabel(image: Image) -> Any:
-    """Return a ``nibabel.Nifti1Image``: array (x, y, z) or (x, y), affine to RAS mm."""
+    """Return a ``nibabel.Nifti1Image``: array (x, y, z) or (x, y), affine to RAS mm.
+
+    Raises
+    ------
+    InputError
+        When the image has more voxels along an axis than NIfTI-1 can count; ITK does not read NIfTI-2.
+    """
     import nibabel as nib
 
     array = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
+    if max(image.shape) > (most := np.iinfo(np.int16).max):
+        raise InputError(
+            f"{image.label}: {max(image.shape)} voxels along an axis, and NIfTI holds {most}; write .nrrd or .mha"
+        )
     result = nib.Nifti1Image(np.ascontiguousarray(array.T), to_nifti_affine(image.grid), dtype=array.dtype)
     result.header.set_xyzt_units("mm")
     result.set_sform(result.affine, code=1)

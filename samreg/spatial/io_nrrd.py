@@ -284,6 +284,8 @@ def _nrrd_fields(path: Path) -> tuple[dict[str, str], list[str], int]:
 def _nrrd_header(path: Path) -> _Header:
     fields, detached, offset = _nrrd_fields(path)
     encoding = fields.get("encoding", "").lower()
+    if encoding in ("bzip2", "bz2"):
+        raise InputError(f"{path}: its encoding, {encoding}, is not read; save it with the encoding gzip or raw")
     axes = fields.get("spacedirections", fields.get("kinds", ""))
     return _Header(
         files=tuple(path.parent / name for name in detached) or (path,),

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from samreg.errors import InputError
-from samreg.spatial import as_image, find_images, read_image, read_transform, write_image
+from samreg.spatial import Image, as_image, find_images, read_image, read_transform, write_image
 
 AFFINE = np.array([[-1.5, 0, 0, 30], [0, -2, 0, 20], [0, 0, 3, 100], [0, 0, 0, 1.0]])
 VOXELS = np.arange(12 * 10 * 8, dtype=np.int16).reshape(12, 10, 8)
@@ -223,3 +223,11 @@ def test_a_header_is_never_read_as_voxels(tmp_path, offset):
 def test_units_that_the_standard_does_not_know_are_mm(tmp_path, code):
     image = read_image(with_header(tmp_path / "a.nii", xyzt_units=code))
     np.testing.assert_allclose(image.spacing, sitk.ReadImage(str(tmp_path / "a.nii")).GetSpacing())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 40000), (40000, 2)])
+def test_more_voxels_than_nifti_1_counts(tmp_path, shape):
+    image = Image.from_array(np.arange(np.prod(shape)).reshape(shape) % 251, spacing=0.5, name="slide")
+    with pytest.raises(InputError, match=r"slide: 40000 voxels along an axis, and NIfTI holds 32767; write \.nrrd"):
+        write_image(image, tmp_path / "a.nii.gz")
+    assert not (tmp_path / "a.nii.gz").exists()

@@ -219,6 +219,13 @@ def test_an_axis_without_a_voxel_size_is_not_of_1_mm(tmp_path, axes):
     assert not read_image(tmp_path / "a.nrrd").spacing_known
 
 
+def test_an_encoding_that_is_not_read_is_named(tmp_path):
+    header = NRRD.format(endian="little", encoding="bzip2", more="").rstrip("\n") + "\n\n"
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + bytes(99))
+    with pytest.raises(InputError, match=r"a\.nrrd: its encoding, bzip2, is not read; save it with"):
+        read_image(tmp_path / "a.nrrd")
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_a_tilted_gantry_is_resampled(tmp_path, suffix):
     """The shear of a CT that 3D Slicer has not regularised; ITK resamples it as it lies."""
