@@ -377,6 +377,25 @@ def test_oblique_series_lie_where_their_headers_say(tmp_path, seed):
         assert image.array[k, j, i] == hu()[k, j, i]
 
 
+@pytest.mark.parametrize("digits", [2, 3])
+def test_rounded_axes_are_no_shear(tmp_path, caplog, digits):
+    """Rows and columns that exporters round are off perpendicular by more than a grid takes."""
+    rotation = np.linalg.qr(np.random.default_rng(6).normal(size=(3, 3)))[0]
+    axes = np.round(rotation[:2], digits)
+    if digits == 2:
+        assert abs(axes[0] @ axes[1]) > 1e-3
+    positions = 3 * np.arange(6)[:, None] * np.cross(*axes)
+    write_series(
+        tmp_path / "s",
+        ImagePositionPatient=lambda k: [f"{value:.4f}" for value in positions[k]],
+        ImageOrientationPatient=[f"{value:.{digits}f}" for value in axes.ravel()],
+    )
+    image = read_image(tmp_path / "s")
+    assert "sheared" not in caplog.text
+    np.testing.assert_array_equal(image.array, hu())
+    np.testing.assert_allclose(image.direction[:, :2].T, axes, atol=10.0**-digits)
+
+
 def test_each_slice_has_its_own_rescale(tmp_path):
     slopes, intercepts = [1, 0.5, 1, 2, 0.25, 1], [-1024, -1024, -1000, -1024, -2000, 0]
     folder = write_series(

@@ -112,7 +112,8 @@ def _axes(header: Header, frame: int) -> FloatArray | None:
             f"{header.path}: ImageOrientationPatient of {header.label(frame)} is {cosines.tolist()}, which are no two "
             "perpendicular unit vectors; correct the header"
         )
-    return np.asarray(axes / lengths[:, None])
+    left, _, right = np.linalg.svd(axes, full_matrices=False)
+    return np.asarray(left @ right)  # the nearest perpendicular unit vectors: what they are off by is rounding
 
 
 def _detector_value(header: Header, keyword: str) -> object:
