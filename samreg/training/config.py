@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from dataclasses import dataclass, field, fields
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samreg.errors import InputError, MissingExtraError, require_choice
+from samreg.errors import InputError, MissingExtraError, require_choice, require_number
 from samreg.spatial.files import reading
 from samreg.training.views import ViewConfig
 
@@ -129,6 +130,7 @@ class TrainingConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        from samreg.embedding.compact import CompactNetwork
         from samreg.training.modality import MODALITIES
 
         require_choice("modality", self.modality, MODALITIES)
@@ -151,6 +153,18 @@ class TrainingConfig:
         for name in ("steps", "points", "candidates", "patches", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "validate_every", "threads"):
+            require_number(name, getattr(self, name), minimum=0)
+        require_number("ema", self.ema, minimum=0, maximum=1)
+        for name in ("learning_rate", "temperature_local", "temperature_global"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("left_out", "left_out_landmarks"):
+            if isinstance(getattr(self, name), str):  # whose letters would be taken for names
+                raise InputError(f"{name} must be a list of names, got {getattr(self, name)!r}")
+        known = inspect.signature(CompactNetwork).parameters
+        if unknown := sorted(set(self.network) - set(known)):
+            raise InputError(f"network: unknown setting {', '.join(unknown)}; choose from {', '.join(known)}")
 
     @property
     def ndim(self) -> int:
@@ -233,21 +247,40 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _known(kind: type, values: dict[str, Any], path: Path) -> dict[str, Any]:
+def _known(kind: type, values: Any, path: Path) -> dict[str, Any]:
     """Check names, turn lists into tuples and make numbers of the type that is declared."""
     types = {f.name: str(f.type) for f in fields(kind)}
-    if unknown := sorted(set(values) - set(types)):
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: settings have names, such as {next(iter(types))}, got {values!r}")
+    if unknown := sorted(str(name) for name in set(values) - set(types)):
         raise InputError(f"{path}: unknown setting {', '.join(unknown)}; choose from {', '.join(sorted(types))}")
     return {key: _typed(value, types[key], f"{path}: {key}") for key, value in values.items()}
 
 
+#: What a setting of another kind than a number or a list must be, and what to say of it.
+_KINDS: dict[str, tuple[type, str]] = {
+    "str": (str, "text, in quotes where it is a number"),
+    "bool": (bool, "true or false"),
+    "dict": (dict, "names and values"),
+}
+
+
 def _typed(value: Any, kind: str, what: str) -> Any:
-    if isinstance(value, list):
-        return tuple(_typed(some, kind.removeprefix("tuple[").split(",")[0], what) for some in value)
-    if kind not in ("int", "float", "float | None") or (value is None and kind.endswith("None")):
+    kind, _, alternative = kind.partition(" | ")
+    if value is None and alternative == "None":
+        return None
+    name, _, parts = kind.partition("[")
+    if name == "tuple":
+        if not isinstance(value, list):
+            raise InputError(f"{what} must be a list, got {value!r}; for one, give [{value}]")
+        return tuple(_typed(some, parts.split(",")[0], what) for some in value)
+    if name in _KINDS:
+        expected, said = _KINDS[name]
+        if not isinstance(value, expected):
+            raise InputError(f"{what} must be {said}, got {value!r}")
         return value
     try:  # YAML takes 1e-3, without a point, for text
-        number = float(value)
+        number = float("" if isinstance(value, bool) else value)
         if kind == "int" and number != int(number):
             raise ValueError
     except (TypeError, ValueError, OverflowError):

@@ -94,23 +94,33 @@ def load_volumes(config: TrainingConfig, device: torch.device) -> list[Volume]:
     Raises
     ------
     InputError
-        When there is none, two share a name, one is not what the modality expects, or a prepared file was made for
-        another modality or spacing.
+        When there is none, two share a name, one that is to be left out is not there, one is not what the modality
+        expects, or a prepared file was made for another modality or spacing.
     """
     if is_prepared(config.images):
         prepared = PreparedFile(config.images)
         prepared.require(config.kind.source.modality, config.kind.source.spacing)
+        require_left_out("left_out", config.left_out, prepared.names)
         images = prepared.images(leave_out=config.left_out)
     else:
+        files = named_images(config.images)
+        require_left_out("left_out", config.left_out, files)
         images = (
             stored_image(read_image(path, spacing=config.image_spacing), config.kind, name=name)
-            for name, path in named_images(config.images).items()
+            for name, path in files.items()
             if name not in config.left_out
         )
     volumes = [as_volume(image, config.kind, device) for image in images]
     if not volumes:
         raise InputError(f"{config.images}: all images are left out; leave out fewer")
     return volumes
+
+
+def require_left_out(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise :class:`InputError` where something to be left out is not there: misspelt, it would be trained on."""
+    known = sorted(known)
+    if missing := sorted(set(names) - set(known)):
+        raise InputError(f"{setting}: {', '.join(missing)} cannot be left out; there are {', '.join(known)}")
 
 
 def named_images(source: str | os.PathLike[str], wanted: Iterable[str] = ()) -> dict[str, Path]:

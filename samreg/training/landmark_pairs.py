@@ -7,7 +7,6 @@ from organ labels (arXiv:2311.15111), without a label at test time.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import logging
 import os
@@ -20,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
-from samreg.spatial.files import reading, require_file
+from samreg.spatial.files import require_file
+from samreg.spatial.io_points_csv import read_point_table
 from samreg.spatial.points import Points
-from samreg.training.data import Map, Pair, Shoulder, Volume
+from samreg.training.data import Map, Pair, Shoulder, Volume, require_left_out
 from samreg.training.prepared import PreparedFile, is_prepared
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ def read_landmarks(path: str | os.PathLike[str], *, leave_out: Collection[str] =
     Parameters
     ----------
     path
-        A .csv with columns subject, landmark, x, y, z, LPS mm, or a prepared file that holds landmarks.
+        A .csv with columns subject, landmark, x, y, z, LPS mm, as :func:`samreg.read_points` takes it, or a prepared
+        file that holds landmarks.
     leave_out
         Names of landmarks that are not used, so that the embedding can be validated on classes it never saw.
 
@@ -55,22 +56,22 @@ def read_landmarks(path: str | os.PathLike[str], *, leave_out: Collection[str] =
     Raises
     ------
     InputError
-        When the file is missing or lacks a column, or a cell is no number.
+        When the file is missing or lacks a column, a cell is no number, or a landmark to be left out is not there.
     """
     if is_prepared(path):
         known = PreparedFile(path).landmarks()
-        chosen = {subject: [n for n in points.names if n not in leave_out] for subject, points in known.items()}
-        return {subject: known[subject].named(names) for subject, names in chosen.items() if names}
-    path = require_file(Path(path), "table of landmarks")
-    rows: dict[str, list[tuple[str, list[float]]]] = {}
-    with reading(path, "give columns subject, landmark, x, y, z in LPS mm"), path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["landmark"] not in leave_out:
-                rows.setdefault(row["subject"], []).append((row["landmark"], [float(row[axis]) for axis in "xyz"]))
-    return {
-        subject: Points(np.array([p for _, p in points]), tuple(n for n, _ in points))
-        for subject, points in rows.items()
+    else:
+        table = read_point_table(require_file(Path(path), "table of landmarks"))
+        if not {"subject", "name"} <= set(table.columns):
+            raise InputError(f"{path}: give columns subject, landmark, x, y, z in LPS mm")
+        known = {subject: table.points(subject) for subject in table.subjects()}
+    names = {name for points in known.values() for name in points.names}
+    require_left_out("left_out_landmarks", leave_out, names)
+    kept = {
+        subject: points.take([i for i, name in enumerate(points.names) if name not in leave_out])
+        for subject, points in known.items()
     }
+    return {subject: points for subject, points in kept.items() if len(points)}
 
 
 def landmark_pairs(

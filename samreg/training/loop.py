@@ -23,7 +23,7 @@ from samreg.device import resolve_device
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.inference import on_device
-from samreg.errors import InputError
+from samreg.errors import InputError, MissingExtraError
 from samreg.spatial.files import atomic_path, reading
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, Volume, load_volumes
@@ -303,14 +303,18 @@ class _Log:
         self.writer = None
         if not active:
             return
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingExtraError(
+                    "tensorboard: true needs the package tensorboard; pip install tensorboard, or leave it out"
+                ) from error
+            self.writer = SummaryWriter(str(output / "tensorboard"))
         self.file = (output / "log.csv").open("a", newline="", encoding="utf-8")
         self.csv = csv.DictWriter(self.file, _COLUMNS)
         if self.file.tell() == 0:
             self.csv.writeheader()
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(output / "tensorboard"))
 
     def __enter__(self) -> _Log:
         return self

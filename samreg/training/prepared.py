@@ -196,6 +196,11 @@ class PreparedFile:
                 "prepare the images again"
             )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images."""
+        return tuple(entry["name"] for entry in self._about["images"])
+
     def images(self, *, leave_out: Collection[str] = ()) -> Iterator[StoredImage]:
         """Yield the images, without those of these names."""
         for number, entry in enumerate(self._about["images"]):

@@ -107,9 +107,17 @@ def test_people_who_share_nothing_are_an_error():
 def test_tables_are_read_without_the_classes_left_out(tmp_path):
     (tmp_path / "t.csv").write_text("subject,landmark,x,y,z\na,carina,1,2,3\na,apex,4,5,6\nb,apex,7,8,9\n")
     assert read_landmarks(tmp_path / "t.csv", leave_out=("carina",))["a"].names == ("apex",)
+    with pytest.raises(InputError, match="left_out_landmarks: carnia cannot be left out; there are apex, carina"):
+        read_landmarks(tmp_path / "t.csv", leave_out=("carnia",))
     (tmp_path / "t.csv").write_text("subject,x,y,z\na,1,2,3\n")
     with pytest.raises(InputError, match="subject, landmark, x, y, z"):
         read_landmarks(tmp_path / "t.csv")
+
+
+def test_tables_of_a_spreadsheet_and_of_another_frame_are_read(tmp_path):
+    (tmp_path / "t.csv").write_text("\ufeffsubject;landmark;r;a;s\na;carina;1,5;2;3\n", encoding="utf-8")
+    points = read_landmarks(tmp_path / "t.csv")["a"]
+    assert (points.names, points.positions.tolist()) == (("carina",), [[-1.5, -2.0, 3.0]])
 
 
 def test_shoulders_move_and_spine_stays_and_every_point_is_tracked():

@@ -445,6 +445,41 @@ def test_configuration_mistakes(tmp_path):
         load_volumes(TrainingConfig(images=str(tmp_path), output=""), CPU)
 
 
+@pytest.mark.parametrize("left_out", [("body7",), ("body0.nii.gz", "body1")])
+def test_what_cannot_be_left_out_is_not_trained_on_in_silence(config, left_out):
+    with pytest.raises(InputError, match=rf"left_out: {left_out[0]} cannot be left out; there are body0, body1"):
+        train(replace(config, left_out=left_out))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("left_out: ANNA", "left_out must be a list, got 'ANNA'; for one, give"),
+        ("left_out: [17]", "left_out must be text, in quotes where it is a number, got 17"),
+        ("patch: 24", "patch must be a list, got 24"),
+        ("network: small", "network must be names and values"),
+        ("network: {fnie: 8}", "unknown setting fnie; choose from ndim, fine"),
+        ("views: 3", "settings have names, such as rotation, got 3"),
+        ("steps: yes", "steps must be a whole number, got True"),
+        ("tensorboard: 1", "tensorboard must be true or false, got 1"),
+        ("ema: 1.5", "ema must be a number between 0 and 1"),
+        ("threads: -1", "threads must be a number of at least 0"),
+        ("learning_rate: -0.1", "learning_rate must be positive"),
+        ("output: 2024", "output must be text"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(tmp_path, setting, says):
+    path = tmp_path / "run.yaml"
+    path.write_text("\n".join(["images: ct", *(["output: run"] if "output" not in setting else []), setting]))
+    with pytest.raises(InputError, match=says):
+        TrainingConfig.from_file(path)
+
+
+def test_names_in_one_text_are_no_list():
+    with pytest.raises(InputError, match="left_out must be a list of names, got 'ANNA'"):
+        TrainingConfig(images="a", output="b", left_out="ANNA")
+
+
 def test_learning_rate_warms_up_and_decays():
     config = TrainingConfig(images="a", output="b", steps=100, warmup=10, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(101)]
