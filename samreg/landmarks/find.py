@@ -183,6 +183,8 @@ def find_landmarks(
         ribs={name: rib.centreline.copy() for name, rib in located.structures.ribs.items()},
     )  # fmt: skip
     notes = _notes(found, known)
+    if isinstance(image, Image):
+        notes = (*image.remarks, *notes)
     if located.structures.points:
         notes += (f"the image itself shows {', '.join(located.structures.points)}",)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body

@@ -39,10 +39,11 @@ def match_folder(
 ) -> list[Outcome]:
     r"""Find the landmarks of a template folder in many targets.
 
-    ``out`` receives a folder a target, with ``landmarks.csv``, ``landmarks.mrk.json`` (3D) and ``templates.csv``, what
-    each template says alone; ``landmarks.csv`` of all targets, in the form that :func:`read_templates` reads; and
-    ``summary.csv``. A target that fails is recorded there, and the others go on. A run that was stopped goes on where
-    it stopped: results are kept while target, templates, model, options and the version of samreg stay the same.
+    ``out`` receives a folder a target, with ``landmarks.csv``, ``landmarks.mrk.json`` (3D), ``templates.csv``, what
+    each template says alone, and ``notes.txt`` where there is something to know; ``landmarks.csv`` of all targets, in
+    the form that :func:`read_templates` reads; and ``summary.csv``. A target that fails is recorded there, and the
+    others go on. A run that was stopped goes on where it stopped: results are kept while target, templates, model,
+    options and the version of samreg stay the same.
 
     Parameters
     ----------
@@ -182,6 +183,10 @@ def _loaded(folder: str, model: Any, device: str, cache: str, contents: str) -> 
 
 
 def _write(matches: TemplateMatches, subject: str, folder: Path) -> None:
+    for note in matches.notes:
+        log.warning("%s: %s", subject, note)
+    if matches.notes:
+        (folder / "notes.txt").write_text("".join(f"{note}\n" for note in matches.notes), encoding="utf-8")
     axes = "xyz"[: matches.points.shape[1]]
     columns = (
         matches.names,

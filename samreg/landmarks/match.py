@@ -179,7 +179,6 @@ def match(
     from samreg.device import resolve_device
     from samreg.embedding.registry import default_notes, model_for
     from samreg.landmarks.laterality import why_mirrored
-    from samreg.matching import Calibration, features, match_points
     from samreg.seeding.seed import require_one_model
 
     require_choice("search", search, SEARCHES)
@@ -198,16 +197,44 @@ def match(
                 f'{network.identity}; choose the embedding\'s: model="{own}" (--model {own})'
             )
     fixed, moving = (
-        embedded(image, network, device, name, report) for image, name in ((template, "template"), (target, "target"))
+        embedded(source, network or model, device, name, report)
+        for source, name in ((template, "template"), (target, "target"))
     )
     require_one_model(fixed, moving)
     with remarks_kept() as remarks:
         wanted = points_in(points, fixed.image_grid, "the template")
     report("matching")
-    fixed_features, moving_features = (features(embedding, device=device) for embedding in (fixed, moving))
-    calibration = Calibration.from_mapping(fixed.calibration)
+    found, fit = match_embedded(fixed, wanted, moving, search=search, device=device, seed=seed)
     notes = (*(text for image in images for text in image.remarks), *remarks)
     notes += default_notes(*images) if images and model is None else ()
+    notes += found.notes
+    if fit is not None and isinstance(template, Image) and isinstance(target, Image) and network is not None:
+        notes += mirrored_note(why_mirrored((template, target), (fixed, moving), fit, network, device))
+    return replace(found, notes=notes)
+
+
+def mirrored_note(reason: str) -> tuple[str, ...]:
+    """Return what matches say where an image looks mirrored, and why (:func:`samreg.landmarks.laterality`)."""
+    return (f"{reason}; until then left is found for right",) if reason else ()
+
+
+def match_embedded(
+    fixed: Embedding, wanted: Points, moving: Embedding, *, search: str, device: str, seed: int
+) -> tuple[LandmarkMatches, AffineFit | None]:
+    """Find points of one embedding in another, as :func:`match` does.
+
+    Returns
+    -------
+    LandmarkMatches
+        With a note where no common alignment was found.
+    AffineFit or None
+        The alignment that guided the search; None without.
+    """
+    from samreg.matching import Calibration, features, match_points
+
+    fixed_features, moving_features = (features(embedding, device=device) for embedding in (fixed, moving))
+    calibration = Calibration.from_mapping(fixed.calibration)
+    notes: tuple[str, ...] = ()
     if search == "guided":
         guided, reason = guided_matches(
             fixed_features, wanted.positions, moving_features,
@@ -215,18 +242,16 @@ def match(
             places=places_for((fixed, moving), (fixed_features, moving_features), wanted.positions),
         )  # fmt: skip
         if guided is not None:
-            if isinstance(template, Image) and isinstance(target, Image) and network is not None:
-                mirrored = why_mirrored((template, target), (fixed, moving), guided.fit, network, device)
-                notes += (f"{mirrored}; until then left is found for right",) if mirrored else ()
             stored = Calibration.from_mapping(fixed.calibration, landmarks=True)
             reliability = _between_people(fixed.model) or stored
-            return _from_guided(wanted.names, guided, reliability, expected_error_of(fixed.model), notes)
-        notes += (f"no common alignment was found ({reason}); every point was searched in the whole body",)
+            return _from_guided(wanted.names, guided, reliability, expected_error_of(fixed.model)), guided.fit
+        notes = (f"no common alignment was found ({reason}); every point was searched in the whole body",)
     pairs = match_points(fixed_features, wanted.positions, moving_features, calibration=calibration)
-    return LandmarkMatches(
+    found = LandmarkMatches(
         pairs.moving, wanted.names, pairs.similarity, pairs.reliability, pairs.cycle_error,
         np.full(len(wanted), np.nan), np.ones(len(wanted), dtype=bool), notes,
     )  # fmt: skip
+    return found, None
 
 
 def _from_guided(
@@ -234,7 +259,6 @@ def _from_guided(
     guided: GuidedMatches,
     calibration: Calibration,
     expected: ExpectedError | None,
-    notes: tuple[str, ...],
 ) -> LandmarkMatches:
     """Return the matches with what the votes and the field of view say of their reliability and error."""
     pairs = guided.matches
@@ -252,7 +276,6 @@ def _from_guided(
         pairs.cycle_error,
         guided.spread,
         guided.depth >= 0,
-        notes,
         expected_error=error,
     )
 
@@ -418,13 +441,26 @@ def places_for(
 
 
 def embedded(source: Any, model: Any, device: str, name: str, report: Callable[[str], None]) -> Embedding:
-    """Return the embedding of an image, or the embedding given, in memory or as an .h5 file."""
+    """Return the embedding of an image, or the embedding given, in memory or as an .h5 file.
+
+    Raises
+    ------
+    InputError
+        When a model is given that is not the embedding's own.
+    """
     from samreg.embedding.registry import model_for
 
     image = read(source, name)
     if isinstance(image, Image):
         report(f"embedding the {name}")
-    return model_for(model, image).embed_on_device(image, device=device) if isinstance(image, Image) else image
+        return model_for(model, image).embed_on_device(image, device=device)
+    if model is not None and (given := model_for(model).identity) != image.model:
+        own = image.model.split("@")[0]
+        raise InputError(
+            f"the {name} is an embedding by the model {image.model}, not by {given}; leave the model out, or choose "
+            f'the embedding\'s: model="{own}" (--model {own})'
+        )
+    return image
 
 
 def read(source: Any, name: str) -> Image | Embedding:

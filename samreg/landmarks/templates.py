@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError, require_choice, require_progress, require_seed
-from samreg.landmarks.match import SEARCHES, LandmarkMatches, embedded, match
+from samreg.landmarks.match import SEARCHES, LandmarkMatches, embedded, match_embedded, mirrored_note, read
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image
 from samreg.spatial.io_points import find_points, read_points
 from samreg.spatial.points import Points, require_inside
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding, EmbeddingModel
+    from samreg.seeding import AffineFit
 
 log = logging.getLogger(__name__)
 
@@ -301,10 +303,12 @@ def match_set(
     >>> match_set([template], embedding, search="global").names
     ('carina',)
     """
+    from samreg.embedding.registry import default_notes, model_for
     from samreg.matching import features
+    from samreg.seeding.seed import require_one_model
 
     require_choice("search", search, SEARCHES)
-    require_seed(seed)
+    seed = require_seed(seed)
     require_progress(progress)
     report = progress or log.info
     if isinstance(templates, (str, os.PathLike)):
@@ -316,13 +320,43 @@ def match_set(
     names = [template.name for template in known]
     if not names or len(set(names)) < len(names):
         raise InputError(f"templates must be at least one, each with a name of its own; got {names}")
-    destination = embedded(target, model, device, "target", report)
-    options: dict[str, Any] = {"search": search, "device": device, "seed": seed}
-    answers = {}
+    image = read(target, "target")
+    destination = embedded(image, model, device, "target", report)
+    answers, fits = {}, {}
     for one in known:
         report(f"matching the template {one.name}")
-        answers[one.name] = match(one.embedding, one.points, destination, **options, progress=lambda stage: None)
-    return _combined(answers, features(destination).scale)
+        require_one_model(one.embedding, destination)
+        answers[one.name], fits[one.name] = match_embedded(
+            one.embedding, one.points, destination, search=search, device=device, seed=seed
+        )
+    notes: tuple[str, ...] = ()
+    if isinstance(image, Image):
+        notes = (*image.remarks, *(default_notes(image) if model is None else ()))
+        network = model_for(model, image)
+        notes += _mirrored(known, answers, fits, image, destination, network, device)
+    found = _combined(answers, features(destination).scale)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def _mirrored(
+    templates: Sequence[Template],
+    answers: Mapping[str, LandmarkMatches],
+    fits: Mapping[str, AffineFit | None],
+    target: Image,
+    embedding: Embedding,
+    network: EmbeddingModel,
+    device: str,
+) -> tuple[str, ...]:
+    """Return a note where the target and the template that is found most reliably in it are mirror images."""
+    from samreg.landmarks.laterality import why_mirrored
+
+    sure = sorted(templates, key=lambda template: -float(answers[template.name].reliability.mean()))
+    for one in sure:
+        fit, volume = fits[one.name], one.embedding.volume
+        if fit is not None and volume is not None:  # of an embedding from a file there is no volume
+            images = replace(volume, name=f"template {one.name}"), target
+            return mirrored_note(why_mirrored(images, (one.embedding, embedding), fit, network, device))
+    return ()
 
 
 def _combined(answers: Mapping[str, LandmarkMatches], scale: float) -> TemplateMatches:

@@ -120,6 +120,16 @@ def test_an_embedding_of_another_model_names_it_before_the_work(noise, embedding
             samreg.match(pair[0], [CENTER], pair[1])
 
 
+def test_a_model_beside_embeddings_is_theirs_or_refused(embedding):
+    assert len(samreg.match(embedding, [CENTER], embedding, model="mind")) == 1
+    for search in (
+        lambda: samreg.match(embedding, [CENTER], embedding, model="ct-small"),
+        lambda: samreg.find_landmarks(embedding, model="ct-small"),
+    ):
+        with pytest.raises(InputError, match=r"embedding by the model mind@.*not by ct-small@.*model=.mind."):
+            search()
+
+
 def test_a_mirrored_target_is_said_to_be():
     """The points of a mirrored scan were found on the wrong side, and nothing was said."""
     template, target = (make_phantom(subject, spacing=8.0, field_of_view=(-90, 60)) for subject in (1, 2))

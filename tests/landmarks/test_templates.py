@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 import samreg
 from samreg.errors import InputError
+from samreg.landmarks.folder import _write
 from samreg.landmarks.match import LandmarkMatches
 from samreg.landmarks.templates import Template, _combined
 from samreg.phantoms.phantom import Phantom, make_phantom
@@ -89,6 +92,28 @@ def answer(points: list[list[float]], names: tuple[str, ...], reliability: list[
     n = len(points)
     zero = np.zeros(n)
     return LandmarkMatches(np.array(points, float), names, zero, np.array(reliability), zero, zero, np.ones(n, bool))
+
+
+def test_a_mirrored_target_is_said_to_be_and_what_was_decided_in_reading_it(templates, phantoms, monkeypatch, tmp_path):
+    """The landmarks of a mirrored scan were found on the wrong side, and nothing was said."""
+    module = importlib.import_module("samreg.landmarks.laterality")
+    asked = []
+
+    def mirrored(images, embeddings, fit, network, device):
+        asked.append([image.label for image in images])
+        return "visit 2 looks mirrored"
+
+    monkeypatch.setattr(module, "why_mirrored", mirrored)
+    target = replace(phantoms[3].image, name="visit 2", remarks=("the spacing was guessed",))
+    found = samreg.match_set(templates[:2], target)
+    assert found.notes[0] == "the spacing was guessed"
+    assert found.notes[1] == "visit 2 looks mirrored; until then left is found for right"
+    assert asked in (
+        [["template phantom-000", "visit 2"]],
+        [["template phantom-001", "visit 2"]],
+    )  # one of them is asked
+    _write(found, "visit 2", tmp_path)
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8").splitlines() == list(found.notes)
 
 
 def test_votes_follow_the_majority_and_the_reliable():
