@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,10 @@ from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points
 from samreg.spatial.io_points import POINT_SUFFIXES
 from samreg.spatial.points import Points, as_numbers, require_inside
+from samreg.spatial.remarks import remark
 from samreg.tracking.size import Extent
+
+log = logging.getLogger(__name__)
 
 _MARGIN_MM = 1e-3  # beyond the scan, for rounded positions
 _MAX_LABEL = 32767
@@ -70,7 +74,8 @@ def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> L
     ----------
     lesions
         :class:`Lesions`, :class:`samreg.Points`, an array (N, 3) in LPS mm or a points file; or a label map, one label
-        above 0 a lesion, as an image or its file. Lesions of a label map are named by their labels.
+        above 0 a lesion, as an image or its file. Lesions of a label map are named by their labels; where parts of one
+        do not touch, as in a mask of all lesions, a warning says so.
     grid
         Of the image they lie in, to which voxel indices in a points file refer.
     radii
@@ -113,7 +118,7 @@ def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> L
 
 
 def _from_labels(image: Image) -> Lesions:
-    from scipy.ndimage import find_objects
+    from scipy.ndimage import find_objects, label
 
     values = image.array
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= _MAX_LABEL and (values % 1 == 0).all()):
@@ -122,13 +127,22 @@ def _from_labels(image: Image) -> Lesions:
             "lesion"
         )
     labels = values.astype(np.int32)
-    names, extents = [], []
+    names, extents, parted = [], [], []
     for number, box in enumerate(find_objects(labels), start=1):
         if box is None:
             continue
         first = image.grid.index_to_world([[part.start for part in reversed(box)]])[0]
         mask = labels[box] == number
         names.append(str(number))
+        parts = label(mask, structure=np.ones((3,) * mask.ndim))[1]
+        parted += [f"{number} ({parts} parts)"] if parts > 1 else []
         extents.append(Extent(mask, Grid(mask.shape, first, image.spacing, image.direction)))
+    if parted:
+        remark(
+            log,
+            "%s: one label, several parts that do not touch: %s; each label is followed as one lesion, at the centre "
+            "of its parts. Give every lesion a label of its own",
+            image.label, ", ".join(parted),
+        )  # fmt: skip
     centers = np.array([extent.center for extent in extents]).reshape(-1, image.ndim)
     return Lesions(Points(centers, tuple(names)), np.array([e.diameter / 2 for e in extents]), tuple(extents))

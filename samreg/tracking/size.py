@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
-from samreg.spatial.standard import sample_mask
+from samreg.spatial.standard import oriented, sample_mask
 
 _SPACING_MM = 1.0  # at which lesions are grown
 _MAX_LUNG_HU = -500.0  # below which tissue is aerated lung
@@ -56,15 +56,15 @@ class Extent:
 
     @cached_property
     def longest_axial(self) -> float:
-        """Longest diameter within a slice, mm, as RECIST measures; from voxel border to voxel border."""
+        """Longest diameter within an axial slice, mm, as RECIST measures; from voxel border to voxel border."""
         from scipy.ndimage import binary_erosion
         from scipy.spatial.distance import pdist
 
-        longest = 0.0
-        for plane in self.mask:
-            rim = np.argwhere(plane & ~binary_erosion(plane)) * self.grid.spacing[1::-1]
+        longest, upright = 0.0, oriented(Image(self.mask, self.grid))  # slices may be stored sagittal or coronal
+        for plane in upright.array:
+            rim = np.argwhere(plane & ~binary_erosion(plane)) * upright.spacing[1::-1]
             longest = max(longest, float(pdist(rim).max())) if len(rim) > 1 else longest
-        return longest + float(self.grid.spacing[:2].mean())
+        return longest + float(upright.spacing[:2].mean())
 
     def on(self, grid: Grid) -> NDArray[np.bool_]:
         """Return the mask on another grid, (*grid.shape)."""

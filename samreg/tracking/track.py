@@ -61,7 +61,7 @@ def track(
         CTs, as :func:`samreg.register` takes.
     lesions
         In the baseline: points (:class:`samreg.Points`, an array (N, 3) in LPS mm, a file), or a label map with one
-        label a lesion. Lesions outside the baseline are left out with a note.
+        label a lesion. Lesions outside the baseline are left out with a note; a label of several parts is noted.
     radii
         (N,) mm, of lesions given by points, where known.
     model

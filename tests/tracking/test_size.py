@@ -89,3 +89,19 @@ def test_a_nodule_cut_by_the_view_is_refused():
         whole.array[:32], samreg.spatial.Grid((32, 64, 64), whole.origin, whole.spacing, whole.direction)
     )
     assert isinstance(grow(cut, CENTER - [0, 0, 4], search=4, reach=20), str)
+
+
+@pytest.mark.parametrize("axes", [(2, 0, 1), (1, 2, 0), (0, 2, 1)])
+def test_the_longest_axial_diameter_lies_in_axial_slices_however_they_are_stored(axes):
+    """Of a mask drawn on sagittal slices it was measured in these."""
+    mask = np.zeros((20, 12, 14), bool)
+    mask[2:18, 4:6, 4:8] = True  # tall
+    upright = samreg.Image.from_array(mask, spacing=(1.0, 2.0, 3.0), origin=(5, 6, 7))
+    # array axis k of the other one is array axis axes[k] of this one; world axes are counted from the last array axis
+    direction = np.eye(3)[:, [2 - axis for axis in reversed(axes)]]
+    spacing = upright.spacing[[2 - axis for axis in reversed(axes)]]
+    stored = samreg.Image.from_array(mask.transpose(axes), spacing=spacing, origin=(5, 6, 7), direction=direction)
+    first, second = (Extent(image.array, image.grid) for image in (upright, stored))
+    np.testing.assert_allclose(second.center, first.center)
+    assert first.longest_axial == pytest.approx(np.hypot(3 * 1, 1 * 2) + 1.5)
+    assert second.longest_axial == pytest.approx(first.longest_axial)

@@ -160,6 +160,21 @@ def test_label_maps_give_centres_and_sizes(visits):
         as_lesions(empty, visits.baseline.grid).inside(visits.baseline.grid, "baseline")
 
 
+def test_a_mask_of_all_lesions_is_told_from_labels(visits, caplog):
+    """Two nodules of one label were followed as one lesion, in the middle between them, and nothing was said."""
+    grid = samreg.spatial.Grid.make((20, 20, 20), spacing=2.0)
+    array = np.zeros(grid.shape, np.uint8)
+    array[2:5, 2:5, 2:5] = array[12:15, 12:15, 12:15] = 1
+    array[8, 2:5, 2:5] = array[9, 5, 5] = 2  # touch by a corner
+    as_lesions(samreg.Image(array, grid, "mask.nii.gz"), grid)
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "mask.nii.gz: one label, several parts that do not touch: 1 (2 parts)"
+    ]
+    caplog.clear()
+    as_lesions(visits.labels, visits.baseline.grid)
+    assert not caplog.records
+
+
 def test_odd_label_maps_are_refused(visits):
     grid, array = visits.baseline.grid, visits.labels.array
     for odd in (array + 0.5, np.where(array > 0, 40_000, 0), np.where(array > 0, np.nan, 0), -array.astype(int)):
