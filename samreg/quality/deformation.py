@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
+from samreg.quality.arrays import numbers
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.standard import mask_voxels
 from samreg.spatial.transforms import Transform
@@ -94,7 +95,7 @@ def determinants(
     """Return det J (N,) at the voxels of a mask, in the order of ``array[mask]``; see :func:`jacobian_statistics`."""
     if min(grid.shape) < 2:
         raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {grid.shape}")
-    mask = np.ones(grid.shape, dtype=bool) if mask is None else mask_voxels(mask)
+    mask = np.ones(grid.shape, dtype=bool) if mask is None else mask_voxels(numbers(mask, "mask"))
     if mask.shape != grid.shape or not mask.any():
         raise InputError(f"the mask must be {grid.shape} and not empty, got {mask.shape} with {int(mask.sum())} voxels")
     steps = grid.spacing if step is None else step

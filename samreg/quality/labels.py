@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
+from samreg.quality.arrays import numbers, require_same_shape
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.points import as_numbers
 from samreg.spatial.standard import mask_voxels
 
 
@@ -30,7 +32,7 @@ def dice(a: ArrayLike, b: ArrayLike, labels: Iterable[int] | None = None) -> dic
     Raises
     ------
     InputError
-        When the shapes differ, or the maps hold no integers.
+        When the shapes differ, the maps hold no integers, or ``labels`` are none.
 
     Examples
     --------
@@ -39,9 +41,9 @@ def dice(a: ArrayLike, b: ArrayLike, labels: Iterable[int] | None = None) -> dic
     {1: 0.6666666666666666, 2: 0.6666666666666666}
     """
     a, b = _integers(a), _integers(b)
-    _require_same_shape(a, b)
+    require_same_shape(a, b)
     size_a, size_b, size_both = (_counts(values) for values in (a, b, a[a == b]))
-    wanted = sorted((size_a.keys() | size_b.keys()) - {0}) if labels is None else [int(label) for label in labels]
+    wanted = sorted((size_a.keys() | size_b.keys()) - {0}) if labels is None else _wanted(labels)
     total = {label: size_a.get(label, 0) + size_b.get(label, 0) for label in wanted}
     return {label: 2 * size_both.get(label, 0) / total[label] for label in wanted if total[label]}
 
@@ -67,7 +69,7 @@ def surface_distances(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> tupl
     Raises
     ------
     InputError
-        When the shapes differ or a mask is empty.
+        When the shapes differ, a mask is empty, or the spacing is not one positive number or one an axis.
 
     Examples
     --------
@@ -77,12 +79,12 @@ def surface_distances(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> tupl
     """
     from scipy.ndimage import distance_transform_edt
 
-    a, b = mask_voxels(a), mask_voxels(b)
-    _require_same_shape(a, b)
+    a, b = mask_voxels(numbers(a, "the first mask")), mask_voxels(numbers(b, "the second mask"))
+    require_same_shape(a, b)
     empty = [name for name, mask in (("first", a), ("second", b)) if not mask.any()]
     if empty:
         raise InputError(f"the {' and '.join(empty)} mask is empty; a surface distance needs both structures")
-    sampling = np.broadcast_to(np.asarray(spacing, dtype=float), (a.ndim,))[::-1]
+    sampling = _sampling(spacing, a.ndim)
     box = _bounding_box(a | b)
     surface_a, surface_b = _surface(a[box]), _surface(b[box])
     to_a, to_b = (distance_transform_edt(~surface, sampling=sampling) for surface in (surface_a, surface_b))
@@ -117,11 +119,27 @@ def mean_surface_distance(a: ArrayLike, b: ArrayLike, *, spacing: ArrayLike) -> 
     return float(np.concatenate(surface_distances(a, b, spacing=spacing)).mean())
 
 
+def _wanted(labels: Iterable[int]) -> list[int]:
+    """Return the labels asked for."""
+    array = np.asarray(list(labels) if isinstance(labels, Iterable) else labels)
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iuf" or (array != np.rint(array)).any())):
+        raise InputError(f"labels must be a list of whole numbers, got {labels!r}")
+    return [int(label) for label in array]
+
+
+def _sampling(spacing: ArrayLike, ndim: int) -> FloatArray:
+    """Return the voxel size along the axes of an array, (z,) y, x, mm."""
+    size = as_numbers(spacing, "spacing")
+    if size.shape not in ((), (ndim,)) or not (np.isfinite(size) & (size > 0)).all():
+        raise InputError(f"spacing must be one positive number, or {ndim} along x, y(, z), mm; got {spacing!r}")
+    return np.asarray(np.broadcast_to(size, (ndim,))[::-1])
+
+
 def _integers(labels: ArrayLike) -> NDArray[np.integer]:
-    array = np.asarray(labels)
+    array = numbers(labels, "labels")
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
-    if array.dtype.kind == "f" and np.array_equal(array, np.rint(array)):
+    if array.dtype.kind == "f" and np.isfinite(array).all() and np.array_equal(array, np.rint(array)):
         return array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise InputError(f"labels must be whole numbers, got {array.dtype}; warp them with interpolation='nearest'")
@@ -145,8 +163,3 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
 
     box: tuple[slice, ...] = find_objects(mask.astype(np.uint8))[0]
     return box
-
-
-def _require_same_shape(a: NDArray[np.generic], b: NDArray[np.generic]) -> None:
-    if a.shape != b.shape:
-        raise InputError(f"both maps must have one shape, got {a.shape} and {b.shape}; warp onto the fixed grid")

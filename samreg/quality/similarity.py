@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samreg.quality.arrays import numbers, require_same_shape
 from samreg.spatial.standard import mask_voxels
 
 
@@ -21,7 +22,12 @@ def ncc(fixed: ArrayLike, moving: ArrayLike, mask: NDArray[np.bool_] | None = No
     Returns
     -------
     float
-        In [-1, 1]; 0 where an image is constant or nothing is left to compare.
+        In [-1, 1], whatever the unit of the intensities; 0 where an image is constant or nothing is left to compare.
+
+    Raises
+    ------
+    InputError
+        When the shapes differ, or something is no array of numbers.
 
     Examples
     --------
@@ -29,12 +35,20 @@ def ncc(fixed: ArrayLike, moving: ArrayLike, mask: NDArray[np.bool_] | None = No
     >>> round(ncc([1, 2, 3, 5], [12, 14, 16, 20]), 6)
     1.0
     """
-    a, b = np.asarray(fixed, dtype=np.float64), np.asarray(moving, dtype=np.float64)
-    valid = np.isfinite(a) & np.isfinite(b)
-    valid = valid if mask is None else valid & mask_voxels(mask)
+    a, b = (numbers(values, name).astype(np.float64) for values, name in ((fixed, "fixed"), (moving, "moving")))
+    inside = np.ones(a.shape, dtype=bool) if mask is None else mask_voxels(numbers(mask, "mask"))
+    require_same_shape(a, b)
+    require_same_shape(a, inside)
+    valid = np.isfinite(a) & np.isfinite(b) & inside
     if not valid.any():
         return 0.0
-    a, b = a[valid] - a[valid].mean(), b[valid] - b[valid].mean()
-    norm = np.linalg.norm(a) * np.linalg.norm(b)
-    # rounding leaves a constant image a norm that is tiny, not 0
-    return float(np.clip(a @ b / norm, -1, 1)) if norm > 1e-9 * a.size else 0.0
+    a, b = _deviations(a[valid]), _deviations(b[valid])
+    return float(np.clip(a @ b, -1, 1))
+
+
+def _deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the deviations from the mean (N,) as a unit vector; zeros where the values are constant."""
+    deviations = values - values.mean()
+    norm = float(np.linalg.norm(deviations))
+    # rounding leaves a constant image a norm that is tiny beside its values, not 0
+    return deviations / norm if norm > 1e-12 * float(np.linalg.norm(values)) else np.zeros_like(values)

@@ -161,6 +161,43 @@ def test_ncc():
     assert ncc(holed, image) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1.0, 1e9])
+def test_ncc_is_that_of_any_unit(unit):
+    """Below 1e-6, as of diffusion in SI units, every pair was told to be uncorrelated."""
+    image, other = np.random.default_rng(0).normal(size=(2, 8, 8, 8))
+    assert ncc(unit * image, unit * (image + other)) == pytest.approx(ncc(image, image + other))
+    assert ncc(unit * image, np.full(image.shape, 0.1 * unit)) == 0.0
+    assert ncc(np.full(image.shape, 0.1 * unit, np.float32), unit * image) == 0.0
+
+
+@pytest.mark.parametrize("spacing", [0, -1.0, (1, 2), (1, 1, np.nan), "1 mm", np.inf])
+def test_spacings_that_are_none_are_refused(spacing):
+    with pytest.raises(InputError, match="spacing must be"):
+        hd95(cube(), cube(), spacing=spacing)
+
+
+def test_what_is_no_array_of_one_shape_is_refused():
+    labels = np.ones((3, 4, 5), np.uint8)
+    image = Image.from_array(labels, spacing=1.0)
+    for measure in (
+        lambda: dice(image, image),
+        lambda: hd95(image, image, spacing=1.0),
+        lambda: ncc(image, image),
+        lambda: jacobian_statistics(AffineTransform.identity(3), image.grid, image),
+    ):
+        with pytest.raises(InputError, match=r"must be an array of numbers, got Image; give its voxels, image\.array"):
+            measure()
+    for measure in (lambda: ncc(labels, labels[:1]), lambda: ncc(labels, labels, labels[0, 0])):
+        with pytest.raises(InputError, match="one shape"):
+            measure()
+    for odd in ([1.0, np.inf], [1.0, np.nan]):
+        with pytest.raises(InputError, match="whole numbers"):
+            dice(odd, odd)
+    for asked in (1, ["a"], [1.5]):
+        with pytest.raises(InputError, match="labels must be a list of whole numbers"):
+            dice(labels, labels, labels=asked)
+
+
 def blobs(shape=(30, 36, 40), shift=(0.0, 0.0, 0.0), spacing=4.0):
     """Return an image of smooth blobs, displaced by ``shift`` mm."""
     grid = Grid.make(shape, spacing=spacing)
