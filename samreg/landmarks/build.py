@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.landmarks.locate import Located, locate
-from samreg.landmarks.templates import Template, read_templates
+from samreg.landmarks.templates import Template, as_templates, read_templates
 from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration, fit_calibration, with_mean
 from samreg.matching.votes import Neighbourhoods, neighbourhoods
 from samreg.spatial.grid import FloatArray, Grid
@@ -76,7 +76,7 @@ def build_landmark_atlas(
     if isinstance(templates, (str, os.PathLike)):
         known = read_templates(Path(templates), model=model, device=device, cache=cache, progress=progress)
     else:
-        known = tuple(templates)
+        known = as_templates(templates)
     people = tuple(template.name for template in known)
     if len(known) < 2 or len(set(people)) < len(people):
         raise InputError(

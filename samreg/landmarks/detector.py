@@ -79,13 +79,16 @@ class LandmarkDetector:
         Raises
         ------
         InputError
-            When there is no image or point, the images' points have different names, or some lie outside their image.
+            When there is no image or point, the images' points have different names, a name occurs twice, or some lie
+            outside their image.
         """
         if not images or len(images) != len(points):
             raise InputError(f"{len(images)} images and {len(points)} sets of points; give one set an image")
         names = points[0].names
         if odd := [p.names for p in points if sorted(p.names) != sorted(names)]:
             raise InputError(f"every image must have the same landmarks: {list(names)} and {list(odd[0])} differ")
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"landmarks to learn: names occur more than once: {doubled}; give each one its own")
         require_some(points[0], "landmarks to learn")
         for image, labelled in zip(images, points, strict=True):
             require_inside(labelled, image.grid, image.label)

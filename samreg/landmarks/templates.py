@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,8 @@ class Template:
     Raises
     ------
     InputError
-        When there is no landmark, a name occurs twice, or one lies outside the image.
+        When there is no landmark, a name occurs twice, one lies outside the image, or something else than an embedding
+        and Points is given.
 
     Examples
     --------
@@ -67,6 +68,13 @@ class Template:
     points: Points
 
     def __post_init__(self) -> None:
+        from samreg.embedding import Embedding
+
+        if not isinstance(self.embedding, Embedding) or not isinstance(self.points, Points):
+            raise InputError(
+                f"template {self.name}: give samreg.embed(image) and samreg.Points with names, got "
+                f"{type(self.embedding).__name__} and {type(self.points).__name__}"
+            )
         names = self.points.names
         if not names:
             raise InputError(f"template {self.name} has no landmarks; mark at least one, or leave the image out")
@@ -185,6 +193,14 @@ def read_templates(
         points = read_points(file, grid=image.grid, subject=subject)
         templates.append(Template(name, embedding, points))
     return tuple(templates)
+
+
+def as_templates(templates: object) -> tuple[Template, ...]:
+    """Return templates in memory; raise :class:`InputError` where they are something else."""
+    known = tuple(templates) if isinstance(templates, Iterable) else ()
+    if not isinstance(templates, Iterable) or not all(isinstance(template, Template) for template in known):
+        raise InputError("templates must be a folder, or a list of samreg.Template as samreg.read_templates returns it")
+    return known
 
 
 def template_files(folder: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -313,10 +329,8 @@ def match_set(
     report = progress or log.info
     if isinstance(templates, (str, os.PathLike)):
         known = read_templates(templates, model=model, device=device, progress=report)
-    elif isinstance(templates, Sequence) and all(isinstance(template, Template) for template in templates):
-        known = tuple(cast("Sequence[Template]", templates))
     else:
-        raise InputError("templates must be a folder, or a list of samreg.Template as samreg.read_templates returns it")
+        known = as_templates(templates)
     names = [template.name for template in known]
     if not names or len(set(names)) < len(names):
         raise InputError(f"templates must be at least one, each with a name of its own; got {names}")

@@ -91,6 +91,26 @@ def test_what_is_no_set_is_refused(embedding, templates):
         samreg.match_set(templates, embedding)
 
 
+@pytest.mark.parametrize("templates", [5, [1, 2], [("ANNA", None)]])
+def test_what_is_no_set_makes_no_atlas(templates):
+    with pytest.raises(InputError, match="templates must be a folder, or a list of"):
+        samreg.build_landmark_atlas(templates)
+
+
+def test_a_template_is_made_of_an_embedding_and_points(noise, embedding):
+    for parts in ((noise, samreg.Points([CENTER])), (embedding, [CENTER])):
+        with pytest.raises(InputError, match=r"template ANNA: give samreg.embed\(image\) and samreg.Points"):
+            samreg.Template("ANNA", *parts)
+
+
+def test_what_was_decided_in_reading_is_repeated(noise, embedding):
+    image = replace(samreg.as_image(noise), remarks=("the spacing was guessed",))
+    places = samreg.Points([CENTER, CENTER + 30], ("centre", "beside"))
+    people = [samreg.Template(name, embedding, places) for name in ("ANNA", "BOB")]
+    atlas = samreg.build_landmark_atlas(people)
+    assert samreg.find_landmarks(image, atlas=atlas, model="mind").notes[0] == "the spacing was guessed"
+
+
 def test_options_of_a_folder_are_checked_before_it_is_read(tmp_path):
     for options, words in (
         ({"jobs": 0}, "jobs must be a whole number of at least 1, got 0"),

@@ -201,6 +201,13 @@ def test_a_detector_learns_from_one_picture(weights, pictures, points, tmp_path)
         LandmarkDetector.from_labels(model, images * 2, [points, renamed])
 
 
+def test_landmarks_of_one_name_are_not_learnt_as_one(pictures, points) -> None:
+    """Both got the vector of the first, and were found at its place."""
+    twice = Points(points.positions, (*points.names[:4], points.names[0]))
+    with pytest.raises(InputError, match=rf"occur more than once: \['{points.names[0]}'\]"):
+        LandmarkDetector.from_labels(load_model("xray-ceph"), [pictures["first"]], [twice])
+
+
 def test_a_detector_that_cannot_learn_says_so(weights, pictures, points) -> None:
     model, images = load_model(weights), [pictures["first"]]
     in_pixels = Points(10 * points.positions, points.names)  # of 0.1 mm
