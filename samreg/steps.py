@@ -59,14 +59,18 @@ def fingerprint(*paths: str | os.PathLike[str]) -> str:
     Raises
     ------
     InputError
-        When one is missing, empty or unreadable.
+        When one is missing or unreadable, or empty outside a folder; what lies in a folder may be no image.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in map(require_file, paths):
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else files_of(path)
-        for file in inside:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            files = [p if p.stat().st_size == 0 else require_file(p) for p in inside]
+        else:
+            files = [*map(require_file, files_of(path))]
+        for file in files:
             digest.update(file.name.encode())
-            with require_file(file).open("rb") as stream:
+            with file.open("rb") as stream:
                 while block := stream.read(_BLOCK_BYTES):
                     digest.update(block)
     return digest.hexdigest()

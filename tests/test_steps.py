@@ -171,6 +171,16 @@ def test_fingerprint_follows_all_files_of_a_pair(tmp_path, given, changed):
     assert fingerprint(tmp_path / given) != first
 
 
+def test_fingerprint_takes_an_empty_file_beside_the_slices(tmp_path):
+    (tmp_path / "1.dcm").write_bytes(b"1")
+    (tmp_path / "Icon").touch()
+    first = fingerprint(tmp_path)
+    (tmp_path / "1.dcm").write_bytes(b"2")
+    assert fingerprint(tmp_path) != first
+    with pytest.raises(InputError, match="is empty"):
+        fingerprint(tmp_path / "Icon")
+
+
 def test_fingerprint_follows_contents_not_times(tmp_path):
     folder = tmp_path / "series"
     folder.mkdir()
