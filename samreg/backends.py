@@ -6,9 +6,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
-from samreg.errors import InputError, MissingExtraError, require_choice, require_number
+from samreg.errors import InputError, MissingExtraError, SamregError, require_choice, require_number
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 BACKENDS = ("local", "dask")
 _SCHEDULER_TIMEOUT_S, _WORKERS_TIMEOUT_S = 10, 60
@@ -76,6 +81,45 @@ def workers(name: str, *, jobs: int = 1, scheduler: str | None = None, local: st
                 f"the Dask scheduler at {scheduler} has no workers, after {_WORKERS_TIMEOUT_S} s; start some"
             ) from error
         yield sum(client.ncores().values())
+
+
+def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R]:
+    """Yield what a function returns of each item, in their order, from processes that end with this one.
+
+    Parameters
+    ----------
+    work
+        A function of a module, or a partial of one, as any process must find it.
+    items
+        What it is called with.
+    jobs
+        Processes; 1 is this one.
+
+    Raises
+    ------
+    SamregError
+        When the system ends a process.
+
+    Examples
+    --------
+    >>> list(each(abs, (-1, -2), jobs=1))
+    [1, 2]
+    """
+    import joblib
+
+    tasks = (joblib.delayed(_beside)(os.getpid(), work, item) for item in items)
+    try:
+        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator")(tasks)
+    except BrokenProcessPool as error:
+        raise SamregError(
+            "a process was ended by the system, probably out of memory; what was finished is kept: run the same "
+            "command again with fewer jobs"
+        ) from error
+
+
+def _beside(parent: int, work: Callable[[T], R], item: T) -> R:
+    end_with(parent)
+    return work(item)
 
 
 def end_with(parent: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import gzip
 import json
 import os
@@ -417,6 +418,34 @@ def test_two_runs_do_not_write_to_one_folder(places: Places, tmp_path: Path, no_
     with claimed_folder(out):
         assert RESULT.save(out) == out
     assert (out / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "track --pairs {in}/lesions.csv -o {out} --model mind",
+        "match --template-set {in}/set {in}/b.nii.gz -o {out} --model mind",
+        "atlas {in}/a.nii.gz {in}/b.nii.gz -o {out}",
+        "batch {in}/pairs.csv -o {out} --method embedding --model mind",
+    ],
+)
+def test_two_runs_of_many_do_not_write_to_one_folder(places: Places, tmp_path: Path, command: str) -> None:
+    """What one of them writes, the other would remove."""
+    source = tmp_path / "in"
+    (source / "set").mkdir(parents=True)
+    for name in ("a.nii.gz", "b.nii.gz", "set/a.nii.gz"):
+        (source / name).symlink_to(places["in"] / Path(name).name)
+    (source / "set" / "a.csv").write_text("name,x,y,z\ntip,80,80,80\n")
+    (source / "lesions.csv").write_text("baseline,followup,lesions\na.nii.gz,b.nii.gz,set/a.csv\n")
+    (source / "pairs.csv").write_text("fixed,moving\na.nii.gz,b.nii.gz\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    other = os.open(out, os.O_RDONLY)  # a lock is of the file that is open, whichever process opened it
+    fcntl.flock(other, fcntl.LOCK_EX)
+    done = run(*command.format(**{"in": source, "out": out}).split())
+    os.close(other)
+    assert (done.exit_code, "another run of samreg" in " ".join(done.output.split())) == (2, True), done.output
+    assert not [*out.iterdir()]
 
 
 def test_labels_are_told_from_intensities_and_warped_as_they_are(places: Places, tmp_path: Path) -> None:

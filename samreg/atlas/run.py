@@ -27,6 +27,7 @@ from samreg.atlas.store import (
     write_labels,
     write_landmarks,
 )
+from samreg.backends import each
 from samreg.errors import InputError, require_choice
 from samreg.spatial.io_images import read_image, write_image
 from samreg.spatial.io_transforms import read_transform
@@ -113,11 +114,8 @@ class Run:
 
     def _each(self, what: str, names: Sequence[str], step: Callable[[str], Outcome]) -> list[str]:
         """Take a step for every subject, several at a time; return those it was taken for."""
-        import joblib
-
         done = []
-        tasks = (joblib.delayed(step)(name) for name in names)
-        for outcome in joblib.Parallel(n_jobs=self.jobs, return_as="generator")(tasks):
+        for outcome in each(step, names, jobs=self.jobs):
             earlier = self.outcomes.get(outcome.name)
             if earlier is None or earlier:
                 seconds = outcome.seconds + (earlier.seconds if earlier else 0)

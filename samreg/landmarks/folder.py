@@ -7,9 +7,11 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samreg.backends import each
 from samreg.errors import InputError, require_choice, require_number, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES
 from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, match_set, read_templates, template_files
@@ -112,8 +114,6 @@ def _match_all(
     report: Callable[[str], None],
 ) -> list[Outcome]:
     """Match every target, several at a time."""
-    import joblib
-
     embeddings = str(out / ".templates" if cache is None else cache)
     known = read_templates(
         templates, model=options["model"], device=options["device"], cache=embeddings, progress=report
@@ -125,13 +125,10 @@ def _match_all(
         "seed": options["seed"],
     }
     del known
-    tasks = (
-        joblib.delayed(_match_one)(os.fspath(templates), embeddings, path, out / name, inputs, options)
-        for name, path in images.items()
-    )
+    match_one = partial(_match_one, os.fspath(templates), embeddings, out, inputs, options)
     outcomes: list[Outcome] = []
     try:
-        for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
+        for outcome in each(match_one, images.items(), jobs=jobs):
             outcomes.append(outcome)
             report(f"{len(outcomes)} of {len(images)}, {outcome.name}: {outcome.status} {outcome.reason}")
     finally:
@@ -165,15 +162,21 @@ def _require_own_table(out: Path, templates: Path) -> None:
 
 
 def _match_one(
-    templates: str, cache: str, target: Path, out: Path, inputs: Mapping[str, Any], options: Mapping[str, Any]
+    templates: str,
+    cache: str,
+    out: Path,
+    inputs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    named: tuple[str, Path],
 ) -> Outcome:
-    """Match one target in whatever process; the templates are loaded there once."""
+    """Match one target, its name and its file, in whatever process; the templates are loaded there once."""
+    name, target = named
 
     def work(folder: Path) -> None:
         known = _loaded(templates, options["model"], options["device"], cache, json.dumps(inputs, sort_keys=True))
-        _write(match_set(known, target, **options), out.name, folder)
+        _write(match_set(known, target, **options), name, folder)
 
-    return run_step(out, work, files=[target], inputs=inputs, packages=_PACKAGES)
+    return run_step(out / name, work, files=[target], inputs=inputs, packages=_PACKAGES)
 
 
 @functools.lru_cache(maxsize=1)

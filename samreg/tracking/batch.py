@@ -7,11 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from samreg.backends import each
 from samreg.errors import ImagesAtFault, InputError, require_number, require_progress, require_seed
 from samreg.spatial.files import claimed_folder
 from samreg.spatial.grid import Grid
@@ -85,8 +87,6 @@ def track_pairs(
     >>> [(outcome.name, outcome.status) for outcome in outcomes]
     [('pair-001', 'done')]
     """
-    import joblib
-
     from samreg.device import resolve_device
     from samreg.embedding.registry import default_model, load_model
 
@@ -98,17 +98,16 @@ def track_pairs(
     out = Path(out)
     options = {"model": model, "device": device, "seed": seed}
     identity = load_model(default_model(_DIMENSIONS) if model is None else model).identity
-    tasks = (joblib.delayed(_track_one)(pair, out / pair.name, options, identity) for pair in pairs)
     outcomes: list[Outcome] = []
     with claimed_folder(out):
-        for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
+        for outcome in each(partial(_track_one, out, options, identity), pairs, jobs=jobs):
             outcomes.append(outcome)
             report(f"{len(outcomes)} of {len(pairs)}, {outcome.name}: {outcome.status} {outcome.reason}")
         write_summary(out / "summary.csv", outcomes)
     return outcomes, _accuracy([out / outcome.name / _ERRORS for outcome in outcomes if outcome])
 
 
-def _track_one(pair: LesionPair, out: Path, options: Mapping[str, Any], identity: str) -> Outcome:
+def _track_one(out: Path, options: Mapping[str, Any], identity: str, pair: LesionPair) -> Outcome:
     """Track one pair in whatever process."""
     given = (pair.lesions, pair.truth)
     files = [pair.baseline, pair.followup, *(part for part in given if isinstance(part, Path))]
@@ -127,7 +126,7 @@ def _track_one(pair: LesionPair, out: Path, options: Mapping[str, Any], identity
             _write_errors(folder / _ERRORS, tracks, truth)
 
     inputs = {"model": identity, "seed": options["seed"], "voxels": voxels}
-    return run_step(out, work, files=files, inputs=inputs, packages=_PACKAGES)
+    return run_step(out / pair.name, work, files=files, inputs=inputs, packages=_PACKAGES)
 
 
 def _on(lesions: Path | VoxelLesions, grid: Grid) -> Lesions:

@@ -1,0 +1,43 @@
+"""Processes of long runs: they end with the run, and it says so where the system ends one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from samreg.backends import each
+from samreg.errors import SamregError
+
+
+def end_process(_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_the_system_ends_is_told_with_what_to_do():
+    with pytest.raises(SamregError, match=r"probably out of memory.*kept.*fewer jobs"):
+        list(each(end_process, range(3), jobs=2))
+
+
+def test_processes_end_with_a_run_that_is_killed(tmp_path: Path):
+    code = (
+        "import sys, time; from pathlib import Path; from samreg.backends import each\n"
+        "def work(name):\n"
+        "    while True:\n"
+        "        Path(sys.argv[1], name).touch(); time.sleep(0.02)\n"
+        "list(each(work, 'ab', jobs=2))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path]) as run:
+        while len([*tmp_path.iterdir()]) < 2:
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.kill()
+    deadline = time.monotonic() + 20
+    while time.time() - max(path.stat().st_mtime for path in tmp_path.iterdir()) < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
