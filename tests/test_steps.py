@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from samreg.errors import InputError
-from samreg.steps import Outcome, fingerprint, recorded, require_summary, run_step, write_summary
+from samreg.steps import Outcome, find_inputs, fingerprint, recorded, require_summary, run_step, write_summary
 
 
 def write(folder: Path) -> None:
@@ -190,6 +190,15 @@ def test_fingerprint_follows_contents_not_times(tmp_path):
     assert fingerprint(folder) == first
     (folder / "1.dcm").write_bytes(b"2")
     assert fingerprint(folder) != first
+
+
+def test_a_folder_that_leads_to_the_results_is_no_image(tmp_path):
+    out = tmp_path / "results" / "affine"
+    for name in ("a.nii.gz", "b.nii.gz", "series/1.dcm", "series/found/x.csv", "results/affine/summary.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    assert list(find_inputs(out, tmp_path)) == ["a", "b", "series"]
+    assert list(find_inputs(tmp_path / "series" / "found", tmp_path)) == ["a", "b", "results", "series"]
 
 
 def test_a_summary_replaces_no_input_and_no_table_of_ones_own(tmp_path):
