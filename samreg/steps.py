@@ -95,7 +95,7 @@ def run_step(
     folder
         Where the results go; replaced when they were made from other inputs.
     work
-        Called with the folder to fill. A :class:`SamregError` it raises is the outcome's reason.
+        Called with the folder to fill. An exception it raises is the outcome's reason.
     files
         What the results depend on: files and folders, by their contents.
     inputs
@@ -140,13 +140,14 @@ def run_step(
             folder.rename(aside)
         staging.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
-    except (SamregError, OSError) as error:
+    except Exception as error:  # libraries raise anything; it must not stop the other steps
         if isinstance(error, OSError) or _disk_full(error):
             raise InputError(
                 f"cannot write {folder}: {_disk_full(error) or error}; what was finished before is kept: make room, "
                 "then run the same command again"
             ) from error
-        return Outcome(folder.name, "failed", time.perf_counter() - start, str(error))
+        reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
+        return Outcome(folder.name, "failed", time.perf_counter() - start, reason)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Outcome(folder.name, "done", seconds)

@@ -21,7 +21,7 @@ import numpy as np
 from samreg.backends import duration_text, end_with, workers
 from samreg.device import available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
-from samreg.errors import EngineError, InputError, SamregError, require_choice, require_number, require_progress
+from samreg.errors import InputError, require_choice, require_number, require_progress
 from samreg.quality import LandmarkErrors, dice, summarise_errors
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
 from samreg.registration.register import METHODS, TRANSFORMS, chosen_atlas, chosen_engine, register
@@ -336,12 +336,7 @@ def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]
     device = _own_device(run)
 
     def work(folder: Path) -> None:
-        try:
-            _register_into(folder, pair, run, device)
-        except (SamregError, OSError):
-            raise
-        except Exception as error:  # of a library; it must not stop the other pairs
-            raise EngineError(f"{type(error).__name__}: {error}") from error
+        _register_into(folder, pair, run, device)
 
     engine = str(run.options.get("engine") or "")
     read = [engine.rpartition(":")[0]] if ".py:" in engine else []
