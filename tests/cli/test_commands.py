@@ -40,6 +40,12 @@ def test_version(run):
     assert run("--version").output.strip() == f"samreg {samreg.__version__}"
 
 
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "samreg", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"samreg {samreg.__version__}"
+
+
 def test_register_writes_everything_and_shows_the_landmark_error(registered, files):
     out, done = registered
     assert done.exit_code == 0, done.output
