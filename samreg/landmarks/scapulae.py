@@ -210,9 +210,9 @@ def fit_bone(
     moved, coefficients = start, np.zeros_like(knots)
     for step in range(_SMOOTH_STEPS):
         rows, targets, w = fit.pairs(moved, max(3.0, 8 * 0.9**step), _LOOK_BACK_LAST_MM)
-        weight = np.bincount(rows, w, len(start))  # of each point, and its targets' weighted sum
+        total = np.bincount(rows, w, len(start))  # weight of each point, and where it is pulled
         pull = np.column_stack([np.bincount(rows, w * axis, len(start)) for axis in (targets - start[rows]).T])
-        system = (basis * weight[:, None]).T @ basis + _SMOOTH_STIFFNESS * w.sum() * np.eye(len(knots))
+        system = (basis * total[:, None]).T @ basis + _SMOOTH_STIFFNESS * w.sum() * np.eye(len(knots))
         coefficients = np.linalg.solve(system, basis.T @ pull)
         moved = start + basis @ coefficients
     inside = grid.contains(moved)
