@@ -79,7 +79,7 @@ def _atlas_without(*people: str) -> LandmarkAtlas:
 def _unseen() -> Iterator[None]:
     """Let neither ribs nor domes, kidneys nor arteries be found."""
     with ExitStack() as stack:
-        for name in ("find_ribs", "find_domes", "find_kidneys", "find_mouths"):
+        for name in ("find_ribs", "find_domes", "find_kidneys", "find_artery_origins"):
             stack.enter_context(patch.object(structures, name, return_value={}))
         yield
 

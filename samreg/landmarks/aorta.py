@@ -1,4 +1,4 @@
-"""Mouths of the celiac trunk and the superior mesenteric artery: spots on the front of an aorta with contrast in it."""
+"""Origins of the celiac trunk and superior mesenteric artery: spots on the front of an aorta with contrast in it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CELIAC, MESENTERIC = "celiac_trunk_origin", "sma_origin"
 
 _SPACING_MM, _SMOOTHED_MM = 1.5, 1.0
 _HU_RANGE = (-150.0, 500.0)
-_BEHIND_MM = 12.0  # from a mouth, of the axis of the aorta
-_REACH_MM, _ALONG_MM = 18.0, 55.0  # of the axis sideways, and of the part along the body past the mouths
+_BEHIND_MM = 12.0  # from an artery's origin, of the axis of the aorta
+_REACH_MM, _ALONG_MM = 18.0, 55.0  # of the axis sideways, and of the part along the body past the origins
 _RADII_MM = np.arange(4.5, 16.1, 1.5)
 _DIRECTIONS = 16  # around the axis
 _RIM_VOXELS = 2.0 / _SPACING_MM  # from the wall, inwards and outwards, where it is looked at
@@ -29,16 +29,16 @@ _UNEVEN, _OFF_CENTRE = 0.7, 0.3  # weights: a vessel, other than bone, is even i
 _AXIS_SMOOTHED, _BLOOD_SMOOTHED = 2.0, 9  # slices
 
 _FRONT = np.deg2rad(np.arange(-90.0, 90.1, 7.5))  # directions around the axis, 0 to the front, positive to the left
-_MAX_DIRECTION = np.deg2rad(45.0)  # of a mouth
+_MAX_DIRECTION = np.deg2rad(45.0)  # of an artery's origin
 _AT_WALL_MM, _BEYOND_MM = (2.0, 3.0, 4.0), (4.0, 6.0, 8.0)  # where arteries leave it, and where veins pass by
 _SOFT_HU = 60.0  # of muscle and bowel
 _MIN_CONTRAST_HU = 30.0  # of the blood above these
-_MIN_BRIGHTNESS = 0.3  # of a mouth, relative to the aorta
+_MIN_BRIGHTNESS = 0.3  # of an artery's origin, relative to the aorta
 _SMOOTHED = 0.7  # slices and directions
-_APART = 5  # slices and directions, of two mouths
+_APART = 5  # slices and directions, of two origins
 _WALL_SHARE, _BEYOND_SHARE = 0.35, 0.5  # of its brightness, down to which a spot extends
 _MAX_WIDTH_MM = 22.0  # wider is the left renal vein, which crosses in front of the aorta
-_GAP_MM, _GAP_SD_MM, _GAP_RANGE_MM = 14.0, 8.0, (4.0, 35.0)  # between the two mouths
+_GAP_MM, _GAP_SD_MM, _GAP_RANGE_MM = 14.0, 8.0, (4.0, 35.0)  # between the two origins
 _OFF_SD_MM, _NEAR_MM = 20.0, 30.0  # from where both are expected, along the body
 
 
@@ -87,7 +87,7 @@ class _Spot:
     brightness: float
 
 
-def find_mouths(image: Image, expected: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+def find_artery_origins(image: Image, expected: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Find where the celiac trunk and the superior mesenteric artery leave the aorta in a CT with contrast.
 
     Parameters
@@ -125,12 +125,12 @@ def find_mouths(image: Image, expected: Mapping[str, FloatArray]) -> dict[str, F
     return {} if chosen is None else {name: aorta.on_wall(spot) for name, spot in chosen.items()}
 
 
-def _aorta(image: Image, mouths: FloatArray) -> _Aorta | None:
-    """Follow the aorta through the slices around about where its mouths (2, 3) are, LPS mm."""
-    middle = mouths.mean(axis=0) + [0.0, _BEHIND_MM, 0.0]
+def _aorta(image: Image, origins: FloatArray) -> _Aorta | None:
+    """Follow the aorta through the slices around about where its origins (2, 3) are, LPS mm."""
+    middle = origins.mean(axis=0) + [0.0, _BEHIND_MM, 0.0]
     margin = _REACH_MM + _RADII_MM[-1] + _RIM_VOXELS * _SPACING_MM
     low, high = middle - margin, middle + margin
-    low[2], high[2] = mouths[:, 2].min() - _ALONG_MM, mouths[:, 2].max() + _ALONG_MM
+    low[2], high[2] = origins[:, 2].min() - _ALONG_MM, origins[:, 2].max() + _ALONG_MM
     part = part_of(image, low, high)
     if part is None:
         return None

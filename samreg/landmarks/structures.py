@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samreg.device import side_by_side
 from samreg.landmarks.airways import find_carinas
-from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_mouths
+from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_artery_origins
 from samreg.landmarks.arch import BRANCHES, find_arch
 from samreg.landmarks.diaphragm import find_domes
 from samreg.landmarks.kidneys import FoundKidney, find_kidneys
@@ -50,7 +50,7 @@ class Structures:
         Of the diaphragm, by side, (3,) LPS mm.
     kidneys
         By side.
-    mouths
+    origins
         Of the celiac trunk and the superior mesenteric artery, by the landmark's name, (3,) LPS mm.
     points
         Apices of the lungs, top of the aortic arch, carinas of the airways and sternal angle, by name, (3,) LPS mm.
@@ -60,7 +60,7 @@ class Structures:
     ribs: Mapping[str, FoundRib] = field(default_factory=dict)
     domes: Mapping[str, FloatArray] = field(default_factory=dict)
     kidneys: Mapping[str, FoundKidney] = field(default_factory=dict)
-    mouths: Mapping[str, FloatArray] = field(default_factory=dict)
+    origins: Mapping[str, FloatArray] = field(default_factory=dict)
     points: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
@@ -71,7 +71,7 @@ def find_structures(
     reliability: FloatArray,
     counted: NDArray[np.bool_],
 ) -> Structures:
-    """Find shoulder blades, ribs, domes of the diaphragm, kidneys, mouths of arteries and single points in a CT.
+    """Find shoulder blades, ribs, domes of the diaphragm, kidneys, origins of arteries and single points in a CT.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ def find_structures(
     rows = [names.index(name) for name in BRANCHES if name in names]
     is_sure = bool(rows) and reliability[rows].mean() >= _MIN_ARTERY
     branches = {names[i]: positions[i] for i in rows if is_sure}
-    ribs, kidneys, arch, domes, mouths, apices, carinas, joint = side_by_side(
+    ribs, kidneys, arch, domes, origins, apices, carinas, joint = side_by_side(
         [
             partial(find_ribs, image, levels, positions[vertebrae], scapulae),
             partial(find_kidneys, image, by_side("kidney_upper_pole")),
             partial(find_arch, image, branches),
             partial(find_domes, image, by_side("diaphragm_dome")),
-            partial(find_mouths, image, leaving),
+            partial(find_artery_origins, image, leaving),
             partial(find_apices, image, positions[thoracic]),
             partial(find_carinas, image, positions[thoracic]),
             partial(find_sternal_angle, image, sorted(numbers), positions[thoracic]),
@@ -112,7 +112,7 @@ def find_structures(
     )
     points = {f"{side}_lung_apex": place for side, place in apices.items()} | carinas
     points |= {name: at for name, at in (("aortic_arch_top", arch), ("sternal_angle", joint)) if at is not None}
-    return Structures(scapulae, ribs, domes, kidneys, mouths, points)
+    return Structures(scapulae, ribs, domes, kidneys, origins, points)
 
 
 def on_structures(
@@ -134,7 +134,7 @@ def on_structures(
     positions : ndarray
         (L, 3) LPS mm.
     seen : ndarray of bool
-        (L,) those that the image itself shows: lateral places and tips of ribs, domes, poles of kidneys, mouths.
+        (L,) those that the image itself shows: lateral places and tips of ribs, domes, poles of kidneys, origins.
     """
     row = {name: i for i, name in enumerate(names)}
     result, seen = positions.copy(), np.zeros(len(positions), dtype=bool)
@@ -157,9 +157,9 @@ def on_structures(
             i = row.get(f"{side}_kidney_{end}_pole")
             if i is not None and pole is not None:
                 result[i], seen[i] = pole, True
-    for name, mouth in structures.mouths.items():
-        result[row[name]], seen[row[name]] = mouth, True
+    for name, origin in structures.origins.items():
+        result[row[name]], seen[row[name]] = origin, True
     for name, leader in LED_BY.items():
-        if name in row and leader in structures.mouths:
-            result[row[name]] += structures.mouths[leader] - positions[row[leader]]
+        if name in row and leader in structures.origins:
+            result[row[name]] += structures.origins[leader] - positions[row[leader]]
     return result, seen

@@ -45,10 +45,10 @@ def test_poles_of_kidneys_are_where_the_image_shows_them() -> None:
     assert only_upper.tolist() == [[9, 0, 0]]
 
 
-def test_mouths_of_arteries_are_where_the_image_shows_them_and_the_vein_below_comes_along() -> None:
+def test_origins_of_arteries_are_where_the_image_shows_them_and_the_vein_below_comes_along() -> None:
     names = ("celiac_trunk_origin", "left_renal_vein_crossing", "sma_origin")
-    mouths = {"celiac_trunk_origin": PLACES[0] + 1.0, "sma_origin": PLACES[2] + [0.0, 2.0, -15.0]}
-    positions, seen = on_structures(Structures(mouths=mouths), names, PLACES[:3], PLACES[:3])
+    origins = {"celiac_trunk_origin": PLACES[0] + 1.0, "sma_origin": PLACES[2] + [0.0, 2.0, -15.0]}
+    positions, seen = on_structures(Structures(origins=origins), names, PLACES[:3], PLACES[:3])
     np.testing.assert_allclose(positions - PLACES[:3], [[1, 1, 1], [0, 2, -15], [0, 2, -15]])
     assert seen.tolist() == [True, False, True]
     alone, seen = on_structures(Structures(), names, PLACES[:3], PLACES[:3])
