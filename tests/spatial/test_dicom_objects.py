@@ -438,6 +438,37 @@ def test_a_contour_that_is_copied_or_empty_spoils_nothing(scan, tmp_path, change
     np.testing.assert_allclose([p[0, 2] for _, p, _ in drawn(tmp_path / "out.dcm")["liver"]], heights)
 
 
+@pytest.fixture
+def japanese_scan(scan, tmp_path):
+    """The scan with a header as scanners in Japan write it."""
+    folder = tmp_path / "japanese"
+    folder.mkdir()
+    for path in scan.iterdir():
+        item = pydicom.dcmread(path)
+        item.SpecificCharacterSet, item.PatientName = ["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"
+        item.save_as(folder / path.name)
+    return folder
+
+
+def test_names_keep_their_letters_whatever_the_character_set_of_the_reference(scan, japanese_scan, tmp_path):
+    path = structure_set(tmp_path / "rs.dcm", ("placeholder", [("POINT", CENTER)]))
+    item = pydicom.dcmread(path)
+    item.SpecificCharacterSet, item.StructureSetROISequence[0].ROIName = "ISO_IR 192", "肝臓, Gefäß"
+    item.save_as(path)
+    for folder, person in ((scan, "Scan^A"), (japanese_scan, "Yamada^Tarou=山田^太郎")):
+        warp_dicom_structures(path, tmp_path / "out.dcm", reference=folder, transform=AffineTransform.identity(3))
+        assert list(drawn(tmp_path / "out.dcm")) == ["肝臓, Gefäß"]
+        assert pydicom.dcmread(tmp_path / "out.dcm").PatientName == person
+
+
+def test_labels_of_a_series_in_japanese_are_written(japanese_scan, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed (the extra dicom)")
+    labels = Image(np.ones(SCAN.shape, np.uint8), SCAN)
+    write_dicom_segmentation(labels, tmp_path / "seg.dcm", reference=japanese_scan, names={1: "肝臓"})
+    item = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (item.PatientName, item.SegmentSequence[0].SegmentLabel) == ("Yamada^Tarou=山田^太郎", "肝臓")
+
+
 def test_two_slices_and_a_gap_do_not_span_it(scan, tmp_path):
     heights = SCAN.origin[2] + 3.0 * np.array([2, 3, 6])
     source = structure_set(

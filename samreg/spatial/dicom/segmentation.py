@@ -18,7 +18,7 @@ from pydicom.uid import SegmentationStorage, generate_uid
 from samreg.errors import InputError, MissingExtraError
 from samreg.spatial.dicom.header import read_elements
 from samreg.spatial.dicom.planes import read_planes
-from samreg.spatial.dicom.source import MANUFACTURER, ImageSeries, software_version
+from samreg.spatial.dicom.source import MANUFACTURER, UTF8, ImageSeries, software_version
 from samreg.spatial.dicom.stacks import split_stacks
 from samreg.spatial.dicom.volume import stack_image
 from samreg.spatial.files import reading
@@ -176,9 +176,11 @@ def _dataset(pixels: NDArray[Any], descriptions: Sequence[Any], target: ImageSer
 
 
 def _filled(header: Dataset) -> Dataset:
-    """Return a header with the elements that may be empty but must be there."""
+    """Return a header in UTF-8 with the elements that may be empty but must be there."""
     filled = Dataset(header)
     filled.file_meta = header.file_meta
+    filled.decode()
+    filled.SpecificCharacterSet = UTF8
     for keyword in _TYPE_2:
         if keyword not in filled:
             setattr(filled, keyword, "")

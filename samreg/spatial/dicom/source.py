@@ -26,7 +26,8 @@ from samreg.spatial.grid import FloatArray, Grid
 MANUFACTURER = "samreg"
 _PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")
-_OPTIONAL = ("IssuerOfPatientID", "StudyDescription", "SpecificCharacterSet", "PositionReferenceIndicator")
+_OPTIONAL = ("IssuerOfPatientID", "StudyDescription", "PositionReferenceIndicator")
+UTF8 = "ISO_IR 192"  # of what is written: the series' own character set may lack letters of regions' names
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _MAX_DS_LENGTH = 16  # characters of a decimal string
 
@@ -191,6 +192,7 @@ def derived_object(sop_class: str, modality: str, series: ImageSeries, descripti
     item = Dataset()
     item.file_meta = FileMetaDataset()
     item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    item.SpecificCharacterSet = UTF8
     item.SOPClassUID = item.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
     for keyword in (*_PATIENT, *_STUDY):
