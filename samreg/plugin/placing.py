@@ -118,11 +118,13 @@ def image_of(layer: Any) -> Image:
     data = np.asarray(layer.data)
     if data.ndim not in (2, 3) or getattr(layer, "rgb", False):
         raise InputError(f"the layer {layer.name} is no scalar image in 2D or 3D; choose another")
-    matrix = np.asarray(layer.affine.linear_matrix)
-    if np.abs(matrix - np.diag(np.diag(matrix))).max() > 1e-6 or np.any(layer.rotate != np.eye(data.ndim)):
-        raise InputError(f"the layer {layer.name} is turned; open its file with samreg's reader instead")
-    spacing = np.asarray(layer.scale)[::-1]
-    return Image.from_array(data, spacing=spacing, origin=np.asarray(layer.translate)[::-1], name=layer.name)
+    origin = np.asarray(layer.data_to_world((0,) * data.ndim))  # by scale, translate, rotate, shear and affine together
+    steps = np.array([layer.data_to_world(one) for one in np.eye(data.ndim)]) - origin
+    along = np.diag(steps)
+    if np.abs(steps - np.diag(along)).max() > 1e-6:
+        raise InputError(f"the layer {layer.name} is turned or sheared; open its file with samreg's reader instead")
+    placed = {"spacing": np.abs(along)[::-1], "origin": origin[::-1], "direction": np.diag(np.sign(along)[::-1])}
+    return Image.from_array(data, **placed, name=layer.name)
 
 
 def similarity_layer(similarity: Image, frame: Frame) -> Layer:

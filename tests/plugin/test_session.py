@@ -119,8 +119,15 @@ def test_an_image_of_a_layer_is_the_one_that_was_read_or_made_of_its_place():
     other = viewer.add_image(np.zeros((3, 4, 5)), scale=(3, 2, 1), translate=(30, 20, 10), name="other")
     grid = placing.image_of(other).grid
     assert (grid.spacing.tolist(), grid.origin.tolist()) == ([1, 2, 3], [10, 20, 30])
-    turned = viewer.add_image(np.zeros((3, 4, 5)), rotate=(10, 0, 0), name="turned")
-    for layer, words in ((turned, "turned"), (viewer.add_image(np.zeros((2, 3, 4, 5)), name="movie"), "no scalar")):
+    matrix = np.array([[3, 0, 0, 30], [0, -2, 0, 20], [0, 0, 1, 10], [0, 0, 0, 1]])  # as readers of NIfTI place it
+    grid = placing.image_of(viewer.add_image(np.zeros((3, 4, 5)), affine=matrix, name="by an affine")).grid
+    assert (grid.spacing.tolist(), grid.origin.tolist()) == ([1, 2, 3], [10, 20, 30])
+    assert np.diag(grid.direction).tolist() == [1, -1, 1]
+    volume = np.zeros((3, 4, 5))
+    turned = viewer.add_image(volume, rotate=(10, 0, 0), name="turned")
+    sheared = viewer.add_image(volume, shear=(0.5, 0, 0), name="sheared")
+    movie = viewer.add_image(np.zeros((2, 3, 4, 5)), name="movie")
+    for layer, words in ((turned, "turned"), (sheared, "sheared"), (movie, "no scalar")):
         with pytest.raises(InputError, match=words):
             placing.image_of(layer)
 
