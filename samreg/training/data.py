@@ -138,12 +138,13 @@ def named_images(source: str | os.PathLike[str], wanted: Iterable[str] = ()) -> 
 
 
 def list_images(source: str | os.PathLike[str]) -> list[Path]:
-    """Return the image files of a folder, or those a text file lists, in the order of their names.
+    """Return the images of a folder, or those a text file lists, in the order of their names.
 
     Parameters
     ----------
     source
-        A folder, or a text file (.txt) with a path a line, relative to its own folder.
+        A folder of image files and of folders that hold a DICOM series each, or a text file (.txt) with the path of one
+        of these a line, relative to its own folder.
 
     Raises
     ------
@@ -154,13 +155,22 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
     if source.suffix == ".txt" and source.is_file():
         lines = source.read_text(encoding="utf-8").splitlines()
         paths = [source.parent / line.strip() for line in lines if line.strip()]
-        if missing := [path for path in paths if not path.is_file()]:
+        if missing := [path for path in paths if not path.exists()]:
             raise InputError(f"{source}: {len(missing)} of {len(paths)} images are missing, such as {missing[0]}")
     else:
-        paths = [path for path in source.glob("*") if path.name.lower().endswith(READABLE)]
+        paths = [path for path in source.glob("*") if path.name.lower().endswith(READABLE) or _holds_dicom(path)]
     if not paths:
-        raise InputError(f"{source}: no images ({', '.join(READABLE)})")
+        raise InputError(f"{source}: no images ({', '.join(READABLE)}) and no folders of DICOM files")
     return sorted(paths)
+
+
+def _holds_dicom(folder: Path) -> bool:
+    """Tell whether a path is a folder that holds a DICOM file: others, of labels or maps, may lie beside the images."""
+    if not folder.is_dir() or folder.name.startswith("."):
+        return False
+    from samreg.spatial.dicom.header import may_be_dicom  # loads pydicom, which a prepared file does without
+
+    return any(may_be_dicom(path) for path in sorted(folder.iterdir()) if path.is_file())
 
 
 def make_volume(given: Image, modality: Modality, device: torch.device) -> Volume:
@@ -195,7 +205,15 @@ def stored_image(given: Image, modality: Modality, *, name: str) -> StoredImage:
 
 
 def as_volume(image: StoredImage, modality: Modality, device: torch.device) -> Volume:
-    """Return the volume of a stored image on the device."""
+    """Return the volume of a stored image on the device.
+
+    Raises
+    ------
+    InputError
+        When no body was found in it.
+    """
+    if not image.inside.any():
+        raise InputError(f"{image.name} shows no body, of which training could draw points; leave it out")
     spacing = modality.preprocessing.spacing
     fine = torch.from_numpy(modality.levels[image.levels])[None, None]
     index = torch.nonzero(torch.from_numpy(image.inside)).flip(1).float()

@@ -19,14 +19,16 @@ from samreg.landmarks.detector import LandmarkDetector
 from samreg.landmarks.match import match
 from samreg.landmarks.templates import template_scores
 from samreg.matching import Calibration
+from samreg.phantoms import write_dicom_series
 from samreg.registration import register
-from samreg.spatial import Image, Points
+from samreg.spatial import Image, Points, write_image
 from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig
 from samreg.training.cross_subject import build_maps, load_pairs, reshaped
-from samreg.training.data import Pair, Volume, list_images, load_volumes, sample
+from samreg.training.data import Pair, Volume, list_images, load_volumes, make_volume, named_images, sample
 from samreg.training.landmarks import train_detector
 from samreg.training.loop import train
+from samreg.training.modality import MODALITIES
 from samreg.training.step import TrainingStep, draw_sample
 from samreg.training.validate import synthetic_errors
 from samreg.training.views import ViewConfig
@@ -225,6 +227,23 @@ def test_lists_of_images(images, tmp_path) -> None:
     listing.write_text("none.png\n")
     with pytest.raises(InputError, match=r"none\.png"):
         list_images(listing)
+
+
+def test_folders_of_dicom_are_images_to_train_on(tmp_path) -> None:
+    scan = Image.from_array(np.full((2, 4, 4), -1000.0, np.float32), spacing=4.0)
+    write_dicom_series(scan, tmp_path / "scans" / "ANNA")
+    write_image(scan, tmp_path / "scans" / "BOB.nii.gz")
+    write_image(scan, tmp_path / "scans" / "labels" / "BOB.nii.gz")
+    (tmp_path / "some.txt").write_text("scans/ANNA\nscans/BOB.nii.gz\n")
+    for source in ("scans", "some.txt"):
+        assert list(named_images(tmp_path / source)) == ["ANNA", "BOB"]
+
+
+def test_an_image_without_a_body_is_named() -> None:
+    ct = MODALITIES["ct"](2.0)
+    air = Image.from_array(np.random.default_rng(0).normal(-1000, 20, (16, 16, 16)), spacing=4.0, name="air")
+    with pytest.raises(InputError, match="air shows no body"):
+        make_volume(air, ct, CPU)
 
 
 def test_names_of_images_are_cut_at_their_suffix_alone(images, config, tmp_path) -> None:
