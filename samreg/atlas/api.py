@@ -22,7 +22,7 @@ from samreg.errors import (
     require_progress,
     require_seed,
 )
-from samreg.spatial.files import claimed_folder
+from samreg.spatial.files import claimed_folder, require_path
 from samreg.spatial.io_images import find_images, read_image
 from samreg.spatial.io_points import find_points
 from samreg.steps import find_inputs
@@ -131,7 +131,7 @@ def build_atlas(
     require_progress(progress)
     iterations = require_number("iterations", iterations, minimum=0, integer=True)
     jobs = require_number("jobs", jobs, minimum=1, integer=True)
-    folder = AtlasFolder(Path(out))
+    folder = AtlasFolder(require_path("out", out))
     if landmarks is not None and Path(landmarks).resolve() == folder.landmarks.resolve():
         raise InputError(f"{landmarks} would be overwritten by the template's landmarks; choose another folder for out")
     _require_engine(engine, method)

@@ -16,6 +16,7 @@ from samreg.benchmark.datasets.base import digest
 from samreg.benchmark.job import Job, execute, read_record
 from samreg.benchmark.methods import Method, get_method
 from samreg.errors import InputError, require_choice, require_number, require_seed
+from samreg.spatial.files import require_path
 
 _RECORD_VERSION = 1  # to be raised when a measure changes
 
@@ -84,7 +85,7 @@ def plan(
     if not methods or isinstance(methods, str):
         raise InputError(f"name at least one method in a list, such as ['identity'], got {methods!r}")
     threads = require_number("threads", threads, minimum=1, integer=True)
-    seed = require_seed(seed)
+    seed, out = require_seed(seed), require_path("out", out)
     fingerprints = {name: _checked(get_method(name)).fingerprint for name in methods}
     jobs = []
     for fixed, moving in data.pairs[:pairs]:
@@ -92,7 +93,7 @@ def plan(
             cases = [data.cases[case].fingerprint for case in (fixed, moving)]
             key = digest([_RECORD_VERSION, cases, fingerprint, threads, seed])
             file = f"{_file_name(fixed)}--{_file_name(moving)}--{key[:12]}.json"
-            record = Path(out).absolute() / "records" / _file_name(data.name) / _file_name(name) / file
+            record = out.absolute() / "records" / _file_name(data.name) / _file_name(name) / file
             jobs.append(Job(data.spec, name, fixed, moving, threads, seed, key, str(record)))
     return jobs
 

@@ -6,17 +6,19 @@ Exit codes: 0 done; 1 the images could not be registered, and the reason is prin
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from samreg.cli.apply import apply
 from samreg.cli.atlas import atlas
 from samreg.cli.batch import batch
 from samreg.cli.benchmark import benchmark
-from samreg.cli.common import exit_codes, tolerate_any_terminal
+from samreg.cli.common import exit_codes, fail, tolerate_any_terminal
 from samreg.cli.demo import demo
 from samreg.cli.dicom import dicom
 from samreg.cli.embed import embed
@@ -29,8 +31,21 @@ from samreg.cli.track import track
 from samreg.cli.train import train
 from samreg.cli.view import view
 
+
+class _Group(typer.core.TyperGroup):
+    """The command, which refuses empty arguments: ``-o ""``, of an unset variable, would be the working folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, argument in zip([self.name, *args], args, strict=False):
+            if not argument or re.fullmatch(r"--[\w-]+=", argument):
+                after = f"{argument[:-1] or before} is followed by"
+                fail(f"{after} an empty argument; is a variable of the shell unset? Give a value, or leave it out", 2)
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="samreg",
+    cls=_Group,
     help="Registration of body scans by self-supervised anatomical embeddings.",
     epilog="Exit codes: 0 done, 1 images that cannot be registered, 2 a fault of the call, 3 a failed engine, "
     "130 interrupted. World coordinates are LPS mm throughout.",

@@ -15,7 +15,7 @@ from samreg.backends import each
 from samreg.errors import InputError, require_choice, require_number, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES
 from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, match_set, read_templates, template_files
-from samreg.spatial.files import claimed_folder
+from samreg.spatial.files import claimed_folder, require_path
 from samreg.spatial.io_points import write_points
 from samreg.spatial.tables import read_table
 from samreg.steps import Outcome, find_inputs, require_summary, run_step, write_summary, write_table
@@ -92,7 +92,7 @@ def match_folder(
     require_choice("search", search, SEARCHES)
     require_progress(progress)
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
-    out = Path(out)
+    out = require_path("out", out)
     images = find_inputs(out, *([targets] if isinstance(targets, (str, os.PathLike)) else targets))
     require_summary(out / "summary.csv", [*template_files(templates), *images.values()])
     _require_own_table(out, Path(templates))

@@ -26,7 +26,7 @@ from samreg.quality import LandmarkErrors, dice, summarise_errors
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
 from samreg.registration.register import METHODS, TRANSFORMS, chosen_atlas, chosen_engine, register
 from samreg.registration.result import RegistrationResult
-from samreg.spatial.files import claimed_folder, locked_folder
+from samreg.spatial.files import claimed_folder, locked_folder, require_path
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.io_images import read_image
@@ -188,9 +188,9 @@ def register_many(
     ['registered', 'failed']
     """
     require_progress(progress)
-    report = progress or log.info
+    report, out = progress or log.info, require_path("out", out)
     if isinstance(pairs, (str, os.PathLike)):
-        require_summary(Path(out) / SUMMARY, [pairs])
+        require_summary(out / SUMMARY, [pairs])
         pairs = read_registration_pairs(pairs)
     require_distinct([pair.name for pair in pairs])
     devices = tuple(part.strip() for part in str(device).split(","))
@@ -210,7 +210,7 @@ def register_many(
         if isinstance(options.get("anchors"), os.PathLike):
             options["anchors"] = os.fspath(options["anchors"])
         run = _Run(
-            out=Path(out).absolute(),
+            out=out.absolute(),
             options=dict(options),
             identity=_checked(options),
             shared=_shared_images(pairs) if options.get("method") != "registration" else frozenset(),

@@ -35,7 +35,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     InputError
         When the folder cannot be made or written to, or the disk is full.
     """
-    path = Path(path)
+    path = require_path("path", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".samreg-", dir=path.parent)
@@ -87,7 +87,7 @@ def replaced_files(folder: str | os.PathLike[str], *, summary: str, others: Coll
     >>> [path.name for path in folder.iterdir()]
     ['done.json']
     """
-    folder = Path(folder)
+    folder = require_path("folder", folder)
     with staging_folder(folder) as staging, locked_folder(folder):
         yield staging
         files = sorted(staging.iterdir(), key=lambda file: file.name == summary)
@@ -139,7 +139,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def claimed_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Make a folder and lock it, as :func:`locked_folder` does, within the block; one still empty then is removed."""
-    folder = Path(folder)
+    folder = require_path("folder", folder)
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,19 +206,23 @@ def reason(error: Exception) -> str:
 def require_path(name: str, value: object) -> Path:
     """Return a path to write to; raise :class:`InputError` where something else is given.
 
+    An empty text is none: ``Path("")`` is the working folder, which nobody means by an unset variable.
+
     Examples
     --------
     >>> require_path("folder", None)
     Traceback (most recent call last):
     samreg.errors.InputError: folder must be a path, such as "out", got None
     """
-    if not isinstance(value, (str, os.PathLike)):
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise InputError(f'{name} must be a path, such as "out", got {value!r}')
     return Path(value)
 
 
 def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
     """Return ``path`` as a ``Path``; raise :class:`InputError` when it is missing, unreadable or empty."""
+    if isinstance(path, str) and not path:  # which Path takes for the working folder
+        raise InputError(f"{what}: the path is empty; give one")
     try:
         path = Path(path)
         exists = path.exists()
@@ -315,7 +319,7 @@ def require_writable(folder: str | os.PathLike[str], *, space: float = 0) -> Non
     space
         What is to be written, bytes.
     """
-    folder = Path(folder)
+    folder = require_path("folder", folder)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise InputError(f"cannot write to {folder}: {existing} is a file; choose another folder")

@@ -15,7 +15,7 @@ import numpy as np
 
 from samreg.backends import each
 from samreg.errors import ImagesAtFault, InputError, require_number, require_progress, require_seed
-from samreg.spatial.files import claimed_folder
+from samreg.spatial.files import claimed_folder, require_path
 from samreg.spatial.grid import Grid
 from samreg.spatial.io_images import read_image
 from samreg.steps import Outcome, run_step, write_summary, write_table
@@ -95,7 +95,7 @@ def track_pairs(
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
     report = progress or log.info
     require_names(pairs)
-    out = Path(out)
+    out = require_path("out", out)
     options = {"model": model, "device": device, "seed": seed}
     identity = load_model(default_model(_DIMENSIONS) if model is None else model).identity
     outcomes: list[Outcome] = []

@@ -24,7 +24,7 @@ from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.inference import on_device
 from samreg.errors import InputError, MissingExtraError
-from samreg.spatial.files import atomic_path, reading
+from samreg.spatial.files import atomic_path, reading, require_path
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, Volume, load_volumes
 from samreg.training.optimizer import Optimizers, optimizers_for
@@ -86,7 +86,7 @@ def train(config: TrainingConfig) -> Path:
 def _trained(config: TrainingConfig) -> Path:
     """Train as :func:`train` says, on the threads that torch has."""
     rank, world, device = _place(config)
-    output = Path(config.output)
+    output = require_path("output", config.output)
     output.mkdir(parents=True, exist_ok=True)
     pools = _pools(config, device)
 

@@ -644,3 +644,14 @@ def test_info_describes_results_transforms_points_labels_and_embeddings(run, reg
     assert (done.exit_code, "a saved registration" in " ".join(done.output.split())) == (0, True), done.output
     done = run("info", out / "transform.npz")
     assert (done.exit_code, "describe its folder" in " ".join(done.output.split())) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("a.nii.gz", "b.nii.gz", "-o", ""), ("a.nii.gz", "", "--out=x"), ("a", "b", "--out=")]
+)
+def test_empty_argument_of_an_unset_variable_is_not_the_working_folder(run, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("register", *arguments)
+    assert result.exit_code == 2
+    assert "followed by an empty argument; is a variable of the shell unset?" in result.output
+    assert not [*tmp_path.iterdir()]

@@ -9,7 +9,17 @@ import sys
 import pytest
 
 from samreg.errors import EngineError, InputError
-from samreg.spatial.files import atomic_path, reading, reason, replaced_files, require_file, require_replaceable
+from samreg.spatial import find_images
+from samreg.spatial.files import (
+    atomic_path,
+    claimed_folder,
+    reading,
+    reason,
+    replaced_files,
+    require_file,
+    require_replaceable,
+    require_writable,
+)
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -143,3 +153,17 @@ def test_results_replace_earlier_ones_and_nothing_else(tmp_path):
     require_replaceable(tmp_path, ["table.csv"], mark="done.json")
     with pytest.raises(InputError, match="would replace the input"):
         require_replaceable(tmp_path, ["table.csv"], mark="done.json", inputs=[mine])
+
+
+def test_an_empty_path_is_not_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.nii.gz").touch()
+    with pytest.raises(InputError, match="path is empty"):
+        require_file("")
+    with pytest.raises(InputError, match="path is empty"):
+        find_images("")
+    for opened in (claimed_folder, atomic_path):
+        with pytest.raises(InputError, match="must be a path"), opened(""):
+            pass
+    with pytest.raises(InputError, match="must be a path"):
+        require_writable("")
