@@ -79,7 +79,8 @@ def build_atlas(
     Parameters
     ----------
     images
-        Image files, DICOM folders, or folders of these; CT in HU for the methods that embed.
+        Image files, DICOM folders, or folders of these. Where one is not in Hounsfield units, the default model is
+        that for any contrast.
     out
         Folder for the results.
     labels
@@ -197,13 +198,19 @@ def _listed(paths: Paths) -> Sequence[str | os.PathLike[str]]:
 
 
 def _default_model(images: Mapping[str, Path]) -> str:
-    """Return the model for the dimensions of the first image that can be read; the others are named in their turn."""
-    from samreg.embedding import DEFAULT_MODEL, default_model
+    """Return the model for the images together, as :func:`samreg.register` chooses it for a pair.
+
+    One that cannot be read is named in its turn.
+    """
+    from samreg.embedding.registry import DEFAULT_MODEL, default_for, default_notes
 
     for path in images.values():
         try:
-            ndim = read_image(path).ndim
+            image = read_image(path)
         except InputError:
             continue
-        return default_model(ndim)
+        if (model := default_for(image)) != DEFAULT_MODEL:  # for flat images, or any contrast: so for all
+            for note in default_notes(image):
+                log.warning("%s", note)
+            return model
     return DEFAULT_MODEL

@@ -324,6 +324,18 @@ def test_flat_images_are_embedded_by_the_flat_model(tmp_path):
     assert _default_model(paths) == "xray-ceph"
 
 
+def test_images_without_hounsfield_units_are_embedded_by_the_model_for_any_contrast(tmp_path, caplog):
+    array = np.linspace(-1000, 1000, 64, dtype=np.float32).reshape(4, 4, 4)
+    files = {"CT": tmp_path / "CT.nii.gz", "MR": tmp_path / "MR.nii.gz", "BROKEN": tmp_path / "BROKEN.nii.gz"}
+    samreg.write_image(samreg.Image.from_array(array, spacing=4), files["CT"])
+    samreg.write_image(samreg.Image.from_array(array + 1000, spacing=4), files["MR"])
+    files["BROKEN"].write_bytes(b"no image")
+    assert _default_model({name: files[name] for name in ("BROKEN", "CT")}) == "ct-small"
+    assert not caplog.messages
+    assert _default_model({name: files[name] for name in ("BROKEN", "CT", "MR")}) == "any-small"
+    assert any("MR.nii.gz" in text and "not Hounsfield units" in text for text in caplog.messages)
+
+
 def test_labels_of_other_names_are_refused(images, tmp_path):
     samreg.write_image(samreg.read_image(images / "a.nii"), tmp_path / "labels" / "z.nii")
     with pytest.raises(InputError, match="no labels"):
