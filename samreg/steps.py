@@ -141,10 +141,11 @@ def run_step(
         staging.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
     except Exception as error:  # libraries raise anything; it must not stop the other steps
-        if isinstance(error, OSError) or _disk_full(error):
+        full = _disk_full(error)
+        if full or _is_of(error, staging, folder, aside):
             raise InputError(
-                f"cannot write {folder}: {_disk_full(error) or error}; what was finished before is kept: make room, "
-                "then run the same command again"
+                f"cannot write {folder}: {full or error}; what was finished before is kept: "
+                f"{'make room' if full else 'check the permissions'}, then run the same command again"
             ) from error
         reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
         return Outcome(folder.name, "failed", time.perf_counter() - start, reason)
@@ -260,6 +261,14 @@ def require_summary(path: Path, inputs: Iterable[str | os.PathLike[str] | None] 
             f"{path} would be replaced by the run's summary, and samreg did not write it; move it, or choose another "
             "folder"
         )
+
+
+def _is_of(error: BaseException, staging: Path, *others: Path) -> bool:
+    """Tell an error of the system at a folder to write to, what is in it or leads to it, from one at an input."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, (str, os.PathLike)):
+        return False
+    path = Path(error.filename)
+    return path in (*others, staging, *staging.parents) or staging in path.parents
 
 
 def _disk_full(error: BaseException | None) -> str:

@@ -104,6 +104,31 @@ def test_a_full_disk_stops_the_run_and_says_what_to_do(tmp_path, wrapped):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):
+    image = tmp_path / "scan.nii.gz"
+    image.write_bytes(b"voxels")
+
+    def broken(self: Path, *args: object, **options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    def read(folder: Path) -> None:
+        broken(image)
+
+    outcome = run_step(tmp_path / "step", read, inputs={})
+    assert not outcome
+    assert "Input/output error" in outcome.reason
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", broken)
+        outcome = run_step(tmp_path / "step", write, files=[image], inputs={})
+    assert "scan.nii.gz" in outcome.reason
+
+
+def test_a_folder_that_cannot_be_written_to_stops_the_run(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=r"cannot write.*check the permissions"):
+        run_step(tmp_path / "out" / "step", write, inputs={})
+
+
 def test_what_a_killed_run_left_is_no_result(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from samreg.steps import run_step\n"
