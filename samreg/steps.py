@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from samreg.spatial.tables import safe_cell
 #: The file of a step that is finished.
 RECORD = "done.json"
 _BLOCK_BYTES = 2**22  # read at a time
+_MAX_NAME_BYTES = 255  # of a file or folder, on all usual file systems
 
 
 class Outcome(NamedTuple):
@@ -185,8 +187,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def require_distinct(names: Sequence[str], where: str = "") -> None:
-    """Raise :class:`InputError` when two pairs of a run would share a folder.
+def require_folder_names(names: Sequence[str], where: str = "") -> None:
+    """Raise :class:`InputError` when two pairs of a run would share a folder, or a name is too long for one's.
+
+    Windows and macOS take names that differ only in case, or in how accents are composed, for one.
 
     Parameters
     ----------
@@ -195,8 +199,18 @@ def require_distinct(names: Sequence[str], where: str = "") -> None:
     where
         How the message begins.
     """
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{where}pairs share the names {doubled[:5]}; give each pair a name of its own")
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    if shared := sorted({name for group in groups.values() if len(group) > 1 for name in group}):
+        alike = "" if len(shared) == 1 or len({*names}) < len(names) else ", which are one on Windows and macOS"
+        raise InputError(f"{where}pairs share the names {shared[:5]}{alike}; give each pair a name of its own")
+    # with what the folder is called while it is filled
+    if too_long := [name for name in names if len(f".{name}.part".encode(errors="surrogateescape")) > _MAX_NAME_BYTES]:
+        raise InputError(
+            f"{where}the name {too_long[0]!r} of a pair is too long for a folder's; give it a shorter one, by a list "
+            "of pairs with the column name"
+        )
 
 
 def find_inputs(out: Path, *paths: str | os.PathLike[str]) -> dict[str, Path]:

@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from samreg.errors import InputError
-from samreg.steps import Outcome, find_inputs, fingerprint, recorded, require_summary, run_step, write_summary
+from samreg.steps import (
+    Outcome,
+    find_inputs,
+    fingerprint,
+    recorded,
+    require_folder_names,
+    require_summary,
+    run_step,
+    write_summary,
+)
 
 
 def write(folder: Path) -> None:
@@ -102,6 +111,21 @@ def test_a_full_disk_stops_the_run_and_says_what_to_do(tmp_path, wrapped):
     with pytest.raises(InputError, match=r"No space left.*kept.*make room"):
         run_step(tmp_path / "step", fill, inputs={})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["ANNA", "BOB", "ANNA"], r"^pairs share the names \['ANNA'\]; give"),
+        (["ANNA", "BOB", "Anna"], r"\['ANNA', 'Anna'\], which are one on Windows and macOS"),
+        (["Ren\u00e9", "Rene\u0301"], "which are one on Windows and macOS"),
+        (["\u00e9" * 125], "too long for a folder's"),
+    ],
+)
+def test_names_that_would_share_a_folder_or_have_none_are_refused(names, says):
+    with pytest.raises(InputError, match=says):
+        require_folder_names(names)
+    require_folder_names(["ANNA", "BOB", "x" * 249])
 
 
 def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):

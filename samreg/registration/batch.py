@@ -38,7 +38,7 @@ from samreg.steps import (
     forget_unfinished,
     is_under_way,
     recorded,
-    require_distinct,
+    require_folder_names,
     require_summary,
     run_step,
     write_table,
@@ -192,7 +192,7 @@ def register_many(
     if isinstance(pairs, (str, os.PathLike)):
         require_summary(out / SUMMARY, [pairs])
         pairs = read_registration_pairs(pairs)
-    require_distinct([pair.name for pair in pairs])
+    require_folder_names([pair.name for pair in pairs])
     devices = tuple(part.strip() for part in str(device).split(","))
     if backend == "local":
         for one in devices:

@@ -10,7 +10,7 @@ from pathlib import Path
 from samreg.errors import InputError
 from samreg.spatial.io_images import find_images
 from samreg.spatial.tables import read_table
-from samreg.steps import find_inputs, require_distinct
+from samreg.steps import find_inputs, require_folder_names
 
 #: Names that a pair cannot have, since its folder lies beside these.
 EMBEDDINGS, SUMMARY = "embeddings", "summary.csv"
@@ -118,7 +118,7 @@ def read_registration_pairs(path: str | os.PathLike[str]) -> tuple[RegistrationP
             raise InputError(f"{table.path}, line {row.line}: {error}") from None
     if not pairs:
         raise InputError(f"{table.path}: give at least one pair")
-    require_distinct([pair.name for pair in pairs], f"{table.path}: ")
+    require_folder_names([pair.name for pair in pairs], f"{table.path}: ")
     return tuple(pairs)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.tables import read_table
-from samreg.steps import require_distinct
+from samreg.steps import require_folder_names
 from samreg.tracking.lesions import Lesions, as_lesions
 
 _REQUIRED_COLUMNS = ("baseline", "followup", "lesions")
@@ -105,6 +105,6 @@ def require_names(pairs: Sequence[LesionPair], where: str = "") -> None:
         How the message begins.
     """
     names = [pair.name for pair in pairs]
-    require_distinct(names, where)
     if unusable := [name for name in names if name in (".", "..") or set(name) & set("/\\\0")]:
         raise InputError(f"{where}{unusable[:5]} cannot name a folder; leave out / and \\")
+    require_folder_names(names, where)
