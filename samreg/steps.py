@@ -213,24 +213,32 @@ def require_folder_names(names: Sequence[str], where: str = "") -> None:
         )
 
 
-def find_inputs(out: Path, *paths: str | os.PathLike[str]) -> dict[str, Path]:
+def find_inputs(
+    out: Path, *paths: str | os.PathLike[str], beside: Iterable[str | os.PathLike[str]] = ()
+) -> dict[str, Path]:
     """Return the images that paths stand for, by name, without the folder for the results where it lies among them.
 
-    Nor is a folder of folders that leads to it an image.
+    Nor is a folder an image where it leads to that one by folders alone, or where what is read ``beside`` the images
+    lies, such as their labels.
 
     Raises
     ------
     InputError
         When there is none, and as :func:`samreg.spatial.find_images` raises it.
     """
-    images = {name: path for name, path in find_images(*paths).items() if not _leads_to(path, out)}
+    folders = [out, *(path if path.is_dir() else path.parent for path in map(Path, beside))]
+    images = {
+        name: path
+        for name, path in find_images(*paths).items()
+        if not (path.is_dir() and any(_leads_to(path, folder) for folder in folders))
+    }
     if not images:
         raise InputError(f"no images in {', '.join(map(str, paths))} beside the results")
     return images
 
 
 def _leads_to(path: Path, out: Path) -> bool:
-    """Tell a folder that is the one for the results, or holds nothing but folders and that within one of them."""
+    """Tell a folder that is the other, or holds nothing but folders and that within one of them."""
     if path.resolve() == out.resolve():
         return True
     return path.resolve() in out.resolve().parents and not any(inside.is_file() for inside in path.iterdir())

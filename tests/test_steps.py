@@ -255,6 +255,16 @@ def test_a_folder_that_leads_to_the_results_is_no_image(tmp_path):
     assert list(find_inputs(tmp_path / "series" / "found", tmp_path)) == ["a", "b", "results", "series"]
 
 
+@pytest.mark.parametrize("labels", ["scans/labels", "scans/labels/a.nii.gz"])
+def test_a_folder_of_labels_among_the_images_is_no_image(tmp_path, labels):
+    for name in ("a.nii.gz", "labels/a.nii.gz", "dicom/0001.dcm"):
+        path = tmp_path / "scans" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    images = find_inputs(tmp_path / "out", tmp_path / "scans", beside=[tmp_path / labels])
+    assert {*images} == {"a", "dicom"}
+
+
 def test_a_summary_replaces_no_input_and_no_table_of_ones_own(tmp_path):
     path = tmp_path / "summary.csv"
     require_summary(path)

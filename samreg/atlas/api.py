@@ -147,7 +147,8 @@ def build_atlas(
         device=device,
         threads=max(1, available_cpus() // jobs),
     )
-    files = find_inputs(folder.root, *_listed(images))
+    beside = [*([] if labels is None else _listed(labels)), *([] if landmarks is None else [landmarks])]
+    files = find_inputs(folder.root, *_listed(images), beside=beside)
     subjects = _subjects(files, folder, options, labels, landmarks)
     folder.require_replaceable(
         [*files.values(), *subjects.labels.values(), *(f for f, _ in subjects.landmarks.values())]
