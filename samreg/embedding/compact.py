@@ -71,6 +71,10 @@ class CompactNetwork(EmbeddingNetwork):
         self.strides = tuple((2 ** (1 + level),) * ndim for level in range(len(self.channels)))
         self.windows = tuple((float(low), float(high)) for low, high in windows)
         self.settings = {"windows": self.windows}  # the rest shows in the shapes of the weights
+        self.config = {  # by which a checkpoint builds it again
+            "ndim": ndim, "fine": fine, "coarse": [*coarse], "blocks": [*blocks], "fine_blocks": fine_blocks,
+            "local_dim": local_dim, "global_dim": global_dim, "windows": [[*window] for window in self.windows],
+        }  # fmt: skip
         inputs = 2**ndim * len(self.windows)
 
         def conv(inputs: int, outputs: int, size: int) -> nn.Module:

@@ -7,14 +7,15 @@ trained is one-shot matching with the mean vectors of the labelled images; train
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
+from samreg.embedding.checkpoint import ARCHITECTURES, load_checkpoint, save_checkpoint
+from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.models import NetworkModel
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
@@ -99,10 +100,24 @@ class LandmarkDetector:
         return cls(model, names, F.normalize(torch.stack(vectors).mean(dim=0), dim=1))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the detector as a safetensors file, whole or not at all."""
-        info: Mapping[str, Any] = self.model.info
+        """Write the detector as a safetensors file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            When the network is of no architecture that a checkpoint can name, or the file cannot be written.
+        """
+        network = self.model.network
+        name = next((a.name for a in ARCHITECTURES.values() if a.build is type(network)), None)
+        name = self.model.info.get("architecture", name)
+        config = network.config if isinstance(network, CompactNetwork) else self.model.info.get("config")
+        if name is None:
+            raise InputError(
+                f"a network {type(network).__name__} cannot be saved, as no checkpoint could name it; make it known by "
+                "samreg.embedding.checkpoint.register_architecture"
+            )
         save_checkpoint(
-            path, self.model.network, architecture=info["architecture"], name=self.model.name, config=info["config"],
+            path, network, architecture=name, name=self.model.name, config=config,
             preprocessing=self.model.preprocessing, calibration=self.model.calibration,
             landmarks={"names": self.names, "vectors": self.vectors.tolist()},
         )  # fmt: skip

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from samreg.embedding.backbone import reinitialise
 from samreg.embedding.compact import CompactNetwork
+from samreg.embedding.models import NetworkModel
 from samreg.embedding.registry import load_model
 from samreg.errors import InputError
 from samreg.landmarks.detector import LandmarkDetector
@@ -201,6 +202,17 @@ def test_a_detector_learns_from_one_picture(weights, pictures, points, tmp_path)
     renamed = Points(points.positions, ("a", "b", "c", "d", "z"))
     with pytest.raises(InputError, match="same landmarks"):
         LandmarkDetector.from_labels(model, images * 2, [points, renamed])
+
+
+def test_a_detector_of_ones_own_network_is_saved(pictures, points, tmp_path) -> None:
+    """It was trained, and then lost by a KeyError."""
+    network = CompactNetwork(ndim=2, fine=8, coarse=[8, 8], blocks=[1, 1], local_dim=8, global_dim=8)
+    model = NetworkModel(network, load_model("xray-ceph").preprocessing, name="own")
+    detector = LandmarkDetector.from_labels(model, [pictures["first"]], [points])
+    detector.save(tmp_path / "own.safetensors")
+    again = LandmarkDetector.load(tmp_path / "own.safetensors")
+    assert again.model.fingerprint == model.fingerprint
+    assert again.names == points.names
 
 
 def test_landmarks_of_one_name_are_not_learnt_as_one(pictures, points) -> None:
