@@ -73,6 +73,8 @@ def build_landmark_atlas(
     from samreg.seeding.seed import require_one_model
 
     require_progress(progress)
+    if isinstance(test_on, str):
+        raise InputError(f"test_on must be a list of names, such as ['{test_on}'], got {test_on!r}")
     if isinstance(templates, (str, os.PathLike)):
         known = read_templates(Path(templates), model=model, device=device, cache=cache, progress=progress)
     else:

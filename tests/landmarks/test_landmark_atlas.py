@@ -157,6 +157,11 @@ def test_an_atlas_is_tested_on_the_people_that_are_named(atlas, templates) -> No
         build_landmark_atlas(templates[:-1], test_on=["P9"])
 
 
+def test_people_to_test_on_are_a_list_of_names() -> None:
+    with pytest.raises(InputError, match=r"test_on must be a list of names, such as \['ALICE'\], got 'ALICE'"):
+        build_landmark_atlas([], test_on="ALICE")
+
+
 def test_how_sure_to_be_comes_from_those_tested_on_and_what_tells_it_from_all() -> None:
     """The others do better, as a model does on people it was trained on."""
     rng = np.random.default_rng(0)
