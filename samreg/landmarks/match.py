@@ -177,6 +177,7 @@ def match(
     True
     """
     from samreg.device import resolve_device
+    from samreg.embedding.ct import ANY_CONTRAST_MODEL
     from samreg.embedding.registry import default_notes, model_for
     from samreg.landmarks.laterality import why_mirrored
     from samreg.seeding.seed import require_one_model
@@ -192,9 +193,15 @@ def match(
     for source, name in ((template, "template"), (target, "target")):
         if network is not None and not isinstance(source, Image) and source.model != network.identity:
             own = source.model.split("@")[0]
+            remedy = f'choose the embedding\'s: model="{own}" (--model {own})'
+            if model is None and network.name == ANY_CONTRAST_MODEL:  # a model for CT would refuse that image
+                remedy = (
+                    f"it is not in Hounsfield units: embed the {name} by {ANY_CONTRAST_MODEL} as well (samreg embed "
+                    f"--model {ANY_CONTRAST_MODEL}), or, where {own} takes any contrast, {remedy}"
+                )
             raise InputError(
                 f"the {name} is an embedding by the model {source.model}, and the other image would be embedded by "
-                f'{network.identity}; choose the embedding\'s: model="{own}" (--model {own})'
+                f"{network.identity}; {remedy}"
             )
     fixed, moving = (
         embedded(source, network or model, device, name, report)

@@ -132,6 +132,15 @@ def test_what_the_default_for_pictures_knows_is_said(search):
     assert samreg.match(image, [[48.0, 48.0]], image, search=search, model="xray-ceph").notes == ()
 
 
+def test_a_model_for_ct_is_not_recommended_for_what_is_no_ct(embedding, monkeypatch):
+    module = importlib.import_module("samreg.landmarks.match")
+    monkeypatch.setattr(module, "embedded", lambda *_: pytest.fail("embedded"))
+    mr = samreg.Image.from_array(np.random.default_rng(0).uniform(0, 900, (16, 16, 16)), **GRID)
+    by_ct_model = replace(embedding, model="ct-small@12345678")
+    with pytest.raises(InputError, match=r"not in Hounsfield units: embed the template by any-small as well"):
+        samreg.match(by_ct_model, [CENTER], mr)
+
+
 def test_an_embedding_of_another_model_names_it_before_the_work(noise, embedding, monkeypatch):
     module = importlib.import_module("samreg.landmarks.match")  # beside which there is a function of this name
     monkeypatch.setattr(module, "embedded", lambda *_: pytest.fail("embedded"))
