@@ -22,7 +22,7 @@ from samreg.embedding.preprocessing import AnyPreprocessing
 from samreg.errors import InputError
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.standard import sample_mask, standardised
+from samreg.spatial.standard import mask_voxels, sample_mask, standardised
 
 
 class EmbeddingModel(ABC):
@@ -266,6 +266,14 @@ def require_body(inside: NDArray[np.bool_], image: Image) -> None:
         )
 
 
+def _touches(body: NDArray[np.bool_], grid: Grid, mask: Image) -> bool:
+    """Tell whether the centre of a voxel of the mask lies in a voxel of the body."""
+    places = mask.grid.index_to_world(np.argwhere(mask_voxels(mask.array))[:, ::-1])
+    index = np.rint(grid.world_to_index(places)).astype(np.intp)[:, ::-1]
+    index = index[((index >= 0) & (index < body.shape)).all(axis=1)]
+    return bool(body[tuple(index.T)].any())
+
+
 def masked_body(body: NDArray[np.bool_], grid: Grid, mask: Image | None, image: Image) -> NDArray[np.bool_]:
     """Body on ``grid`` within the caller's mask.
 
@@ -275,8 +283,13 @@ def masked_body(body: NDArray[np.bool_], grid: Grid, mask: Image | None, image: 
         When the two have nothing in common.
     """
     if mask is not None:
-        body = body & sample_mask(mask, grid)
+        whole, body = body, body & sample_mask(mask, grid)
         if not body.any():
+            if _touches(whole, grid, mask):
+                raise InputError(
+                    f"{mask.name or 'mask'}: is smaller than the voxels that are matched in {image.label}, "
+                    f"{grid.spacing.max():.3g} mm; give a larger region"
+                )
             raise InputError(
                 f"{mask.name or 'mask'}: has no voxel inside the body of {image.label}; check that both lie in "
                 "one frame"

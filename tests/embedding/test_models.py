@@ -24,6 +24,7 @@ from samreg.embedding import (
     random_official,
     save_checkpoint,
 )
+from samreg.embedding.models import masked_body
 from samreg.embedding.registry import available_models
 from samreg.errors import InputError
 from samreg.seeding.orientation import turned_embedding
@@ -304,3 +305,15 @@ def test_the_fingerprint_follows_what_no_weight_shows():
         network = CompactNetwork(fine=8, coarse=(8, 8, 8), windows=windows)
         fingerprints.append(NetworkModel(network, Preprocessing(), name="n").fingerprint)
     assert fingerprints[0] != fingerprints[1]
+
+
+def test_a_mask_smaller_than_the_voxels_that_are_matched_is_told_as_that():
+    grid = Grid.make((4, 4, 4), spacing=8)
+    body = np.ones(grid.shape, dtype=bool)
+    voxel = np.zeros((32, 32, 32), np.uint8)
+    voxel[10, 10, 10] = 1
+    image = Image.from_array(np.zeros((32, 32, 32)), spacing=1, name="scan")
+    with pytest.raises(InputError, match=r"smaller than the voxels that are matched in scan, 8 mm"):
+        masked_body(body, grid, Image.from_array(voxel, spacing=1), image)
+    with pytest.raises(InputError, match="one frame"):
+        masked_body(body, grid, Image.from_array(voxel, spacing=1, origin=(500, 0, 0)), image)
