@@ -72,9 +72,9 @@ def batch(
 ) -> None:
     """Register many pairs of images, several at a time.
 
-    Each pair gets a folder, as `samreg register` writes it, and a line in summary.csv: status, flags, landmark errors
-    and Dice. A pair that fails stops no other; the same command again tries it anew, and goes on where a run stopped.
-    The exit code is 1 when a pair was not registered, 2 when the call is at fault and nothing was done.
+    Each pair gets a folder, as `samreg register` writes it, and a line in summary.csv: status, verdict, flags,
+    landmark errors and Dice. A pair that fails stops no other; the same command again tries it anew, and goes on where
+    a run stopped. The exit code is 1 when a pair was not registered, 2 when the call is at fault and nothing was done.
     """
     import samreg
     from samreg.steps import require_summary
@@ -114,6 +114,7 @@ def _pairs(pairs: Path, out: Path, fixed: Path | None, *, all_pairs: bool) -> Se
 
 def _show(outcomes: Sequence[PairOutcome], out: Path) -> None:
     columns = {
+        "verdict": [outcome.verdict for outcome in outcomes],
         "error, mm": [_number(outcome.error_mean_mm, ".1f") for outcome in outcomes],
         "Dice": [_number(outcome.dice_mean, ".3f") for outcome in outcomes],
     }

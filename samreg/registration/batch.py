@@ -68,6 +68,8 @@ class PairOutcome:
         It took, when it was done.
     reason
         Why there is no transform.
+    verdict
+        "good", "check" or "failed", as in the pair's ``result.json``, which says why.
     flags
         What a careful reader should check, joined by semicolons.
     landmarks
@@ -91,6 +93,7 @@ class PairOutcome:
     status: str
     seconds: float = 0.0
     reason: str = ""
+    verdict: str = ""
     flags: str = ""
     landmarks: int = 0
     error_before_mm: float | None = None
@@ -379,6 +382,7 @@ def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str)
         )
     measured = replace(
         _outcome(pair, "registered" if result else "not registered", reason=result.reason),
+        verdict=result.judge(errors).status,
         flags="; ".join(result.flags) if result else "",
         **_error_columns(errors),
         **_dice_columns(overlap),
@@ -450,9 +454,11 @@ def _recorded_outcome(pair: RegistrationPair, folder: Path, step: Outcome) -> Pa
     """Return the outcome that a finished step has written."""
     with (folder / _MEASURES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         (row,) = csv.DictReader(file)
-    texts = ("status", "reason", "flags")
+    texts = ("status", "reason", "verdict", "flags")
     counts = ("landmarks", "labels")
-    values: dict[str, Any] = {key: plain_cell(row[key]) for key in texts} | {key: int(row[key]) for key in counts}
+    values: dict[str, Any] = {key: plain_cell(row.get(key, "")) for key in texts} | {
+        key: int(row[key]) for key in counts
+    }
     for field in fields(PairOutcome):
         if field.name.startswith(("error_", "dice_")):
             values[field.name] = float(row[field.name]) if row[field.name] else None

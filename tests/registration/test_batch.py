@@ -86,6 +86,14 @@ def test_a_table_is_measured_and_a_failing_pair_stops_nothing(folder):
     np.testing.assert_allclose(result.transform.transform_points([[40, 40, 40]]), [[48, 40, 40]], atol=0.5)
 
 
+def test_the_table_gives_the_verdict_of_each_result(folder):
+    pairs = [RegistrationPair("ANNA", folder / "fixed.nii.gz", folder / "fixed.nii.gz")]
+    (outcome,) = samreg.register_many(pairs, folder / "out", **OPTIONS)
+    assert outcome.verdict == json.loads((folder / "out" / "ANNA" / "result.json").read_text())["status"] != ""
+    (kept,) = samreg.register_many(pairs, folder / "out", **OPTIONS)
+    assert kept.verdict == outcome.verdict
+
+
 def test_only_what_changed_is_done_again(folder, monkeypatch):
     table = write_table(folder, FULL, "masked,fixed.nii.gz,moving.nii.gz,,,,,fixed_labels.nii.gz")
     out, said = folder / "out", []
