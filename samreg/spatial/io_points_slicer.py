@@ -149,7 +149,7 @@ def _markups_list(node: dict[str, Any], path: Path) -> list[tuple[str, list[floa
     """Return name, position and description of the points of one list."""
     sign = frame_sign(node.get("coordinateSystem"), path)
     units = node.get("coordinateUnits", "mm")
-    if "mm" not in (units if isinstance(units, list) else [units]):
+    if "mm" not in (units if isinstance(units, list) else [str(units).strip("[]")]):  # [mm] as some exporters write it
         raise InputError(f"{path}: coordinates in {units!r}; export them in mm")
     points = []
     for i, point in enumerate(node["controlPoints"], start=1):

@@ -252,6 +252,12 @@ def markups(system, *points, **fields):
     return json.dumps({"markups": [{k: v for k, v in node.items() if v is not None}]})
 
 
+@pytest.mark.parametrize("units", ["mm", "[mm]", ["mm"]])
+def test_markups_units(tmp_path, units):
+    text = markups("LPS", {"label": "a", "position": [1, 2, 3]}, coordinateUnits=units)
+    assert read(tmp_path, "units.mrk.json", text).positions.tolist() == [[1, 2, 3]]
+
+
 @pytest.mark.parametrize(("system", "sign"), [("LPS", 1), ("RAS", -1), ("1", 1), ("0", -1), (0, -1)])
 def test_markups_frame(tmp_path, system, sign):
     points = read(tmp_path, "m.mrk.json", markups(system, {"label": "a", "position": [1, 2, 3]}))
