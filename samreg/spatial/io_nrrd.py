@@ -376,6 +376,10 @@ def _numbered(names: str, path: Path) -> list[str]:
     """Return the file names that one entry of a header stands for: one, or "NAME%03d.raw FIRST LAST STEP"."""
     series = _NUMBERED.fullmatch(names)
     if series is None:
+        if "%" in names and not re.search(r"%\d*[diu]\S*\s", names):  # where ITK fails without saying why
+            raise InputError(
+                f"{path}: its data lie in {names!r}, whose % ITK takes for a numbering; rename that file, here too"
+            )
         return [names] if names else []
     limits = [int(number) for number in series[2].split()]
     if len(limits) < 3 or limits[2] == 0:  # at which ITK divides by zero

@@ -336,3 +336,14 @@ def test_a_scan_is_no_field_and_a_field_no_scan(tmp_path):
     sitk.WriteImage(placed(nan, is_vector=True), str(tmp_path / "f.mha"))
     with pytest.raises(InputError, match="NaN"):
         read_transform(tmp_path / "f.mha")
+
+
+@pytest.mark.parametrize("name", ["scan 50%.raw", "a%20b.raw"])
+def test_a_data_file_with_a_percent_sign_is_told_before_itk_fails(tmp_path, name):
+    """ITK takes it for a pattern of numbers, and says no more than that the file cannot be read."""
+    path = tmp_path / "scan.mhd"
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkInt16), str(path))
+    text = path.read_text()
+    path.write_text(text[: text.index("ElementDataFile")] + f"ElementDataFile = {name}\n")
+    with pytest.raises(InputError, match="whose % ITK takes for a numbering; rename that file"):
+        read_image(path)
