@@ -20,6 +20,8 @@ def load(name: str) -> ModuleType:
     ("name", "call", "says"),
     [
         ("segmentation_unet", ["none.nii.gz", "none.nii.gz", "none.nii.gz", "-o", "out"], "none.nii.gz"),
+        ("training/calibrate", ["scans", "none.safetensors", "out", "none.txt"], "list of pairs not found: none.txt"),
+        ("training/cross_subject", ["scans", "none.safetensors", "out"], "checkpoint not found: none.safetensors"),
     ],
 )
 def test_a_bad_call_ends_with_2(name, call, says, capsys, tmp_path, monkeypatch):
