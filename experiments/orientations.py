@@ -24,7 +24,7 @@ import samreg
 from samreg.embedding import load_model
 from samreg.phantoms.phantom import phantom_pair
 from samreg.seeding import seed_any_orientation
-from samreg.seeding.orientation import reoriented
+from samreg.seeding.turns import reoriented
 from samreg.spatial import resample_spacing
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
 from samreg.landmarks.locate import placed_in
-from samreg.seeding.orientation import reoriented
+from samreg.seeding.turns import reoriented
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding

@@ -214,7 +214,7 @@ def find_anchors(
     """
     from samreg.landmarks.skeleton import paired_places, survey
     from samreg.matching import features
-    from samreg.seeding.orientation import turned_embedding
+    from samreg.seeding.turns import turned_embedding
 
     turn = np.eye(embeddings[1].image_grid.ndim) if turn is None else turn
     center = embeddings[1].image_grid.center

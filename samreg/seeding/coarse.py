@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.seeding.turns import angle_between
+from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample_spacing
 from samreg.spatial.standard import has_hounsfield_units
-from samreg.spatial.transforms import AffineTransform
 
 _VOXELS_ACROSS = {2: 24, 3: 12}  # of the coarse images, by number of dimensions
 _MAX_VOXEL_MM = 28.0
@@ -117,20 +117,6 @@ def rotations(ndim: int, *, dense: bool = True) -> tuple[FloatArray, ...]:
     return tuple(distinct)
 
 
-def angle_between(a: FloatArray, b: FloatArray) -> float:
-    """Return the angle between two rotations (d, d), or two reflections, degrees.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(angle_between(np.eye(2), np.array([[0, -1], [1, 0]])))
-    90
-    """
-    difference = a @ b.T
-    cosine = (np.trace(difference) - 1) / 2 if len(a) == 3 else np.trace(difference) / 2
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-
-
 def masked_correlation(fixed: Tensor, fixed_mask: Tensor, moving: Tensor, moving_mask: Tensor) -> Tensor:
     """Return the best normalised correlations over all shifts that keep most of the smaller image.
 
@@ -202,9 +188,3 @@ class _CoarseView:
         values = F.grid_sample(volume, where, padding_mode="border", align_corners=True)[:, 0]
         mask = (where.abs() <= self._reach).all(dim=-1).to(values.dtype)
         return values * mask, mask
-
-
-def turned_grid(grid: Grid, turn: FloatArray, center: Sequence[float] | FloatArray) -> Grid:
-    """Return a grid turned or mirrored about a point of the world by an orthogonal matrix (d, d)."""
-    origin = AffineTransform.about(center, turn).transform_points(grid.origin)[0]
-    return Grid(grid.shape, origin, grid.spacing, turn @ grid.direction)

@@ -22,7 +22,7 @@ from samreg.matching.features import Features, features, interpolate
 from samreg.matching.reliability import Calibration
 from samreg.matching.search import find
 from samreg.seeding.affine import AffineFit
-from samreg.seeding.coarse import angle_between, propose_turns, rotations, turned_grid
+from samreg.seeding.coarse import propose_turns, rotations
 from samreg.seeding.seed import (
     Seed,
     fit_globally,
@@ -30,6 +30,16 @@ from samreg.seeding.seed import (
     match_lattice,
     refine_seed,
     require_one_model,
+)
+from samreg.seeding.turns import (
+    angle_between,
+    describe_reflection,
+    describe_turn,
+    mirror_matrix,
+    nearest_rotation,
+    reoriented,
+    turned_embedding,
+    turned_with_mask,
 )
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -46,15 +56,8 @@ _MAX_DISTANCE_RATIO = 0.93  # matches after a turn must be this much closer in e
 _MAX_VOLUME_RATIO = 3.0  # of two bodies between which a turn is believed
 _MIN_EFFECT, _MIN_T = 0.1, 3.0  # of a difference of similarities: its mean in standard deviations, and Student's t
 
-# ends of the axes x, y(, z), by number of dimensions: of a picture, of a patient
-_ENDS = {
-    2: (("left", "right"), ("top", "bottom")),
-    3: (("right", "left"), ("front", "back"), ("foot", "head")),
-}
 _REMEDIES = {2: "turn or flip the picture", 3: "correct its direction matrix, or flip its array"}
 _TURNED_REMEDIES = {2: "turn one of the pictures", 3: "correct the direction matrix of the one that is wrong"}
-_AXES = ("the left-right axis", "the front-back axis", "the head-foot axis")
-_MAX_AXIS_TILT_DEG = 20.0  # of a rotation's axis, to be named after one of the body's
 
 # Log odds that the evidence gives: of the pair's matches for each unit of effect, and at most of anything; Student's t
 # is taken as log odds, which allows for landmarks and matches that are not independent of their neighbours.
@@ -172,7 +175,7 @@ class _Pair:
 
     def embedded(self, turn: FloatArray) -> Embedding:
         """Embed the moving image after a turn, and bring the embedding back to the world of the image as given."""
-        embedding = self.embed(*_turned(turn, self.moving, self.moving_mask))
+        embedding = self.embed(*turned_with_mask(turn, self.moving, self.moving_mask))
         return replace(turned_embedding(embedding, turn.T, self.moving.grid.center), image_grid=self.moving.grid)
 
     def sides(self, match: _Match, laterality: Laterality | None) -> Sides:
@@ -181,8 +184,8 @@ class _Pair:
         pair = sign * match.lead.log_odds if match.pose.is_credible else 0.0
         if laterality is None:
             return Sides.of(pair)
-        mirror, turn, center = _mirror(self.fixed.ndim), match.pose.turn, self.moving.grid.center
-        fixed = laterality(self.fixed_embedding, self.embed(*_turned(mirror, self.fixed, self.fixed_mask)))
+        mirror, turn, center = mirror_matrix(self.fixed.ndim), match.pose.turn, self.moving.grid.center
+        fixed = laterality(self.fixed_embedding, self.embed(*turned_with_mask(mirror, self.fixed, self.fixed_mask)))
         moving = laterality(
             turned_embedding(match.pose.embedding, turn, center), turned_embedding(match.mirror, mirror @ turn, center)
         )
@@ -228,7 +231,7 @@ class _Pair:
     def best_match(self, best: _Pose) -> _Match:
         """Return the best pose, or its mirror image where that matches better, each with the other."""
         while True:
-            mirror = _mirror(self.fixed.ndim) @ best.turn
+            mirror = mirror_matrix(self.fixed.ndim) @ best.turn
             embedding = self.embedded(mirror)
             lead = Lead.of(best.similarity, self._similarity(embedding, best.correspondences.fixed))
             if lead.of_the_first or not (lead.of_the_second or best.is_mirrored):
@@ -245,7 +248,7 @@ class _Pair:
 
     def mirrored(self, match: _Match) -> _Match:
         """Return the match of the mirror image instead."""
-        pose = self.pose(_mirror(self.fixed.ndim) @ match.pose.turn, match.mirror)
+        pose = self.pose(mirror_matrix(self.fixed.ndim) @ match.pose.turn, match.mirror)
         return _Match(pose, match.pose.embedding, match.lead.reversed())
 
     def _turns(self, upright: _Pose) -> Iterator[FloatArray]:
@@ -258,7 +261,7 @@ class _Pair:
         device = self.fixed_features.device
         yield from propose_turns(self.fixed, self.moving, turns, margin=margin, device=device)
         if is_weak:
-            mirrored = [_mirror(self.fixed.ndim) @ turn for turn in turns]
+            mirrored = [mirror_matrix(self.fixed.ndim) @ turn for turn in turns]
             yield from propose_turns(self.fixed, self.moving, mirrored, device=device)
 
     def _straightened(self, pose: _Pose) -> _Pose:
@@ -341,7 +344,7 @@ def seed_any_orientation(
     best, sides = _best_pose_and_sides(pair, moving_embedding, laterality)
     fit = pair.as_given(best)
     if best.is_mirrored or sides.is_opposed:
-        exchanged = describe_reflection(best.turn if best.is_mirrored else _mirror(fixed.ndim) @ best.turn)
+        exchanged = describe_reflection(best.turn if best.is_mirrored else mirror_matrix(fixed.ndim) @ best.turn)
         reason = _refusal(sides, fixed, moving, exchanged)
         none = Seed(None, fit, best.correspondences, reason)
         return OrientedSeed(none, best.embedding, best.correspondences, best.turn)
@@ -398,7 +401,7 @@ def sides_at_a_glance(
 
     def mirrored(embedding: Embedding, mask: Image | None) -> Embedding | None:
         volume = embedding.volume
-        return None if volume is None else embed_globally(*_turned(_mirror(volume.ndim), volume, mask))
+        return None if volume is None else embed_globally(*turned_with_mask(mirror_matrix(volume.ndim), volume, mask))
 
     other = mirrored(moving, moving_mask)
     fixed_mirrored = None if laterality is None else mirrored(fixed, fixed_mask)
@@ -416,7 +419,7 @@ def sides_at_a_glance(
 
 def why_mirrored(sides: Sides, fixed: Image, moving: Image) -> str:
     """Return which of two images whose bodies lie alike is certainly mirrored, and what to do; "" where none is."""
-    return _refusal(sides, fixed, moving, describe_reflection(_mirror(fixed.ndim))) if sides.is_opposed else ""
+    return _refusal(sides, fixed, moving, describe_reflection(mirror_matrix(fixed.ndim))) if sides.is_opposed else ""
 
 
 def lie_alike(fit: AffineFit) -> bool:
@@ -600,137 +603,3 @@ def _notes(seed: Seed, fixed: Image, moving: Image, sides: Sides) -> tuple[str, 
             "image does; check that neither of them is mirrored"
         )
     return tuple(notes)
-
-
-def turned_embedding(embedding: Embedding, turn: FloatArray, center: FloatArray) -> Embedding:
-    """Turn or mirror the places of an embedding about a point of the world.
-
-    Parameters
-    ----------
-    embedding
-        Of an image.
-    turn
-        (d, d) orthogonal matrix.
-    center
-        (d,) point that stays where it is, LPS mm.
-
-    Returns
-    -------
-    Embedding
-        With the same vectors; itself without a turn.
-    """
-    if np.array_equal(turn, np.eye(len(turn))):
-        return embedding
-    global_grid, volume = embedding.global_grid, embedding.volume
-    return replace(
-        embedding,
-        local_grid=turned_grid(embedding.local_grid, turn, center),
-        global_grid=None if global_grid is None else turned_grid(global_grid, turn, center),
-        image_grid=turned_grid(embedding.image_grid, turn, center),
-        volume=None if volume is None else reoriented(volume, turn, center)[0],
-    )
-
-
-def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Image, AffineTransform]:
-    """Turn or mirror an image about a point of the world; the array stays as it is.
-
-    Parameters
-    ----------
-    image
-        2D or 3D image.
-    turn
-        (d, d) orthogonal matrix.
-    center
-        (d,) point that stays where it is, LPS mm.
-
-    Returns
-    -------
-    Image
-        The turned image: the voxel of x lies at ``turn @ (x - center) + center``.
-    AffineTransform
-        From the turned image's world to the given one's.
-    """
-    turned = Image(image.array, turned_grid(image.grid, turn, center), image.name)
-    return turned, AffineTransform.about(center, turn).inverse()
-
-
-def _turned(turn: FloatArray, image: Image, mask: Image | None) -> tuple[Image, Image | None]:
-    """Return an image and a mask after a turn (d, d) about the image's centre."""
-    center = image.grid.center
-    return reoriented(image, turn, center)[0], None if mask is None else reoriented(mask, turn, center)[0]
-
-
-def nearest_rotation(transform: AffineTransform) -> FloatArray:
-    """Return the rotation (d, d) nearest to an affine: its orthogonal polar factor."""
-    from scipy.linalg import polar
-
-    rotation: FloatArray = polar(transform.matrix)[0]
-    return rotation
-
-
-def describe_turn(rotation: FloatArray) -> str:
-    """Say in words how the moving body lies turned against the fixed one.
-
-    Parameters
-    ----------
-    rotation
-        (d, d), from directions of the fixed body to the same directions of the moving body, LPS.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> describe_turn(np.diag([-1, -1, 1]))
-    'by 180 degrees about the head-foot axis: its left lies towards the right, its back lies towards the front'
-    >>> describe_turn(np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]))
-    'by 90 degrees about the head-foot axis: its left lies towards the back, its back lies towards the right'
-    """
-    angle = angle_between(rotation, np.eye(len(rotation)))
-    if len(rotation) == 2:
-        clockwise = rotation[1, 0] >= 0  # x points right in a picture, and y down
-        return f"by {angle:.0f} degrees {'clockwise' if clockwise else 'anticlockwise'}"
-    parts = [
-        f"its {_ENDS[3][axis][1]} lies towards the {_ENDS[3][to][int(rotation[to, axis] > 0)]}"
-        for axis, to in enumerate(np.abs(_nearest_axes(rotation)).argmax(axis=0))
-        if to != axis or rotation[to, axis] < 0
-    ]
-    return f"by {angle:.0f} degrees about {_axis_name(rotation)}" + (": " + ", ".join(parts) if parts else "")
-
-
-def describe_reflection(turn: FloatArray) -> str:
-    """Say in words what a reflection (d, d) of the moving image, LPS, exchanges.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> describe_reflection(np.diag([1, 1, -1]))
-    'foot and head are exchanged'
-    """
-    axes = np.diag(_nearest_axes(turn))
-    if (axes == 0).any() or (axes < 0).sum() != 1:
-        return "and turned as well"
-    first, second = _ENDS[len(turn)][int(np.argmin(axes))]
-    return f"{first} and {second} are exchanged"
-
-
-def _axis_name(rotation: FloatArray) -> str:
-    from scipy.spatial.transform import Rotation
-
-    vector = Rotation.from_matrix(rotation).as_rotvec()
-    along = np.abs(vector) / np.linalg.norm(vector)
-    axis = int(along.argmax())
-    return _AXES[axis] if along[axis] > np.cos(np.deg2rad(_MAX_AXIS_TILT_DEG)) else "an oblique axis"
-
-
-def _nearest_axes(turn: FloatArray) -> FloatArray:
-    """Return the signed permutation (d, d) nearest to an orthogonal matrix."""
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(-np.abs(turn))
-    axes: FloatArray = np.zeros_like(turn, dtype=np.float64)
-    axes[rows, columns] = np.sign(turn[rows, columns])
-    return axes
-
-
-def _mirror(ndim: int) -> FloatArray:
-    """Return the reflection (d, d) that exchanges left and right."""
-    return np.diag([-1.0] + [1.0] * (ndim - 1))

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from samreg.landmarks.scapulae import SHAPE, BoneShape, FoundBone, bone_around, fit_bone
 from samreg.seeding.affine import fit_least_squares
-from samreg.seeding.coarse import turned_grid
+from samreg.seeding.turns import turned_grid
 from samreg.spatial import Grid, Image, Points, read_image
 from samreg.spatial.grid import FloatArray
 from samreg.training.data import named_images

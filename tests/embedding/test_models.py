@@ -27,7 +27,7 @@ from samreg.embedding import (
 from samreg.embedding.models import masked_body
 from samreg.embedding.registry import available_models
 from samreg.errors import InputError
-from samreg.seeding.orientation import turned_embedding
+from samreg.seeding.turns import turned_embedding
 from samreg.spatial import Grid
 from samreg.spatial.image import Image
 

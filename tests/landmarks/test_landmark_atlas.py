@@ -21,7 +21,7 @@ from samreg.landmarks.locate import locate, place
 from samreg.landmarks.templates import Template
 from samreg.matching import features
 from samreg.phantoms.phantom import make_phantom
-from samreg.seeding.orientation import reoriented
+from samreg.seeding.turns import reoriented
 from samreg.spatial import Grid
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")

@@ -15,7 +15,7 @@ from samreg.errors import InputError
 from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
 from samreg.registration.anchors import Anchors, find_anchors
-from samreg.seeding.orientation import reoriented
+from samreg.seeding.turns import reoriented
 from samreg.spatial import AffineTransform
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")

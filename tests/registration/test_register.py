@@ -14,7 +14,7 @@ import samreg
 from samreg.engines import Engine, EngineResult
 from samreg.errors import InputError, MissingExtraError, SamregError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
-from samreg.seeding.orientation import reoriented
+from samreg.seeding.turns import reoriented
 from samreg.spatial import AffineTransform, Image, Points, inverse_residual
 from samreg.spatial.adapters import to_nibabel
 from samreg.spatial.transforms import components

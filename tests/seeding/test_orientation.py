@@ -14,8 +14,9 @@ from samreg.embedding import load_model
 from samreg.matching import Correspondences
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
-from samreg.seeding.coarse import angle_between, masked_correlation, propose_turns, rotations
-from samreg.seeding.orientation import Sides, describe_reflection, describe_turn, nearest_rotation, reoriented
+from samreg.seeding.coarse import masked_correlation, propose_turns, rotations
+from samreg.seeding.orientation import Sides
+from samreg.seeding.turns import angle_between, describe_reflection, describe_turn, nearest_rotation, reoriented
 from samreg.spatial import AffineTransform, Grid, Image
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
