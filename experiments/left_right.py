@@ -2,7 +2,7 @@
 
     python experiments/left_right.py FOLDER --pairs 150      (FOLDER: images/*.nii.gz)
 
-Each image and its mirror image are embedded, and the evidence of :mod:`samreg.seeding.orientation` is gathered for
+Each image and its mirror image are embedded, and the evidence of :mod:`samreg.seeding.mirroring` is gathered for
 ordered pairs of people drawn at random. Mirroring an image exchanges the two embeddings, and so turns its evidence
 round. People whom the landmark atlas holds are taken out of it when they are looked at. Global vectors
 alone decide where they leave no doubt, as in :func:`samreg.register`.
@@ -24,7 +24,8 @@ from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
 from samreg.landmarks.laterality import laterality, mirror_image
 from samreg.matching import features, find, interpolate
 from samreg.matching.reliability import Calibration
-from samreg.seeding.orientation import GLANCE_DOUBT, Lead, Sides, is_credible
+from samreg.seeding.mirroring import MAX_DOUBT_BY_GLOBAL_VECTORS, MirrorProbabilities, PairedDifference
+from samreg.seeding.poses import is_credible
 from samreg.seeding.seed import fit_globally, match_lattice
 from samreg.spatial.grid import FloatArray
 
@@ -40,14 +41,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=150)
     arguments = parser.parse_args()
     model = samreg.load_model(arguments.model)
-    embeddings, own, glanced = {}, {}, {}
+    embeddings, own, global_own = {}, {}, {}
     for path in sorted(arguments.folder.glob("images/*.nii.gz")):
         name, image = path.name.split(".")[0], samreg.read_image(path)
         embeddings[name] = model.embed(image), model.embed(mirror_image(image))
         atlas = _without(shipped_atlas(embeddings[name][0].model), name)
         own[name] = laterality(*embeddings[name], atlas=atlas)
-        glanced[name] = laterality(embeddings[name][0], _global_part(embeddings[name][1]), atlas=atlas)
-        print(f"{name}: {own[name]:.1f}, by global vectors alone {glanced[name]:.1f}", flush=True)
+        global_own[name] = laterality(embeddings[name][0], _global_part(embeddings[name][1]), atlas=atlas)
+        print(f"{name}: {own[name]:.1f}, by global vectors alone {global_own[name]:.1f}", flush=True)
     pairs = list(itertools.permutations(embeddings, 2))
     chosen = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[: arguments.pairs]]
     counts: Counter[tuple[str, str]] = Counter()
@@ -56,20 +57,22 @@ def main() -> None:
         calibration = Calibration.from_mapping(embeddings[fixed][0].calibration)
         matches = [match_lattice(source, target, calibration=calibration) for target in targets]
         believed = is_credible(fit_globally(matches[0], source, "affine"))
-        pair = Lead.of(*(found.similarity for found in matches)).log_odds if believed else 0.0
-        glance = _glance(embeddings[fixed][0], embeddings[moving], matches[0].fixed) if believed else 0.0
+        pair = PairedDifference.of(*(found.similarity for found in matches)).log_odds if believed else 0.0
+        global_pair = _global_log_odds(embeddings[fixed][0], embeddings[moving], matches[0].fixed) if believed else 0.0
         for situation, fixed_sign, moving_sign in SITUATIONS:
             f, m = fixed_sign, moving_sign
-            sides = Sides.of(f * m * pair, f * own[fixed], m * own[moving])
-            at_a_glance = Sides.of(f * m * glance, f * glanced[fixed], m * glanced[moving])
-            if at_a_glance.opposed < GLANCE_DOUBT:
-                counts[situation, "at a glance"] += 1
-                sides = at_a_glance
-            counts[situation, _said(sides)] += 1
-            if situation == "neither mirrored" and sides.is_opposed:
+            mirrored = MirrorProbabilities.from_log_odds(f * m * pair, f * own[fixed], m * own[moving])
+            by_global = MirrorProbabilities.from_log_odds(
+                f * m * global_pair, f * global_own[fixed], m * global_own[moving]
+            )
+            if by_global.opposite_laterality < MAX_DOUBT_BY_GLOBAL_VECTORS:
+                counts[situation, "by global vectors"] += 1
+                mirrored = by_global
+            counts[situation, _said(mirrored)] += 1
+            if situation == "neither mirrored" and mirrored.surely_opposite_laterality:
                 print(f"refused though neither is mirrored: {fixed} <- {moving}", flush=True)
     for situation, _, _ in SITUATIONS:
-        said = [counts[situation, answer] for answer in ("refused", "unsure", "passed", "at a glance")]
+        said = [counts[situation, answer] for answer in ("refused", "unsure", "passed", "by global vectors")]
         print(f"| {situation} | {len(chosen)} | {' | '.join(map(str, said))} |")
 
 
@@ -77,19 +80,21 @@ def _global_part(embedding: Embedding) -> Embedding:
     return replace(embedding, local=embedding.local[:0])
 
 
-def _glance(fixed: Embedding, moving: tuple[Embedding, Embedding], points: FloatArray) -> float:
+def _global_log_odds(fixed: Embedding, moving: tuple[Embedding, Embedding], points: FloatArray) -> float:
     """Return the log odds that global vectors alone give a moving image over its mirror image."""
     source, *targets = (features(_global_part(embedding)) for embedding in (fixed, *moving))
     query = interpolate(source, points)
-    return Lead.of(*(find(query, target, coarse=True).similarity for target in targets)).log_odds
+    return PairedDifference.of(*(find(query, target, coarse=True).similarity for target in targets)).log_odds
 
 
 def _without(atlas: LandmarkAtlas | None, person: str) -> LandmarkAtlas | None:
     return atlas.without(atlas.people.index(person)) if atlas is not None and person in atlas.people else atlas
 
 
-def _said(sides: Sides) -> str:
-    return "refused" if sides.is_opposed else "passed" if sides.is_sure else "unsure"
+def _said(mirrored: MirrorProbabilities) -> str:
+    if mirrored.surely_opposite_laterality:
+        return "refused"
+    return "passed" if mirrored.surely_same_laterality else "unsure"
 
 
 if __name__ == "__main__":

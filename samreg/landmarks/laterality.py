@@ -91,20 +91,20 @@ def why_mirrored(
         Where to embed and to search.
     """
     from samreg.matching.features import features
-    from samreg.seeding.orientation import lie_alike, sides_at_a_glance
-    from samreg.seeding.orientation import why_mirrored as reason
+    from samreg.seeding.mirroring import mirrored_by_global_vectors, why_refused
+    from samreg.seeding.poses import lie_alike
     from samreg.seeding.seed import body_lattice
 
     if not lie_alike(fit):
         return ""
-    sides = sides_at_a_glance(
+    mirrored = mirrored_by_global_vectors(
         *embeddings,
         body_lattice(features(embeddings[0], device=device)),
         embed_globally=lambda image, mask: network.embed_globally(image, mask=mask, device=device),
         laterality=None if shipped_atlas(network.identity) is None else partial(laterality, device=device),
         device=device,
     )
-    return "" if sides is None else reason(sides, *images)
+    return why_refused(mirrored, *images) if mirrored is not None and mirrored.surely_opposite_laterality else ""
 
 
 @lru_cache(maxsize=4)

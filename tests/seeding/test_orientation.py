@@ -15,7 +15,7 @@ from samreg.matching import Correspondences
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
 from samreg.seeding.coarse import masked_correlation, propose_turns, rotations
-from samreg.seeding.orientation import Sides
+from samreg.seeding.mirroring import MirrorProbabilities
 from samreg.seeding.turns import angle_between, describe_reflection, describe_turn, nearest_rotation, reoriented
 from samreg.spatial import AffineTransform, Grid, Image
 
@@ -241,9 +241,9 @@ def test_each_image_is_shown_upright_beside_its_mirror_image(seeded) -> None:
 
 
 def test_sides_that_both_images_show_outweigh_doubtful_matches() -> None:
-    assert Sides.of(-3.0).opposed > 0.9
-    assert Sides.of(-3.0, 6.0, 6.0).opposed < 0.1
-    assert Sides.of(3.0, 5.0, -5.0).opposed > 0.5
+    assert MirrorProbabilities.from_log_odds(-3.0).opposite_laterality > 0.9
+    assert MirrorProbabilities.from_log_odds(-3.0, 6.0, 6.0).opposite_laterality < 0.1
+    assert MirrorProbabilities.from_log_odds(3.0, 5.0, -5.0).opposite_laterality > 0.5
 
 
 def test_the_mask_turns_with_its_image(seeded, upright) -> None:
