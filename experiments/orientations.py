@@ -24,8 +24,8 @@ import samreg
 from samreg.embedding import load_model
 from samreg.phantoms.phantom import phantom_pair
 from samreg.seeding import seed_any_orientation
-from samreg.seeding.turns import reoriented
-from samreg.spatial import resample_spacing
+from samreg.seeding.turns import turned_image
+from samreg.spatial import AffineTransform, resample_spacing
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 AXES = {"z": (0, 0, 1), "x": (1, 0, 0), "y": (0, 1, 0), "oblique": (1, 1, 1)}
@@ -87,7 +87,8 @@ def main() -> None:
         for (fixed, fixed_points), (moving, moving_points), same in pairs(arguments.spacing):
             fixed_embedding, upright = model.embed(fixed), np.nan
             for kind, name, turn in turns(same):
-                image, undo = reoriented(moving, turn, moving.grid.center)
+                image = turned_image(moving, turn, moving.grid.center)
+                undo = AffineTransform.about(moving.grid.center, turn).inverse()
                 found = seed_any_orientation(
                     fixed, image, fixed_embedding, model.embed(image), transform="affine",
                     embed=lambda turned, mask: model.embed(turned, mask=mask),

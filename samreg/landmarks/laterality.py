@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
 from samreg.landmarks.locate import placed_in
-from samreg.seeding.turns import reoriented
+from samreg.seeding.turns import turned_image
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -136,4 +136,4 @@ def laterality_notes(t: float) -> tuple[str, ...]:
 
 def mirror_image(image: Image) -> Image:
     """Return a volume with left and right exchanged."""
-    return reoriented(image, np.diag([-1.0, 1.0, 1.0]), image.grid.center)[0]
+    return turned_image(image, np.diag([-1.0, 1.0, 1.0]), image.grid.center)

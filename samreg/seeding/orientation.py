@@ -34,8 +34,8 @@ from samreg.seeding.turns import (
     describe_turn,
     mirror_matrix,
     nearest_rotation,
-    reoriented,
     turned_embedding,
+    turned_image,
     turned_with_mask,
 )
 from samreg.spatial.grid import FloatArray
@@ -190,7 +190,7 @@ class _MirrorEvidence:
             pose.correspondences.fixed if pose.is_credible else None,
             embed_globally=self.embed_globally,
             fixed_mask=self.fixed_mask,
-            moving_mask=None if moving_mask is None else reoriented(moving_mask, pose.turn, center)[0],
+            moving_mask=None if moving_mask is None else turned_image(moving_mask, pose.turn, center),
             laterality=self.laterality,
             device=self.search.fixed_features.device,
         )

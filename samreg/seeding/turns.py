@@ -30,7 +30,7 @@ def turned_grid(grid: Grid, turn: FloatArray, center: Sequence[float] | FloatArr
     return Grid(grid.shape, origin, grid.spacing, turn @ grid.direction)
 
 
-def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Image, AffineTransform]:
+def turned_image(image: Image, turn: FloatArray, center: FloatArray) -> Image:
     """Turn or mirror an image about a point of the world; the array stays as it is.
 
     Parameters
@@ -45,18 +45,15 @@ def reoriented(image: Image, turn: FloatArray, center: FloatArray) -> tuple[Imag
     Returns
     -------
     Image
-        The turned image: the voxel of x lies at ``turn @ (x - center) + center``.
-    AffineTransform
-        From the turned image's world to the given one's.
+        The voxel of x lies at ``turn @ (x - center) + center``.
     """
-    turned = Image(image.array, turned_grid(image.grid, turn, center), image.name)
-    return turned, AffineTransform.about(center, turn).inverse()
+    return Image(image.array, turned_grid(image.grid, turn, center), image.name)
 
 
 def turned_with_mask(turn: FloatArray, image: Image, mask: Image | None) -> tuple[Image, Image | None]:
     """Return an image and a mask after a turn (d, d) about the image's centre."""
     center = image.grid.center
-    return reoriented(image, turn, center)[0], None if mask is None else reoriented(mask, turn, center)[0]
+    return turned_image(image, turn, center), None if mask is None else turned_image(mask, turn, center)
 
 
 def turned_embedding(embedding: Embedding, turn: FloatArray, center: FloatArray) -> Embedding:
@@ -84,7 +81,7 @@ def turned_embedding(embedding: Embedding, turn: FloatArray, center: FloatArray)
         local_grid=turned_grid(embedding.local_grid, turn, center),
         global_grid=None if global_grid is None else turned_grid(global_grid, turn, center),
         image_grid=turned_grid(embedding.image_grid, turn, center),
-        volume=None if volume is None else reoriented(volume, turn, center)[0],
+        volume=None if volume is None else turned_image(volume, turn, center),
     )
 
 

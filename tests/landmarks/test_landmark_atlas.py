@@ -21,7 +21,7 @@ from samreg.landmarks.locate import locate, place
 from samreg.landmarks.templates import Template
 from samreg.matching import features
 from samreg.phantoms.phantom import make_phantom
-from samreg.seeding.turns import reoriented
+from samreg.seeding.turns import turned_image
 from samreg.spatial import Grid
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
@@ -298,7 +298,7 @@ def test_a_mirrored_scan_is_said_to_be_and_the_right_way_round_nothing() -> None
     assert not any("mirrored" in note for note in find_landmarks(image).notes)
     assert find_landmarks(mirror_image(image)).notes[-1].startswith("the image looks mirrored")
     # turned about the front-back axis, nothing is mirrored, and to mirror it would be wrong
-    turned = reoriented(image, np.diag([-1.0, 1.0, -1.0]), image.grid.center)[0]
+    turned = turned_image(image, np.diag([-1.0, 1.0, -1.0]), image.grid.center)
     notes = find_landmarks(turned).notes
     assert any("little of the image looks as in the atlas's people" in note for note in notes)
     assert not any("mirrored" in note for note in notes)

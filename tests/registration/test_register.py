@@ -14,7 +14,7 @@ import samreg
 from samreg.engines import Engine, EngineResult
 from samreg.errors import InputError, MissingExtraError, SamregError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
-from samreg.seeding.turns import reoriented
+from samreg.seeding.turns import turned_image
 from samreg.spatial import AffineTransform, Image, Points, inverse_residual
 from samreg.spatial.adapters import to_nibabel
 from samreg.spatial.transforms import components
@@ -287,7 +287,8 @@ def test_a_turned_image_is_registered_and_said(pair, axes) -> None:
     turn = np.eye(3)
     turn[axes[0], axes[0]] = turn[axes[1], axes[1]] = 0.0
     turn[axes[0], axes[1]], turn[axes[1], axes[0]] = 1.0, -1.0
-    turned, undo = reoriented(pair.moving.image, turn, pair.moving.image.grid.center)
+    turned = turned_image(pair.moving.image, turn, pair.moving.image.grid.center)
+    undo = AffineTransform.about(pair.moving.image.grid.center, turn).inverse()
     result = samreg.register(pair.fixed.image, turned, method="embedding", transform="affine", model=MODEL)
     assert result
     assert any("turned" in flag for flag in result.flags)
@@ -299,7 +300,7 @@ def test_a_turned_image_is_registered_and_said(pair, axes) -> None:
 def test_a_mirrored_image_is_refused_and_named(pair, side) -> None:
     """The fixed image was never looked at, nor was it said which of the two is at fault."""
     images = {"fixed": pair.fixed.image, "moving": pair.moving.image}
-    mirrored, _ = reoriented(images[side], np.diag([-1.0, 1.0, 1.0]), images[side].grid.center)
+    mirrored = turned_image(images[side], np.diag([-1.0, 1.0, 1.0]), images[side].grid.center)
     images[side] = replace(mirrored, name="culprit.nii.gz")
     result = samreg.register(**images, method="embedding", transform="affine", model="ct-small")
     assert not result

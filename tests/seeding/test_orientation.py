@@ -7,17 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from scipy.spatial.transform import Rotation
 
 from samreg.embedding import load_model
 from samreg.matching import Correspondences
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
-from samreg.seeding.coarse import masked_correlation, propose_turns, rotations
-from samreg.seeding.mirroring import MirrorProbabilities
-from samreg.seeding.turns import angle_between, describe_reflection, describe_turn, nearest_rotation, reoriented
+from samreg.seeding.turns import turned_image
 from samreg.spatial import AffineTransform, Grid, Image
+from tests.seeding.test_turns import about
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
@@ -27,10 +24,6 @@ MODEL = load_model("ct-small")
 
 def embed_globally(image: Image, mask: Image | None) -> object:
     return MODEL.embed_globally(image, mask=mask)
-
-
-def about(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
-    return Rotation.from_rotvec(np.deg2rad(degrees) * np.array(axis) / np.linalg.norm(axis)).as_matrix()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +38,8 @@ class Seeder:
         self.pair, self.fixed, self.embedded = pair, MODEL.embed(pair.fixed.image), 0
 
     def __call__(self, turn: np.ndarray, transform: str = "affine", **options) -> tuple[OrientedSeed, AffineTransform]:
-        moving, undo = reoriented(self.pair.moving.image, turn, self.pair.moving.image.grid.center)
+        moving = turned_image(self.pair.moving.image, turn, self.pair.moving.image.grid.center)
+        undo = AffineTransform.about(self.pair.moving.image.grid.center, turn).inverse()
         self.embedded = 0
 
         def embed(image: Image, mask: Image | None) -> object:
@@ -240,103 +234,16 @@ def test_each_image_is_shown_upright_beside_its_mirror_image(seeded) -> None:
         assert across > deep
 
 
-def test_sides_that_both_images_show_outweigh_doubtful_matches() -> None:
-    assert MirrorProbabilities.from_log_odds(-3.0).opposite_laterality > 0.9
-    assert MirrorProbabilities.from_log_odds(-3.0, 6.0, 6.0).opposite_laterality < 0.1
-    assert MirrorProbabilities.from_log_odds(3.0, 5.0, -5.0).opposite_laterality > 0.5
-
-
 def test_the_mask_turns_with_its_image(seeded, upright) -> None:
     moving = seeded.pair.moving.image
     turn = about((0, 0, 1), 180)
     array = np.zeros(moving.shape, np.uint8)
     array[: moving.shape[0] // 2] = 1
-    mask = reoriented(moving.with_array(array), turn, moving.grid.center)[0]
+    mask = turned_image(moving.with_array(array), turn, moving.grid.center)
     result, _ = seeded(turn, moving_mask=mask)
     assert result.seed
     index = mask.grid.world_to_index(result.seed.correspondences.moving)
     assert index[:, 2].max() < moving.shape[0] // 2 + 1
-
-
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_rotations_cover_all_poses(ndim) -> None:
-    covered = rotations(ndim)
-    np.testing.assert_array_equal(covered[0], np.eye(ndim))
-    poses = Rotation.random(200, random_state=0).as_matrix()
-    if ndim == 2:
-        poses = Rotation.from_euler("z", np.linspace(0, 360, 50), degrees=True).as_matrix()[:, :2, :2]
-    furthest = max(min(angle_between(pose, rotation) for rotation in covered) for pose in poses)
-    assert furthest < (23 if ndim == 2 else 33)
-
-
-def test_the_rotation_that_undoes_a_turn_is_proposed_first() -> None:
-    pair = phantom_pair(1, 2, spacing=10.0)
-    turn = rotations(3)[100]
-    turned, _ = reoriented(pair.moving.image, turn, pair.moving.image.grid.center)
-    assert angle_between(propose_turns(pair.fixed.image, turned, rotations(3))[0], turn.T) < 1
-
-
-def test_no_turn_is_proposed_for_a_header_in_cm() -> None:
-    """At the voxels of an image so small it took minutes."""
-    pair = phantom_pair(1, 2, spacing=14.0)
-    grid = pair.moving.image.grid
-    tiny = Image(
-        pair.moving.image.array, Grid(grid.shape, grid.origin / 10, grid.spacing / 10, grid.direction), "in cm"
-    )
-    assert propose_turns(pair.fixed.image, tiny, rotations(3)) == []
-
-
-def test_turns_are_proposed_alike_however_many_are_compared_at_once(monkeypatch) -> None:
-    """Each batch once had a box of its own, half a voxel off others', and the best turn hung on it."""
-    pair = phantom_pair(1, 2, spacing=14.0)
-    turn = rotations(3)[60]
-    turned, _ = reoriented(pair.moving.image, turn, pair.moving.image.grid.center)
-    expected = propose_turns(pair.fixed.image, turned, rotations(3)[:64])
-    for count in (3, 64):
-        monkeypatch.setattr("samreg.seeding.coarse._TURNS_AT_ONCE", count)
-        np.testing.assert_array_equal(propose_turns(pair.fixed.image, turned, rotations(3)[:64]), expected)
-
-
-def test_correlation_is_that_of_the_best_shift() -> None:
-    rng = np.random.default_rng(0)
-    moving = rng.normal(size=(6, 7))
-    mask = np.ones_like(moving)
-    mask[0] = 0
-    fixed = np.zeros((9, 8))
-    fixed[2:8, 1:8] = 3 * moving + 5
-    fixed_mask = np.zeros_like(fixed)
-    fixed_mask[2:8, 1:8] = 1
-    both = np.stack([moving, rng.normal(size=(6, 7))])
-    same, unrelated = masked_correlation(
-        *(torch.from_numpy(array) for array in (fixed, fixed_mask, both, np.stack([mask, mask])))
-    )
-    assert float(same) == pytest.approx(1.0)
-    assert unrelated < 0.9
-
-
-@pytest.mark.parametrize(("axis", "degrees"), [*itertools.product(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (90, 180))])
-def test_words_name_where_each_end_of_the_body_lies(axis, degrees) -> None:
-    ends = {"left": (1, 0, 0), "back": (0, 1, 0), "head": (0, 0, 1)}
-    opposite = {"left": "right", "back": "front", "head": "foot"}
-    turn = about(axis, degrees)
-    text = describe_turn(turn)
-    for name, direction in ends.items():
-        moved = turn @ direction
-        target = next(end for end, other in ends.items() if abs(moved @ other) > 0.9)
-        target = target if moved @ ends[target] > 0 else opposite[target]
-        assert (f"its {name} lies towards the {target}" in text) == (name != target)
-
-
-def test_words_for_pictures_and_oblique_axes() -> None:
-    assert describe_turn(np.array([[0.0, -1.0], [1.0, 0.0]])) == "by 90 degrees clockwise"
-    assert describe_turn(about((1, 1, 1), 50)).startswith("by 50 degrees about an oblique axis")
-    assert describe_reflection(np.diag([1.0, -1.0])) == "top and bottom are exchanged"
-
-
-def test_the_nearest_rotation_of_a_stretched_turn() -> None:
-    turn = about((1, 2, 3), 40)
-    stretched = AffineTransform(turn @ np.diag([1.2, 0.9, 1.0]), np.zeros(3))
-    assert angle_between(nearest_rotation(stretched), turn) < 1e-4
 
 
 def test_a_failure_keeps_its_reason_and_matches() -> None:
