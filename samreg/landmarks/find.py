@@ -167,10 +167,10 @@ def find_landmarks(
     report("finding landmarks")
     target = features(embedding, device=device)
     placed_in(known, embedding, target)  # both start from it
-    surveyed, glanced = side_by_side(
+    surveyed, by_global_vectors = side_by_side(
         [
             partial(survey, known, embedding, target),
-            partial(_sides_at_a_glance, image, embedding, known, model, device),
+            partial(_laterality_by_global_vectors, image, embedding, known, model, device),
         ]
     )
     located, reliability = surveyed.located, surveyed.reliability.copy()
@@ -188,7 +188,11 @@ def find_landmarks(
     if located.structures.points:
         notes += (f"the image itself shows {', '.join(located.structures.points)}",)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body
-        t = glanced if glanced > CLEAR_T else _sides(image, embedding, known, model, device, report)
+        t = (
+            by_global_vectors
+            if by_global_vectors > CLEAR_T
+            else _laterality(image, embedding, known, model, device, report)
+        )
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(_with_seen(found, located.structures.points), notes=notes)
 
@@ -210,7 +214,9 @@ def _with_seen(found: FoundLandmarks, places: Mapping[str, FloatArray]) -> Found
     )
 
 
-def _sides_at_a_glance(image: Any, embedding: Embedding, atlas: LandmarkAtlas, model: Any, device: str) -> float:
+def _laterality_by_global_vectors(
+    image: Any, embedding: Embedding, atlas: LandmarkAtlas, model: Any, device: str
+) -> float:
     """Return the :func:`laterality` of an image by global vectors alone; 0 where they cannot tell."""
     from samreg.embedding.registry import model_for
 
@@ -220,7 +226,7 @@ def _sides_at_a_glance(image: Any, embedding: Embedding, atlas: LandmarkAtlas, m
     return 0.0 if mirrored is None else laterality(embedding, mirrored, atlas=atlas, device=device)
 
 
-def _sides(
+def _laterality(
     image: Image, embedding: Embedding, atlas: LandmarkAtlas, model: Any, device: str, report: Callable[[str], None]
 ) -> float:
     """Return the :func:`laterality` of an image by all its vectors."""
