@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import locale
 import os
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -53,18 +53,12 @@ def _locale_as_it_was():
     locale.setlocale(locale.LC_CTYPE, before)
 
 
-_KEPT_EMBEDDINGS = 16
-
-
-@pytest.fixture(scope="session")
-def _known_embeddings():
-    """Return what :func:`embeddings_kept` knows, by model class and method: modules share their phantoms."""
-    return defaultdict(OrderedDict)
+_KEPT_EMBEDDINGS = 10
 
 
 @pytest.fixture(scope="module")
-def embeddings_kept(_known_embeddings):
-    """Embed each image once for all modules that ask for this, which then test what is made of embeddings.
+def embeddings_kept():
+    """Embed each image once for all tests of a module, which then test what is made of embeddings.
 
     What landmarks and bones an image shows is found once as well; global vectors alone, too.
     """
@@ -75,7 +69,7 @@ def embeddings_kept(_known_embeddings):
     from samreg.landmarks.skeleton import _SURVEYS
 
     def once(method):
-        kept = _known_embeddings[method]
+        kept = OrderedDict()
 
         def embed(self, image, *arguments, **options):
             mask = options.get("mask", arguments[0] if arguments else None)
