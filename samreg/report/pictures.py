@@ -13,8 +13,8 @@ from samreg.registration.quality import initial_alignment
 from samreg.report.kit import PICTURE_LABEL, PICTURE_TEXT, dark_figure, write_png
 from samreg.report.views import (
     View,
-    focus,
     grey,
+    middle,
     overlay,
     slice_grid,
     slice_indices,
@@ -80,7 +80,7 @@ def draw_overview(result: RegistrationResult) -> Figure:
     fixed = oriented(result.fixed)
     warped = oriented(result.warped) if result else None
     before, how = initial_alignment(result)
-    indices = slice_indices(fixed.grid, focus(result))
+    indices = slice_indices(fixed.grid, middle(result))
     fixed_window, moving_window = window(fixed), window(result.moving)
     titles = ["fixed", f"moving before,\n{how}", "fixed and moving before"]
     if warped is not None:
@@ -115,7 +115,7 @@ def draw_matches(result: RegistrationResult) -> Figure:
     pairs = result.correspondences
     assert pairs is not None
     expected, matched = pairs.fixed, result.inverse.transform_points(pairs.moving)
-    indices = slice_indices(fixed.grid, focus(result))
+    indices = slice_indices(fixed.grid, middle(result))
     figure, axes = _canvas(fixed, 2, legend=True)
     colours = _reliability_colours()
     for row, view in zip(axes, views_of(fixed.ndim), strict=True):

@@ -83,22 +83,35 @@ def slice_grid(grid: Grid, view: View, index: int) -> Grid:
     return Grid(tuple(shape), grid.origin + index * grid.index_matrix[:, view.through], grid.spacing, grid.direction)
 
 
+def middle(result: RegistrationResult) -> FloatArray:
+    """Return the fixed point (d,), LPS mm, in the middle of what both images show of the body."""
+    points, _ = _shown_by_both(result, working_grid(result.fixed))
+    return np.asarray((points.min(axis=0) + points.max(axis=0)) / 2)
+
+
 def focus(result: RegistrationResult) -> FloatArray:
     """Return the fixed point (d,), LPS mm, with the largest expected error of what both images show of the body.
 
     Where no error is known, the middle of it.
     """
-    grid = working_grid(result.fixed) if result.error_map is None else result.error_map.grid
-    body = body_on(result, grid)
-    points = grid.world_points()[body]
+    if result.error_map is None:
+        return middle(result)
+    points, rows = _shown_by_both(result, result.error_map.grid)
+    return np.asarray(points[result.error_map.array.ravel()[rows].argmax()])
+
+
+def _shown_by_both(result: RegistrationResult, grid: Grid) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Return the points (N, d) of the fixed body, LPS mm, that the moving image shows, and which of the grid they are.
+
+    All of the fixed body where it shows none.
+    """
+    rows = np.flatnonzero(body_on(result, grid))
+    points = grid.world_points().reshape(-1, grid.ndim)[rows]
     if result.transform is not None:
         inside = result.moving.grid.contains(result.transform.transform_points(points))
-        points = points[inside] if inside.any() else points
-        if result.error_map is not None and inside.any():
-            worst: FloatArray = points[result.error_map.array[body][inside].argmax()]
-            return worst
-    middle: FloatArray = (points.min(axis=0) + points.max(axis=0)) / 2
-    return middle
+        if inside.any():
+            return points[inside], rows[inside]
+    return points, rows
 
 
 def slice_indices(grid: Grid, point: FloatArray) -> Mapping[str, int]:

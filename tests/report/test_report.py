@@ -24,7 +24,7 @@ from samreg.registration.result import RegistrationResult
 from samreg.report import write_landmark_report, write_preview, write_report
 from samreg.report.recipe import python_call, recipe, shell_command
 from samreg.report.viewer import viewer_data
-from samreg.report.views import focus, overlay, slice_grid, slice_indices, views_of, window
+from samreg.report.views import focus, middle, overlay, slice_grid, slice_indices, views_of, window
 from samreg.seeding import AffineFit, Seed
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, write_image, write_transform
 from samreg.spatial.standard import oriented
@@ -343,6 +343,7 @@ def test_the_page_opens_at_the_worst_place_and_shows_the_expected_error(good_res
     result = replace(plain, error_map=plain.fixed.with_array(expected))
     place = plain.fixed.grid.index_to_world([worst[::-1]])[0]
     np.testing.assert_allclose(focus(result), place, atol=1e-6)
+    np.testing.assert_allclose(middle(result), focus(plain), atol=1e-6)  # of the preview, as its docstring says
     page = result.report(tmp_path / "report.html").read_text()
     assert 'value="error"' in page
     assert "Expected error, mm" in page
