@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from samreg.errors import InputError, SamregError
 from samreg.spatial.files import atomic_path, require_file, require_not_input
-from samreg.spatial.io_images import files_of, find_images
+from samreg.spatial.io_images import files_of, find_images, holds_dicom
 from samreg.spatial.tables import safe_cell
 
 #: The file of a step that is finished.
@@ -219,19 +219,24 @@ def find_inputs(
     """Return the images that paths stand for, by name, without the folder for the results where it lies among them.
 
     Nor is a folder an image where it leads to that one by folders alone, or where what is read ``beside`` the images
-    lies, such as their labels.
+    lies, such as their labels; one of DICOM slices is, with a file of labels among them too.
 
     Raises
     ------
     InputError
         When there is none, and as :func:`samreg.spatial.find_images` raises it.
     """
-    folders = [out, *(path if path.is_dir() else path.parent for path in map(Path, beside))]
-    images = {
-        name: path
-        for name, path in find_images(*paths).items()
-        if not (path.is_dir() and any(_leads_to(path, folder) for folder in folders))
-    }
+    given = [*map(Path, beside)]
+    folders = [out, *(path for path in given if path.is_dir())]
+    around_files = [path.parent for path in given if not path.is_dir()]
+
+    def is_image(path: Path) -> bool:
+        if not path.is_dir():
+            return True
+        leads = any(_leads_to(path, folder) for folder in folders)
+        return not leads and (holds_dicom(path) or not any(_leads_to(path, folder) for folder in around_files))
+
+    images = {name: path for name, path in find_images(*paths).items() if is_image(path)}
     if not images:
         raise InputError(f"no images in {', '.join(map(str, paths))} beside the results")
     return images

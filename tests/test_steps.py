@@ -265,6 +265,15 @@ def test_a_folder_of_labels_among_the_images_is_no_image(tmp_path, labels):
     assert {*images} == {"a", "dicom"}
 
 
+def test_slices_with_their_labels_among_them_are_an_image(tmp_path):
+    """The subject was left out without a word."""
+    for name, content in (("A/1.dcm", bytes(128) + b"DICM"), ("A/A.nii.gz", b"1"), ("B.nii.gz", b"1")):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "scans" / name).write_bytes(content)
+    beside = [tmp_path / "scans" / "A" / "A.nii.gz"]
+    assert [*find_inputs(tmp_path / "out", tmp_path / "scans", beside=beside)] == ["A", "B"]
+
+
 def test_a_summary_replaces_no_input_and_no_table_of_ones_own(tmp_path):
     path = tmp_path / "summary.csv"
     require_summary(path)

@@ -171,6 +171,15 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
             ) from error
 
 
+def holds_dicom(folder: Path) -> bool:
+    """Tell whether a path is a folder that holds a DICOM file: others, of labels or maps, may lie beside the images."""
+    if not folder.is_dir() or folder.name.startswith("."):
+        return False
+    from samreg.spatial.dicom.header import may_be_dicom  # loads pydicom, which other formats do without
+
+    return any(may_be_dicom(path) for path in sorted(folder.iterdir()) if path.is_file())
+
+
 def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
     """Return the images that paths stand for, by name without suffix.
 

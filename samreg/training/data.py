@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samreg.errors import InputError
 from samreg.spatial import Image, find_images, read_image
-from samreg.spatial.io_images import READABLE
+from samreg.spatial.io_images import READABLE, holds_dicom
 from samreg.spatial.standard import standardised
 from samreg.training.config import TrainingConfig
 from samreg.training.modality import Modality
@@ -158,19 +158,10 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
         if missing := [path for path in paths if not path.exists()]:
             raise InputError(f"{source}: {len(missing)} of {len(paths)} images are missing, such as {missing[0]}")
     else:
-        paths = [path for path in source.glob("*") if path.name.lower().endswith(READABLE) or _holds_dicom(path)]
+        paths = [path for path in source.glob("*") if path.name.lower().endswith(READABLE) or holds_dicom(path)]
     if not paths:
         raise InputError(f"{source}: no images ({', '.join(READABLE)}) and no folders of DICOM files")
     return sorted(paths)
-
-
-def _holds_dicom(folder: Path) -> bool:
-    """Tell whether a path is a folder that holds a DICOM file: others, of labels or maps, may lie beside the images."""
-    if not folder.is_dir() or folder.name.startswith("."):
-        return False
-    from samreg.spatial.dicom.header import may_be_dicom  # loads pydicom, which a prepared file does without
-
-    return any(may_be_dicom(path) for path in sorted(folder.iterdir()) if path.is_file())
 
 
 def make_volume(given: Image, modality: Modality, device: torch.device) -> Volume:
