@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from samreg.errors import SamregError
 from samreg.training.config import TrainingConfig
 from samreg.training.loop import train
 from samreg.training.prepared import is_prepared
+from samreg.training.program import faults_said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{given.prepared} is no prepared file (.npz); make one with python -m samreg.training.prepare")
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
     logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(message)s")
-    try:
+    with faults_said(parser):
         weights = train(TrainingConfig.from_file(given.config, prepared=given.prepared))
-    except SamregError as error:
-        parser.error(str(error))
     if is_first:
         print(f"written to {weights}")
     return 0

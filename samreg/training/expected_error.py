@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,8 +35,9 @@ from samreg.registration.confidence import COEFFICIENTS, EVIDENCE, MEASURED, MET
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.points import Points
-from samreg.training.data import named_images
+from samreg.training.data import named_images, require_left_out
 from samreg.training.landmark_pairs import read_landmarks
+from samreg.training.program import faults_said
 
 _MIN_LANDMARKS = 15  # that both people of a pair have
 _QUANTILE = 0.82  # so that it is 0.8 for people left out
@@ -290,8 +292,8 @@ def write(cases: Sequence[Case], path: Path, model: str, unseen: Collection[str]
     path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Run the program."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("landmarks", type=Path)
@@ -300,8 +302,15 @@ def main() -> None:
     parser.add_argument("--unseen", nargs="*", default=[], help="people the model's training left out")
     parser.add_argument("--keep", type=Path, help="file in which gathered pairs are kept, to go on from")
     parser.add_argument("--out", type=Path, default=COEFFICIENTS)
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
+    with faults_said(parser):
+        _calibrate(given)
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
     known = read_landmarks(arguments.landmarks)
+    require_left_out("--unseen", arguments.unseen, known)
     landmarks = {name: points for name, points in known.items() if len(points) >= _MIN_LANDMARKS}
     known_images = named_images(arguments.images, landmarks)
     images = {name: samreg.read_image(known_images[name]) for name in landmarks}
@@ -339,4 +348,4 @@ if __name__ == "__main__":
     # under its own name, so that cases that are kept can be read by other programs
     from samreg.training import expected_error
 
-    expected_error.main()
+    sys.exit(expected_error.main())

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +32,9 @@ from samreg.landmarks.skeleton import CommonPlaces, common_places, no_places, su
 from samreg.matching import Features, features
 from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error, with_mean
 from samreg.spatial.grid import FloatArray
+from samreg.training.data import named_images, require_left_out
 from samreg.training.landmark_pairs import read_landmarks
+from samreg.training.program import faults_said
 
 _TOLERANCE_MM = 10.0
 _MIN_LANDMARKS = 3  # that both people of a pair have
@@ -117,10 +120,8 @@ def _places(
     return common_places(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
 
 
-def main() -> None:
-    """Run the program."""
-    from scipy.stats import spearmanr
-
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("landmarks", type=Path)
@@ -128,10 +129,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100, help="of all people, and as many with an unseen one")
     parser.add_argument("--unseen", nargs="*", default=[], help="people the model's training left out")
     parser.add_argument("--out", type=Path, default=MATCH_RELIABILITY)
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
+    with faults_said(parser):
+        _calibrate(given)
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from scipy.stats import spearmanr
+
     model = samreg.load_model(arguments.model)
     landmarks = read_landmarks(arguments.landmarks)
-    embeddings = {name: model.embed(samreg.read_image(next(arguments.images.glob(f"{name}.*")))) for name in landmarks}
+    require_left_out("--unseen", arguments.unseen, landmarks)
+    images = named_images(arguments.images, landmarks)
+    embeddings = {name: model.embed(samreg.read_image(images[name])) for name in landmarks}
     prepared = {name: features(embedding) for name, embedding in embeddings.items()}
     everyone = list(itertools.permutations(landmarks, 2))
     with_unseen = [pair for pair in everyone if set(arguments.unseen) & set(pair)]
@@ -183,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@ from samreg.training.data import named_images, stored_image
 from samreg.training.landmark_pairs import read_landmarks
 from samreg.training.modality import MODALITIES
 from samreg.training.prepared import StoredImage, write_prepared
+from samreg.training.program import faults_said
 
 
 def prepare(
@@ -106,10 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel size of the network's input, mm (default 2)")
     parser.add_argument("--image-spacing", type=float, help="voxel size of the files, where they say none, mm")
     given = vars(parser.parse_args(arguments))
-    try:
+    with faults_said(parser):
         path = prepare(given.pop("images"), given.pop("out"), **given, progress=lambda name: print(name, flush=True))
-    except InputError as error:
-        parser.error(str(error))
     print(f"written to {path}, {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

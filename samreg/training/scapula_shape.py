@@ -13,6 +13,7 @@ Written is ``samreg/landmarks/shapes/scapula.npz``: positions, and no image.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samreg.errors import InputError
 from samreg.landmarks.scapulae import SHAPE, BoneShape, FoundBone, bone_around, fit_bone
 from samreg.seeding.affine import fit_least_squares
 from samreg.seeding.turns import turned_grid
 from samreg.spatial import Grid, Image, Points, read_image
 from samreg.spatial.grid import FloatArray
-from samreg.training.data import named_images
+from samreg.training.data import named_images, require_left_out
 from samreg.training.landmark_pairs import read_landmarks
+from samreg.training.program import faults_said
 
 NAMES = ("glenoid", "coracoid_tip", "acromion_tip", "scapula_superior_angle", "scapula_spine_root")
 _MIN_LANDMARKS = 3
@@ -147,17 +150,26 @@ def _scapulae(image: Image, points: Points) -> list[_Scapula]:
     return sides
 
 
-def main() -> None:
-    """Run the program."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("landmarks", type=Path)
     parser.add_argument("--first", required=True, help="the person whose right scapula begins")
     parser.add_argument("--leave-out", nargs="*", default=[], help="people who are to test it")
     parser.add_argument("--out", type=Path, default=SHAPE)
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
+    with faults_said(parser):
+        _build(given)
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> None:
     landmarks = read_landmarks(arguments.landmarks)
+    require_left_out("--leave-out", arguments.leave_out, landmarks)
     people = [name for name in landmarks if name not in arguments.leave_out]
+    if arguments.first not in people:
+        raise InputError(f"--first {arguments.first}: no such person; there are {', '.join(people)}")
     images = {name: read_image(path) for name, path in named_images(arguments.images, people).items() if name in people}
     shape = first_shape(images[arguments.first], landmarks[arguments.first])
     scapulae = [one for name in people for one in _scapulae(images[name], landmarks[name])]
@@ -167,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

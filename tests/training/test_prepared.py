@@ -20,15 +20,19 @@ from samreg.spatial import Image
 from samreg.training.__main__ import main as train_main
 from samreg.training.config import TrainingConfig
 from samreg.training.data import load_volumes
+from samreg.training.expected_error import main as calibrate_errors
 from samreg.training.landmark_pairs import _distances, _linear_spline, read_landmarks
 from samreg.training.loop import train
+from samreg.training.match_reliability import main as calibrate_matches
 from samreg.training.modality import Ct
 from samreg.training.prepare import main as prepare_main
 from samreg.training.prepare import prepare
 from samreg.training.prepared import PreparedFile, StoredImage, StoredMap, write_prepared
+from samreg.training.scapula_shape import main as build_scapula
 
 NETWORK = {"fine": 8, "coarse": [8, 16, 16], "blocks": [1, 1, 1], "local_dim": 8, "global_dim": 16}
 VIEWS = {"size": [24, 24, 24], "crop": 0.7}
+CSV = "landmarks.csv"
 SETTINGS = {
     "steps": 5, "points": 64, "candidates": 200, "patches": 1, "patch": [24, 24, 24], "network": NETWORK,
     "views": VIEWS, "landmarks": "landmarks.csv", "landmark_fraction": 0.4, "cross_subject": "maps",
@@ -207,15 +211,23 @@ def test_prepared_files_at_fault(folder, tmp_path):
         (prepare_main, ["none", "-o", "out.npz"], "none"),
         (train_main, ["none.json"], "none.json"),
         (train_main, ["scans", "config.json"], "scans is no prepared file"),
+        (calibrate_matches, ["scans", "none.csv", "--model", "mind"], "none.csv"),
+        (calibrate_errors, ["scans", "none.csv", "--model", "mind"], "none.csv"),
+        (build_scapula, ["scans", "none.csv", "--first", "EVE"], "none.csv"),
+        (calibrate_matches, ["scans", CSV, "--model", "mind", "--unseen", "EWE"], "EWE cannot be left out"),
+        (calibrate_errors, ["scans", CSV, "--model", "mind", "--unseen", "EWE"], "EWE cannot be left out"),
+        (build_scapula, ["scans", CSV, "--first", "EVE", "--leave-out", "EWE"], "EWE cannot be left out"),
+        (build_scapula, ["scans", CSV, "--first", "EWE"], "--first EWE: no such person; there are EVE"),
     ],
 )
 def test_bad_calls_end_with_2(program, call, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path(CSV).write_text("subject,landmark,x,y,z\nEVE,point 0,1,2,3\n")
     with pytest.raises(SystemExit) as ended:
         program(call)
     assert ended.value.code == 2
     assert says in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [CSV]
 
 
 def test_levels_are_finer_than_noise():
