@@ -183,7 +183,7 @@ def _body_box(result: RegistrationResult, grid: Grid) -> Grid:
     margin = (coarse.spacing.max() / 2 + _MARGIN_MM) / grid.spacing
     first = np.clip(np.floor(points.min(axis=0) - margin), 0, None).astype(int)
     last = np.minimum(np.ceil(points.max(axis=0) + margin).astype(int), np.asarray(grid.size) - 1)
-    return Grid(tuple((last - first + 1)[::-1]), grid.index_to_world(first)[0], grid.spacing, grid.direction)
+    return grid.between(first, last)
 
 
 def _strip(box: Grid, view: View, count: int, pixel: float) -> Grid:

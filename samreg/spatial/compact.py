@@ -175,7 +175,7 @@ def covering(transform: Transform, source: Grid, target: Grid) -> Grid:
     moved = np.linalg.norm(transform.transform_points(points) - affine.transform_points(points), axis=1) > _MOVED_MM
     index = source.world_to_index(np.concatenate([source.corners(), points[moved]]))
     low, high = (np.floor(index.min(axis=0)).astype(int), np.ceil(index.max(axis=0)).astype(int))
-    return Grid(tuple((high - low + 1)[::-1]), source.index_to_world(low)[0], source.spacing, source.direction)
+    return source.between(low, high)
 
 
 def points_within(image: Grid) -> FloatArray:

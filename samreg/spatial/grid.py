@@ -212,8 +212,13 @@ class Grid:
     def padded(self, margin: float) -> Grid:
         """Return the grid grown on every side by at least ``margin`` mm; its voxels stay where they were."""
         extra: NDArray[np.int_] = np.ceil(margin / self.spacing).astype(int)
-        size = np.asarray(self.size) + 2 * extra
-        return Grid(tuple(size[::-1]), self.origin - self.index_matrix @ extra, self.spacing, self.direction)
+        return self.between(-extra, np.asarray(self.size) - 1 + extra)
+
+    def between(self, first: ArrayLike, last: ArrayLike) -> Grid:
+        """Return the grid of the voxels from one index to another (d,), order (x, y, z), which may lie outside it."""
+        first, last = np.asarray(first), np.asarray(last)
+        origin = self.index_to_world(first)[0]
+        return Grid(tuple((last - first + 1)[::-1]), origin, self.spacing, self.direction)
 
     def same_as(self, other: Grid, *, tolerance: float = 1e-3) -> bool:
         """Tell whether both grids have the same shape and all corners agree within ``tolerance`` mm."""

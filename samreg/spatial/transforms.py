@@ -535,7 +535,7 @@ def _grid_of_inverse(forward: DisplacementField, tolerance: float) -> Grid:
     moved = grid.world_to_index(grid.index_to_world(index) + border)
     low = np.floor(moved.min(axis=0) - 0.5).astype(int)  # a field reaches half a voxel beyond its outermost centres
     high = np.ceil(moved.max(axis=0) + 0.5).astype(int)
-    return Grid(tuple((high - low + 1)[::-1]), grid.index_to_world(low)[0], grid.spacing, grid.direction)
+    return grid.between(low, high)
 
 
 def _invert_on(forward: DisplacementField, grid: Grid, tolerance: float, iterations: int) -> DisplacementField:

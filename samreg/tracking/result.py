@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from samreg.spatial.grid import FloatArray
+from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
-from samreg.spatial.resample import resample
-from samreg.spatial.transforms import Transform
+from samreg.spatial.transforms import AffineTransform, Transform, slabs
 from samreg.tracking.size import Extent
 
 _SIZES = (("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume"))
+_AROUND_VOXELS = 2.0  # diagonals of a voxel around its centre, within which it goes
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,25 +197,17 @@ class LesionTracks:
         """
         if self.transform is None or not any(lesion.before or lesion.after for lesion in self.lesions):
             return None
-        numbered = list(enumerate(self.lesions, start=1))
-        drawn = np.zeros(self.baseline.shape, np.int16)
-        for number, lesion in numbered:
-            if lesion.after is None and lesion.before is not None:
-                drawn[lesion.before.on(self.baseline.grid)] = number
         array = np.zeros(self.followup.shape, np.int16)
-        if drawn.any():
-            carried = resample(
-                Image(drawn, self.baseline.grid),
-                self.followup.grid,
-                transform=self.transform.inverse(),
-                interpolation="nearest",
-                fill=0,
-            )
-            array[:] = carried.array
-        for number, lesion in numbered:
-            if lesion.after is not None:
-                array[lesion.after.on(self.followup.grid)] = number
+        identity = AffineTransform.identity(self.followup.ndim)
+        carried = [(i, lesion.before, self.transform) for i, lesion in self._numbered() if lesion.after is None]
+        measured = [(i, lesion.after, identity) for i, lesion in self._numbered()]  # above what is carried over
+        for number, extent, transform in (*carried, *measured):
+            if extent is not None:
+                _draw(array, self.followup.grid, extent, transform, number)
         return Image(array, self.followup.grid, "lesions")
+
+    def _numbered(self) -> Iterable[tuple[int, TrackedLesion]]:
+        return enumerate(self.lesions, start=1)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write tables, points, labels and pictures to a folder: all files, or none.
@@ -249,3 +243,22 @@ class LesionTracks:
         from samreg.tracking.store import save
 
         return save(self, folder)
+
+
+def _draw(array: NDArray[np.int16], grid: Grid, extent: Extent, transform: Transform, number: int) -> None:
+    """Number the voxels of an array on a grid that a transform takes an extent to.
+
+    Only around where it goes is the inverse computed: that of a whole field takes seconds.
+    """
+    voxels = extent.grid.index_to_world(np.argwhere(extent.mask)[:, ::-1])
+    index = grid.world_to_index(transform.transform_points(voxels))
+    around = _AROUND_VOXELS * np.linalg.norm(extent.grid.spacing) / grid.spacing
+    first = np.clip(np.floor(index.min(axis=0) - around), 0, None).astype(int)
+    last = np.minimum(np.ceil(index.max(axis=0) + around), np.asarray(grid.size) - 1).astype(int)
+    if (first > last).any():
+        return
+    box = array[tuple(slice(low, high + 1) for low, high in zip(first[::-1], last[::-1], strict=True))]
+    back = transform.inverse()
+    for start, points in slabs(grid.between(first, last)):
+        inside = extent.at(back.transform_points(points.reshape(-1, grid.ndim))).reshape(points.shape[:-1])
+        box[start : start + len(points)][inside] = number

@@ -70,6 +70,14 @@ class Extent:
         """Return the mask on another grid, (*grid.shape)."""
         return sample_mask(Image(self.mask, self.grid), grid)
 
+    def at(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """Tell which world points (N, d), LPS mm, lie in voxels that are inside, (N,)."""
+        index = np.rint(self.grid.world_to_index(points)).astype(int)
+        known = ((index >= 0) & (index < self.grid.size)).all(axis=1)
+        inside = np.zeros(len(index), bool)
+        inside[known] = self.mask[tuple(index[known, ::-1].T)]
+        return inside
+
 
 def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Extent | str:
     """Grow a nodule of soft tissue in lung from its centre.
