@@ -174,8 +174,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object) -> None:
         raise AssertionError("it was registered")
 
-    monkeypatch.setattr(sys.modules["samreg.registration.register"]._Run, "_embedded", embedded)
-    monkeypatch.setattr(sys.modules["samreg.registration.register"]._Run, "_engine_transform", work)
+    monkeypatch.setattr(sys.modules["samreg.registration.run"].Run, "_embedded", embedded)
+    monkeypatch.setattr(sys.modules["samreg.registration.run"].Run, "_engine_transform", work)
 
 
 REGISTER = "register {in}/a.nii.gz {in}/b.nii.gz -o {out}/r"

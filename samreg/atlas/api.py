@@ -165,7 +165,7 @@ def build_atlas(
 def _require_engine(engine: object, method: str) -> None:
     """Raise :class:`InputError` for an unknown method or engine, before any work."""
     from samreg.engines import get_engine
-    from samreg.registration.register import METHODS
+    from samreg.registration.call import METHODS
 
     require_choice("method", method, METHODS)
     if engine is not None and not isinstance(engine, str):

@@ -23,8 +23,9 @@ from samreg.device import available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
 from samreg.errors import InputError, require_choice, require_number, require_progress
 from samreg.quality import LandmarkErrors, dice, summarise_errors
+from samreg.registration.call import METHODS, TRANSFORMS, chosen_atlas, chosen_engine
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
-from samreg.registration.register import METHODS, TRANSFORMS, chosen_atlas, chosen_engine, register
+from samreg.registration.register import register
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.files import claimed_folder, locked_folder, require_path
 from samreg.spatial.image import Image

@@ -19,7 +19,6 @@ Beside them ``samreg register`` writes ``report.html`` and, as ``landmarks.csv``
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -32,11 +31,16 @@ import numpy as np
 
 from samreg.errors import InputError, require_choice, require_progress
 from samreg.quality.landmarks import LandmarkErrors
-from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
+from samreg.registration.tables import (
+    read_correspondences,
+    read_misses,
+    write_correspondences,
+    write_misses,
+)
 from samreg.spatial.compact import compact, compact_field, covering, sampled_inverse
 from samreg.spatial.files import reading, replaced_files, require_path, require_replaceable, require_writable
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
 from samreg.spatial.io_images import read_image, write_image
@@ -378,7 +382,7 @@ class Stored:
     def landmark_misses(self) -> LandmarkMisses | None:
         """Return the named landmarks and by how much they are missed; None where none were looked for."""
         path = self.folder / MISSES
-        return _read_misses(path) if path.is_file() else None
+        return read_misses(path) if path.is_file() else None
 
     def log(self) -> str:
         """Return what the engine printed."""
@@ -402,7 +406,7 @@ class Stored:
     def correspondences(self) -> Correspondences | None:
         """Return the matches behind the seed; None without embeddings."""
         path = self.folder / _CORRESPONDENCES
-        return _read_correspondences(path) if path.is_file() else None
+        return read_correspondences(path) if path.is_file() else None
 
 
 def saved_path(folder: str | os.PathLike[str], role: str) -> Path | None:
@@ -446,7 +450,7 @@ def _write_into(
             picture(result, folder / _PREVIEW)
     pairs = result.correspondences
     if pairs is not None:
-        _write_correspondences(pairs, folder / _CORRESPONDENCES)
+        write_correspondences(pairs, folder / _CORRESPONDENCES)
         for role, name in _MATCHES.items() if "mrk" in formats else ():
             write_points(Points(getattr(pairs, role), scores=pairs.reliability), folder / name)
     if result.start is not None:
@@ -455,7 +459,7 @@ def _write_into(
     if result.error_map is not None:
         write_image(result.error_map, folder / ERROR_MAP)
     if result.landmark_misses is not None:
-        _write_misses(result.landmark_misses, folder / MISSES)
+        write_misses(result.landmark_misses, folder / MISSES)
     if result.body is not None:
         write_image(result.body, folder / _BODY)
     if result.log:
@@ -557,67 +561,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _write_correspondences(pairs: Correspondences, path: Path) -> None:
-    axes = "xyz"[: pairs.fixed.shape[1]]
-    header = (
-        [f"fixed_{a}" for a in axes] + [f"moving_{a}" for a in axes] + ["similarity", "reliability", "cycle_error_mm"]
-    )
-    table = np.column_stack([pairs.fixed, pairs.moving, pairs.similarity, pairs.reliability, pairs.cycle_error])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([[f"{value:.4f}" for value in row] for row in table])
-
-
-def _read_correspondences(path: Path) -> Correspondences:
-    from samreg.matching import Correspondences
-
-    with reading(path), path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-        table = np.array(rows, dtype=np.float64).reshape(-1, len(header))
-        d = (len(header) - 3) // 2
-        return Correspondences(table[:, :d], table[:, d : 2 * d], *table[:, 2 * d :].T)
-
-
-def _write_misses(misses: LandmarkMisses, path: Path) -> None:
-    fixed, moving = misses.fixed, misses.moving
-    assert fixed.scores is not None
-    assert moving.scores is not None
-    places = [column for role in ("fixed", "moving") for column in _place_columns(role, fixed.ndim)]
-    numbers = np.column_stack([misses.distance, fixed.positions, fixed.scores, moving.positions, moving.scores])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["landmark", "region", "miss_mm", *places, "guided"])
-        rows = zip(fixed.names, numbers, misses.guided, strict=True)
-        writer.writerows(
-            [name, region_of(name), *(f"{value:.4f}" for value in row), "yes" if guided else "no"]
-            for name, row, guided in rows
-        )
-
-
-def _read_misses(path: Path) -> LandmarkMisses:
-    with reading(path), path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        header, rows = table.fieldnames or (), [*table]
-        names = tuple(row["landmark"] for row in rows)
-        ndim = 3 if "fixed_z" in header else 2
-
-        def numbers(columns: Sequence[str]) -> FloatArray:
-            return np.array([[row[column] for column in columns] for row in rows], dtype=np.float64).reshape(
-                -1, len(columns)
-            )
-
-        fixed, moving = (
-            Points(places[:, :ndim], names, places[:, ndim])
-            for places in (numbers(_place_columns(role, ndim)) for role in ("fixed", "moving"))
-        )
-        # results before this column had none
-        guided = np.array([row.get("guided") == "yes" for row in rows], dtype=bool)
-        return LandmarkMisses(fixed, moving, numbers(["miss_mm"])[:, 0], guided)
-
-
-def _place_columns(role: str, ndim: int) -> list[str]:
-    """Return the columns that say where landmarks lie in the "fixed" or "moving" image, and how reliably."""
-    return [*(f"{role}_{axis}" for axis in "xyz"[:ndim]), f"{role}_reliability"]

@@ -442,7 +442,7 @@ def test_a_failed_engine_exits_3(run, files, tmp_path, monkeypatch, error):
     def fail(*_: object, **__: object) -> None:
         raise error("[bold]the end of its log[/bold]")
 
-    monkeypatch.setattr(importlib.import_module("samreg.registration.register"), "get_engine", fail)
+    monkeypatch.setattr(importlib.import_module("samreg.registration.call"), "get_engine", fail)
     done = run("register", files.fixed, files.moving, "-o", tmp_path / "out", "--method", "registration")
     assert done.exit_code == 3
     assert ("out of memory" if error is MemoryError else "[bold]the end of its log[/bold]") in done.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from samreg.spatial import AffineTransform, DisplacementField, Image
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
-register_module = importlib.import_module("samreg.registration.register")  # whose function has its name
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(name not in available_engines(), reason="not installed"))
     for name in ("ants", "elastix", "torch")
@@ -201,7 +199,7 @@ def test_faults_of_the_call_come_before_the_work(body, monkeypatch, change, says
     def work(*_: object, **__: object) -> None:
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(register_module._Run, "transform", work)
+    monkeypatch.setattr("samreg.registration.run.Run.transform", work)
     call = {"fixed": body, "moving": body, "engine": "torch", **ALONE}
     call |= {key: others.get(value, value) if isinstance(value, str) else value for key, value in change.items()}
     with pytest.raises(InputError, match=says):

@@ -453,7 +453,7 @@ def test_what_was_decided_in_reading_stands_in_the_result(body, tmp_path, caplog
 
 def test_fields_are_the_engines_own_throughout_the_image_even_where_the_first_leads_out_of_it() -> None:
     """The second field fell to zero just outside the image, where the first leads, and folded there."""
-    from samreg.registration.register import _fields_then_affine
+    from samreg.registration.composition import fields_then_affine
     from samreg.spatial import AffineTransform, DisplacementField, Grid, compose
 
     image = Grid.make((20, 20, 20), spacing=4.0)
@@ -465,5 +465,5 @@ def test_fields_are_the_engines_own_throughout_the_image_even_where_the_first_le
     parts = (DisplacementField(outwards, wide), DisplacementField(shift, near))
     given = compose(*parts, AffineTransform.identity(3))
     points = image.world_points().reshape(-1, 3)
-    kept = _fields_then_affine(given, image, 2.0)
+    kept = fields_then_affine(given, image, 2.0)
     np.testing.assert_allclose(kept.transform_points(points), given.transform_points(points), atol=1e-3)
