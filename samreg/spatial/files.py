@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from samreg.errors import InputError, SamregError
+from samreg.spatial.remarks import remark
 
 _MAX_DEFLATE_RATIO = 1032
 _MEMORY_FACTOR = 1.25  # of an image's size in memory while it is read
@@ -284,6 +286,19 @@ def require_plausible_size(path: Path, size: int, *, compressed: bool = False) -
         raise InputError(
             f"cannot read {path}: its data need {size * _MEMORY_FACTOR / 1e9:.1f} GB of memory, "
             f"{memory / 1e9:.1f} GB are free; crop or resample the image elsewhere, or use a larger machine"
+        )
+
+
+def remark_surplus(log: logging.Logger, path: Path, held: int, size: int) -> None:
+    """Remark that a file holds more bytes of data than its header claims: voxels may have been taken for others."""
+    if held > size:
+        remark(
+            log,
+            "%s: holds %d bytes of data, %d more than its header claims; are the size, the type and the offset that it "
+            "states right?",
+            path,
+            held,
+            held - size,
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import from_nibabel
-from samreg.spatial.files import reading, require_file, require_plausible_size
+from samreg.spatial.files import reading, remark_surplus, require_file, require_plausible_size
 from samreg.spatial.image import Image
 from samreg.spatial.remarks import remark
 
@@ -67,6 +67,10 @@ def open_nibabel(path: Path) -> Iterator[Any]:
         yield image
         for file in files.values():
             _read_to_end(file, path)
+        if not path.name.lower().endswith(MGH):  # in which scan parameters follow the voxels
+            voxels = files["image"]
+            end = voxels.tell() if _is_compressed(voxels) else parts["image"].stat().st_size
+            remark_surplus(log, parts["image"], end - image.dataobj.offset, size)
 
 
 def _image_of(files: dict[str, Any], parts: dict[str, Path], path: Path) -> Any:

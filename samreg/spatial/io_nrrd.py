@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import placed, sitk_geometry
-from samreg.spatial.files import itk_path, reading, require_file, require_plausible_size
+from samreg.spatial.files import itk_path, reading, remark_surplus, require_file, require_plausible_size
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.remarks import remark
@@ -70,7 +70,7 @@ class _Header:
     components_first
         Whether the components of a voxel's vector lie side by side.
     skipped_bytes
-        How many of the data come before the voxels, once decompressed.
+        How many of the data come before the voxels, once decompressed; -1 where the voxels are the last ones.
     has_axes
         Whether it says how the axes of its world lie in the patient.
     unit
@@ -194,11 +194,16 @@ def _voxels(path: Path, header: _Header, reader: Any) -> NDArray[Any]:
     array: NDArray[Any]
     if (header.is_raw or header.is_compressed) and len(header.files) == 1:
         require_plausible_size(header.files[0], size, compressed=header.is_compressed)
+    if header.is_raw and len(header.files) == 1 and header.skipped_bytes >= 0:
+        before = header.offset + header.skipped_bytes
+        remark_surplus(log, header.files[0], header.files[0].stat().st_size - before, size)
     if not header.is_compressed:
         array = sitk.GetArrayFromImage(reader.Execute())
         return array
     array = np.empty(size // kind.itemsize, dtype=kind.newbyteorder(">" if header.is_big_endian else "<"))
     held = _inflate(header, array.view(np.uint8).data)  # verifies the checksum
+    if header.skipped_bytes >= 0:
+        remark_surplus(log, header.files[0], held - header.skipped_bytes, size)
     if held != size or header.skipped_bytes or (components > 1 and not header.components_first):
         array = sitk.GetArrayFromImage(reader.Execute())  # another layout, which ITK may know
         return array
@@ -291,7 +296,7 @@ def _nrrd_header(path: Path) -> _Header:
         files=tuple(path.parent / name for name in detached) or (path,),
         offset=0 if detached else offset,
         is_compressed=encoding in ("gzip", "gz") and fields.get("lineskip", "0") == "0",
-        is_raw=encoding == "raw",
+        is_raw=encoding == "raw" and fields.get("lineskip", "0") == "0",
         is_big_endian=fields.get("endian", "little").lower() == "big",
         sized_axes=_sized_axes(fields),
         vectors=_open_vectors(fields),
@@ -362,6 +367,7 @@ def _metaimage_header(path: Path) -> _Header:
         is_compressed=is_compressed,
         is_raw=_is_true(fields.get("binarydata", "")) and not is_compressed,
         is_big_endian=_is_true(fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", ""))),
+        skipped_bytes=min(0, skip),
         sized_axes=int(dimensions) if "elementspacing" in fields or "elementsize" in fields else 0,
         vectors="" if _UNITS_MM.get(unit) == 1 else f"its unit is {unit}",
         unit=unit,

@@ -347,3 +347,27 @@ def test_a_data_file_with_a_percent_sign_is_told_before_itk_fails(tmp_path, name
     path.write_text(text[: text.index("ElementDataFile")] + f"ElementDataFile = {name}\n")
     with pytest.raises(InputError, match="whose % ITK takes for a numbering; rename that file"):
         read_image(path)
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".mha", ".nhdr", ".nrrd", ".nii", ".nii.gz", ".img"])
+def test_more_data_than_a_header_claims_is_said(tmp_path, ending):
+    """A wrong size, type or offset in a header shears all rows, which no error tells."""
+    path = tmp_path / f"scan{ending}"
+    sitk.WriteImage(placed(VOXELS.astype("i2")), str(path))
+    assert read_image(path).remarks == ()
+    data = tmp_path / "scan.raw"  # of a header that lies apart
+    data = data if data.exists() else path
+    if ending.endswith(".gz"):
+        data.write_bytes(gzip.compress(gzip.decompress(data.read_bytes()) + bytes(40)))
+    else:
+        data.write_bytes(data.read_bytes() + bytes(40))
+    (remark,) = read_image(path).remarks
+    assert remark.startswith(f"{data}: holds 160 bytes of data, 40 more than its header claims")
+
+
+def test_data_at_the_end_of_a_file_may_follow_anything(tmp_path):
+    sitk.WriteImage(placed(VOXELS.astype("i2")), str(tmp_path / "scan.mhd"))
+    header, data = tmp_path / "scan.mhd", tmp_path / "scan.raw"
+    header.write_text(header.read_text().replace("ElementDataFile", "HeaderSize = -1\nElementDataFile"))
+    data.write_bytes(bytes(40) + data.read_bytes())
+    assert same_as_itk(header).remarks == ()
