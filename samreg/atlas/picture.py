@@ -13,7 +13,7 @@ from samreg.report.pictures import draw_slice
 from samreg.report.views import grey, slice_indices, views_of, window
 from samreg.spatial.image import Image
 
-_DEVIATION_WINDOW_HU = (0.0, 300.0)  # shown black and white
+_DEVIATION_SHARE = 0.23  # of the window of the mean, shown white; of a CT 300 HU
 _WIDTH_INCHES = 2.9  # of a picture
 
 
@@ -30,10 +30,11 @@ def write_template_picture(template: Image, parts: Average, title: str, path: st
     figure = dark_figure(3 * _WIDTH_INCHES, _WIDTH_INCHES * sum(heights) + 0.4)
     axes = figure.subplots(len(views), 3, squeeze=False, height_ratios=heights)
     deviation = parts.variance.with_array(np.sqrt(parts.variance.array))
+    low, high = window(parts.mean)
     columns = (
-        ("template", template, window(parts.mean)),
-        ("mean", parts.mean, window(parts.mean)),
-        ("standard deviation", deviation, _DEVIATION_WINDOW_HU),
+        ("template", template, (low, high)),
+        ("mean", parts.mean, (low, high)),
+        ("standard deviation", deviation, (0.0, _DEVIATION_SHARE * (high - low))),
     )
     indices = slice_indices(grid, grid.center)
     for row, view in zip(axes, views, strict=True):

@@ -92,6 +92,6 @@ def _show(built: Atlas) -> None:
         (c.iteration, c.residual_mm, c.residual_p95_mm, f"{c.change:.4f}", c.deviation, c.subjects)
         for c in built.convergence
     ]
-    header = ("iteration", "drift mm", "95th percentile", "change", "deviation HU", "subjects")
+    header = ("iteration", "drift mm", "95th percentile", "change", "deviation", "subjects")
     show_table("convergence: drift of the template removed, change of its mean (1 - correlation)", header, rows)
     say(f"{built.folder / 'template.nii.gz'}: the template of {len(built.names)} subjects")
