@@ -116,15 +116,15 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def images() -> tuple[Image, Image]:
+def images(embeddings_kept) -> tuple[Image, Image]:
     """A small body of mottled tissue, and the same moved."""
     size = 20
     mottled = 400 * gaussian_filter(np.random.default_rng(0).normal(0, 3, (size, size, size)), 1.0)
     axis = np.arange(size) - size / 2
     radius = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij")), axis=0)
     array = np.where(radius < 0.45 * size, mottled, -1000).astype(np.float32)
-    fixed = Image.from_array(array, spacing=5.0, name="fixed")
-    return fixed, Image.from_array(array, spacing=5.0, origin=SHIFT_MM, name="moving")
+    fixed = Image.from_array(array, spacing=4.0, name="fixed")
+    return fixed, Image.from_array(array, spacing=4.0, origin=SHIFT_MM, name="moving")
 
 
 @pytest.fixture
