@@ -113,6 +113,7 @@ def test_the_torch_engine_finds_the_same_affine(device, images, points):
     assert apart(expected, result, points) < MAX_APART_MM
 
 
+@pytest.mark.usefixtures("embeddings_kept")
 @pytest.mark.parametrize(
     "options", [{"method": "embedding"}, {"engine": "torch"}, {"engine": "torch", "model": "mind"}]
 )
@@ -123,6 +124,7 @@ def test_registrations_are_the_same(device, images, points, options):
     assert apart(expected.transform, result.transform, points) < MAX_APART_MM
 
 
+@pytest.mark.usefixtures("embeddings_kept")
 @pytest.mark.parametrize("search", ["guided", "global"])
 def test_landmarks_are_the_same(device, images, search):
     wanted = images[0].grid.center + np.array([[0.0, 0.0, 0.0], [10.0, -5.0, 12.0], [-20.0, 8.0, -4.0]])
@@ -133,6 +135,7 @@ def test_landmarks_are_the_same(device, images, search):
     assert np.linalg.norm(result.points - wanted - SHIFT_MM, axis=1).max() < 4
 
 
+@pytest.mark.usefixtures("embeddings_kept")
 def test_named_landmarks_are_found(device, images):
     """Nothing of the atlas is in the image; that it is looked for shows that all its parts are where they must be."""
     expected, result = (samreg.find_landmarks(images[0], device=where) for where in ("cpu", device))
@@ -140,6 +143,7 @@ def test_named_landmarks_are_found(device, images):
     assert np.isfinite(result.points).all()
 
 
+@pytest.mark.usefixtures("embeddings_kept")
 def test_lesions_are_tracked_alike(device, images):
     lesions = images[0].grid.center + np.array([[0.0, 0.0, 0.0], [12.0, -8.0, 10.0]])
     expected, result = (samreg.track(*images, lesions, device=where) for where in ("cpu", device))
@@ -149,6 +153,7 @@ def test_lesions_are_tracked_alike(device, images):
     assert np.linalg.norm(np.array(places) - lesions - SHIFT_MM, axis=1).max() < 4
 
 
+@pytest.mark.usefixtures("embeddings_kept")
 def test_a_detector_finds_the_same(device, images):
     wanted = samreg.Points(images[0].grid.center + np.array([[0.0, 0.0, 0.0], [12.0, -5.0, 9.0]]), ("a", "b"))
     model = load_model("ct-small")
