@@ -59,12 +59,14 @@ def test_landmark_errors_are_summed_up(load):
     assert landmarks.auc(np.array([0.9, 0.5, 0.5, 0.1]), positive) == pytest.approx(0.875)
 
 
+@pytest.mark.usefixtures("embeddings_kept")
 def test_the_gpu_is_measured_in_one_go_and_a_step_that_fails_stops_no_other(load, monkeypatch, tmp_path, capsys):
     def broken(setting):
         yield gpu.Row("phantom", "half of it", 1.0)
         raise RuntimeError("no kernel image is available")
 
     gpu = load("gpu")
+    monkeypatch.setattr(gpu, "QUICK_SIZE", 11)
     monkeypatch.setitem(gpu.STEPS, "phantom", (broken, 60))
     steps = ["phantom", "chests", "default", "points", "batch"]
     call = ["run", "--quick", "--device", "cpu", "--in-process", "--out", str(tmp_path), "--steps", *steps]
