@@ -79,6 +79,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture(scope="session")
+def by_shift(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options of ``samreg register`` for what lies beside the work of engines: one that answers with a shift."""
+    path = tmp_path_factory.mktemp("engine") / "engine.py"
+    path.write_text(
+        "import numpy as np\n"
+        "from samreg.engines import Engine, EngineResult\n"
+        "from samreg.spatial import AffineTransform\n"
+        "class Shift(Engine):\n"
+        "    name = 'shift'\n"
+        "    def register(self, request):\n"
+        "        ndim = request.fixed.ndim\n"
+        "        return EngineResult(AffineTransform(np.eye(ndim), [6.0, -4.0, 8.0][:ndim]), version='1', log='')\n"
+    )
+    return ("--method", "registration", "--engine", f"{path}:Shift", "--transform", "rigid")
+
+
+@pytest.fixture(scope="session")
 def registered(files: Files, run: Run) -> tuple[Path, Result]:
     """The folder that ``samreg register`` wrote, and what it printed."""
     out = files.folder / "out"

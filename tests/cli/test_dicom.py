@@ -123,16 +123,14 @@ def test_calls_at_fault_say_what_to_do(run, folder, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_register_writes_a_registration_object(run, files, tmp_path):
-    images = [tmp_path / name for name in ("fixed", "moving")]
-    for folder, path in zip(images, (files.fixed, files.moving), strict=True):
-        write_dicom_series(samreg.read_image(path), folder)
-    quick = ("--method", "embedding", "--transform", "affine", "--model", "mind", "-q")
-    done = run("register", *images, "-o", tmp_path / "out", "--dicom", *quick)
+def test_register_writes_a_registration_object(run, folder, by_shift, tmp_path):
+    images = (folder / "fixed", folder / "moving")
+    done = run("register", *images, "-o", tmp_path / "out", "--dicom", "-q", *by_shift)
     assert done.exit_code == 0, done.output
     item = pydicom.dcmread(tmp_path / "out/registration.dcm")
     assert item.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.1"
-    points = samreg.read_points(files.fixed_points).positions
+    points = np.array([[-150.0, -260, 70], [-180, -290, 60], [-120, -230, 80]])
     written = samreg.read_transform(tmp_path / "out/registration.dcm").transform_points(points)
     expected = samreg.read_transform(tmp_path / "out/transform.h5").transform_points(points)
     np.testing.assert_allclose(written, expected, atol=1e-3)
+    np.testing.assert_allclose(written, points + SHIFT, atol=1e-3)

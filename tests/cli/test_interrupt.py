@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+import samreg
 
 
 def _heed_interrupts() -> None:
@@ -16,11 +19,11 @@ def _heed_interrupts() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is POSIX")
-@pytest.mark.parametrize("stage", ["seeding", "writing"])
-def test_interrupt(files, tmp_path, stage):
+@pytest.mark.parametrize("stage", ["seeding", "writing the transform"])
+def test_interrupt(files, by_shift, tmp_path, stage):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "samreg.cli", "register", files.fixed, files.moving, "-o", out, "-v"]
-    command += ["--method", "embedding", "--transform", "deformable", "--model", "mind"]
+    command += by_shift if stage != "seeding" else ["--method", "embedding", "--model", "mind"]
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=_heed_interrupts,
@@ -39,15 +42,15 @@ def test_interrupt(files, tmp_path, stage):
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes are POSIX")
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize(("method", "code"), [("embedding", 0), ("magic", 2)])
-def test_a_reader_that_closes_early_changes_nothing(files, tmp_path, both, method, code):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "samreg.cli", "register", files.fixed, files.moving, "-o", out, "--model", "mind"]
+@pytest.mark.parametrize(("more", "code"), [((), 0), (("--transform", "magic"), 2)])
+def test_a_reader_that_closes_early_changes_nothing(by_shift, tmp_path, both, more, code):
+    image, out = tmp_path / "slice.nii.gz", tmp_path / "out"
+    samreg.write_image(samreg.Image.from_array(np.eye(20, dtype=np.float32), spacing=4.0), image)
+    command = [sys.executable, "-m", "samreg.cli", "register", image, image, "-o", out, *by_shift, *more]
     read, write = os.pipe()
     os.close(read)
     errors = write if both else subprocess.PIPE
-    options = ["--method", method, "--transform", "affine"]
-    done = subprocess.run(list(map(str, command + options)), stdout=write, stderr=errors, text=True)
+    done = subprocess.run(list(map(str, command)), stdout=write, stderr=errors, text=True)
     os.close(write)
     assert done.returncode == code, done.stderr
     assert "BrokenPipe" not in (done.stderr or "")
