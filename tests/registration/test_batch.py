@@ -24,8 +24,8 @@ from samreg.registration import batch
 from samreg.registration.pairs import RegistrationPair, pairs_in_folder, read_registration_pairs
 from samreg.spatial import Image
 
-RIGID = ("--method", "registration", "--engine", "torch", "--transform", "rigid")
-OPTIONS = {"method": "registration", "engine": "torch", "transform": "rigid"}
+RIGID = ("--method", "registration", "--engine", "torch", "--transform", "rigid", "--spacing", "4")
+OPTIONS = {"method": "registration", "engine": "torch", "transform": "rigid", "spacing": 4.0}
 SHIFT_MM = 8.0
 ATLAS = str(ATLASES / "ct-small.h5")
 
@@ -58,6 +58,29 @@ def write_table(folder: Path, *rows: str) -> Path:
 FULL = "full,fixed.nii.gz,moving.nii.gz,fixed.csv,moving.csv,fixed_labels.nii.gz,moving_labels.nii.gz,"
 
 
+def write_engine(folder: Path, register: str = "pass") -> str:
+    """Write an engine that does this and leaves everything where it is; return its name."""
+    path = folder / "engine.py"
+    path.write_text(
+        "import os, signal, time\n"
+        "from samreg.engines import Engine, EngineResult\n"
+        "from samreg.spatial import AffineTransform\n"
+        "class Mine(Engine):\n"
+        "    name = 'mine'\n"
+        "    def register(self, request):\n"
+        f"        {register}\n"
+        "        return EngineResult(AffineTransform.identity(request.fixed.ndim), version='1', log='')\n"
+    )
+    return f"{path}:Mine"
+
+
+def keep_one_slice(folder: Path) -> None:
+    """Make the volumes slices, of which no picture is drawn, as it takes each process seconds to load what draws."""
+    for name in ("fixed", "moving"):
+        volume = samreg.read_image(folder / f"{name}.nii.gz")
+        samreg.write_image(Image.from_array(volume.array[12], spacing=4.0), folder / f"{name}.nii.gz")
+
+
 def run(*arguments: object):
     return CliRunner().invoke(app, ["batch", *map(str, arguments)])
 
@@ -87,28 +110,30 @@ def test_a_table_is_measured_and_a_failing_pair_stops_nothing(folder):
 
 
 def test_the_table_gives_the_verdict_of_each_result(folder):
+    options = {**OPTIONS, "engine": write_engine(folder)}
     pairs = [RegistrationPair("ANNA", folder / "fixed.nii.gz", folder / "fixed.nii.gz")]
-    (outcome,) = samreg.register_many(pairs, folder / "out", **OPTIONS)
+    (outcome,) = samreg.register_many(pairs, folder / "out", **options)
     assert outcome.verdict == json.loads((folder / "out" / "ANNA" / "result.json").read_text())["status"] != ""
-    (kept,) = samreg.register_many(pairs, folder / "out", **OPTIONS)
+    (kept,) = samreg.register_many(pairs, folder / "out", **options)
     assert kept.verdict == outcome.verdict
 
 
 def test_only_what_changed_is_done_again(folder, monkeypatch):
     table = write_table(folder, FULL, "masked,fixed.nii.gz,moving.nii.gz,,,,,fixed_labels.nii.gz")
     out, said = folder / "out", []
-    first = samreg.register_many(table, out, **OPTIONS)
-    assert samreg.register_many(table, out, **OPTIONS, progress=said.append) == first
+    options = {**OPTIONS, "engine": write_engine(folder)}
+    first = samreg.register_many(table, out, **options)
+    assert samreg.register_many(table, out, **options, progress=said.append) == first
     assert said == ["1 of 2, full: registered (kept)", "2 of 2, masked: registered (kept)"]
     points = samreg.read_points(folder / "moving.csv")
     samreg.write_points(samreg.Points(points.positions + 1.0, points.names), folder / "moving.csv")
     said.clear()
-    again = samreg.register_many(table, out, **OPTIONS, progress=said.append)
+    again = samreg.register_many(table, out, **options, progress=said.append)
     assert [text.split(";")[0] for text in said] == ["1 of 2, full: registered", "2 of 2, masked: registered (kept)"]
     assert again[0].error_mean_mm > first[0].error_mean_mm + 0.5
     monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
     said.clear()
-    samreg.register_many(table, out, **OPTIONS, progress=said.append)
+    samreg.register_many(table, out, **options, progress=said.append)
     assert said[0] == "1 of 2, full: registered; under a minute left"
 
 
@@ -153,12 +178,14 @@ def test_what_a_library_raises_is_recorded(folder, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_a_killed_run_of_six_pairs_goes_on(folder):
+    keep_one_slice(folder)
+    engine = write_engine(folder, "time.sleep(float(os.environ.get('PAIR_TAKES_S', '0')))")
     table = write_table(folder, *(f"{name},fixed.nii.gz,moving.nii.gz" for name in "abcdef"))
     out = folder / "out"
-    command = [sys.executable, "-m", "samreg.cli", "batch", str(table), "-o", str(out), *RIGID, "--jobs", "2"]
-    process = subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+    call = (table, "-o", out, "--method", "registration", "--engine", engine, "--transform", "rigid")
+    command = [sys.executable, "-m", "samreg.cli", "batch", *map(str, call), "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PAIR_TAKES_S": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 60
     while not list(out.glob("*/done.json")):
         assert process.poll() is None
@@ -169,7 +196,7 @@ def test_a_killed_run_of_six_pairs_goes_on(folder):
     time.sleep(1.0)  # in which its workers end
     written = {path: path.stat().st_mtime_ns for path in out.glob("*/done.json")}
     assert 1 <= len(written) < 6
-    assert run(table, "-o", out, *RIGID).exit_code == 0
+    assert run(*call).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert [(row["name"], row["status"]) for row in read_summary(out)] == [(name, "registered") for name in "abcdef"]
     assert sorted(path.name for path in out.iterdir()) == [*"abcdef", "summary.csv"]
@@ -177,24 +204,15 @@ def test_a_killed_run_of_six_pairs_goes_on(folder):
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_a_pair_whose_process_dies_stops_nothing(folder):
-    engine = folder / "engine.py"
-    engine.write_text(
-        "import os, signal\n"
-        "from samreg.engines import Engine, EngineResult\n"
-        "from samreg.spatial import AffineTransform\n"
-        "class Mine(Engine):\n"
-        "    name = 'mine'\n"
-        "    def register(self, request):\n"
-        "        if 'cut' in request.moving.name: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return EngineResult(AffineTransform.identity(3), version='1', log='')\n"
-    )
+    keep_one_slice(folder)
+    engine = write_engine(folder, "if 'cut' in request.moving.name: os.kill(os.getpid(), signal.SIGKILL)")
     (folder / "cut.nii.gz").write_bytes((folder / "moving.nii.gz").read_bytes())
     moving = ("cut", "moving", "fixed", "moving", "fixed")
     table = write_table(
         folder, *(f"{name},fixed.nii.gz,{file}.nii.gz" for name, file in zip("abcde", moving, strict=True))
     )
     outcomes = samreg.register_many(
-        table, folder / "out", method="registration", engine=f"{engine}:Mine", transform="rigid", jobs=2
+        table, folder / "out", method="registration", engine=engine, transform="rigid", jobs=2
     )
     statuses = [outcome.status for outcome in outcomes]
     assert statuses[0] == "failed"
