@@ -353,6 +353,7 @@ def test_an_even_series_is_read_without_a_word(tmp_path, caplog):
 
 
 @given(order=st.permutations(range(6)), seed=st.integers(0, 99))
+@settings(max_examples=10)
 def test_files_and_frames_in_any_order_are_one_volume(scratch, order, seed):
     folder = scratch / f"{next(_count)}"
     numbers = np.random.default_rng(seed).permutation(6)
