@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
-from samreg.engines import Request
+from samreg.engines import Request, child
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Transform, compose, resample
 
 
@@ -72,3 +75,19 @@ def deformable_start(phantom: Phantom, affine_start: AffineTransform) -> Transfo
     phase = np.arange(grid.shape[0])[:, None, None, None] / 3.0
     bend = np.sin(phase) * np.array([1.5, -1.0, 2.0]) * np.ones((*grid.shape, 1))
     return compose(DisplacementField(bend, grid), affine_start)
+
+
+@pytest.fixture
+def worker_here(monkeypatch):
+    """Let workers work in this process, which loads their library once; their log is left out.
+
+    For tests of what the libraries find; those of logs, threads and failures have a process for each run.
+    """
+
+    def work(module, folder, *, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        importlib.import_module(module).main(Path(folder))
+        return MagicMock(stdout=[], returncode=0)
+
+    monkeypatch.setattr(child, "spawn", work)
