@@ -140,7 +140,7 @@ def test_the_numbers_of_a_pair_are_the_same_when_rerun(folder, methods, tmp_path
         plan(load_dataset(folder), [f"{methods}:noisy"], tmp_path / out, pairs=1, seed=seed)
         for out, seed in (("once", 3), ("again", 3), ("other", 4))
     ]
-    once, again, other = run_jobs([job for jobs in todo for job in jobs])
+    once, again, other = (run(job) for jobs in todo for job in jobs)
     for part in ("metrics", "landmarks", "labels", "jacobian"):
         assert once[part] == again[part]
     assert once["landmarks"] != other["landmarks"]
