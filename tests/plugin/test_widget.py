@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ import samreg.plugin
 from samreg.phantoms import make_phantom
 from samreg.plugin import placing, session
 from samreg.spatial import AffineTransform, DisplacementField, compose
+
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 FOLDER = Path(samreg.plugin.__file__).parent
 
@@ -50,9 +53,11 @@ def test_napari_knows_the_plugin():
     assert '[project.entry-points."napari.manifest"]\nsamreg = "samreg.plugin:napari.yaml"' in text
 
 
-def test_it_opens_from_naparis_menus(viewer):
+def test_it_opens_from_naparis_menus(viewer, monkeypatch):
     import npe2
 
+    short = functools.partial(make_phantom, field_of_view=(-60, 30))
+    monkeypatch.setattr("samreg.phantoms.phantom.make_phantom", short)
     plugins = npe2.PluginManager.instance()
     plugins.discover()
     if "samreg" not in plugins:  # where samreg runs from its source
@@ -225,7 +230,7 @@ def test_cancel_ends_the_work_and_the_panel_goes_on(panel, wait_until, monkeypat
     assert panel.explorer is not None
 
 
-def test_what_goes_wrong_is_said_and_the_panel_goes_on(panel, wait_until, monkeypatch):
+def test_what_goes_wrong_or_cannot_be_shown_is_said_and_the_panel_goes_on(panel, wait_until, monkeypatch):
     panel.images["fixed"].setCurrentText("a")
     for error, words in (
         (samreg.InputError("a.nii.gz: is no CT in HU; convert it"), "is no CT in HU; convert it"),
@@ -247,14 +252,12 @@ def test_what_goes_wrong_is_said_and_the_panel_goes_on(panel, wait_until, monkey
     assert panel.status.text() == "Not registered: too few matches"
     assert not panel.show_buttons["Jacobian"].isEnabled()
 
-
-def test_what_cannot_be_shown_is_said_and_the_panel_goes_on(panel, wait_until, monkeypatch):
-    def fail(result):
+    def fail_to_show(result):
         raise OSError("no graphics memory")
 
     moved = samreg.RegistrationResult(*panel._chosen(), AffineTransform.identity(3))
     monkeypatch.setattr(session, "register_pair", lambda *images, **options: moved)
-    monkeypatch.setattr(placing, "warped_layers", fail)
+    monkeypatch.setattr(placing, "warped_layers", fail_to_show)
     panel.register_button.click()
     wait_until(is_idle(panel))
     assert panel.status.text() == "Failed: OSError: no graphics memory"
