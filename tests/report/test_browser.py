@@ -17,21 +17,31 @@ PICTURE = Picture(png(dark_figure(9, 1)), "a wide picture")
 _SEEN = "document.querySelector('canvas').toDataURL()"
 
 
-@pytest.fixture
-def opened(page, tmp_path):
-    """Open the report of a result and return the page."""
+_ERRORS = LandmarkErrors(("carina",), *np.ones((3, 1)))
 
-    def open_(result, **options):
-        errors = LandmarkErrors(("carina",), *np.ones((3, 1))) if result else None
-        page.open(write_report(result, tmp_path / "report.html", landmarks=errors), **options)
+
+@pytest.fixture(scope="module")
+def report(good_result, tmp_path_factory):
+    """The report of a result with a long name and a note, for all that is asked of the page of any."""
+    name = "a/long_name_of_a_scan_of_patient_0001_at_the_first_visit.nii.gz"
+    result = good_result(name=name, notes=("the moving image lies turned",))
+    return write_report(result, tmp_path_factory.mktemp("report") / "report.html", landmarks=_ERRORS)
+
+
+@pytest.fixture
+def opened(page):
+    """Open a report and return the page."""
+
+    def open_(path, **options):
+        page.open(path, **options)
         page.wait(_READY)
         return page
 
     return open_
 
 
-def test_arrow_keys_move_the_slices_and_the_wipe(good_result, opened):
-    page = opened(good_result())
+def test_arrow_keys_move_the_slices_and_the_wipe(report, opened):
+    page = opened(report)
     page.run("document.getElementById('slice-axial').focus()")
     start = int(page.run("document.getElementById('slice-axial').value"))
     said = page.run("document.querySelector('#plane-axial output').textContent")
@@ -50,8 +60,8 @@ def test_arrow_keys_move_the_slices_and_the_wipe(good_result, opened):
     assert page.complaints == []
 
 
-def test_every_way_to_show_it_paints_something_of_its_own(good_result, opened):
-    page = opened(good_result())
+def test_every_way_to_show_it_paints_something_of_its_own(report, opened):
+    page = opened(report)
     modes = page.run("[...document.querySelectorAll('input[name=show]')].map(choice => choice.value)")
     assert modes == ["colours", "checkerboard", "edges", "moving", "fixed", "displacement", "jacobian"]
     page.run("document.querySelector('input[name=show]').focus()")
@@ -66,8 +76,8 @@ def test_every_way_to_show_it_paints_something_of_its_own(good_result, opened):
     assert page.complaints == []
 
 
-def test_a_phone_shows_every_page_without_sideways_scrolling_or_hidden_rows(good_result, opened, tmp_path):
-    page = opened(good_result(name="a/long_name_of_a_scan_of_patient_0001_at_the_first_visit.nii.gz"), size=(390, 800))
+def test_a_phone_shows_every_page_without_sideways_scrolling_or_hidden_rows(report, opened, tmp_path):
+    page = opened(report, size=(390, 800))
     long = Table.of(
         [{"method": "hybrid-torch-with-a-long-name", "a_long_landmark_name": 1.0, **dict.fromkeys("abcdefgh", 2.5)}]
     )
@@ -100,9 +110,9 @@ def test_a_phone_shows_every_page_without_sideways_scrolling_or_hidden_rows(good
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_stands_out_and_nothing_is_cut_off(good_result, opened, dark):
+def test_text_stands_out_and_nothing_is_cut_off(report, opened, dark):
     for size in ((1240, 900), (390, 800)):
-        page = opened(good_result(notes=("the moving image lies turned",)), dark=dark, size=size)
+        page = opened(report, dark=dark, size=size)
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
         # contrast of WCAG 2.2, 1.4.3: at least 4.5 to 1
         contrast = page.run("""(() => {
@@ -121,8 +131,8 @@ def test_text_stands_out_and_nothing_is_cut_off(good_result, opened, dark):
         assert contrast >= 4.5
 
 
-def test_every_control_has_a_name_and_is_reached_by_tab(good_result, opened):
-    page = opened(good_result())
+def test_every_control_has_a_name_and_is_reached_by_tab(report, opened):
+    page = opened(report)
     assert page.run("[...document.querySelectorAll('input')].every(input => input.labels.length === 1)")
     assert page.run("[...document.querySelectorAll('canvas')].every(canvas => canvas.getAttribute('aria-label'))")
     reached = set()
@@ -133,11 +143,12 @@ def test_every_control_has_a_name_and_is_reached_by_tab(good_result, opened):
     assert reached >= {"show", "wipe", "slice-axial", "slice-coronal", "slice-sagittal"}
 
 
-def test_failed_and_flat_results_run_too(good_result, failed_result, opened):
-    page = opened(failed_result())
+def test_failed_and_flat_results_run_too(good_result, failed_result, opened, tmp_path):
+    page = opened(write_report(failed_result(), tmp_path / "failed.html"))
     assert page.run("document.querySelector('#wipe').closest('.slider').hidden")
     assert len(page.run(_SEEN)) > 500  # not a plain picture
     flat = Image.from_array(good_result().fixed.array[12], spacing=4.0, name="flat")
-    page = opened(replace(good_result(), fixed=flat, moving=flat, transform=AffineTransform.identity(2), seed=None))
+    result = replace(good_result(), fixed=flat, moving=flat, transform=AffineTransform.identity(2), seed=None)
+    page = opened(write_report(result, tmp_path / "flat.html", landmarks=_ERRORS))
     assert page.run("document.querySelectorAll('canvas').length") == 1
     assert page.complaints == []
