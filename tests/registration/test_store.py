@@ -107,7 +107,7 @@ def test_beyond_the_image_every_format_is_the_affine_part(saved, tmp_path, endin
 
 def deformed(*spacings: float) -> samreg.RegistrationResult:
     """A result whose transform is one smooth field for each of these voxel sizes, followed by an affine."""
-    voxels, spacing = np.zeros((26, 30, 32), np.int16), (1.2, 1.5, 2)
+    voxels, spacing = np.zeros((50, 60, 64), np.int16), (1.2, 1.5, 2)
     images = [Image.from_array(voxels, spacing=spacing, origin=origin) for origin in ((0, 0, 0), (5, 9, 1))]
     parts = []
     for i, spacing in enumerate(spacings):
