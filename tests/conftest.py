@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import locale
 import os
 from collections import OrderedDict
@@ -9,6 +10,8 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import HealthCheck, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker, before numpy and torch count the cores
@@ -51,6 +54,14 @@ def _locale_as_it_was():
     before = locale.setlocale(locale.LC_CTYPE)
     yield
     locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_built_once():
+    """Build samreg's commands once, as one process of it does: typer's runner takes 0.1 s to do so for each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 _KEPT_EMBEDDINGS = 10
