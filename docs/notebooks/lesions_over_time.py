@@ -17,6 +17,7 @@
 
 # %% tags=["parameters"]
 spacing = 2.5  # voxel size of the phantom, mm
+field_of_view = (-150, 60)  # mm above the carina
 lesions = 6
 
 # %%
@@ -29,7 +30,7 @@ import numpy as np
 import samreg
 from samreg.phantoms import make_phantom, simulate_followup
 
-chest = make_phantom(1, spacing=spacing, field_of_view=(-150, 60))
+chest = make_phantom(1, spacing=spacing, field_of_view=field_of_view)
 visits = simulate_followup(chest.image, lesions=lesions, seed=3)
 print(visits.baseline, visits.followup, sep="\n")
 
