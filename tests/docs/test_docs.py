@@ -30,6 +30,8 @@ _BLOCK = re.compile(
     r"^(?P<skip><!-- not run: .+ -->\n)?(?P<indent> *)```(?P<kind>\w+)\n(?P<code>.*?)^ *```$", re.M | re.S
 )
 
+SIZE = 0.6  # of the phantoms, of an adult's: what a registration costs goes by the body's volume
+
 
 def blocks(page: Path, kind: str) -> list[str]:
     """Return a page's blocks of a language, without those it marks as not run."""
@@ -39,14 +41,14 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the documentation names, of two coarse phantoms; the fixed one holds the README's point."""
+    """The files that the documentation names, of two small phantoms; the fixed one holds the README's point."""
     folder = tmp_path_factory.mktemp("files")
     for subject, name in ((1, "fixed"), (2, "moving")):
         phantom = make_phantom(subject, spacing=8.0, field_of_view=(-90, 60))
         grid = phantom.image.grid
-        shift = np.array([12.0, -40.5, 310.0]) - grid.center if name == "fixed" else np.zeros(3)
-        grid = Grid(grid.shape, grid.origin + shift, grid.spacing, grid.direction)
-        points = Points(phantom.landmarks.positions + shift, phantom.landmarks.names)
+        shift = np.array([12.0, -40.5, 310.0]) - SIZE * grid.center if name == "fixed" else np.zeros(3)
+        grid = Grid(grid.shape, SIZE * grid.origin + shift, SIZE * grid.spacing, grid.direction)
+        points = Points(SIZE * phantom.landmarks.positions + shift, phantom.landmarks.names)
         labels = (phantom.labels.array > 0).astype(np.uint8)
         samreg.write_image(Image(phantom.image.array, grid), folder / f"{name}.nii.gz")
         for kind in ("labels", "mask"):
@@ -57,11 +59,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PIL.Image.fromarray(large).save(folder / f"{name}_xray.png")
     middle = 0.15 * np.array(large.shape[::-1])
     samreg.write_points(Points([middle, 0.8 * middle], ("middle", "above")), folder / "xray_points.csv")
-    scans = folder / "scans"
-    scans.mkdir()
+    for name in ("scans", "FOLDER/images", "FOLDER/landmarks"):
+        (folder / name).mkdir(parents=True)
     for copy, original in (
         ("template.nii.gz", "fixed.nii.gz"), ("template_points.csv", "fixed.csv"), ("target.nii.gz", "moving.nii.gz"),
         ("scans/a.nii.gz", "moving.nii.gz"), ("scans/b.nii.gz", "fixed.nii.gz"),
+        ("FOLDER/images/a.nii.gz", "moving.nii.gz"), ("FOLDER/images/b.nii.gz", "fixed.nii.gz"),
+        ("FOLDER/landmarks/a.csv", "moving.csv"), ("FOLDER/landmarks/b.csv", "fixed.csv"),
     ):  # fmt: skip
         shutil.copy(folder / original, folder / copy)
     return folder
