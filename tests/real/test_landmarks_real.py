@@ -18,6 +18,8 @@ from samreg.landmarks.skeleton import Survey, common_places, survey
 from samreg.matching import features
 from samreg.training.landmark_pairs import read_landmarks
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 LANDMARKS = Path(__file__).parents[2] / "data" / "landmarks" / "train" / "landmarks.csv"
 
 
