@@ -1,4 +1,4 @@
-"""register() and match() on real scans: landmarks of different people, two visits of one."""
+"""register(), match() and match_set() on real scans: landmarks of different people, two visits of one."""
 
 from __future__ import annotations
 
@@ -69,6 +69,22 @@ def test_match_finds_landmarks_of_another_person(images, landmarks) -> None:
     x, y = landmarks
     found = samreg.match(images[FIXED], x, images[MOVING])
     assert np.median(np.linalg.norm(found.points - y, axis=1)) < 14
+
+
+def test_three_templates_are_nearer_than_one(data_dir: Path) -> None:
+    templates = samreg.read_templates(data_dir / "ct/benchmark")
+    target = next(template for template in templates if template.name == MOVING)
+    others = [template for template in templates if template is not target]
+    found = samreg.match_set(others, target.embedding)
+
+    def mean_error(points: samreg.Points) -> float:
+        shared = [name for name in points.names if name in target.points.names]
+        distance = points.named(shared).positions - target.points.named(shared).positions
+        return np.linalg.norm(distance, axis=1).mean()
+
+    assert len(found.answers) == 3
+    alone = np.mean([mean_error(answer.to_points()) for answer in found.answers.values()])
+    assert mean_error(found.to_points()) < 0.85 * alone
 
 
 def test_two_visits_of_one_lung(data_dir: Path) -> None:
