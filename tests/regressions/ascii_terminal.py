@@ -7,7 +7,7 @@ from samreg.phantoms.phantom import make_phantom
 from samreg.spatial import io_images
 
 folder = Path(tempfile.mkdtemp())
-phantom = make_phantom(1, spacing=5.0)
+phantom = make_phantom(1, spacing=8.0, field_of_view=(-30, 30))
 io_images.write_image(phantom.image, folder / "a.nii.gz")
 x, y, z = phantom.image.grid.center
 (folder / "p.csv").write_text(f"name,x,y,z\nartère é,{x},{y},{z}\n", encoding="utf-8")

@@ -4,7 +4,7 @@ import json, os, subprocess, sys, tempfile
 import numpy as np, samreg
 from samreg.phantoms.phantom import make_phantom
 
-image = make_phantom(1, spacing=5.0).image
+image = make_phantom(1, spacing=8.0, field_of_view=(-30, 30)).image
 try:
     found = samreg.match(image, np.zeros((0, 3)), image)
     print("python:", len(found), "matches")
