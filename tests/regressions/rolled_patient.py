@@ -8,7 +8,10 @@ from samreg.spatial.resample import resample_spacing
 from scipy.spatial.transform import Rotation
 
 data = Path(os.environ.get("SAMREG_DATA", "../shared/data"))
-fixed = resample_spacing(samreg.read_image(data / "ct/benchmark/images/ITKELX-00.nii.gz"), 4.0)
+whole = resample_spacing(samreg.read_image(data / "ct/benchmark/images/ITKELX-00.nii.gz"), 4.0)
+low, high = np.rint(whole.grid.world_to_index([[0, 0, -75], [0, 0, 75]])[:, 2]).astype(int)  # the upper chest is enough
+grid = Grid((high - low, *whole.shape[1:]), whole.grid.index_to_world([0, 0, low])[0], whole.spacing, whole.direction)
+fixed = Image(whole.array[low:high], grid, whole.name)
 bad = []
 for angle in (70, 80):
     turn = Rotation.from_euler("z", angle, degrees=True).as_matrix()
