@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from samreg.embedding import load_model
 from samreg.matching import Correspondences
-from samreg.phantoms.phantom import PhantomPair, phantom_pair
+from samreg.phantoms.phantom import PhantomPair, make_phantom
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
 from samreg.seeding.turns import turned_image
 from samreg.spatial import AffineTransform, Grid, Image
+from tests.registration.bodies import short_pair
 from tests.seeding.test_turns import about
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])
+TURN = about((0, 0, 1), 70)
 MODEL = load_model("ct-small")
 
 
@@ -28,28 +30,37 @@ def embed_globally(image: Image, mask: Image | None) -> object:
 
 @pytest.fixture(scope="module")
 def pair() -> PhantomPair:
-    return phantom_pair(1, 2, spacing=8.0)
+    return short_pair(8.0, (-60.0, 50.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Seeded:
+    """What seeding a turned phantom gave, what undoes the turn, and how many images were embedded besides the two."""
+
+    result: OrientedSeed
+    undo: AffineTransform
+    embedded: int
 
 
 class Seeder:
-    """Seeds the pair with the moving phantom turned, and counts what is embedded besides the two images."""
+    """Seeds the pair with the moving phantom turned."""
 
     def __init__(self, pair: PhantomPair) -> None:
-        self.pair, self.fixed, self.embedded = pair, MODEL.embed(pair.fixed.image), 0
+        self.pair, self.fixed = pair, MODEL.embed(pair.fixed.image)
 
-    def __call__(self, turn: np.ndarray, transform: str = "affine", **options) -> tuple[OrientedSeed, AffineTransform]:
+    def __call__(self, turn: np.ndarray, transform: str = "affine", **options) -> Seeded:
         moving = turned_image(self.pair.moving.image, turn, self.pair.moving.image.grid.center)
         undo = AffineTransform.about(self.pair.moving.image.grid.center, turn).inverse()
-        self.embedded = 0
+        embedded = []
 
         def embed(image: Image, mask: Image | None) -> object:
-            self.embedded += 1
+            embedded.append(image)
             return MODEL.embed(image, mask=mask)
 
         result = seed_any_orientation(
             self.pair.fixed.image, moving, self.fixed, MODEL.embed(moving), embed=embed, transform=transform, **options
         )
-        return result, undo
+        return Seeded(result, undo, len(embedded))
 
     def error(self, transform: object, undo: AffineTransform) -> float:
         """Return the mean error of the landmarks, mm."""
@@ -68,18 +79,33 @@ def seeded(pair: PhantomPair) -> Seeder:
 
 
 @pytest.fixture(scope="module")
-def upright(seeded: Seeder) -> tuple[OrientedSeed, float]:
-    result, undo = seeded(np.eye(3))
-    assert seeded.embedded == 1  # the mirror image alone
-    return result, seeded.error(result.seed.transform, undo)
+def seeded_whole_lungs() -> Seeder:
+    """For poses that a slice of the chest leaves open."""
+    return Seeder(short_pair(8.0, (-95.0, 60.0)))
+
+
+@pytest.fixture(scope="module")
+def upright(seeded: Seeder) -> Seeded:
+    return seeded(np.eye(3))
+
+
+@pytest.fixture(scope="module")
+def upright_error(seeded: Seeder, upright: Seeded) -> float:
+    return seeded.error(upright.result.seed.transform, upright.undo)
+
+
+@pytest.fixture(scope="module")
+def turned(seeded: Seeder) -> Seeded:
+    return seeded(TURN, "deformable")
 
 
 def test_an_upright_body_is_registered_without_a_note(upright) -> None:
-    assert upright[0].seed
-    assert upright[0].notes == ()
+    assert upright.result.seed
+    assert upright.result.notes == ()
+    assert upright.embedded == 1  # the mirror image alone
 
 
-def test_an_array_stored_the_other_way_round_with_the_right_header_is_no_turn(seeded, upright) -> None:
+def test_an_array_stored_the_other_way_round_with_the_right_header_is_no_turn(seeded, upright_error) -> None:
     image = seeded.pair.moving.image
     grid = Grid.make(
         image.shape, origin=image.grid.index_to_world([[image.shape[2] - 1, 0, image.shape[0] - 1]])[0],
@@ -91,51 +117,66 @@ def test_an_array_stored_the_other_way_round_with_the_right_header_is_no_turn(se
         embed=lambda image, _: MODEL.embed(image), transform="affine",
     )  # fmt: skip
     assert result.notes == ()
-    assert seeded.error(result.seed.transform, AffineTransform.identity(3)) < upright[1] + 1
+    assert seeded.error(result.seed.transform, AffineTransform.identity(3)) < upright_error + 1
 
 
-@pytest.mark.parametrize(("axis", "degrees"), [((0, 0, 1), 70), ((1, 2, -1), 150)])
-def test_a_turned_body_is_registered_and_its_turn_is_said(seeded, upright, axis, degrees) -> None:
-    result, undo = seeded(about(axis, degrees))
-    assert seeded.error(result.seed.transform, undo) < upright[1] + 8
-    (note,) = result.notes
-    assert "turned" in note
-    said = int(note.split("by ")[1].split(" degrees")[0])
-    assert abs(said - degrees) < 10
+def test_a_turned_body_is_registered_and_its_turn_is_said(seeded, seeded_whole_lungs, upright_error, turned) -> None:
+    oblique = seeded_whole_lungs(about((1, 2, 4), 110))
+    for seeder, lying, degrees in ((seeded, turned, 70), (seeded_whole_lungs, oblique, 110)):
+        assert seeder.error(lying.result.seed.transform, lying.undo) < upright_error + 8
+        (note,) = lying.result.notes
+        assert "turned" in note
+        said = int(note.split("by ")[1].split(" degrees")[0])
+        assert abs(said - degrees) < 10
 
 
-def test_all_of_a_turned_seed_is_in_the_world_of_the_image_given(seeded, upright) -> None:
+def test_all_of_a_turned_seed_is_in_the_world_of_the_image_given(seeded, turned) -> None:
     """The affine once stayed in the turned image's world, 247 mm off."""
-    result, undo = seeded(about((0, 0, 1), 90), "deformable")
-    seed = result.seed
+    seed = turned.result.seed
     inside = seeded.pair.fixed_landmarks.positions
     apart = np.linalg.norm(
         seed.transform.transform_points(inside) - seed.affine.transform.transform_points(inside), axis=1
     )
     assert np.median(apart) < 25
-    assert seeded.match_error(seed.correspondences, undo) < 25
+    assert seeded.match_error(seed.correspondences, turned.undo) < 25
     # an engine that compares the embeddings finds the same places alike
     moved = seed.transform.transform_points(inside)
-    assert result.moving.local_grid.contains(moved).mean() > 0.9
+    assert turned.result.moving.local_grid.contains(moved).mean() > 0.9
 
 
-@pytest.mark.parametrize("turn", [np.eye(3), about((0, 0, 1), 90)])
-def test_where_global_vectors_tell_the_sides_no_mirror_image_is_embedded_by_all(seeded, turn) -> None:
-    result, undo = seeded(turn)
-    by_all = seeded.embedded
-    glanced, _ = seeded(turn, embed_globally=embed_globally, laterality=lambda scan, mirrored: 6.0)
-    assert seeded.embedded == by_all - 1
-    assert glanced.notes == result.notes
-    assert seeded.error(glanced.seed.transform, undo) == seeded.error(result.seed.transform, undo)
+@pytest.mark.parametrize(("turn", "transform"), [(np.eye(3), "affine"), (TURN, "deformable")])
+def test_where_global_vectors_tell_the_sides_no_mirror_image_is_embedded_by_all(
+    seeded, upright, turned, turn, transform
+) -> None:
+    by_all = upright if turn is not TURN else turned
+    glanced = seeded(turn, transform, embed_globally=embed_globally, laterality=lambda scan, mirrored: 6.0)
+    assert glanced.embedded == by_all.embedded - 1
+    assert glanced.result.notes == by_all.result.notes
+    errors = [seeded.error(each.result.seed.transform, each.undo) for each in (glanced, by_all)]
+    assert errors[0] == errors[1]
+
+
+def test_each_image_is_shown_upright_beside_its_mirror_image(seeded) -> None:
+    """Laterality is the patient's: a scan that lies turned must be shown as it was embedded, not as it was given."""
+    shown = []
+
+    def laterality(scan, mirrored) -> float:
+        shown.append((scan, mirrored))
+        return 6.0
+
+    seeded(TURN, laterality=laterality)
+    assert len(shown) == 2
+    for embedding in itertools.chain(*shown):
+        across, deep, _ = np.ptp(embedding.local_grid.world_points()[embedding.body], axis=0)
+        assert across > deep
 
 
 @pytest.mark.parametrize(("by_global", "by_all", "words"), [(1.0, 6.0, ""), (-6.0, -6.0, "mirrored")])
-def test_where_global_vectors_leave_a_doubt_all_are_asked(seeded, by_global, by_all, words) -> None:
+def test_where_global_vectors_leave_a_doubt_all_are_asked(symmetric, by_global, by_all, words) -> None:
     def laterality(scan, mirrored) -> float:
         return by_global if len(mirrored.local) == 0 else by_all
 
-    image = symmetric_phantom()
-    embedding = MODEL.embed(image)
+    embedding = MODEL.embed(symmetric)
     embedded = []
 
     def embed(image, mask):
@@ -143,7 +184,7 @@ def test_where_global_vectors_leave_a_doubt_all_are_asked(seeded, by_global, by_
         return MODEL.embed(image, mask=mask)
 
     result = seed_any_orientation(
-        image, image, embedding, embedding, embed=embed, embed_globally=embed_globally, transform="affine",
+        symmetric, symmetric, embedding, embedding, embed=embed, embed_globally=embed_globally, transform="affine",
         laterality=laterality,
     )  # fmt: skip
     assert len(embedded) == (2 if by_global > 0 else 0)  # both mirrored is as sure as neither
@@ -153,38 +194,40 @@ def test_where_global_vectors_leave_a_doubt_all_are_asked(seeded, by_global, by_
 
 
 def test_a_mirrored_scan_is_refused_after_a_glance_too(seeded) -> None:
-    result, _ = seeded(MIRROR, embed_globally=embed_globally)
+    result = seeded(MIRROR, embed_globally=embed_globally).result
     assert not result.seed
     assert "mirrored" in result.seed.reason
 
 
 @pytest.mark.parametrize(
-    ("turn", "words"),
+    ("field_of_view", "turn", "words"),
     [
-        (MIRROR, "right and left are exchanged"),
-        (np.diag([1.0, 1.0, -1.0]), "foot and head are exchanged"),
-        (about((0, 0, 1), 70) @ MIRROR, "turned as well"),
+        ("seeded", MIRROR, "right and left are exchanged"),
+        ("seeded_whole_lungs", np.diag([1.0, 1.0, -1.0]), "foot and head are exchanged"),
+        ("seeded", TURN @ MIRROR, "turned as well"),
     ],
 )
-def test_a_mirrored_scan_is_refused_with_its_matches_where_they_lie(seeded, turn, words) -> None:
+def test_a_mirrored_scan_is_refused_with_its_matches_where_they_lie(request, field_of_view, turn, words) -> None:
     """The matches of a refusal were once in the world of the mirror image, 150 mm off."""
-    result, undo = seeded(turn)
+    seeder = request.getfixturevalue(field_of_view)
+    mirrored = seeder(turn)
+    result, undo = mirrored.result, mirrored.undo
     assert not result.seed
     assert "mirrored" in result.seed.reason
     assert words in result.seed.reason
     assert result.notes == ()
-    assert seeded.match_error(result.seed.correspondences, undo) < 25
-    assert seeded.error(result.seed.affine.transform, undo) < 25
+    assert seeder.match_error(result.seed.correspondences, undo) < 25
+    assert seeder.error(result.seed.affine.transform, undo) < 25
     assert np.linalg.det(result.seed.affine.transform.matrix) < 0
 
 
-def symmetric_phantom() -> Image:
-    image = phantom_pair(1, 1, spacing=8.0).fixed.image
+@pytest.fixture(scope="module")
+def symmetric() -> Image:
+    image = make_phantom(1, spacing=8.0, field_of_view=(-40.0, 30.0)).image
     return image.with_array(np.maximum(image.array, image.array[..., ::-1]))
 
 
-def test_where_both_sides_look_alike_the_user_is_told() -> None:
-    symmetric = symmetric_phantom()
+def test_where_both_sides_look_alike_the_user_is_told(symmetric) -> None:
     embedding = MODEL.embed(symmetric)
     result = seed_any_orientation(
         symmetric, symmetric, embedding, embedding, embed=lambda image, _: MODEL.embed(image), transform="affine"
@@ -204,9 +247,9 @@ def test_where_both_sides_look_alike_the_user_is_told() -> None:
         (-6.0, -5.0, "fixed and moving both look mirrored"),
     ],
 )
-def test_where_the_matches_cannot_tell_each_image_does_by_itself(fixed, moving, words) -> None:
+def test_where_the_matches_cannot_tell_each_image_does_by_itself(symmetric, fixed, moving, words) -> None:
     """Mirrored scans of other people passed: the matches of a body and of its mirror image are about as good."""
-    images = [replace(symmetric_phantom(), name=name) for name in ("fixed", "moving")]
+    images = [replace(symmetric, name=name) for name in ("fixed", "moving")]
     embedding = MODEL.embed(images[0])
     answers = iter([fixed, moving])
     result = seed_any_orientation(
@@ -219,28 +262,13 @@ def test_where_the_matches_cannot_tell_each_image_does_by_itself(fixed, moving, 
     assert bool(result.seed) != ("looks mirrored (" in words)
 
 
-def test_each_image_is_shown_upright_beside_its_mirror_image(seeded) -> None:
-    """Laterality is the patient's: a scan that lies turned must be shown as it was embedded, not as it was given."""
-    shown = []
-
-    def laterality(scan, mirrored) -> float:
-        shown.append((scan, mirrored))
-        return 6.0
-
-    seeded(about((0, 0, 1), 90), laterality=laterality)
-    assert len(shown) == 2
-    for embedding in itertools.chain(*shown):
-        across, deep, _ = np.ptp(embedding.local_grid.world_points()[embedding.body], axis=0)
-        assert across > deep
-
-
-def test_the_mask_turns_with_its_image(seeded, upright) -> None:
+def test_the_mask_turns_with_its_image(seeded) -> None:
     moving = seeded.pair.moving.image
     turn = about((0, 0, 1), 180)
     array = np.zeros(moving.shape, np.uint8)
     array[: moving.shape[0] // 2] = 1
     mask = turned_image(moving.with_array(array), turn, moving.grid.center)
-    result, _ = seeded(turn, moving_mask=mask)
+    result = seeded(turn, moving_mask=mask).result
     assert result.seed
     index = mask.grid.world_to_index(result.seed.correspondences.moving)
     assert index[:, 2].max() < moving.shape[0] // 2 + 1
