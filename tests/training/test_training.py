@@ -33,6 +33,7 @@ sitk = pytest.importorskip("SimpleITK")
 
 CPU = torch.device("cpu")
 NETWORK = {"fine": 16, "coarse": [16, 32, 32], "blocks": [1, 1, 1], "local_dim": 16, "global_dim": 32}
+TINY = {"fine": 8, "coarse": [8, 8, 8], "blocks": [1, 1, 1], "local_dim": 8, "global_dim": 8}
 
 
 def synthetic_body(seed: int) -> np.ndarray:
@@ -75,7 +76,7 @@ def config(images, tmp_path) -> TrainingConfig:
     return TrainingConfig(
         images=str(images), output=str(tmp_path / "tiny"), steps=18, warmup=5, learning_rate=3e-3,
         points=128, candidates=600, patches=1, patch=(24, 32, 32), network=NETWORK, save_every=10, ema=0.9,
-        views=ViewConfig(size=(32, 32, 40), rotation=8, warp=0.15, crop=0.7), threads=2,
+        views=ViewConfig(size=(32, 32, 40), rotation=8, warp=0.15, crop=0.7), threads=2, precision="float32",
     )  # fmt: skip
 
 
@@ -102,9 +103,9 @@ def test_training_lowers_loss_and_matching_error(config, volumes, tmp_path):
     assert after.mean() < 0.8 * before.mean()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_stopped_run_goes_on_with_the_same_losses(config, tmp_path, optimizer):
-    config = replace(config, optimizer=optimizer)
+@pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "float32"), ("muon", "bfloat16")])
+def test_a_stopped_run_goes_on_with_the_same_losses(config, tmp_path, optimizer, precision):
+    config = replace(config, optimizer=optimizer, precision=precision, network=TINY, patch=(24, 24, 24))
     whole, again = (replace(config, steps=5, save_every=2, output=str(tmp_path / name)) for name in ("whole", "again"))
     train(whole)
     with pytest.MonkeyPatch.context() as patch:
@@ -181,9 +182,8 @@ def test_two_processes_train_one_network(images, tmp_path):
     """Started by torchrun, the processes share gradients; only one writes, and the log has each step once."""
     path = tmp_path / "run.yaml"
     path.write_text(
-        f"images: {images}\noutput: run\nsteps: 3\npatches: 1\npatch: [24, 32, 32]\npoints: 64\ncandidates: 200\n"
-        "threads: 1\nnetwork: {fine: 16, coarse: [16, 32, 32], blocks: [1, 1, 1]}\n"
-        "views: {size: [32, 32, 40], crop: 0.7}\n"
+        f"images: {images}\noutput: run\nsteps: 3\npatches: 1\npatch: [24, 24, 24]\npoints: 64\ncandidates: 200\n"
+        "threads: 1\nnetwork: {fine: 8, coarse: [8, 8, 8], blocks: [1, 1, 1]}\nviews: {size: [24, 24, 24], crop: 0.7}\n"
     )
     samreg = Path(sys.executable).with_name("samreg")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", str(samreg)]
