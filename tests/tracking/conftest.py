@@ -1,4 +1,4 @@
-"""A phantom with three lesions and its simulated second visit."""
+"""A phantom with five lesions and its simulated second visit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from samreg.phantoms.phantom import make_phantom
 from samreg.tracking import LesionTracks
 
 
+def simulate(lowest: float, highest: float) -> FollowUp:
+    phantom = make_phantom(0, spacing=4.0, field_of_view=(lowest, highest))
+    return simulate_followup(phantom.image, lesions=5, seed=3)
+
+
 @pytest.fixture(scope="session")
 def visits() -> FollowUp:
-    phantom = make_phantom(0, spacing=4.0, field_of_view=(-110.0, 90.0))
-    return simulate_followup(phantom.image, lesions=5, seed=3)
+    return simulate(-40.0, 40.0)
+
+
+@pytest.fixture(scope="session")
+def tall_visits() -> FollowUp:
+    """So much of the body that a part of it can be cut off and the rest still be aligned."""
+    return simulate(-110.0, 90.0)
 
 
 @pytest.fixture(scope="session")

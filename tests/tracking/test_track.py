@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,13 @@ from samreg.tracking import as_lesions, track_pairs, tracking_errors
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 
+@pytest.fixture(scope="module")
+def saved(tracks, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    tracks.save(folder)
+    return folder
+
+
 def test_lesions_are_found_and_trusted(tracks, visits):
     errors = tracking_errors(tracks.points, visits.centers, visits.lesions.radii.mean(axis=1))
     assert errors.count == len(visits.lesions)
@@ -25,19 +34,18 @@ def test_lesions_are_found_and_trusted(tracks, visits):
     assert min(lesion.reliability for lesion in tracks.lesions) > 0.8
 
 
-def test_the_expected_error_stands_in_every_table_and_covers_four_of_five(tracks, visits, tmp_path):
+def test_the_expected_error_stands_in_every_table_and_covers_four_of_five(tracks, visits, saved):
     told = np.array([lesion.expected_error for lesion in tracks.lesions])
     errors = np.linalg.norm([lesion.followup for lesion in tracks.lesions] - visits.centers, axis=1)
     assert np.mean(errors <= told) >= 0.8
-    tracks.save(tmp_path)
     for name in ("lesions.csv", "followup.csv"):
-        rows = list(csv.DictReader((tmp_path / name).read_text().splitlines()))
+        rows = list(csv.DictReader((saved / name).read_text().splitlines()))
         np.testing.assert_allclose([float(row["expected_error_mm"]) for row in rows], told, atol=0.06)
-    assert "error at most" in (tmp_path / "lesions.html").read_text()
+    assert "error at most" in (saved / "lesions.html").read_text()
 
 
 def test_models_without_a_fit_have_no_column_of_expected_errors(tracks, tmp_path):
-    plain = replace(tracks, lesions=tuple(replace(lesion, expected_error=None) for lesion in tracks.lesions))
+    plain = replace(tracks, lesions=tuple(replace(lesion, expected_error=None) for lesion in tracks.lesions[:1]))
     plain.save(tmp_path)
     for name in ("lesions.csv", "followup.csv"):
         assert "expected" not in (tmp_path / name).read_text()
@@ -65,13 +73,12 @@ def test_a_mirrored_follow_up_is_refused(visits):
     assert "looks mirrored (right and left are exchanged)" in tracks.reason
 
 
-def test_a_lesion_beyond_the_view_is_said_to_be(visits):
-    high = int(visits.followup.grid.world_to_index(visits.centers)[:, 2].max()) - 12
-    cut = samreg.Image(visits.followup.array[:high], samreg.spatial.Grid(
-        (high, *visits.followup.shape[1:]), visits.followup.origin, visits.followup.spacing, visits.followup.direction
-    ))  # fmt: skip
-    found = samreg.track(visits.baseline, cut, visits.points)
-    outside = ~cut.grid.contains(visits.centers, margin=-3)
+def test_a_lesion_beyond_the_view_is_said_to_be(tall_visits):
+    followup, centers = tall_visits.followup, tall_visits.centers
+    high = int(followup.grid.world_to_index(centers)[:, 2].max()) - 12
+    grid = samreg.spatial.Grid((high, *followup.shape[1:]), followup.origin, followup.spacing, followup.direction)
+    found = samreg.track(tall_visits.baseline, samreg.Image(followup.array[:high], grid), tall_visits.points)
+    outside = ~grid.contains(centers, margin=-3)
     assert outside.any()
     assert not outside.all()
     for lesion, lost in zip(found.lesions, outside, strict=True):
@@ -91,24 +98,23 @@ def test_labels_hold_what_was_measured_and_what_was_carried_over(tracks, visits)
         assert volume == pytest.approx(expected, rel=0.35)
 
 
-def test_saved_files_say_the_same(tracks, tmp_path):
-    tracks.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
+def test_saved_files_say_the_same(tracks, saved):
+    assert {path.name for path in saved.iterdir()} == {
         "lesions.csv", "lesions.json", "lesions.html", "followup.csv", "followup.mrk.json", "followup_lesions.nii.gz"
     }  # fmt: skip
     for name in ("followup.csv", "followup.mrk.json"):
-        points = samreg.read_points(tmp_path / name)
+        points = samreg.read_points(saved / name)
         assert np.abs(points.positions - tracks.points).max() < 1e-3
         assert points.names == tuple(lesion.name for lesion in tracks.lesions)
-    with (tmp_path / "lesions.csv").open(newline="") as file:
+    with (saved / "lesions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    summary = json.loads((tmp_path / "lesions.json").read_text())
+    summary = json.loads((saved / "lesions.json").read_text())
     assert summary["ok"] is True
     for row, entry, lesion in zip(rows, summary["lesions"], tracks.lesions, strict=True):
         assert float(row["followup_z"]) == pytest.approx(lesion.followup[2], abs=1e-3)
         assert entry["diameter_change_percent"] == (None if lesion.change is None else round(lesion.change, 1))
         assert row["size_not_measured_because"] == lesion.why
-    page = (tmp_path / "lesions.html").read_text()
+    page = (saved / "lesions.html").read_text()
     assert page.count("data:image/png;base64,") == len(tracks)
     assert "http:" not in page
     assert "https:" not in page
@@ -130,8 +136,8 @@ def test_scans_that_cannot_be_aligned_are_a_falsy_result(visits, tmp_path, monke
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_result_takes_the_place_of_an_earlier_one(tracks, tmp_path):
-    tracks.save(tmp_path)
+def test_a_result_takes_the_place_of_an_earlier_one(tracks, saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     (tmp_path / "mine.csv").write_text("a file of the user's")
     failed = replace(tracks, lesions=(), transform=None, reason="too few matches: 3")
     failed.save(tmp_path)
