@@ -27,11 +27,12 @@ from samreg.spatial import Grid
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 PEOPLE = 4
+FIELD_OF_VIEW = (-95.0, 80.0)  # levels, mm
 
 
 @pytest.fixture(scope="module")
 def templates() -> list[Template]:
-    phantoms = [make_phantom(i, spacing=5.0, field_of_view=(-95.0, 80.0)) for i in range(PEOPLE)]
+    phantoms = [make_phantom(i, spacing=5.0, field_of_view=FIELD_OF_VIEW) for i in range(PEOPLE)]
     return [Template(f"P{i}", samreg.embed(p.image), p.landmarks) for i, p in enumerate(phantoms)]
 
 
@@ -118,11 +119,10 @@ def test_landmarks_are_looked_for_again_from_where_they_moved_to(atlas, template
     assert np.median(errors[1]) < 7
 
 
-@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
-def test_the_places_are_those_of_the_world_however_the_image_is_stored(found, atlas, axes) -> None:
-    """The same scan with its first index axis turned round, and with its axes in another order."""
-    image = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(-95.0, 80.0)).image
-    grid = image.grid
+def test_the_places_are_those_of_the_world_however_the_image_is_stored(found, atlas) -> None:
+    """The same scan with its first index axis turned round and its axes in another order."""
+    image = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=FIELD_OF_VIEW).image
+    grid, axes = image.grid, (2, 0, 1)
     array = image.array[:, :, ::-1].transpose(axes)
     last = grid.index_to_world([[grid.size[0] - 1.0, 0.0, 0.0]])[0]
     direction = grid.direction * [-1.0, 1.0, 1.0]
@@ -184,7 +184,7 @@ def test_how_sure_to_be_comes_from_those_tested_on_and_what_tells_it_from_all() 
 
 def test_what_the_image_does_not_show_is_said_to_be_outside(atlas) -> None:
     top = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(10.0, 80.0))
-    whole = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(-95.0, 80.0)).landmarks
+    whole = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=FIELD_OF_VIEW).landmarks
     result = find_landmarks(top.image, atlas=atlas)
     names = [name for name in result.names if name in whole.names]
     rows = [result.names.index(name) for name in names]
@@ -200,7 +200,7 @@ def test_what_the_image_does_not_show_is_said_to_be_outside(atlas) -> None:
 
 def test_an_image_unlike_the_atlas_is_told(atlas, found) -> None:
     assert "little of the image" not in " ".join(found.notes)
-    image = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=(-95.0, 80.0)).image
+    image = make_phantom(PEOPLE - 1, spacing=5.0, field_of_view=FIELD_OF_VIEW).image
     turned = samreg.Image(np.ascontiguousarray(image.array[::-1, ::-1]), image.grid)
     assert "little of the image" in " ".join(find_landmarks(turned, atlas=atlas).notes)
 
@@ -268,7 +268,7 @@ def test_the_atlas_that_is_shipped_fits_the_model_that_is_shipped() -> None:
 
 
 def test_commands(tmp_path, templates) -> None:
-    phantoms = [make_phantom(i, spacing=8.0) for i in range(3)]
+    phantoms = [make_phantom(i, spacing=8.0, field_of_view=(-40.0, 40.0)) for i in range(3)]
     rows = [("subject", "landmark", "x", "y", "z")]
     for i, phantom in enumerate(phantoms):
         samreg.write_image(phantom.image, tmp_path / "set" / "images" / f"P{i}.nii.gz")
