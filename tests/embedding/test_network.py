@@ -17,7 +17,7 @@ KEYS = Path(__file__).parent / "official_sam_state_dict.json"  # names, shapes a
 @pytest.fixture(scope="module")
 def network() -> SamNetwork:
     torch.manual_seed(0)
-    return SamNetwork().eval()
+    return SamNetwork().eval().requires_grad_(False)
 
 
 def test_state_dict_is_the_official_one(network):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,7 @@ def place(end: str | tuple[float, ...]) -> np.ndarray:
     return FORKS[end] if isinstance(end, str) else np.array(end)
 
 
+@cache
 def chest(*, without: tuple[str, ...] = (), mirrored: bool = False, leaks: tuple[str, ...] = ()) -> Image:
     """A CT of soft tissue and two lungs, with airways through walls, and holes in those that leak."""
     points = GRID.world_points()
@@ -52,7 +55,7 @@ def chest(*, without: tuple[str, ...] = (), mirrored: bool = False, leaks: tuple
         array[mm < (0.0 if name in leaks else 3.0)] = 40.0
     for mm in off.values():
         array[mm < 0] = -990.0
-    return Image(array.astype(np.int16), GRID, "chest")
+    return Image(array.astype(np.int16), GRID, "chest")  # which no test changes
 
 
 def test_carinas_are_where_the_airways_part() -> None:

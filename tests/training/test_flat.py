@@ -76,7 +76,7 @@ def config(images: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingCo
         images=str(images), output=str(tmp_path_factory.mktemp("flat") / "tiny"), modality="xray", spacing=1.0,
         image_spacing=1.0, steps=60, warmup=5, learning_rate=3e-3, points=128, candidates=600, patches=1,
         patch=(64, 64), ignore_local=2.0, ignore_global=6.0, network=NETWORK, save_every=30, ema=0.9, views=VIEWS,
-        threads=1,
+        threads=1, precision="float32",
     )  # fmt: skip
 
 

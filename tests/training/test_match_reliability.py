@@ -10,8 +10,7 @@ import pytest
 import samreg
 from samreg.landmarks.match import _between_people, expected_error_of
 from samreg.matching import fit_expected_error
-from samreg.phantoms.phantom import phantom_pair
-from samreg.spatial import Points
+from samreg.phantoms.phantom import make_phantom
 from samreg.training.match_reliability import calibration_error, errors_left_out, left_out
 
 
@@ -114,13 +113,14 @@ def test_a_file_of_calibrations_alone_is_read(tmp_path, monkeypatch) -> None:
 
 
 def test_a_point_outside_the_view_is_less_reliable_than_the_same_evidence_inside() -> None:
-    pair = phantom_pair(1, 2, spacing=8.0)
-    fixed, moving = pair.fixed.image, pair.moving.image
+    template, target = (make_phantom(subject, spacing=8.0, field_of_view=(-60.0, 60.0)) for subject in (1, 2))
+    fixed, moving = template.image, target.image
     half = samreg.Image(
         moving.array[: moving.shape[0] // 2],
         type(moving.grid)((moving.shape[0] // 2, *moving.shape[1:]), moving.origin, moving.spacing, moving.direction),
     )
-    points = Points(pair.fixed_landmarks.positions, pair.fixed_landmarks.names)
+    shared = [name for name in template.landmarks.names if name in target.landmarks.names]
+    points = template.landmarks.named(shared)
     found = samreg.match(fixed, points, half)
     assert 0 < (~found.inside).sum() < len(points)
     assert found.reliability[~found.inside].max() <= 0.5

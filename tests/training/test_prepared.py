@@ -37,6 +37,7 @@ SETTINGS = {
     "steps": 5, "points": 64, "candidates": 200, "patches": 1, "patch": [24, 24, 24], "network": NETWORK,
     "views": VIEWS, "landmarks": "landmarks.csv", "landmark_fraction": 0.4, "cross_subject": "maps",
     "cross_fraction": 0.3, "save_every": 5, "seed": 3, "device": "cpu", "threads": 1,
+    "precision": "float32",
 }  # fmt: skip
 # as on a machine on which nothing but torch, numpy and what torch needs is installed
 BARE = """
