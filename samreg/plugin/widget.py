@@ -209,8 +209,10 @@ class MatchAndRegister(QWidget):
     def _shows(self, images: dict[str, Image]) -> bool:
         """Tell whether the canvases show these images already."""
         return bool(self.frames) and all(
-            shown.name == image.name and np.shares_memory(shown.array, image.array) and shown.grid.same_as(image.grid)
-            for shown, image in ((self.frames[role].image, image) for role, image in images.items())
+            shown.name == image.name and shown.grid.same_as(image.grid) and np.array_equal(shown.array, image.array)
+            for shown, image in (
+                (self.frames[role].image, placing.Frame.of(image).image) for role, image in images.items()
+            )
         )
 
     def _show_pair(self, names: Sequence[str]) -> None:

@@ -264,6 +264,19 @@ def test_what_goes_wrong_or_cannot_be_shown_is_said_and_the_panel_goes_on(panel,
     assert panel.register_button.isEnabled()
 
 
+def test_a_layer_that_is_moved_is_another_image(panel):
+    """Its matches were sought where it had been."""
+    layer = panel.viewers["fixed"].layers["a"]
+    layer.metadata.clear()  # as one that samreg did not read, which lies where napari places it
+    panel._chosen()
+    before = panel.frames["fixed"]
+    panel._chosen()
+    assert panel.frames["fixed"] is before, "what is shown already is shown on"
+    layer.translate = np.asarray(layer.translate) + [0.0, 30.0, 0.0]
+    panel._chosen()
+    assert np.linalg.norm(panel.frames["fixed"].grid.center - before.grid.center) == pytest.approx(30.0)
+
+
 def test_without_two_images_it_asks_for_them(viewer):
     from samreg.plugin.widget import MatchAndRegister
 

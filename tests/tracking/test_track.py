@@ -98,6 +98,16 @@ def test_labels_hold_what_was_measured_and_what_was_carried_over(tracks, visits)
         assert volume == pytest.approx(expected, rel=0.35)
 
 
+def test_what_is_carried_over_lies_where_the_transform_takes_it(tracks):
+    lesions = tuple(replace(lesion, after=None) for lesion in tracks.lesions)
+    labels = replace(tracks, lesions=lesions).labels()
+    back = tracks.transform.inverse().transform_points(labels.grid.world_points().reshape(-1, 3))
+    expected = np.zeros(back.shape[0], np.int16)
+    for i, lesion in enumerate(lesions):
+        expected[lesion.before.at(back)] = i + 1
+    assert np.array_equal(labels.array.ravel(), expected)
+
+
 def test_saved_files_say_the_same(tracks, saved):
     assert {path.name for path in saved.iterdir()} == {
         "lesions.csv", "lesions.json", "lesions.html", "followup.csv", "followup.mrk.json", "followup_lesions.nii.gz"
