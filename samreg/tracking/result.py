@@ -250,6 +250,8 @@ def _draw(array: NDArray[np.int16], grid: Grid, extent: Extent, transform: Trans
 
     Only around where it goes is the inverse computed: that of a whole field takes seconds.
     """
+    if not extent.mask.any():
+        return
     voxels = extent.grid.index_to_world(np.argwhere(extent.mask)[:, ::-1])
     index = grid.world_to_index(transform.transform_points(voxels))
     around = _AROUND_VOXELS * np.linalg.norm(extent.grid.spacing) / grid.spacing

@@ -14,6 +14,7 @@ import pytest
 import samreg
 from samreg.errors import InputError
 from samreg.landmarks.laterality import mirror_image
+from samreg.spatial import AffineTransform
 from samreg.tracking import as_lesions, track_pairs, tracking_errors
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
@@ -106,6 +107,15 @@ def test_what_is_carried_over_lies_where_the_transform_takes_it(tracks):
     for i, lesion in enumerate(lesions):
         expected[lesion.before.at(back)] = i + 1
     assert np.array_equal(labels.array.ravel(), expected)
+
+
+def test_lesions_without_a_voxel_and_those_carried_out_of_the_image_are_not_drawn(tracks):
+    lesion = tracks.lesions[0]
+    nothing = replace(lesion.before, mask=np.zeros_like(lesion.before.mask))
+    away = AffineTransform(np.eye(3), [5000.0, 0.0, 0.0])
+    for before, transform in ((nothing, tracks.transform), (lesion.before, away)):
+        one = replace(tracks, lesions=(replace(lesion, before=before, after=None),), transform=transform)
+        assert not one.labels().array.any()
 
 
 def test_saved_files_say_the_same(tracks, saved):
