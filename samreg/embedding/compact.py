@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samreg.embedding.convolution import Convolution3d
 from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import EmbeddingNetwork, NetworkGeometry
 
@@ -94,18 +95,19 @@ class CompactNetwork(EmbeddingNetwork):
         self.fine_stage = stage(fine, fine_blocks)
         self.local_head = nn.Sequential(ChannelNorm(fine), nn.ReLU(inplace=True), conv(fine, local_dim, 3))
 
-    def shallow(self, x: Tensor) -> Tensor:
-        """Fine features with the pooled image as their last channel."""
-        return torch.cat([self.fine_features(x), _pooled(x)], dim=1)
+    def shallow(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Fine features, and the pooled image, which the coarse trunk sees."""
+        return self.fine_features(x), _pooled(x)
 
     def fine_features(self, x: Tensor) -> Tensor:
         """First features of the fine trunk, at stride 2."""
-        features: Tensor = self.fine_stem(_blocks(self._windowed(x)))
+        features: Tensor = self.fine_stem(self._windowed_blocks(x))
         return features
 
-    def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        context, global_embedding = self.coarse(features[:, -1:])
-        return self.fuse(features[:, :-1], context), global_embedding
+    def trunk(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        fine, pooled = features
+        context, global_embedding = self.coarse(pooled)
+        return self.fuse(fine, context), global_embedding
 
     def head(self, fused: Tensor) -> Tensor:
         local: Tensor = self.local_head(fused)
@@ -121,7 +123,7 @@ class CompactNetwork(EmbeddingNetwork):
 
     def pyramid(self, pooled: Tensor) -> list[Tensor]:
         """Whole field of view at stride 2 to features at strides 4, 8, 16, ..., each with the context of the deeper."""
-        x = self.coarse_stem(_blocks(self._windowed(pooled)))
+        x = self.coarse_stem(self._windowed_blocks(pooled))
         levels = []
         for depth, stage in enumerate(self.stages):
             x = stage(self.downs[depth - 1](x) if depth else x)
@@ -132,18 +134,20 @@ class CompactNetwork(EmbeddingNetwork):
         return levels
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        features = self.shallow(x)
-        levels = self.pyramid(features[:, -1:])
-        return (self.fuse(features[:, :-1], self.context(levels[0])), *levels)
+        fine, pooled = self.shallow(x)
+        levels = self.pyramid(pooled)
+        return (self.fuse(fine, self.context(levels[0])), *levels)
 
     def fuse(self, features: Tensor, context: Tensor) -> Tensor:
         """Add the context (stride 4) to the fine features (stride 2)."""
         fused: Tensor = self.fine_stage(features + _doubled(context, features.shape[2:]))
         return fused
 
-    def _windowed(self, x: Tensor) -> Tensor:
-        """Network input to one channel per window, 0 to 1."""
-        return torch.cat([(x.clamp(low, high) - low) / (high - low) for low, high in self.windows], dim=1)
+    def _windowed_blocks(self, x: Tensor) -> Tensor:
+        """Network input to the cells of ``_blocks``, one channel per voxel and window, 0 to 1; beyond its end 0."""
+        voxels = _blocks(x, fill=min(low for low, _ in self.windows)).movedim(1, -1)
+        windows = [voxels.clamp(low, high).sub_(low).div_(high - low) for low, high in self.windows]
+        return torch.stack(windows, dim=-1).flatten(-2).movedim(-1, 1)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -187,7 +191,7 @@ class _Down(nn.Module):
 
 
 def _conv(ndim: int, inputs: int, outputs: int, size: int) -> nn.Module:
-    return (nn.Conv2d if ndim == 2 else nn.Conv3d)(inputs, outputs, size, padding=size // 2)
+    return (nn.Conv2d if ndim == 2 else Convolution3d)(inputs, outputs, size, padding=size // 2)
 
 
 def _pooled(x: Tensor) -> Tensor:
@@ -195,12 +199,12 @@ def _pooled(x: Tensor) -> Tensor:
     return _blocks(x).mean(dim=1, keepdim=True)
 
 
-def _blocks(x: Tensor) -> Tensor:
-    """Cells of two voxels along each axis to channels; odd sizes are filled up with zeros at the end."""
+def _blocks(x: Tensor, *, fill: float = 0.0) -> Tensor:
+    """Cells of two voxels along each axis to channels; odd sizes are filled up at the end."""
     n, c, *size = x.shape
     ndim, cells = len(size), [-(-s // 2) for s in size]
     if any(s % 2 for s in size):
-        x = F.pad(x, [n for s in reversed(size) for n in (0, s % 2)])
+        x = F.pad(x, [n for s in reversed(size) for n in (0, s % 2)], value=fill)
     x = x.reshape(n, c, *(m for cell in cells for m in (cell, 2)))
     x = x.permute(0, *range(2, 2 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2), 1)
     return x.reshape(n, *cells, 2**ndim * c).movedim(-1, 1)

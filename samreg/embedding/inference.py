@@ -9,7 +9,6 @@ forward pass.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TypeVar
@@ -27,9 +26,6 @@ Progress = Callable[[float], None]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 _SLAB = 32  # input slices at least; at 2 mm and 64 bf16 channels about 0.1 GB
-# lines of a slab at least: torch does not give oneDNN a float32 convolution of fewer than 20480 lines, all channels
-# counted, and its own takes seven times as long; the first layers have 16 channels at half the resolution
-_SLAB_LINES = 5376
 
 
 def optimised(network: EmbeddingNetwork, device: torch.device, dtype: torch.dtype) -> EmbeddingNetwork:
@@ -75,8 +71,7 @@ def embed_volume(
     pad_value
         Intensity of air. The image is padded at its end to whole strides, and to one global stride at least.
     slab
-        Input slices computed at once, and up to twice as many; as is fastest of a volume, all rows of a 2D image
-        unless given.
+        Input slices computed at once, and up to twice as many; 32 of a volume, all rows of a 2D image unless given.
     store
         Type of the result.
     where
@@ -96,24 +91,27 @@ def embed_volume(
     where = torch.device("cpu") if where is None else where
 
     x = _padded(volume, geometry, pad_value)
-    slab = slab or (_slab(x) if geometry.ndim == 3 else x.shape[2])
+    slab = slab or (_SLAB if geometry.ndim == 3 else x.shape[2])
 
-    features: Tensor | None = None
-    for part, start, stop in _in_slabs(
+    features: list[Tensor] = []
+    for parts, start, stop in _in_slabs(
         lambda piece: network.shallow(piece.to(device=parameter.device, dtype=parameter.dtype)),
         x, slab=slab, halo=network.shallow_halo, stride=geometry.local_stride[0],
     ):  # fmt: skip
-        if features is None:
-            features = _empty(part, x.shape[2] // geometry.local_stride[0], parameter.dtype, parameter.device)
-        features[:, :, start:stop] = part
-        report(0.4 * stop / features.shape[2])
-    assert features is not None
-    fused, deepest = network.trunk(features)
+        depth = x.shape[2] // geometry.local_stride[0]
+        if not features:
+            features = [_empty(part, depth, parameter.dtype, parameter.device) for part in parts]
+        for whole, part in zip(features, parts, strict=True):
+            whole[:, :, start:stop] = part
+        report(0.4 * stop / depth)
+    fused, deepest = network.trunk(*features)
     del features
     report(0.8)
     global_embedding = _stored(deepest, store, where)
     local_embedding: Tensor | None = None
-    for part, start, stop in _in_slabs(network.head, fused, slab=slab // 2, halo=network.head_halo, stride=1):
+    for (part,), start, stop in _in_slabs(
+        lambda piece: (network.head(piece),), fused, slab=slab // 2, halo=network.head_halo, stride=1
+    ):
         if local_embedding is None:
             local_embedding = _empty(part, fused.shape[2], store, where)
         local_embedding[:, :, start:stop] = F.normalize(part.float(), dim=1).to(store)
@@ -137,11 +135,6 @@ def embed_globally(
     return _stored(network.global_alone(x), store, torch.device("cpu") if where is None else where)[0]
 
 
-def _slab(x: Tensor) -> int:
-    """Return how many slices of a volume (1, 1, z, y, x) to compute at once."""
-    return max(_SLAB, 2 * math.ceil(_SLAB_LINES / x.shape[3] / 2))
-
-
 def _padded(volume: NDArray[np.float32], geometry: NetworkGeometry, pad_value: float) -> Tensor:
     """Return an image as (1, 1, (z,) y, x), padded at its end to whole strides, and to one global stride at least."""
     more = [padded - n for padded, n in zip(padded_shape(volume.shape, geometry), volume.shape, strict=True)]
@@ -162,9 +155,9 @@ def _stored(vectors: Tensor, store: torch.dtype, where: torch.device) -> Tensor:
 
 
 def _in_slabs(
-    stage: Callable[[Tensor], Tensor], x: Tensor, *, slab: int, halo: int, stride: int
-) -> Iterator[tuple[Tensor, int, int]]:
-    """Yield the output of ``stage`` slab by slab along the first axis, with the output slices it fills.
+    stage: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, *, slab: int, halo: int, stride: int
+) -> Iterator[tuple[list[Tensor], int, int]]:
+    """Yield the outputs of ``stage`` slab by slab along the first axis, with the output slices they fill.
 
     Those are all about as thick, at least ``slab`` where the image is. ``halo`` is a multiple of ``stride`` that covers
     what the stage sees beyond a slab.
@@ -174,9 +167,9 @@ def _in_slabs(
     edges = [length // stride * k // count * stride for k in range(count + 1)]
     for start, stop in pairwise(edges):
         low, high = max(0, start - halo), min(length, stop + halo)
-        out = stage(x[:, :, low:high])
         first, last = start // stride, stop // stride
-        yield out[:, :, first - low // stride : last - low // stride], first, last
+        inner = slice(first - low // stride, last - low // stride)
+        yield [out[:, :, inner] for out in stage(x[:, :, low:high])], first, last
 
 
 def _empty(like: Tensor, depth: int, dtype: torch.dtype, device: torch.device) -> Tensor:

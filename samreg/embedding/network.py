@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samreg.embedding.convolution import Convolution3d
+
 Triple = tuple[int, int, int]
 
 
@@ -84,12 +86,12 @@ class EmbeddingNetwork(nn.Module, ABC):
     has_global_alone: bool = False
 
     @abstractmethod
-    def shallow(self, x: Tensor) -> Tensor:
-        """First stages, (N, 1, (z,) y, x) to features at the local stride."""
+    def shallow(self, x: Tensor) -> tuple[Tensor, ...]:
+        """First stages, (N, 1, (z,) y, x) to feature maps at the local stride."""
 
     @abstractmethod
-    def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features at the local stride to (fused features there, global embedding before its norm)."""
+    def trunk(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``shallow`` returns to (fused features at the local stride, global embedding before its norm)."""
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
@@ -112,12 +114,12 @@ class EmbeddingNetwork(nn.Module, ABC):
         local_embedding, global_embedding : Tensor
             (N, C, (z',) y', x') each, unit length over C, at the strides of ``geometry``.
         """
-        fused, global_embedding = self.trunk(self.shallow(x))
+        fused, global_embedding = self.trunk(*self.shallow(x))
         return F.normalize(self.head(fused), dim=1), F.normalize(global_embedding, dim=1)
 
     def global_alone(self, x: Tensor) -> Tensor:
         """Network input (N, 1, (z,) y, x) to the global embedding before its norm, without the local one."""
-        return self.trunk(self.shallow(x))[1]
+        return self.trunk(*self.shallow(x))[1]
 
 
 class ConvModule(nn.Module):
@@ -138,7 +140,8 @@ class ConvModule(nn.Module):
     ) -> None:
         super().__init__()
         z, y, x = kernel
-        self.conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=(z // 2, y // 2, x // 2), bias=not norm)
+        padding = (z // 2, y // 2, x // 2)
+        self.conv = Convolution3d(inputs, outputs, kernel, stride=stride, padding=padding, bias=not norm)
         self.bn = nn.BatchNorm3d(outputs) if norm else nn.Identity()
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 
@@ -242,22 +245,22 @@ class SamNetwork(EmbeddingNetwork):
         self.neck = Pyramid((64, 128, 256), 128)
         self.read_out_head = Pyramid((512,), 128)
 
-    def shallow(self, x: Tensor) -> Tensor:
-        features: Tensor = self.backbone.pool2(self.backbone.layer1(self.backbone.conv1(x)))
-        return features
+    def shallow(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.backbone.pool2(self.backbone.layer1(self.backbone.conv1(x))),)
 
-    def trunk(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        level2 = self.backbone.layer2(features)
+    def trunk(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        (level1,) = features
+        level2 = self.backbone.layer2(level1)
         level3 = self.backbone.layer3(level2)
         level4 = self.backbone.layer4(level3)
         global_embedding = self.read_out_head.read_out(self.read_out_head.fuse((level4,)))
-        return self.neck.fuse((features, level2, level3)), global_embedding
+        return self.neck.fuse((level1, level2, level3)), global_embedding
 
     def head(self, fused: Tensor) -> Tensor:
         return self.neck.read_out(fused)
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        level1 = self.shallow(x)
+        (level1,) = self.shallow(x)
         level2 = self.backbone.layer2(level1)
         level3 = self.backbone.layer3(level2)
         return level1, level2, level3, self.backbone.layer4(level3)

@@ -286,18 +286,24 @@ def _candidates(
         score, order = torch.cat([best, score], dim=1).topk(min(most, best.shape[1] + len(part)), dim=1)
         rows = torch.cat([rows, part.expand(len(means), -1)], dim=1).gather(1, order)
         best = score
-    apart = _APART_MM * target.scale
-    places, scores = [], []
-    for score, row in zip(best.cpu().numpy(), rows, strict=True):
-        position = target.positions(row)
-        kept: list[int] = []
-        free = np.ones(len(position), dtype=bool)
-        while free.any() and len(kept) < _CANDIDATES:
-            kept.append(int(free.argmax()))
-            free &= ((position - position[kept[-1]]) ** 2).sum(axis=1) > apart**2
-        places.append(position[kept])
-        scores.append(2 * _SCORE_WEIGHT * (score[kept] - score[kept[0]]))
-    return places, scores, best[:, 0].cpu().numpy().astype(float)
+    score = best.cpu().numpy()
+    position = target.positions(rows.flatten()).reshape(*rows.shape, -1)
+    kept = _first_apart(position, _APART_MM * target.scale)
+    places = [position[i, own] for i, own in enumerate(kept)]
+    scores = [2 * _SCORE_WEIGHT * (score[i, own] - score[i, 0]) for i, own in enumerate(kept)]
+    return places, scores, score[:, 0].astype(float)
+
+
+def _first_apart(position: FloatArray, apart: float) -> list[NDArray[np.int64]]:
+    """Return for each row of places (L, M, d) the first ``_CANDIDATES`` that lie ``apart`` mm from those before."""
+    row = np.arange(len(position))
+    free = np.ones(position.shape[:2], dtype=bool)
+    chosen = np.full((len(position), _CANDIDATES), -1)
+    for k in range(_CANDIDATES):
+        first = free.argmax(axis=1)
+        chosen[:, k] = np.where(free[row, first], first, -1)
+        free &= ((position - position[row, first][:, None]) ** 2).sum(axis=2) > apart**2
+    return [own[own >= 0] for own in chosen]
 
 
 def _counted(

@@ -49,7 +49,7 @@ def test_global_offset_is_the_centre_of_the_receptive_field(network):
     # the read-out reaches one deepest voxel each way: leave it out to keep the volume small
     def deepest(x):
         b = network.backbone
-        return head.fuse((b.layer4(b.layer3(b.layer2(network.shallow(x)))),))
+        return head.fuse((b.layer4(b.layer3(b.layer2(network.shallow(x)[0]))),))
 
     low, high = _support(network, deepest, (80, 328, 8), (10, 10, 0))
     centre = (low + high).float() / 2
@@ -62,7 +62,7 @@ def test_local_offset_is_the_centre_of_the_receptive_field(network):
 
     # the finest level alone: the coarser ones are added by nearest-neighbour repetition
     def finest(x):
-        return network.head(network.neck.lateral_convs[0](network.shallow(x)))
+        return network.head(network.neck.lateral_convs[0](network.shallow(x)[0]))
 
     low, high = _support(network, finest, (44, 56, 64), index)
     centre = (low + high).float() / 2
