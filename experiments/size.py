@@ -87,7 +87,7 @@ class StageMemory:
 
     def _sample(self) -> None:
         while not self._ended.wait(0.02):
-            resident = int(Path("/proc/self/statm").read_text().split()[1]) * self._page / 2**30
+            resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * self._page / 2**30
             self.peaks_gb[self.stage] = max(self.peaks_gb[self.stage], resident)
 
 

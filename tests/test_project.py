@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -63,3 +64,36 @@ def test_the_image_is_given_all_that_the_package_is_built_from():
         re.findall(r'^"(.+)" = "samreg/', project, re.M)
     )
     assert {name for name in needed if not any(fnmatch(name, rule) for rule in given)} == set()
+
+
+def test_text_is_opened_in_a_stated_encoding():
+    """Without one, it is that of the machine's locale: Windows reads and writes other letters than Linux."""
+    unsaid = [f"{path}:{line}" for path in (ROOT / "samreg").rglob("*.py") for line in _opened_in_any_encoding(path)]
+    assert not unsaid
+
+
+def test_an_encoding_that_is_not_stated_is_seen(tmp_path):
+    program = """
+path.read_text(); path.write_text(text); open(path); open(path, "w"); path.open(); path.open("w"); path.open(mode="a")
+path.read_text(encoding="utf-8"); open(path, "rb"); path.open(mode="wb"); archive.open(name, "w"); Stored.open(folder)
+"""
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    assert _opened_in_any_encoding(tmp_path / "program.py") == [2] * 7
+
+
+def _opened_in_any_encoding(path):
+    """Return the lines of a program on which text is read or written, once for each call that states no encoding."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return sorted(call.lineno for call in calls if _opens_text(call) and "encoding" not in _keywords(call))
+
+
+def _opens_text(call):
+    is_method = isinstance(call.func, ast.Attribute)
+    name = call.func.attr if is_method else getattr(call.func, "id", "")
+    mode = [*call.args[0 if is_method else 1 :][:1], *filter(None, [_keywords(call).get("mode")])]
+    is_text = all(isinstance(one, ast.Constant) and re.fullmatch("[rwaxt+]+", str(one.value)) for one in mode)
+    return (is_method and name in ("read_text", "write_text")) or (name == "open" and is_text)
+
+
+def _keywords(call):
+    return {keyword.arg: keyword.value for keyword in call.keywords}

@@ -13,7 +13,7 @@ def main(folder: Path) -> None:
     """Run elastix with the images, points and parameters in ``folder``."""
     import itk
 
-    job = json.loads((folder / "job.json").read_text())
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     fixed = itk.imread(str(folder / "fixed.nrrd"), itk.F)
     elastix = itk.ElastixRegistrationMethod.New(fixed, itk.imread(str(folder / "moving.nrrd"), itk.F))
     if (folder / "fixed_mask.nrrd").exists():
@@ -33,12 +33,13 @@ def main(folder: Path) -> None:
     transform = elastix.ConvertToItkTransform(elastix.GetCombinationTransform())
     file = "linear.tfm" if job["linear"] else "field.nrrd"
     (_write_linear if job["linear"] else _write_field)(itk, transform, fixed, folder / file)
-    (folder / "result.json").write_text(json.dumps([file]))
+    (folder / "result.json").write_text(json.dumps([file]), encoding="utf-8")
 
 
 def _write_points(path: Path, points: list[list[float]]) -> str:
     rows = [" ".join(map(repr, point)) for point in points]
-    path.write_text("\n".join(["point", str(len(points)), *rows, ""]))  # "point": world coordinates, not indices
+    text = "\n".join(["point", str(len(points)), *rows, ""])  # "point": world coordinates, not indices
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 

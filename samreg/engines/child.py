@@ -63,7 +63,7 @@ def spawn(
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8:surrogateescape", **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=subprocess.STDOUT,
@@ -91,7 +91,8 @@ def own_peak() -> int:
     """Return the most memory this process has held at once, bytes; 0 on Windows."""
     status = Path("/proc/self/status")
     if status.exists():  # the peak that resource gives on Linux begins with that of the parent process
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        lines = status.read_bytes().splitlines()  # a process may have a name in any encoding
+        line = next(line for line in lines if line.startswith(b"VmHWM:"))
         return 1024 * int(line.split()[1])
     try:
         import resource
@@ -164,7 +165,7 @@ def run_worker(
             image = getattr(pair, key)
             if image is not None:  # NRRD keeps the geometry in full precision; NIfTI does not
                 sitk.WriteImage(to_sitk(image), str(folder / f"{key}.nrrd"))
-        (folder / "job.json").write_text(json.dumps(job))
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         itk_threads = {} if threads is None else {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads)}
         child = spawn(module, str(folder), environment={**(environment or {}), **itk_threads})
         log = _output(child, logging.INFO if verbose else logging.DEBUG)
@@ -173,8 +174,8 @@ def run_worker(
             raise _failure(module, child.returncode, log, pair)
         peaks = _worker_peaks.get()
         if peaks is not None:
-            peaks.append(int((folder / _PEAK_FILE).read_text()))
-        files = json.loads((folder / "result.json").read_text())
+            peaks.append(int((folder / _PEAK_FILE).read_text(encoding="utf-8")))
+        files = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         try:
             return WorkerResult(compose(*(_read_transform(folder / file) for file in files)), log)
         except InputError as error:
@@ -195,7 +196,7 @@ def worker_main(run: Callable[[Path], None]) -> None:
     try:
         folder = Path(sys.argv[1])
         run(folder)
-        (folder / _PEAK_FILE).write_text(str(own_peak()))
+        (folder / _PEAK_FILE).write_text(str(own_peak()), encoding="utf-8")
     except RuntimeError as error:
         sys.exit(str(error))
 

@@ -39,7 +39,15 @@ from samreg.registration.tables import (
     write_misses,
 )
 from samreg.spatial.compact import compact, compact_field, covering, sampled_inverse
-from samreg.spatial.files import reading, replaced_files, require_path, require_replaceable, require_writable
+from samreg.spatial.files import (
+    path_from_text,
+    path_text,
+    reading,
+    replaced_files,
+    require_path,
+    require_replaceable,
+    require_writable,
+)
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
@@ -271,9 +279,10 @@ def _guides_as_plain(guides: tuple[Points, Points]) -> dict[str, Any]:
 
 def describe(image: Image) -> dict[str, Any]:
     """Return where an image is and lies, for ``result.json``."""
+    is_file = bool(image.name) and os.path.exists(image.name)
     return {
-        "name": image.name,
-        "path": os.path.abspath(image.name) if image.name and os.path.exists(image.name) else None,
+        "name": path_text(image.name) if is_file else image.name,
+        "path": path_text(os.path.abspath(image.name)) if is_file else None,
         "size": list(image.grid.size),
         "spacing_mm": np.round(image.spacing, 6).tolist(),
         "origin_lps_mm": np.round(image.origin, 6).tolist(),
@@ -309,11 +318,14 @@ class Stored:
         if not path.is_file():
             raise InputError(f"no {SUMMARY} in {folder}; give a folder that `samreg register` or result.save() wrote")
         with reading(path, "it is no result of samreg, or is damaged; save the result again"):
-            content = json.loads(os.fsdecode(path.read_bytes()))  # so that paths are found under any locale
+            content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
             keys = ("ok", "reason", "fixed", "moving", "options", "timings_s", "versions", "notes", "quality")
             summary = {**content, **{key: content[key] for key in keys}}
             for role in ("fixed", "moving"):  # which are read later
                 _ = [summary[role][key] for key in ("name", "path", "size", "spacing_mm", "origin_lps_mm", "direction")]
+                if summary[role]["path"] is not None:  # of a file that is found under this process's locale
+                    names = {key: path_from_text(summary[role][key]) for key in ("name", "path")}
+                    summary[role] = {**summary[role], **names}
             return cls(Path(folder), summary)
 
     def __bool__(self) -> bool:

@@ -241,6 +241,24 @@ def require_file(path: str | os.PathLike[str], what: str = "file") -> Path:
     return path
 
 
+def path_text(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as files in UTF-8 hold it, whatever the locale is; bytes that are no UTF-8 as surrogates.
+
+    Under a locale that is not UTF-8, Python holds the letters of a path otherwise than those of other texts.
+
+    Examples
+    --------
+    >>> path_from_text(path_text("scans/fixed.nii.gz"))
+    'scans/fixed.nii.gz'
+    """
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_from_text(text: str) -> str:
+    """Return the path that :func:`path_text` made a text of, as this process's locale has it."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
 def itk_path(path: str | os.PathLike[str]) -> str:
     """Return a path as ITK takes it, in UTF-8 whatever the locale is.
 
@@ -310,7 +328,8 @@ def _available_memory() -> int | None:
         limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
     with contextlib.suppress(OSError, ValueError):  # of a container
         folder = Path("/sys/fs/cgroup")
-        limits.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+        most, held = (int((folder / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        limits.append(most - held)
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -46,6 +46,13 @@ def test_a_child_ends_when_its_parents_end_of_the_pipe_closes(modules):
     child.stdout.close()
 
 
+def test_what_a_child_prints_keeps_its_letters_under_any_locale(modules, tmp_path):
+    """On Windows, and under a locale of Latin-1, a child printed in another encoding than its parent reads."""
+    (tmp_path / "speaker.py").write_text("print('Müller 骨 ²')", encoding="utf-8")
+    child = spawn("speaker", environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert child.communicate()[0] == "Müller 骨 ²\n"
+
+
 def test_a_worker_leaves_its_transform_and_its_peak(modules, phantom):
     pair = phantom.request()
     with worker_peaks() as peaks, worker_peaks() as inner:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -157,6 +158,13 @@ def test_a_step_that_fails_ends_the_run(runs):
     run = runs.Run(steps)
     assert ended(run) == "failed"
     assert (run.title, run.code) == ("one", 3)
+
+
+def test_what_a_step_prints_keeps_its_letters_under_any_locale(runs):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = runs.Run([runs.Step("one", (sys.executable, "-c", "print('M\\xfcller \\u9aa8')"))], environment)
+    assert ended(run) == "done"
+    assert run.new_lines() == ["Müller 骨"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are counted by their group")

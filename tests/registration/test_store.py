@@ -375,7 +375,7 @@ def test_missing_and_damaged_files_are_named(saved, tmp_path, file, content, say
 
 
 def test_accented_names_are_saved_and_found_again_under_any_locale(tmp_path) -> None:
-    """The page ended in a traceback, and a result saved under one locale did not find its images under another."""
+    """The page ended in a traceback, a result did not find its images under another locale, and its texts changed."""
     noise = np.random.default_rng(0).normal(0, 300, (12, 12, 12)).astype(np.float32)
     samreg.write_image(Image.from_array(noise, spacing=4.0), tmp_path / "Müller é.nii.gz")
     (tmp_path / "program.py").write_text(
@@ -383,8 +383,13 @@ def test_accented_names_are_saved_and_found_again_under_any_locale(tmp_path) -> 
         "image, out = (os.fsdecode(name.encode()) for name in ('Müller é.nii.gz', 'Łódź'))\n"
         "if sys.argv[1:]:\n"
         "    images = samreg.read_image(image), samreg.read_image(image)\n"
-        "    samreg.RegistrationResult(*images, samreg.spatial.AffineTransform.identity(3)).save(out)\n"
-        "samreg.RegistrationResult.load(out).report('report.html')\n",
+        "    identity = samreg.spatial.AffineTransform.identity(3)\n"
+        "    guides = 2 * (samreg.Points([[1, 2, 3]], ('Wirbelkörper 骨',)),)\n"
+        "    samreg.RegistrationResult(*images, identity, notes=('zu groß',), guides=guides).save(out)\n"
+        "result = samreg.RegistrationResult.load(out)\n"
+        "assert result.notes == ('zu groß',) and result.guides[0].names == ('Wirbelkörper 骨',)\n"
+        "assert os.path.exists(result.fixed.name)\n"
+        "result.report('report.html')\n",
         encoding="utf-8",
     )
     plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

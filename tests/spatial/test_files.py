@@ -13,6 +13,8 @@ from samreg.spatial import find_images
 from samreg.spatial.files import (
     atomic_path,
     claimed_folder,
+    path_from_text,
+    path_text,
     reading,
     reason,
     replaced_files,
@@ -131,6 +133,17 @@ else:
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **locale}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_path_is_the_same_text_under_any_locale(monkeypatch):
+    for encoding in ("ascii", "latin-1", "euc-jp", "utf-8"):
+        monkeypatch.setattr(os, "fsencode", lambda path, encoding=encoding: path.encode(encoding, "surrogateescape"))
+        monkeypatch.setattr(os, "fsdecode", lambda data, encoding=encoding: data.decode(encoding, "surrogateescape"))
+        path = os.fsdecode("Łódź/骨.nii".encode())
+        assert path_text(path) == "Łódź/骨.nii"
+        assert path_from_text(path_text(path)) == path
+        path = os.fsdecode(b"art\xe8re.nii")  # of which a disk may hold any bytes
+        assert path_from_text(path_text(path)) == path
 
 
 def test_results_replace_earlier_ones_and_nothing_else(tmp_path):

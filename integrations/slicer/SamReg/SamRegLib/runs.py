@@ -221,7 +221,8 @@ class Run:
 
     def __init__(self, steps: Sequence[Step], environment: Mapping[str, str] | None = None) -> None:
         self._waiting = list(steps)
-        self._environment = {**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"}
+        given = os.environ if environment is None else environment
+        self._environment = {**given, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}  # as it is read here
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.state = "running"
         self.code: int | None = None
