@@ -438,6 +438,52 @@ def test_a_contour_that_is_copied_or_empty_spoils_nothing(scan, tmp_path, change
     np.testing.assert_allclose([p[0, 2] for _, p, _ in drawn(tmp_path / "out.dcm")["liver"]], heights)
 
 
+def brought(circles, folder, scan, kind="CLOSED_PLANAR"):
+    """Bring a region of circles (radius, x), the same on three slices, to them; return which points lie in which.
+
+    Returns
+    -------
+    in_each, in_region
+        (circles, N) and (N,), of the middle slice.
+    """
+    from matplotlib.path import Path
+
+    heights = SCAN.origin[2] + 3.0 * np.arange(4, 7)
+    contours = [(kind, circle(radius, z, CENTER + [x, 0, 0])) for z in heights for radius, x in circles]
+    source = structure_set(folder / "in.dcm", ("region", contours))
+    warp_dicom_structures(source, folder / "out.dcm", reference=scan, transform=AffineTransform.identity(3))
+    lines = [line for _, line, _ in drawn(folder / "out.dcm")["region"] if abs(line[0, 2] - heights[1]) < 0.1]
+    points = np.stack(np.meshgrid(*2 * [np.arange(-25, 25.5, 0.7)]), axis=-1).reshape(-1, 2)
+    crossed = sum(Path(line[:, :2]).contains_points(CENTER[:2] + points) for line in lines)
+    return [np.linalg.norm(points - [x, 0], axis=1) < radius for radius, x in circles], crossed % 2 == 1
+
+
+@pytest.mark.parametrize(
+    ("circles", "region", "said"),
+    [
+        ([(12, 0), (10, 14)], lambda a, b: a | b, True),  # overlap
+        ([(20, 0), (5, 14)], lambda a, b: a & ~b, False),  # a hole
+        ([(20, 0), (6.1, 14)], lambda a, b: a & ~b, False),  # that touches the border
+        ([(20, 0), (8, 5), (5, 5)], lambda a, b, c: (a & ~b) | c, False),  # an island in a hole
+        ([(7, 0), (7, 14)], lambda a, b: a | b, False),  # side by side
+        ([(12, 0), (12.02, 0)], lambda a, b: a, True),  # a copy, nearly
+        ([(12, 0), (10, 14), (4, -4)], lambda a, b, c: (a | b) & ~c, True),  # a hole in what overlaps
+        ([(6, -8), (6, 0), (6, 8)], lambda a, b, c: a | b | c, True),  # a chain
+    ],
+)
+def test_contours_of_a_slice_that_overlap_are_one_and_one_within_another_is_a_hole(
+    scan, tmp_path, caplog, circles, region, said
+):
+    in_each, in_region = brought(circles, tmp_path, scan)
+    assert (in_region != region(*in_each)).mean() < 0.008  # borders are traced to some tenths of a pixel of 2 mm
+    assert ("overlap partly" in caplog.text) == said
+
+
+def test_contours_of_the_exclusive_kind_leave_out_what_both_enclose(scan, tmp_path):
+    (first, second), in_region = brought([(12, 0), (10, 14)], tmp_path, scan, kind="CLOSEDPLANAR_XOR")
+    assert (in_region != first ^ second).mean() < 0.008
+
+
 @pytest.fixture
 def japanese_scan(scan, tmp_path):
     """The scan with a header as scanners in Japan write it."""

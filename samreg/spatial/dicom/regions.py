@@ -1,14 +1,17 @@
 """Regions drawn as contours on parallel planes, as functions that are positive inside, and their contours elsewhere.
 
-Between two planes the signed distances to their contours are interpolated (Raya and Udupa, Shape-based interpolation of
+Of the contours on a plane, one within another is a hole, and those that partly overlap are taken together. Between two
+planes the signed distances to their contours are interpolated (Raya and Udupa, Shape-based interpolation of
 multidimensional objects, IEEE Trans. Med. Imaging 1990); beyond the outermost ones a region reaches half a step.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,10 @@ from numpy.typing import NDArray
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 
+log = logging.getLogger(__name__)
+
 _PLANE_TOLERANCE_MM = 0.1  # of a contour's points off its plane, and between contours of one plane
+_TOUCH_MM = 0.25  # by which a contour within another may reach out of it: points are rounded, and chords of curves
 _MAX_DISTANCE_MM = 30.0  # that is measured
 _MAX_EDGE_MM = 1.0  # of the edges among which the nearest one is looked for
 _MIN_PIXEL_MM = 0.5  # at which contours are traced; their points are then refined
@@ -31,9 +37,14 @@ _MAX_GAP_STEPS = 1.5  # between planes that a region spans
 
 @dataclass(frozen=True, eq=False)
 class _Outline:
-    """The closed contours of a region on a plane, even-odd: one within another is a hole."""
+    """Closed contours of a plane, even-odd: one within another is a hole."""
 
     contours: tuple[FloatArray, ...]  # (N, 2) mm
+
+    @property
+    def points(self) -> FloatArray:
+        """(N, 2) points of the contours, at most 1 mm apart, mm."""
+        return self._edges[0]
 
     @cached_property
     def _edges(self) -> tuple[FloatArray, FloatArray]:
@@ -83,6 +94,52 @@ class _Outline:
 
 
 @dataclass(frozen=True, eq=False)
+class _Drawing:
+    """What is drawn on a plane: unions of outlines, even-odd."""
+
+    unions: tuple[tuple[_Outline, ...], ...]
+
+    @classmethod
+    def of(cls, contours: Sequence[FloatArray], *, even_odd: bool) -> _Drawing:
+        """Return what contours (N, 2), mm, enclose; even-odd throughout, or together where they partly overlap."""
+        if even_odd or len(contours) == 1:
+            return cls(((_Outline(tuple(contours)),),))
+        groups = _overlapping([_Outline((contour,)) for contour in contours])
+        alone = tuple(group[0].contours[0] for group in groups if len(group) == 1)
+        return cls((*(group for group in groups if len(group) > 1), *([(_Outline(alone),)] if alone else [])))
+
+    def distance(self, points: FloatArray) -> FloatArray:
+        """Return the signed distance of points (N, 2), mm, as of an outline; in notches of unions less than it is."""
+        unions = np.array([np.max([one.distance(points) for one in union], axis=0) for union in self.unions])
+        inside = (unions > 0).sum(axis=0) % 2 == 1
+        nearest = np.abs(unions).min(axis=0)
+        return np.where(inside, nearest, -nearest)
+
+
+def _overlapping(outlines: Sequence[_Outline]) -> list[tuple[_Outline, ...]]:
+    """Return contours in groups that hang together by partial overlaps; most are a group of their own."""
+    from scipy.sparse.csgraph import connected_components
+
+    overlap = np.zeros((len(outlines), len(outlines)), bool)
+    for i, k in combinations(range(len(outlines)), 2):
+        overlap[i, k] = _overlap_partly(outlines[i], outlines[k])
+    count, groups = connected_components(overlap, directed=False)
+    return [tuple(outlines[i] for i in np.flatnonzero(groups == group)) for group in range(count)]
+
+
+def _overlap_partly(first: _Outline, second: _Outline) -> bool:
+    """Tell contours that neither lie apart nor one within the other; copies of each other count too."""
+    low = np.maximum(first.points.min(axis=0), second.points.min(axis=0))
+    high = np.minimum(first.points.max(axis=0), second.points.max(axis=0))
+    if (low > high).any():
+        return False
+    of_first, of_second = second.distance(first.points), first.distance(second.points)
+    within = [bool(depths.min() >= -_TOUCH_MM) for depths in (of_first, of_second)]
+    apart = max(of_first.max(), of_second.max()) <= _TOUCH_MM
+    return all(within) or not (any(within) or apart)
+
+
+@dataclass(frozen=True, eq=False)
 class Region:
     """A region drawn as closed contours on parallel planes.
 
@@ -100,11 +157,11 @@ class Region:
 
     axes: FloatArray
     heights: FloatArray
-    outlines: tuple[_Outline, ...]
+    outlines: tuple[_Drawing, ...]
     step: float
 
     @classmethod
-    def of(cls, contours: Sequence[FloatArray], *, name: str, step: float) -> Region:
+    def of(cls, contours: Sequence[FloatArray], *, name: str, step: float, even_odd: bool = False) -> Region:
         """Return the region of closed contours (N, 3), LPS mm.
 
         Parameters
@@ -115,6 +172,9 @@ class Region:
             What to call the region in messages.
         step
             mm between planes, where there is one alone.
+        even_odd
+            Whether contours of a plane that partly overlap leave out what both enclose, as DICOM's CLOSEDPLANAR_XOR
+            does; else they are taken together, which is logged.
 
         Raises
         ------
@@ -137,7 +197,12 @@ class Region:
                 planes.append((height, []))
             planes[-1][1].append(contour[:, :2])
         heights = np.array([height for height, _ in planes])
-        outlines = tuple(_Outline(tuple(drawn)) for _, drawn in planes)
+        outlines = tuple(_Drawing.of(drawn, even_odd=even_odd) for _, drawn in planes)
+        united = [len(union) > 1 for outline in outlines for union in outline.unions]
+        if any(united):
+            log.warning(
+                "%s: contours of one slice overlap partly, and are taken together (%d times)", name, sum(united)
+            )
         if len(heights) > 1:  # a gap is as large as several steps, and never their middle
             step = float(np.percentile(np.diff(heights), 50, method="lower"))
         return cls(axes, heights, outlines, step)

@@ -24,7 +24,8 @@ from samreg.spatial.transforms import Transform
 
 log = logging.getLogger(__name__)
 
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_XOR = "CLOSEDPLANAR_XOR"
+_CLOSED = ("CLOSED_PLANAR", _XOR)
 _DIGITS = 4  # of contour points, mm
 _BOX_MARGIN_MM = 10.0  # around the mapped contours, between whose points a region may bulge
 _STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, which structure sets refer to a study by
@@ -238,7 +239,10 @@ def _warped(structure: Structure, target: ImageSeries, to_target: Transform, to_
     closed = _distinct([points for kind, points in structure.contours if kind in _CLOSED and len(points) >= 3])
     if not closed:
         return contours
-    region = Region.of(closed, name=f"ROI {structure.name}", step=float(target.grid.spacing[2]))
+    # other kinds than the system's own that drew them might not be read there
+    kind = next(kind for kind, _ in structure.contours if kind in _CLOSED)
+    step = float(target.grid.spacing[2])
+    region = Region.of(closed, name=f"ROI {structure.name}", step=step, even_odd=kind == _XOR)
     mapped = to_target.transform_points(_with_ends(region, np.concatenate(closed)))
     margin = _BOX_MARGIN_MM / target.slices[0].grid.spacing[:2]
     drawn = []
@@ -250,9 +254,7 @@ def _warped(structure: Structure, target: ImageSeries, to_target: Transform, to_
         box = np.array([index[:, :2].min(axis=0) - margin, index[:, :2].max(axis=0) + margin])
         lines = plane_contours(lambda points: region.level(to_source.transform_points(points)), one.grid, box)
         drawn.append((one, lines))
-    # one within another is a hole; other kinds than the system's own that drew them might not be read there
-    kind = next(kind for kind, _ in structure.contours if kind in _CLOSED)
-    for one, lines in drawn:
+    for one, lines in drawn:  # of which one within another is a hole, in either kind
         for line in lines:
             contour = _contour(kind, line)
             contour.ContourImageSequence = DicomSequence([one.reference()])
