@@ -402,6 +402,16 @@ def test_what_belongs_to_the_reference_is_not_brought_there(scan, pair, tmp_path
     write_dicom_segmentation(tmp_path / "seg.dcm", out, reference=pair[0])  # a copy, where nothing moves
 
 
+def test_a_reference_whose_slices_have_a_series_each_is_refused(scan, tmp_path):
+    for number, path in enumerate(scan.iterdir()):
+        item = pydicom.dcmread(path)
+        item.SeriesInstanceUID = f"1.2.3.{number}"
+        item.save_as(tmp_path / path.name)
+    source = structure_set(tmp_path / "in.rtstruct", ("liver", [("CLOSED_PLANAR", circle(20, CENTER[2]))]))
+    with pytest.raises(InputError, match=r"has 14 series UIDs.*write one SeriesInstanceUID"):
+        warp_dicom_structures(source, tmp_path / "out.dcm", reference=tmp_path, transform=AffineTransform.identity(3))
+
+
 def test_contours_of_more_than_64_kb_are_read_and_written(scan, tmp_path):
     angles = np.linspace(0, 2 * np.pi, 5001)[:-1]
     fine = np.column_stack([CENTER[0] + 30 * np.cos(angles), CENTER[1] + 30 * np.sin(angles), 0 * angles + CENTER[2]])

@@ -499,6 +499,53 @@ def test_a_frame_of_reference_for_each_slice_is_careless_not_wrong(tmp_path, cap
     assert "frame of reference of its own" in caplog.text
 
 
+def own(prefix):
+    """Return UIDs, another for each slice."""
+    return lambda k: f"{prefix}.{k + 1}"
+
+
+def test_slices_that_have_a_series_each_are_read_as_one_volume_and_it_is_said(tmp_path, caplog):
+    folder = write_series(tmp_path / "s", order=[3, 0, 5, 1, 4, 2], SeriesInstanceUID=own("1.2.3.4"))
+    image = read_image(folder)
+    assert_volume(image)
+    assert "each of 6 slices has a series of its own" in caplog.text
+    write_series(folder, SeriesInstanceUID="1.2.3.3", SeriesDescription="lung", values=hu() + 1)
+    refused(folder, "2 DICOM series", "1: 1.2.3.3  'lung', 6 slices", "2: 6 series UIDs  '', 6 slices")
+    for series in (2, "1.2.3.4.2"):
+        assert np.array_equal(read_image(folder, series=series).array, image.array)
+    assert np.array_equal(read_image(folder, series="lung").array, image.array + 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"heights": np.repeat(HEIGHTS[:3], 2)},  # two phases
+        {"heights": HEIGHTS[[0, 1, 2, 3, 4, 4]]},
+        {"heights": HEIGHTS[[0, 1, 2, 3, 5]]},  # a gap
+        {"heights": HEIGHTS[:4]},  # few
+        {"TemporalPositionIdentifier": lambda k: k % 2},  # phases that lie between each other
+        {"ImageOrientationPatient": lambda k: AXIAL if k else [0, 1, 0, 0, 0, -1]},
+        {"PixelSpacing": lambda k: [2.0, 1.5 + k // 3]},
+        {"SeriesDescription": lambda k: f"phase {k // 3}"},
+        {"FrameOfReferenceUID": lambda k: f"1.2.9.{k // 3}"},
+        {"FrameOfReferenceUID": own("1.2.9")},
+        {"StudyInstanceUID": own("1.2.3")},
+        {"ImagePositionPatient": None},
+    ],
+)
+def test_slices_that_have_a_series_each_are_not_joined_where_they_may_be_several_images(tmp_path, change):
+    folder = write_series(tmp_path / "s", SeriesInstanceUID=own("1.2.3.4"), **change)
+    count = len(list(folder.iterdir()))
+    refused(folder, f"{count} DICOM series", *(["write one SeriesInstanceUID"] if count > 4 else []))
+    assert read_image(folder, series=1).shape in ((1, 4, 5), (4, 5))
+
+
+def test_a_damaged_slice_among_slices_with_a_series_each_is_named_when_it_is_chosen(tmp_path):
+    folder = write_series(tmp_path / "s", SeriesInstanceUID=own("1.2.3.4"), RescaleSlope=lambda k: 1.0 * (k != 3))
+    refused(folder, "6 DICOM series")
+    refused(folder, "slope", series=4)
+
+
 def test_acquisitions_one_after_the_other_are_one_stack(tmp_path, caplog):
     assert_volume(read_image(write_series(tmp_path / "s", AcquisitionNumber=lambda k: 1 + k // 2)))
     assert not caplog.text

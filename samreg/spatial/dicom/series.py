@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from samreg.errors import InputError
 from samreg.spatial.dicom.header import may_be_dicom, read_elements
 from samreg.spatial.dicom.planes import Plane, read_planes
-from samreg.spatial.dicom.stacks import Stack, split_stacks
+from samreg.spatial.dicom.stacks import Stack, is_even, split_stacks
 from samreg.spatial.dicom.volume import stack_image
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
@@ -24,17 +24,24 @@ from samreg.spatial.remarks import remark
 log = logging.getLogger(__name__)
 
 _MAX_LISTED = 30  # lines of a list in a message
+_MIN_SCATTERED = 5  # series of one slice each that are looked at as one volume
 
 
 @dataclass(frozen=True)
 class _Series:
-    uid: str
+    uids: tuple[str, ...]  # one, or one for each slice
     description: str
     files: tuple[Path, ...]
+    kin: Hashable = ()  # what the slices of one volume share
 
     def is_named(self, wanted: str) -> bool:
         """Tell whether a text is the UID or a part of the description."""
-        return wanted == self.uid or (wanted != "" and wanted.lower() in self.description.lower())
+        return wanted in self.uids or (wanted != "" and wanted.lower() in self.description.lower())
+
+    @property
+    def name(self) -> str:
+        """What it is called in a list."""
+        return self.uids[0] if len(self.uids) == 1 else f"{len(self.uids)} series UIDs"
 
 
 def read_chosen(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Image:
@@ -53,13 +60,21 @@ def chosen_stack(path: Path, series: str | int | None, spacing: ArrayLike | None
         wanted = "" if chosen.is_named(wanted) else wanted
     else:
         chosen, number, wanted = _choose_series(folder_series, wanted, path)
+    if len(chosen.uids) > 1:
+        remark(
+            log,
+            "%s: each of %d slices has a series of its own (anonymised?); they are taken as one",
+            path,
+            len(chosen.uids),
+        )
     planes = [plane for file in chosen.files for plane in _read_file(file, given, wanted)]
     stack = _choose_stack(split_stacks(planes), wanted, number, path)
-    description = ", ".join(filter(None, (number and (chosen.description or chosen.uid), stack.detail)))
+    description = ", ".join(filter(None, (number and (chosen.description or chosen.name), stack.detail)))
     return stack, f"{path} ({description})" if description else str(path)
 
 
-_SERIES_KEYWORDS = ("SeriesInstanceUID", "SeriesDescription", "Rows")
+_KIN_KEYWORDS = ("StudyInstanceUID", "FrameOfReferenceUID", "Modality")
+_SERIES_KEYWORDS = ("SeriesInstanceUID", "SeriesDescription", "Rows", *_KIN_KEYWORDS)
 
 
 def _checked_spacing(spacing: ArrayLike) -> FloatArray:
@@ -84,14 +99,14 @@ def _read_file(file: Path, given: FloatArray | None, wanted: str) -> list[Plane]
 
 def _series(elements: Mapping[str, Any], files: Sequence[Path]) -> _Series:
     uid, description = (str(elements[keyword] or "").strip() for keyword in _SERIES_KEYWORDS[:2])
-    return _Series(uid, description, tuple(files))
+    return _Series((uid,), description, tuple(files), (description, *(elements[key] for key in _KIN_KEYWORDS)))
 
 
 def _find_series(folder: Path) -> list[_Series]:
-    """Return the series of the images in a folder, sorted by UID."""
+    """Return the series of the images in a folder, sorted by UID; slices of one volume with a UID each are one."""
     with reading(folder):
         contents = sorted(folder.iterdir())
-    by_uid: dict[str, _Series] = {}
+    by_uid: dict[str, list[_Series]] = {}
     for path in (path for path in contents if path.is_file()):
         if path.stat().st_size == 0 or not may_be_dicom(path):
             if path.suffix.lower() == ".dcm":
@@ -100,21 +115,53 @@ def _find_series(folder: Path) -> list[_Series]:
         elements = read_elements(path, _SERIES_KEYWORDS)
         if elements["Rows"]:  # others hold no image: reports, contours, directories
             one = _series(elements, [path])
-            earlier = by_uid.get(one.uid, replace(one, files=()))
-            by_uid[one.uid] = replace(earlier, files=(*earlier.files, path))
+            by_uid.setdefault(one.uids[0], []).append(one)
     if not by_uid:
         names = [path.name for path in contents[:5]]
         raise InputError(
             f"no DICOM images in the folder {folder} (it holds {names or 'nothing'}); give the folder that holds the "
             "slices themselves"
         )
-    return [by_uid[uid] for uid in sorted(by_uid)]
+    single = [parts[0] for _, parts in sorted(by_uid.items()) if len(parts) == 1]
+    several = [
+        _Series(parts[0].uids, parts[0].description, tuple(file for one in parts for file in one.files))
+        for parts in by_uid.values()
+        if len(parts) > 1
+    ]
+    return sorted([*several, *_gathered(single)], key=lambda series: series.uids)
+
+
+def _gathered(single: Sequence[_Series]) -> list[_Series]:
+    """Join series of one slice each that form a volume, as where a program gave every slice a UID of its own.
+
+    They are of one study, frame of reference, kind, description, size, pixel size and orientation, and lie at even
+    distances, one at a place: two phases do not.
+    """
+    groups: dict[Hashable, list[_Series]] = {}
+    for one in single:
+        groups.setdefault(one.kin, []).append(one)
+    gathered = []
+    for group in groups.values():
+        files = tuple(one.files[0] for one in group)
+        is_volume = len(group) >= _MIN_SCATTERED and _is_volume(files)
+        gathered += [_Series(tuple(one.uids[0] for one in group), group[0].description, files)] if is_volume else group
+    return gathered
+
+
+def _is_volume(files: Sequence[Path]) -> bool:
+    """Tell whether files are slices of one volume, a slice a file, at even distances and without doubles."""
+    try:
+        planes = [plane for file in files for plane in read_planes(file)]
+    except InputError:  # of a damaged file, which is named where it is chosen
+        return False
+    stacks = split_stacks(planes)
+    return len(planes) == len(files) and len(stacks) == 1 and is_even(stacks[0])
 
 
 def _choose_series(several: list[_Series], wanted: str, folder: Path) -> tuple[_Series, str, str]:
     """Return a series of several, its number, and what is wanted within it: "2.1" is the first stack of the second."""
     number, _, rest = wanted.partition(".")
-    matches = [(series, "") for series in several if series.uid == wanted]
+    matches = [(series, "") for series in several if wanted in series.uids]
     if not matches and number.isdigit() and (rest.isdigit() or not rest) and 1 <= int(number) <= len(several):
         matches = [(several[int(number) - 1], rest)]
     matches = matches or [(series, "") for series in several if series.is_named(wanted)]
@@ -123,10 +170,17 @@ def _choose_series(several: list[_Series], wanted: str, folder: Path) -> tuple[_
         return chosen, str(several.index(chosen) + 1), rest
     problem = f"{len(matches) or 'no'} series match {wanted!r}" if wanted else f"{len(several)} DICOM series"
     listing = [
-        f"{number}: {series.uid}  '{series.description}', {len(series.files)} slices"
+        f"{number}: {series.name}  '{series.description}', {len(series.files)} slices"
         for number, series in enumerate(several, start=1)
     ]
-    raise _choice(f"{problem} in {folder}", "its number, its UID or a part of its description", listing)
+    single = sum(len(series.files) == 1 for series in several)
+    hint = (
+        f"{single} series are a file each: where these are slices of one volume, a program that anonymised or exported "
+        "them gave each slice UIDs of its own; write one SeriesInstanceUID, StudyInstanceUID and FrameOfReferenceUID "
+        "into all slices of a volume (see docs/howto/dicom.md)"
+    )
+    how = "its number, its UID or a part of its description"
+    raise _choice(f"{problem} in {folder}", how, listing, hint=hint if single >= _MIN_SCATTERED else "")
 
 
 def _choose_stack(stacks: list[Stack], wanted: str, series_number: str, path: Path) -> Stack:
@@ -159,7 +213,7 @@ def _pictures_message(planes: Sequence[Plane], numbers: Sequence[str], path: Pat
     return f"{problem}; give spacing= x, y, z in mm if they are slices of one volume (--pixel-size), or {picture}"
 
 
-def _choice(problem: str, how: str, listing: list[str]) -> InputError:
+def _choice(problem: str, how: str, listing: list[str], *, hint: str = "") -> InputError:
     shown = listing if len(listing) <= _MAX_LISTED else [*listing[:_MAX_LISTED], f"... {len(listing)} in all"]
-    lines = "\n".join(f"  {line}" for line in shown)
+    lines = "\n".join([*(f"  {line}" for line in shown), *filter(None, [hint])])
     return InputError(f"{problem}; choose one with series= (--series on the command line): {how}\n{lines}")

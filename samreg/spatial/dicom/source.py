@@ -157,6 +157,12 @@ def image_series(path: str | os.PathLike[str], series: str | int | None = None, 
     if not stack.placed or stack.planes[0].spacing is None:
         raise InputError(f"{what}, {label}, lies nowhere in space; DICOM objects are written for volumes alone")
     headers = {file: _header(file) for file in dict.fromkeys(plane.pixels.path for plane in stack.planes)}
+    uids = {str(header.SeriesInstanceUID) for header in headers.values()}
+    if len(uids) > 1:
+        raise InputError(
+            f"{what}, {label}, has {len(uids)} series UIDs, and a DICOM object refers to a series; write one "
+            "SeriesInstanceUID into all its slices"
+        )
     slices = sorted(
         (Slice(plane.pixels.path, plane.frame, headers[plane.pixels.path], _grid(plane)) for plane in stack.planes),
         key=lambda one: float(one.grid.origin @ one.grid.direction[:, 2]),

@@ -234,6 +234,11 @@ def _is_regular(stack: Stack) -> bool:
     return True
 
 
+def is_even(stack: Stack) -> bool:
+    """Tell whether slices form a volume by themselves: placed, one at a place, at distances that are about equal."""
+    return stack.placed and _is_regular(stack) and arrange(stack.planes, name="").slots is None
+
+
 def _doubles(planes: Sequence[Plane]) -> int:
     """Return how many slices lie at one place, at most."""
     return max(Counter(_place_numbers(planes)).values())
