@@ -103,8 +103,7 @@ def test_transformix_maps_the_same_points_and_warps_the_same_image(
     run.SetOutputDirectory(str(tmp_path))
     run.SetLogToConsole(False)
     run.UpdateLargestPossibleRegion()
-    lines = (tmp_path / "outputpoints.txt").read_text().splitlines()
-    moved = [[float(v) for v in line.split("OutputPoint = [")[1].split("]")[0].split()] for line in lines]
+    moved = samreg.read_points(tmp_path / "outputpoints.txt").positions
     np.testing.assert_allclose(moved, result.transform.transform_points(points["fixed"]), atol=0.3)
     same_image(itk.array_from_image(run.GetOutput()), folder)
 

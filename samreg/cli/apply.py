@@ -80,7 +80,7 @@ def apply(
     contours of a DICOM RT structure set are drawn anew on the slices of the --reference, a DICOM series.
     """
     from samreg.spatial.io_dicom_objects import DICOM, is_dicom_structures
-    from samreg.spatial.io_points import POINT_SUFFIXES, WRITABLE_SUFFIXES
+    from samreg.spatial.io_points import POINT_SUFFIXES
     from samreg.spatial.io_segmentations import SEGMENTATION
     from samreg.spatial.labels import is_label_image
     from samreg.spatial.resample import INTERPOLATIONS
@@ -106,7 +106,7 @@ def apply(
         raise InputError("--reference-series is for DICOM objects; name the --out file .dcm, or leave it out")
     if out.name.lower().endswith(SEGMENTATION) and interpolation not in (None, "nearest"):
         raise InputError(f"{out} is to hold labels, between which there are no values; leave --interpolation out")
-    endings = WRITABLE_SUFFIXES if is_points else _IMAGE_SUFFIXES
+    endings = POINT_SUFFIXES if is_points else _IMAGE_SUFFIXES
     require_suffix(out, endings, inputs=(source, reference, transform))
     for_images = {"--reference": reference, "--interpolation": interpolation}
     for_points = {"--subject": subject, "--outside": outside}

@@ -57,7 +57,7 @@ def find(
     image: Annotated[
         Path, typer.Argument(help="CT of the trunk, or whatever the atlas covers; or its embedding (.h5).")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .mrk.json, .fcsv, .pts or .txt.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .tsv, .mrk.json, .fcsv, .pts or .txt.")],
     atlas: Annotated[
         Path | None, typer.Option(help="Landmark atlas (.h5) by `samreg landmarks build`; samreg's own unless given.")
     ] = None,
@@ -76,9 +76,9 @@ def find(
 ) -> None:
     """Find the landmarks of an atlas in an IMAGE; the same as `samreg landmarks IMAGE`."""
     import samreg
-    from samreg.spatial.io_points import WRITABLE_SUFFIXES
+    from samreg.spatial.io_points import POINT_SUFFIXES
 
-    require_suffix(out, WRITABLE_SUFFIXES, inputs=[image])
+    require_suffix(out, POINT_SUFFIXES, inputs=[image])
     is_embedding = image.suffix.lower() == ".h5"
     if report is not None:
         require_suffix(report, (".png", ".html"), inputs=[image])
@@ -229,7 +229,7 @@ def train(
 def predict(
     detector: Annotated[Path, typer.Argument(help="Detector that `samreg landmarks train` wrote.")],
     image: Annotated[Path, typer.Argument(help="Image to find the landmarks in.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .mrk.json, .fcsv, .pts or .txt.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .tsv, .mrk.json, .fcsv, .pts or .txt.")],
     pixel_size: PixelSize = None,
     device: Device = "auto",
     series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
@@ -239,9 +239,9 @@ def predict(
     """Find a DETECTOR's landmarks in an IMAGE."""
     import samreg
     from samreg.landmarks.detector import LandmarkDetector
-    from samreg.spatial.io_points import WRITABLE_SUFFIXES
+    from samreg.spatial.io_points import POINT_SUFFIXES
 
-    require_suffix(out, WRITABLE_SUFFIXES)
+    require_suffix(out, POINT_SUFFIXES)
     with session(verbose=verbose, quiet=quiet) as progress:
         loaded = LandmarkDetector.load(detector)
         progress("finding landmarks")

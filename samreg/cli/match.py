@@ -56,7 +56,9 @@ def match(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Points found: .csv, .mrk.json, .fcsv, .pts or .txt; a folder for several targets."
+            "--out",
+            "-o",
+            help="Points found: .csv, .tsv, .mrk.json, .fcsv, .pts or .txt; a folder for several targets.",
         ),
     ],
     template_set: Annotated[
@@ -90,11 +92,11 @@ def match(
     """
     import samreg
     from samreg.landmarks.match import SEARCHES
-    from samreg.spatial.io_points import WRITABLE_SUFFIXES
+    from samreg.spatial.io_points import POINT_SUFFIXES
 
     require_choice("--search", search, SEARCHES)
     options: dict[str, Any] = {"model": model, "search": search, "device": device, "seed": seed}
-    to_file = out.name.lower().endswith(WRITABLE_SUFFIXES)
+    to_file = out.name.lower().endswith(POINT_SUFFIXES)
     if report is not None:
         require_suffix(report, (".png", ".html"), inputs=inputs)
         if template_set is not None or ".h5" in {path.suffix.lower() for path in inputs}:
@@ -159,7 +161,7 @@ def _match_one(
 def _check(inputs: list[Path], out: Path, *, to_file: bool, template_set: Path | None, single: dict[str, Any]) -> None:
     """Refuse what would fail after the work, or replace what is read."""
     from samreg.landmarks.templates import MANIFEST, template_files
-    from samreg.spatial.io_points import WRITABLE_SUFFIXES
+    from samreg.spatial.io_points import POINT_SUFFIXES
 
     is_set = template_set is not None
     if not is_set and len(inputs) != 3:
@@ -174,7 +176,7 @@ def _check(inputs: list[Path], out: Path, *, to_file: bool, template_set: Path |
     if is_set and not to_file:
         require_writable(out)
     else:
-        require_suffix(out, WRITABLE_SUFFIXES, inputs=inputs)
+        require_suffix(out, POINT_SUFFIXES, inputs=inputs)
         if template_set is not None:
             require_not_input(out, template_files(template_set))
             if out.name == MANIFEST and out.parent.resolve() == template_set.resolve():

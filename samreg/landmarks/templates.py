@@ -142,7 +142,7 @@ def read_templates(
     folder
         Images, in ``images/`` or directly, and ``landmarks.csv`` with columns subject, landmark, x, y, z (LPS mm),
         where a subject is an image's name without suffix. Or, without such a table, a points file beside each image:
-        ``NAME.mrk.json``, ``.csv`` or ``.fcsv``. Images without landmarks are no templates.
+        ``NAME.mrk.json``, ``.csv``, ``.tsv`` or ``.fcsv``. Images without landmarks are no templates.
     model
         Name, path or model; samreg's default for the images' dimensions unless given.
     device

@@ -1,4 +1,4 @@
-"""Reading and writing points: csv, 3D Slicer, elastix and DIR-Lab files.
+"""Reading and writing points: csv, 3D Slicer, elastix, transformix and DIR-Lab files.
 
 Whatever the file's frame, :class:`~samreg.spatial.points.Points` are in LPS mm.
 """
@@ -25,12 +25,9 @@ log = logging.getLogger(__name__)
 
 #: What :func:`read_points` reads.
 FORMATS = ("csv", "mrk.json", "fcsv", "elastix", "dirlab")
-#: Endings of the files that hold points, in lower case.
-POINT_SUFFIXES = (".csv", ".json", ".fcsv", ".pts", ".txt", ".tsv")
-#: Endings of those that :func:`write_points` writes.
-WRITABLE_SUFFIXES = (".csv", ".json", ".fcsv", ".pts", ".txt")
-
 _FORMAT_OF = {".csv": "csv", ".tsv": "csv", ".json": "mrk.json", ".fcsv": "fcsv", ".pts": "elastix", ".txt": "elastix"}
+#: Endings of the files that hold points, in lower case; those of every one are read and written.
+POINT_SUFFIXES = tuple(_FORMAT_OF)
 _WRITERS = {
     "mrk.json": write_markups,
     "fcsv": write_fiducials,
@@ -60,9 +57,10 @@ def read_points(
           others. Without a header, x, y(, z).
         - "mrk.json", "fcsv": 3D Slicer; RAS or LPS as the file says. Points that are not placed are left out.
         - "elastix" (.pts, .txt): a first line "point" (LPS mm) or "index" (0-based voxels, needs ``grid``), the
-          number of points, then the points.
-        - "dirlab": rows of 1-based voxel indices x, y, z of the image as DIR-Lab stores it; needs ``grid``, and
-          is never guessed from the suffix .txt.
+          number of points, then the points. Of transformix's ``outputpoints.txt`` OutputPoint is read, LPS mm, and that
+          is said.
+        - "dirlab": rows of 1-based voxel indices x, y, z of the image as DIR-Lab stores it; needs ``grid``, is never
+          guessed from the suffix .txt, and is not written.
     grid
         The grid of the image that voxel indices refer to.
     subject
@@ -118,7 +116,7 @@ def find_points(where: str | os.PathLike[str], names: Iterable[str]) -> dict[str
     ----------
     where
         A csv with a column subject (or case, patient), as :func:`read_points` reads it, whose subjects are returned; or
-        a folder with a file ``NAME.mrk.json``, ``.csv`` or ``.fcsv`` for some of the names.
+        a folder with a file ``NAME.mrk.json``, ``.csv``, ``.tsv`` or ``.fcsv`` for some of the names.
     names
         Of the subjects looked for in a folder.
 
@@ -140,7 +138,7 @@ def find_points(where: str | os.PathLike[str], names: Iterable[str]) -> dict[str
         return {subject: (where, subject) for subject in read_point_table(where).subjects()}
     files: dict[str, tuple[Path, str | None]] = {}
     for name in names:
-        present = [path for end in (".mrk.json", ".csv", ".fcsv") if (path := where / f"{name}{end}").is_file()]
+        present = [path for end in (".mrk.json", ".csv", ".tsv", ".fcsv") if (path := where / f"{name}{end}").is_file()]
         if len(present) > 1:
             raise InputError(f"{present[0]} and {present[1]} both hold the landmarks of {name}; keep one")
         if present:
@@ -153,7 +151,7 @@ def write_points(
 ) -> None:
     """Write points in LPS mm; the format follows from the suffix.
 
-    .csv, .mrk.json and .fcsv keep names and scores and read back exactly; elastix's .pts and .txt hold positions
+    .csv, .tsv, .mrk.json and .fcsv keep names and scores and read back exactly; elastix's .pts and .txt hold positions
     alone. Slicer's formats are 3D.
 
     Parameters
@@ -163,7 +161,7 @@ def write_points(
     path
         The file.
     columns
-        Further numbers (N,) for a csv, mm, by the names of their columns, such as expected errors.
+        Further numbers (N,) for a csv or tsv, mm, by the names of their columns, such as expected errors.
 
     Raises
     ------
@@ -183,13 +181,15 @@ def write_points(
     path = Path(path)
     if not isinstance(points, Points):
         raise InputError(f"points must be samreg.Points, got {type(points).__name__}; make them of positions and names")
-    if not path.name.lower().endswith(WRITABLE_SUFFIXES):
-        raise InputError(f"unknown points format: {path}; use .csv, .mrk.json, .fcsv, .pts or .txt")
     kind = _format_of(path, None)
     if kind in ("mrk.json", "fcsv") and points.ndim != 3:
         raise InputError(f"cannot write {path}: 3D Slicer's points are 3D; write 2D points as .csv")
     try:
-        text = write_point_table(points, columns) if kind == "csv" else _WRITERS[kind](points)
+        if kind == "csv":
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            text = write_point_table(points, columns, delimiter=delimiter)
+        else:
+            text = _WRITERS[kind](points)
         data = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"cannot write {path}: a name is not valid Unicode ({error.reason}); rename it") from error

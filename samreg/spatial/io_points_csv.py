@@ -226,15 +226,15 @@ def is_placed(status: str, where: str, *, flag: bool) -> bool:
     return placed
 
 
-def write_point_table(points: Points, columns: Mapping[str, FloatArray] | None = None) -> str:
-    """Return the text of a csv that keeps names, positions and scores, and further numbers (N,), mm to a tenth."""
+def write_point_table(points: Points, columns: Mapping[str, FloatArray] | None = None, *, delimiter: str = ",") -> str:
+    """Return the text of a table that keeps names, positions and scores, and further numbers (N,), mm to a tenth."""
     further = dict(columns or {})
     header = ["name", *"xyz"[: points.ndim]] + ([] if points.scores is None else ["score"]) + [*further]
-    lines = [",".join(header)]
+    lines = [delimiter.join(header)]
     for i, (name, position) in enumerate(zip(points.names, points.positions.tolist(), strict=True)):
         score = [] if points.scores is None else [repr(float(points.scores[i]))]
         numbers = [f"{values[i]:.1f}" for values in further.values()]
-        lines.append(",".join([quoted(safe_cell(name)), *map(repr, position), *score, *numbers]))
+        lines.append(delimiter.join([quoted(safe_cell(name)), *map(repr, position), *score, *numbers]))
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,8 @@
-"""Points in bare rows of numbers: elastix and DIR-Lab."""
+"""Points in bare rows of numbers: elastix, transformix and DIR-Lab."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,19 @@ from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.io_transformix import refuse_parameters
 from samreg.spatial.points import Points, require_inside
+from samreg.spatial.remarks import remark
 from samreg.spatial.tables import Row, parse_number
+
+log = logging.getLogger(__name__)
+
+_TRANSFORMIX = re.compile(r"Point\s+\d+\s*;")  # how each line of its output begins
+_OUTPUT_POINT = re.compile(r";\s*OutputPoint\s*=\s*\[([^]]*)\]")
 
 
 def read_elastix(text: str, path: Path, grid: Grid | None) -> Points:
     """Return the points of an elastix file; voxel indices, which its first line announces, need their grid.
+
+    Of the points that transformix printed, those that it mapped to are returned.
 
     Raises
     ------
@@ -24,6 +33,8 @@ def read_elastix(text: str, path: Path, grid: Grid | None) -> Points:
         When it is no such file, its number of points is wrong, or the grid is missing.
     """
     refuse_parameters(text, path)
+    if _TRANSFORMIX.match(text.lstrip()):
+        return _read_transformix(text, path)
     rows = _rows(text)
     kind = rows[0].cells[0].lower() if rows else ""
     if kind not in ("point", "index"):
@@ -42,6 +53,22 @@ def read_elastix(text: str, path: Path, grid: Grid | None) -> Points:
         raise InputError(f"{path}, line {rows[0].line}: {ndim} columns; a point has 2 or 3 coordinates")
     values = _matrix(rows, path, ndim)
     return Points(values if kind == "point" else _require_grid(grid, ndim, path).index_to_world(values))
+
+
+def _read_transformix(text: str, path: Path) -> Points:
+    rows = []
+    for row in _rows(text):
+        line = " ".join(row.cells)
+        found = _OUTPUT_POINT.search(line) if _TRANSFORMIX.match(line) else None
+        if found is None:
+            raise InputError(f"{path}, line {row.line}: no OutputPoint as transformix prints it; is it cut?")
+        rows.append(Row(row.line, tuple(found[1].split())))
+    width = len(rows[0].cells)
+    if width not in (2, 3):
+        raise InputError(f"{path}, line {rows[0].line}: OutputPoint has {width} coordinates; a point has 2 or 3")
+    points = Points(_matrix(rows, path, width))
+    remark(log, "%s: transformix's output; OutputPoint is read, where the points were mapped to, not InputPoint", path)
+    return points
 
 
 def write_elastix(points: Points) -> str:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from samreg.errors import InputError
 from samreg.spatial import Grid, Points, as_points, find_points, read_points, write_points
+from samreg.spatial.io_points import POINT_SUFFIXES
+from samreg.spatial.remarks import remarks_kept
 
-NAMED = (".csv", ".mrk.json", ".fcsv")
+NAMED = (".csv", ".tsv", ".mrk.json", ".fcsv")
 ALL = (*NAMED, ".pts", ".txt")
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -50,7 +52,23 @@ def test_round_trip_is_exact(scratch, suffix, rows, scored):
         assert not scored or np.array_equal(again.scores, points.scores)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".pts", ".txt"])
+def test_every_suffix_is_read_and_written(tmp_path):
+    assert {suffix.replace(".mrk", "") for suffix in ALL} == {*POINT_SUFFIXES}
+    for suffix in POINT_SUFFIXES:
+        write_points(Points([[1, 2, 3]]), tmp_path / f"P{suffix.upper()}")
+        assert read_points(tmp_path / f"P{suffix.upper()}").positions.tolist() == [[1, 2, 3]]
+
+
+def test_a_tsv_has_tabs_between_its_cells(tmp_path):
+    points = Points([[1, 2, 3]], ("apex",), np.array([0.5]))
+    write_points(points, tmp_path / "p.tsv", columns={"expected_error_mm": np.array([4.0])})
+    assert (tmp_path / "p.tsv").read_text().splitlines() == [
+        "name\tx\ty\tz\tscore\texpected_error_mm",
+        "apex\t1.0\t2.0\t3.0\t0.5\t4.0",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".pts", ".txt"])
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_positions_in_2d_and_3d(tmp_path, suffix, ndim):
     positions = np.random.default_rng(0).normal(size=(5, ndim)) * 100
@@ -218,11 +236,12 @@ def test_a_table_without_subjects_names_nobody(tmp_path):
 
 
 def test_points_files_beside_images(tmp_path):
-    for name in ("a.csv", "b.mrk.json", "c.csv", "c.fcsv"):
+    for name in ("a.csv", "b.mrk.json", "c.csv", "c.fcsv", "e.tsv"):
         (tmp_path / name).write_text("1,2,3\n")
-    assert find_points(tmp_path, ("a", "b", "d")) == {
+    assert find_points(tmp_path, ("a", "b", "d", "e")) == {
         "a": (tmp_path / "a.csv", None),
         "b": (tmp_path / "b.mrk.json", None),
+        "e": (tmp_path / "e.tsv", None),
     }
     with pytest.raises(InputError, match=r"c\.csv and .*c\.fcsv both hold"):
         find_points(tmp_path, ("c",))
@@ -424,6 +443,32 @@ def test_elastix_points_and_indices(tmp_path, random_grid):
 )
 def test_elastix_damage(tmp_path, text, words):
     refused(tmp_path, "bad.txt", text, *words)
+
+
+OUTPUT = (
+    "Point\t{}\t; InputIndex = [ 12 20 30 ]\t; InputPoint = [ 12.1 20 30 ]\t; OutputIndexFixed = [ 12 20 29 ]\t; "
+    "OutputPoint = [ {} ]\t; Deformation = [ 1.5 0 -1 ]{}\n"
+)
+
+
+def test_of_transformixs_output_the_mapped_points_are_read_and_it_is_said(tmp_path):
+    text = OUTPUT.format(0, "13.6 20.0 -29", "") + OUTPUT.format(1, "-1e-3 2 3", "\t; OutputIndexMoving = [ 1 2 3 ]")
+    with remarks_kept() as remarks:
+        points = read(tmp_path, "outputpoints.txt", text)
+    assert points.positions.tolist() == [[13.6, 20, -29], [-1e-3, 2, 3]]
+    assert ["OutputPoint is read" in said for said in remarks] == [True]
+    assert read(tmp_path, "flat.txt", OUTPUT.format(0, "1 2", "")).ndim == 2
+    for text, words in (
+        (
+            OUTPUT.format(0, "1 2 3", "") + "Point\t1\t; InputIndex = [ 12 20 30 ]\n",
+            ["line 2", "no OutputPoint", "cut"],
+        ),
+        (OUTPUT.format(0, "1 2 3", "") + OUTPUT.format(1, "1 2", ""), ["line 2", "2 columns"]),
+        (OUTPUT.format(0, "1 2 nan", ""), ["line 1", "nan"]),
+        (OUTPUT.format(0, "1", ""), ["line 1", "1 coordinates"]),
+        (OUTPUT.format(0, "1 2 3", "") + "1 2 3\n", ["line 2", "no OutputPoint"]),
+    ):
+        refused(tmp_path, "bad.txt", text, *words)
 
 
 def test_dirlab_counts_from_one(tmp_path):

@@ -27,7 +27,7 @@ def samreg_folder(folder: Path) -> DataSet:
     """Return the data set of a folder in samreg's own form.
 
     ``images/NAME.nii.gz``; ``landmarks.csv`` with a column subject, as :func:`samreg.read_points` reads it, and
-    optionally reader_mm, the distance between two readings; or ``landmarks/NAME.mrk.json`` (.csv, .fcsv).
+    optionally reader_mm, the distance between two readings; or ``landmarks/NAME.mrk.json`` (.csv, .tsv, .fcsv).
     ``labels/NAME.nii.gz`` and ``masks/NAME.nii.gz`` where there are some. Optionally ``manifest.json``: name, licence,
     ``pairs`` ([fixed, moving]; all ordered pairs unless given) and ``files``, from path to sha256, size, spacing,
     pictures and url. A file that is not there and has a url is fetched.
