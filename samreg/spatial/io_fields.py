@@ -43,20 +43,22 @@ def read_nifti_field(path: Path) -> DisplacementField:
     Raises
     ------
     InputError
-        When the file is damaged or no displacement field.
+        When the file is damaged or no displacement field, or does not say in which unit and frame its vectors are.
     """
     with open_nibabel(path) as image:
-        shape = image.shape
+        shape, intent = image.shape, int(image.header["intent_code"])
         flat = shape == (*shape[:2], 1, 1, 2)
-        if not flat and shape != (*shape[:3], 1, 3):
+        is_field = flat or shape == (*shape[:3], 1, 3)
+        if not is_field and not (len(shape) == 4 and 3 in (shape[0], shape[3])):
             raise InputError(
-                f"{path}: shape {shape} is no displacement field; it must be (x, y, z, 1, 3), vectors in mm (a "
-                "Learn2Reg field (x, y, z, 3) counts voxels; save it as .npz)"
+                f"{path}: shape {shape} is no displacement field; it must be (x, y, z, 1, 3), vectors in mm"
             )
-        intent = int(image.header["intent_code"])
-        if intent not in (_NIFTI_VECTOR, _NIFTI_DISPVECT):
+        if not is_field or intent not in (_NIFTI_VECTOR, _NIFTI_DISPVECT):
             raise InputError(
-                f"{path}: intent code {intent} does not say that these are vectors; ITK and ANTs write {_NIFTI_VECTOR}"
+                f"{path}: vectors of shape {shape}, intent code {intent}: their unit and frame are not known. Voxels, "
+                "as Learn2Reg's disp_*.nii.gz count, are read from .npz (docs/howto/interchange.md shows how). Vectors "
+                f"in mm are stored as (x, y, z, 1, 3) with intent code {_NIFTI_VECTOR} if they are LPS, as ITK's and "
+                f"ANTs' are, or {_NIFTI_DISPVECT} if RAS"
             )
         data = np.asarray(image.dataobj, dtype=np.float32)
         data = data[:, :, 0, 0] if flat else data[:, :, :, 0]
@@ -107,7 +109,7 @@ def read_learn2reg(path: Path, fixed: Grid | None, moving: Grid | None) -> Displ
     if voxels.shape != expected or voxels.dtype.kind not in "fiu":
         raise InputError(
             f"{path}: {voxels.dtype} array of shape {voxels.shape}; the fixed grid needs numbers of shape {expected}, "
-            "order (x, y, z, component)"
+            f"order (x, y, z, component){_layout_remedy(voxels.shape, expected)}"
         )
     u = reversed_axes(voxels)
     displacement = np.empty((*fixed.shape, fixed.ndim), dtype=np.float32)
@@ -152,6 +154,19 @@ def write_learn2reg(transform: Transform, path: Path, *, fixed: Grid, moving: Gr
 def reversed_axes(vectors: NDArray[Any]) -> NDArray[Any]:
     """Turn (z, y, x, component) into (x, y, z, component), or back."""
     return np.moveaxis(vectors, -1, 0).T
+
+
+def _layout_remedy(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Return what to do with an array of Learn2Reg that is laid out otherwise; nothing where that is not known."""
+    *size, d = expected
+    if shape == (d, *size):
+        return "; its components come first: save numpy.moveaxis(array, 0, -1)"
+    if shape[:1] == (d,) and [2 * n for n in shape[1:]] == size:
+        return (
+            "; it has half the size and its components come first, as Learn2Reg 2021 took fields: save each component "
+            "enlarged as its evaluation does, numpy.stack([scipy.ndimage.zoom(part, 2, order=2) for part in array], -1)"
+        )
+    return ""
 
 
 def _lone_array(path: Path) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -59,6 +60,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PIL.Image.fromarray(large).save(folder / f"{name}_xray.png")
     middle = 0.15 * np.array(large.shape[::-1])
     samreg.write_points(Points([middle, 0.8 * middle], ("middle", "above")), folder / "xray_points.csv")
+    size = samreg.read_image(folder / "fixed.nii.gz").grid.size
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, *size), np.float32), np.eye(4)), folder / "disp_0001_0002.nii.gz")
     for name in ("scans", "FOLDER/images", "FOLDER/landmarks"):
         (folder / name).mkdir(parents=True)
     for copy, original in (

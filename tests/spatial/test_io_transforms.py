@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import zoom
 
 from samreg.errors import InputError
 from samreg.spatial import (
@@ -230,6 +231,25 @@ def test_learn2reg_axes_and_units(tmp_path):
     assert np.allclose(shared.transform_points(x), fixed.index_to_world([[1.5, 1, 5], [0, 2, 3]]), atol=1e-5)
 
 
+def test_fields_of_learn2reg_that_are_laid_out_otherwise_are_read_as_the_message_says(tmp_path):
+    grid = Grid.make((6, 8, 10), spacing=2)
+    u = np.zeros((3, 10, 8, 6), np.float32)
+    u[0] = 1.5
+    for array, words, mended in (
+        (u, "numpy.moveaxis(array, 0, -1)", np.moveaxis(u, 0, -1)),
+        (
+            u[:, ::2, ::2, ::2].astype(np.float16),
+            "numpy.stack([scipy.ndimage.zoom(part, 2, order=2) for part in array], -1)",
+            np.stack([zoom(part.astype(np.float32), 2, order=2) for part in u[:, ::2, ::2, ::2]], -1),
+        ),
+    ):
+        np.savez(tmp_path / "disp.npz", array)
+        refused(tmp_path / "disp.npz", words, fixed_grid=grid)
+        np.savez(tmp_path / "disp.npz", mended)
+        transform = read_transform(tmp_path / "disp.npz", fixed_grid=grid)
+        assert np.allclose(transform.transform_points(grid.center), grid.center + [3, 0, 0], atol=1e-4)
+
+
 def test_learn2reg_warps_as_its_evaluation_does(random_image, tmp_path):
     """map_coordinates(moving, identity + u) on arrays as nibabel loads them."""
     from scipy.ndimage import map_coordinates
@@ -344,10 +364,19 @@ def test_nifti_that_is_no_field(tmp_path):
     path = tmp_path / "f.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
     refused(path, "(4, 5, 6)", "no displacement field")
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 3), np.float32), np.eye(4)), path)
-    refused(path, "Learn2Reg")
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 1, 3), np.float32), np.eye(4)), path)
-    refused(path, "intent code 0")
+    for shape in ((4, 5, 6, 3), (3, 4, 5, 6), (4, 5, 6, 1, 3)):  # Learn2Reg's two, and who knows
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), path)
+        words = (
+            "unit and frame are not known",
+            "intent code 0",
+            "Learn2Reg",
+            ".npz",
+            "1007 if they are LPS",
+            "1006 if RAS",
+        )
+        refused(path, str(shape), *words)
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 7), np.float32), np.eye(4)), path)
+    refused(path, "no displacement field")
     vectors = nib.Nifti1Image(np.full((4, 5, 6, 1, 3), np.nan, np.float32), np.eye(4))
     vectors.header.set_intent("vector")
     nib.save(vectors, path)
