@@ -19,6 +19,9 @@ from samreg.spatial.transforms import DisplacementField, Transform, slabs
 LEARN2REG = ".npz"
 
 _NIFTI_DISPVECT, _NIFTI_VECTOR = 1006, 1007  # intent codes
+_NIFTYREG, _SPM = "NREG_TRANS", "Mapping"  # intent names of files whose vectors are RAS, or positions
+_NIFTYREG_DISPLACEMENT = 1  # NiftyReg's first intent parameter, 0 of positions, others of velocities and splines
+_FNIRT = range(2006, 2010)  # intent codes of FSL
 
 
 def is_nifti_field(path: Path) -> bool:
@@ -38,7 +41,7 @@ def is_nifti_field(path: Path) -> bool:
 def read_nifti_field(path: Path) -> DisplacementField:
     """Read a NIfTI displacement field, (x, y, z, 1, 3) in mm.
 
-    The vectors are LPS for the intent "vector", RAS for "displacement vector".
+    The vectors are LPS for the intent "vector", RAS for "displacement vector" and for NiftyReg's displacements.
 
     Raises
     ------
@@ -47,6 +50,7 @@ def read_nifti_field(path: Path) -> DisplacementField:
     """
     with open_nibabel(path) as image:
         shape, intent = image.shape, int(image.header["intent_code"])
+        _refuse_other_transforms(image.header, path)
         flat = shape == (*shape[:2], 1, 1, 2)
         is_field = flat or shape == (*shape[:3], 1, 3)
         if not is_field and not (len(shape) == 4 and 3 in (shape[0], shape[3])):
@@ -63,13 +67,38 @@ def read_nifti_field(path: Path) -> DisplacementField:
         data = np.asarray(image.dataobj, dtype=np.float32)
         data = data[:, :, 0, 0] if flat else data[:, :, :, 0]
         d = data.ndim - 1
-        if intent == _NIFTI_DISPVECT:  # the standard's displacements are RAS, and ITK turns them
+        if intent == _NIFTI_DISPVECT or _intent_name(image.header) == _NIFTYREG:
+            # the standard's displacements are RAS, and ITK turns them
             data = data * np.array([-1, -1, 1], dtype=np.float32)[:d]
         lps = nifti_to_lps(image, str(path))
         spacing = np.linalg.norm(lps[:d, :d], axis=0)
         array = np.ascontiguousarray(reversed_axes(data))
         grid = Grid.make(array.shape[:-1], origin=lps[:d, 3], spacing=spacing, direction=lps[:d, :d] / spacing)
         return DisplacementField(array, grid)
+
+
+def _intent_name(header: Any) -> str:
+    return bytes(header["intent_name"]).decode("ascii", "replace").strip("\0 ")
+
+
+def _refuse_other_transforms(header: Any, path: Path) -> None:
+    """Refuse what other programs store as vectors that are no displacements in mm of the scanner's axes."""
+    name = _intent_name(header)
+    if name == _NIFTYREG and float(header["intent_p1"]) != _NIFTYREG_DISPLACEMENT:
+        raise InputError(
+            f"{path}: a transform of NiftyReg that is no displacement field; make it one with `reg_transform -ref "
+            f"FIXED -disp {path.name} displacement.nii.gz`"
+        )
+    if name == _SPM:
+        raise InputError(
+            f"{path}: a deformation of SPM, which holds positions, RAS mm; subtract each voxel's own position and "
+            f"store it with intent code {_NIFTI_DISPVECT} and no intent name"
+        )
+    if int(header["intent_code"]) in _FNIRT:
+        raise InputError(
+            f"{path}: a warp of FSL's FNIRT, in its own frame; convert it with Connectome Workbench, `wb_command "
+            f"-convert-warpfield -from-fnirt {path.name} MOVING -to-itk field.nii.gz`"
+        )
 
 
 def write_nifti_field(field: DisplacementField, path: Path) -> None:

@@ -387,6 +387,32 @@ def test_nifti_that_is_no_field(tmp_path):
     refused(path, "orthonormal")
 
 
+@pytest.mark.parametrize(
+    ("intent", "words"),
+    [
+        ((1007, 0, "NREG_TRANS"), ["NiftyReg", "reg_transform"]),
+        ((1007, 2, "NREG_TRANS"), ["NiftyReg", "reg_transform"]),
+        ((1007, 0, "Mapping"), ["SPM", "positions"]),
+        ((2006, 0, ""), ["FNIRT", "wb_command"]),
+    ],
+)
+def test_vectors_of_programs_that_mean_something_else_by_them_are_refused(tmp_path, intent, words):
+    """They have the shape, and but for FSL's the intent code, of a displacement field of ITK."""
+    for shape in ((4, 5, 6, 1, 3), (4, 5, 6, 3)):
+        image = nib.Nifti1Image(np.ones(shape, np.float32), np.eye(4))
+        image.header["intent_code"], image.header["intent_p1"], image.header["intent_name"] = intent
+        nib.save(image, tmp_path / "warp.nii.gz")
+        refused(tmp_path / "warp.nii.gz", *words)
+
+
+def test_displacements_of_niftyreg_are_ras(tmp_path):
+    image = nib.Nifti1Image(np.tile(np.float32([1, 2, 3]), (4, 5, 6, 1, 1)), np.eye(4))
+    image.header["intent_code"], image.header["intent_p1"], image.header["intent_name"] = 1007, 1, "NREG_TRANS"
+    nib.save(image, tmp_path / "disp.nii.gz")
+    moved = read_transform(tmp_path / "disp.nii.gz").transform_points([[-1, -1, 1]])
+    assert np.allclose(moved, [[-2, -3, 4]])
+
+
 def test_other_files_of_these_suffixes(tmp_path):
     with h5py.File(tmp_path / "e.h5", "w") as file:
         file["embedding"] = np.zeros(3)
