@@ -22,10 +22,9 @@ class Convolution3d(nn.Conv3d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if _is_for_onednn(x) and _is_for_onednn(self.weight) and self.padding_mode == "zeros":
-            return torch.mkldnn_convolution(
-                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-            )
+        padding = self.padding
+        if isinstance(padding, tuple) and self.padding_mode == "zeros" and _is_for_onednn(x):
+            return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
         result: Tensor = super().forward(x)
         return result
 

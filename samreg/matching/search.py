@@ -15,7 +15,10 @@ from samreg.spatial.grid import FloatArray
 MEMORY_LIMIT_MB = 256  # for one block of similarities or gathered vectors
 _CACHED_MB = 8  # of a block on the CPU, unless the limit is lower: larger ones leave its caches
 _KEYS_AT_ONCE = 4096
-_MOST_AT_ONCE = 64  # that search around one place
+_MOST_AT_ONCE = 64  # that search around one cell
+_CELL_SIZES = (1, 4, 8)  # voxels
+_FAR = 2**19  # voxels; no image reaches it, and three of them make one number
+_GATHERING = 25  # a vector takes as long as comparing it so many times, on two processors
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,28 +152,27 @@ def _search_near(
     spacing = (step * target.grid.spacing).tolist()
     expected = torch.tensor(prediction.positions, dtype=torch.float64, device=target.device)
     index = target.frame.index(expected) / step
-    windows, members, counts = _shared(index)
-    middle = windows.round()
-    offsets = _ball(prediction.radius, spacing, target.device)
+    windows = _windows(index, prediction.radius, spacing)
+    offsets, members = windows.offsets, windows.members
     volume = target.sparse_volume if coarse else target.row
-    first, further, volume = _places(volume, middle.long(), offsets, _reach(prediction.radius, spacing))
-    # in radii; |offset - fraction|^2 by one product
+    first, further, volume = _places(volume, windows.corner, offsets)
+    # in radii; |offset - own|^2 by one product
     scale = offsets.new_tensor([size / prediction.radius for size in spacing], dtype=torch.float32)
-    fraction, steps = (windows - middle).float() * scale, offsets * scale
-    squares = fraction.square().sum(dim=1, keepdim=True), steps.square().sum(dim=1)
-    block = _block(len(offsets) * (4 * query.shape[1] + 64), target, memory_limit_mb)
+    own_offset, steps = (index[members.clamp(min=0)] - windows.corner[:, None]).float() * scale, offsets * scale
+    squares = own_offset.square().sum(dim=2, keepdim=True), steps.square().sum(dim=1)
+    block = _block(len(offsets) * (4 * query.shape[1] + 16 * members.shape[1]), target, memory_limit_mb)
     result = torch.full((len(query),), -1, dtype=torch.long, device=target.device)
-    for start in range(0, len(windows), block):
-        part = slice(start, start + block)
+    for start in range(0, len(members), block):
+        part, most = slice(start, start + block), windows.counts[start]
+        own = members[part, :most]
         places = volume[first[part, None] + further]
-        distance = torch.addmm(squares[1], fraction[part], steps.T, alpha=-2).add_(squares[0][part])
-        ignored = (places < 0).logical_or_(distance > 1)
+        outside = (places < 0)[:, None]
         places = places.clamp_(min=0)
         flat = places.flatten()
         keys = (target.sparse_vectors[flat] if coarse else target.vectors(flat)).unflatten(0, places.shape)
-        own = members[part, : counts[start]]
+        distance = (own_offset[part, :most] @ steps.T).mul_(-2).add_(squares[0][part, :most]).add_(squares[1])
         score = (query[own.clamp(min=0)].to(keys.dtype) @ keys.transpose(1, 2)).float()
-        score.sub_(distance[:, None], alpha=prediction.penalty).masked_fill_(ignored[:, None], -torch.inf)
+        score.sub_(distance, alpha=prediction.penalty).masked_fill_((distance > 1).logical_or_(outside), -torch.inf)
         value, choice = score.max(dim=2)
         chosen = places.gather(1, choice).long()
         chosen = torch.where(value > -torch.inf, target.sparse_rows[chosen] if coarse else chosen, -1)
@@ -181,13 +183,42 @@ def _search_near(
     return result
 
 
-def _shared(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the places (W, d) among N, which of the N are at each, (W, M) padded with -1, and how many (W,).
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """Cells of neighbouring voxels in which queries are expected; what lies around a cell is gathered once for all.
 
-    What is at a place is gathered once for all that search there. Where most are comes first, so that the places of a
-    block have about as many; one where more than a few dozen are comes several times.
+    Parameters
+    ----------
+    corner
+        (W, d) first voxel of each cell, x first.
+    members
+        (W, M) the queries in it, padded with -1; a cell that many share comes several times.
+    counts
+        (W,) how many these are, the most first, so that the cells of a block have about as many.
+    offsets
+        (K, d) voxels, from the corner, that a query of the cell may reach.
     """
-    which = torch.unique(index, dim=0, return_inverse=True)[1]
+
+    corner: torch.Tensor
+    members: torch.Tensor
+    counts: torch.Tensor
+    offsets: torch.Tensor
+
+    @property
+    def cost(self) -> int:
+        """Of the search, in comparisons of two vectors."""
+        return len(self.offsets) * (_GATHERING * len(self.members) + int(self.counts.sum()))
+
+
+def _windows(index: torch.Tensor, radius: float, spacing: Sequence[float]) -> _Windows:
+    """Return cells of continuous voxel indices (N, d), as large as makes the search of ``radius`` mm cheapest."""
+    return min((_cells(index, size, radius, spacing) for size in _CELL_SIZES), key=lambda windows: windows.cost)
+
+
+def _cells(index: torch.Tensor, size: int, radius: float, spacing: Sequence[float]) -> _Windows:
+    """Return cells of ``size`` voxels along each axis."""
+    cells = index.round().clamp(-_FAR, _FAR).long().div(size, rounding_mode="floor")
+    which = torch.unique(_flattened(cells), return_inverse=True)[1]
     order = which.argsort(stable=True)
     place = which[order]
     nth = torch.arange(len(index), device=index.device) - torch.searchsorted(place, place)
@@ -199,38 +230,50 @@ def _shared(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     rank = torch.empty_like(by_count)
     rank[by_count] = torch.arange(len(counts), device=index.device)
     members[rank[window], nth % _MOST_AT_ONCE] = order
-    return index[members[:, 0]] if len(index) else index, members, counts
+    corner = size * cells[members[:, 0]] if len(index) else cells
+    return _Windows(corner, members, counts, _ball(radius, spacing, size, index.device))
+
+
+def _flattened(cells: torch.Tensor) -> torch.Tensor:
+    """Return a number (N,) for each of the cells (N, d), the same for the same."""
+    if not len(cells):
+        return cells[:, 0]
+    low = cells.amin(dim=0)
+    flat = torch.zeros_like(cells[:, 0])
+    for axis, width in enumerate((cells.amax(dim=0) - low + 1).tolist()):
+        flat = flat * width + cells[:, axis] - low[axis]
+    return flat
 
 
 def _places(
-    volume: torch.Tensor, middle: torch.Tensor, offsets: torch.Tensor, reach: Sequence[int]
+    volume: torch.Tensor, corner: torch.Tensor, offsets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return where voxels (N, d) lie in a flattened volume, how much further offsets (K, d) do, and that volume.
 
-    It is padded with -1, so that every sum of the two is in it; ``reach`` is the largest offset along each axis.
+    It is padded with -1, so that every sum of the two is in it.
     """
     size = torch.Size(reversed(volume.shape))
+    reach = offsets.abs().amax(dim=0).tolist()
     padding = [2 * n + 1 for n in reach]
     padded = F.pad(volume, [n for pad in padding for n in (pad, pad)], value=-1)
-    first, further = torch.zeros_like(middle[:, 0]), torch.zeros_like(offsets[:, 0])
+    first, further = torch.zeros_like(corner[:, 0]), torch.zeros_like(offsets[:, 0])
     for axis in reversed(range(len(size))):
-        # a ball that is wholly outside is as empty further out
-        place = middle[:, axis].clamp(-reach[axis] - 1, size[axis] + reach[axis]) + padding[axis]
+        # what is wholly outside is as empty further out
+        place = corner[:, axis].clamp(-reach[axis] - 1, size[axis] + reach[axis]) + padding[axis]
         width = padded.shape[len(size) - 1 - axis]
         first, further = first * width + place, further * width + offsets[:, axis]
     return first, further, padded.flatten()
 
 
-def _ball(radius: float, spacing: Sequence[float], device: torch.device) -> torch.Tensor:
-    """Return the voxels (K, d) that can lie within ``radius`` mm of a place in the voxel 0, x first; spacing in mm."""
-    box = torch.cartesian_prod(*[torch.arange(-n, n + 1, device=device) for n in _reach(radius, spacing)])
-    squared = sum((box[:, axis] * size).square() for axis, size in enumerate(spacing))
-    return box[squared <= (radius + _half_diagonal(spacing)) ** 2]
+def _ball(radius: float, spacing: Sequence[float], size: int, device: torch.device) -> torch.Tensor:
+    """Return the voxels (K, d) that can lie within ``radius`` mm of a place in a cell of ``size`` voxels, x first.
 
-
-def _reach(radius: float, spacing: Sequence[float]) -> list[int]:
-    """Return how many voxels :func:`_ball` reaches along each axis."""
-    return [int((radius + _half_diagonal(spacing)) / size) for size in spacing]
+    They are counted from the first voxel of the cell; the spacing is in mm.
+    """
+    reach = [int((radius + _half_diagonal(spacing)) / step) for step in spacing]
+    box = torch.cartesian_prod(*[torch.arange(-n, n + size, device=device) for n in reach])
+    from_cell = (box - box.clamp(0, size - 1)) * torch.tensor(spacing, device=device)
+    return box[from_cell.square().sum(dim=1) <= (radius + _half_diagonal(spacing)) ** 2]
 
 
 def _half_diagonal(spacing: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -118,7 +119,8 @@ def test_a_search_around_predictions_takes_the_best_voxel_of_each_ball(pair, inn
     score = (query @ moving.vectors(rows).float().T).numpy() - near.penalty * away**2
     best = np.where(away <= 1, score, -np.inf).max(axis=1)
     monkeypatch.setattr(search, "_refine", lambda query, target, best, limit: (target.places(best), best.double()))
-    for limit in (256, 1):  # one block, and many
+    for size, limit in itertools.product((1, 4, 8), (256, 1)):  # one block, and many
+        monkeypatch.setattr(search, "_CELL_SIZES", (size,))
         chosen = find(query, moving, prediction=near, coarse=coarse, memory_limit_mb=limit).similarity.astype(int)
         found = score[np.arange(len(query)), [int((rows == row).nonzero()[0, 0]) for row in chosen]]
         np.testing.assert_allclose(found, best, atol=0.01)  # half precision
