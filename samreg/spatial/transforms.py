@@ -21,6 +21,8 @@ from samreg.spatial.grid import FloatArray, Grid, as_points_array
 _NEWTON_ITERATIONS = 30
 _DIFFERENCE_VOXELS = 0.005  # over which an inverse takes derivatives: within one cell, above float32's rounding
 _INSIDE_VOXELS = 1e-6  # from the border, so that rounding puts no point outside
+_CONTINUED_VOXELS = 3  # beyond its border, so that an inverse can be interpolated up to where the border goes
+_LANDING_PER_AXIS = 25  # points of a field, among which the start of its inverse is looked up
 _MAX_POINTS_AT_ONCE = 500_000  # to bound memory
 _MAX_VOXELS_REFINED = 25_000_000  # of an inverse that is sampled more finely than its field
 _REFINING_ITERATIONS = 8  # at full resolution, from the inverse on a coarser grid
@@ -282,6 +284,18 @@ class DisplacementField(Transform):
 
         return torch.from_numpy(np.moveaxis(self.displacement, -1, 0)[None])
 
+    @cached_property
+    def _landing(self) -> tuple[FloatArray, Any]:
+        """Points all over the grid (N, d), and a tree of where they land, to look up which lands nearest."""
+        from scipy.spatial import KDTree
+
+        spacing = np.maximum(self.grid.spacing, self.grid.extent / _LANDING_PER_AXIS)
+        points = self.grid.with_spacing(spacing).world_points().reshape(-1, self.ndim)
+        last = np.array(self.grid.size) - 1
+        within = np.minimum(0.25, last / 2)  # voxels from the border, on which there is a slope to either side
+        points = self.grid.index_to_world(np.clip(self.grid.world_to_index(points), within, last - within))
+        return points, KDTree(self.transform_points(points))
+
     def transform_points(self, points: ArrayLike) -> FloatArray:
         """Map points (N, d) of the fixed image to the moving image, LPS mm."""
         points = as_points_array(points, self.ndim)
@@ -473,7 +487,8 @@ def invert(transform: Transform, *, tolerance: float = 0.02, iterations: int = 4
     A field's inverse v fulfils v(y) = -u(y + v(y)) and is solved at every voxel by a fixed-point iteration
     (Chen et al., A simple fixed-point approach to invert a deformation field, Med. Phys. 2008) that is damped
     where it does not converge. Measure the result with :func:`inverse_residual`; where a field folds, no
-    inverse exists and the residual says so.
+    inverse exists and the residual says so. A field whose border moves is continued by its slope there, so that its
+    inverse can be interpolated up to where the border goes; beyond, it is zero as the field is outside its grid.
 
     Parameters
     ----------
@@ -540,9 +555,29 @@ def _grid_of_inverse(forward: DisplacementField, tolerance: float) -> Grid:
 
 def _invert_on(forward: DisplacementField, grid: Grid, tolerance: float, iterations: int) -> DisplacementField:
     """Solve for the inverse at the voxels of ``grid``; large grids start from the solution on every second voxel."""
+    return _invert_continued(_continued(forward, tolerance), grid, tolerance, iterations)
+
+
+def _continued(field: DisplacementField, tolerance: float) -> DisplacementField:
+    """Continue a field a few voxels beyond its border: by its slope where the border moves, else by its value, zero.
+
+    Voxels of an inverse just beyond where the border goes have neighbours within. With the zeros that are outside a
+    field, points between the two were taken somewhere on the way from there to their counterparts.
+    """
+    if np.linalg.norm(_border_values(field.displacement), axis=-1).max(initial=0.0) <= tolerance:
+        return field
+    n, around = _CONTINUED_VOXELS, [(_CONTINUED_VOXELS, _CONTINUED_VOXELS)] * field.ndim
+    continued = np.pad(field.displacement, [*around, (0, 0)], mode="reflect", reflect_type="odd")
+    ends = np.pad(np.linalg.norm(field.displacement, axis=-1) <= tolerance, around, mode="edge")
+    ends[(slice(n, -n),) * field.ndim] = False
+    continued[ends] = 0
+    return DisplacementField(continued, field.grid.between(np.full(field.ndim, -n), np.array(field.grid.size) - 1 + n))
+
+
+def _invert_continued(forward: DisplacementField, grid: Grid, tolerance: float, iterations: int) -> DisplacementField:
     coarse = None
     if np.prod(grid.shape) > _MAX_POINTS_AT_ONCE:
-        coarse = _invert_on(forward, grid.with_spacing(2 * grid.spacing), tolerance, iterations)
+        coarse = _invert_continued(forward, grid.with_spacing(2 * grid.spacing), tolerance, iterations)
         iterations = _REFINING_ITERATIONS
     displacement = np.empty((*grid.shape, grid.ndim), dtype=np.float32)
     for start, points in slabs(grid):
@@ -560,7 +595,8 @@ def _invert_at(
     """Return the points x with x + u(x) = target, or the best found from ``guess``.
 
     Where u is not zero at the grid's border, some targets have two solutions, one inside the grid and one beyond it,
-    where u is zero at once: that inside, found with u continued by its border values, is preferred.
+    where u is zero at once: that inside, found with u continued by its border values, is preferred. It is sought from
+    where the field lands nearest: steps from far off do not arrive where it turns the frame by half a turn.
     """
     last = np.array(forward.grid.size) - 1.0
 
@@ -573,10 +609,16 @@ def _invert_at(
     tried = np.flatnonzero((error > tolerance) | ~forward.grid.contains(best))
     if len(tried) == 0:
         return best
-    start = 2 * target[tried] - continued(target[tried])
-    inside, _ = _solve(continued, target[tried], start, tolerance, iterations, difference)
+    nodes, tree = forward._landing
+    start = nodes[tree.query(target[tried])[1]]
+    inside, _ = _approached(
+        continued, target[tried], start, tolerance, _NEWTON_ITERATIONS, _newton(continued, difference)
+    )
+    # one that ends beyond the border by less than its error is on it
+    index = np.clip(forward.grid.world_to_index(inside), _INSIDE_VOXELS - 0.5, last + 0.5 - _INSIDE_VOXELS)
+    inside = forward.grid.index_to_world(index)
     miss = np.linalg.norm(forward.transform_points(inside) - target[tried], axis=1)
-    taken = forward.grid.contains(inside) & (miss <= np.maximum(error[tried], tolerance))
+    taken = miss <= np.maximum(error[tried], 2 * tolerance)
     best[tried[taken]] = inside[taken]
     return best
 
@@ -594,18 +636,27 @@ def _solve(
     A damped fixed-point iteration, which is quick, but does not converge where forward stretches much; from where it
     ends, damped Newton steps with derivatives from differences over ``difference`` mm.
     """
-
-    def newton(points: FloatArray, miss: FloatArray) -> FloatArray:
-        steps = difference * np.eye(points.shape[1])
-        slopes = np.stack([(forward(points + h) - forward(points - h)) / (2 * difference) for h in steps], axis=-1)
-        change: FloatArray = (np.linalg.pinv(slopes) @ miss[..., None])[..., 0]
-        return change
-
     best, error = _approached(forward, target, guess, tolerance, iterations, lambda _, miss: miss)
     left = np.flatnonzero(error > tolerance)
     if len(left):
-        best[left], error[left] = _approached(forward, target[left], best[left], tolerance, _NEWTON_ITERATIONS, newton)
+        best[left], error[left] = _approached(
+            forward, target[left], best[left], tolerance, _NEWTON_ITERATIONS, _newton(forward, difference)
+        )
     return best, error
+
+
+def _newton(
+    forward: Callable[[FloatArray], FloatArray], difference: float
+) -> Callable[[FloatArray, FloatArray], FloatArray]:
+    """Return Newton's change, (points, miss) to (N, d), with derivatives from differences over so many mm."""
+
+    def change(points: FloatArray, miss: FloatArray) -> FloatArray:
+        steps = difference * np.eye(points.shape[1])
+        slopes = np.stack([(forward(points + h) - forward(points - h)) / (2 * difference) for h in steps], axis=-1)
+        result: FloatArray = (np.linalg.pinv(slopes) @ miss[..., None])[..., 0]
+        return result
+
+    return change
 
 
 def _approached(

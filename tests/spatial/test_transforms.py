@@ -131,6 +131,57 @@ def test_the_inverse_of_a_total_displacement_is_no_larger_than_it(smooth_field, 
         assert np.abs(inverse.transform_points(field.transform_points(points)) - points).max() < 0.3
 
 
+@DIMENSIONS
+@pytest.mark.parametrize("apart", [7.0, -400.0])
+def test_the_inverse_is_right_up_to_where_the_border_goes(smooth_field, ndim, apart):
+    """Its outermost voxels were where they lie, by the zeros outside a field: points beside them were on the way."""
+    grid = Grid.make((7, 6, 5)[:ndim], spacing=(2, 3, 4)[:ndim])
+    field = DisplacementField(smooth_field(grid, amplitude=1.0).displacement + np.float32(apart), grid)
+    rng = np.random.default_rng(0)
+    index = rng.uniform(0, np.array(grid.size) - 1, (300, ndim))
+    index[np.arange(300), rng.integers(ndim, size=300)] = 0.0  # on the border
+    points = grid.index_to_world(index)
+    moved = field.transform_points(points)
+    for inverse in (invert(field), field.inverse().field):
+        assert np.abs(inverse.transform_points(moved) - points).max() < 0.3
+    rim = grid.index_to_world(index - 0.4999 * (index == 0))  # between the outermost centres and voxel borders
+    assert np.abs(field.inverse().transform_points(field.transform_points(rim)) - rim).max() < 0.1
+
+
+@pytest.mark.parametrize("degrees", [30, 90, 180])
+def test_the_inverse_of_a_total_displacement_that_turns_is_found(degrees):
+    """From a quarter turn on, steps from afar did not arrive, and points were said to come from where they lie."""
+    grid = Grid.make((6, 7, 8), spacing=(3, 3, 5))
+    turn = np.array([[np.cos(t := np.deg2rad(degrees)), -np.sin(t), 0], [np.sin(t), np.cos(t), 0], [0, 0, 1]])
+    field = sample_displacement(AffineTransform(turn, [300, 300, 0]), grid)
+    points = grid.index_to_world(np.random.default_rng(0).uniform(0, np.array(grid.size) - 1, (300, 3)))
+    for inverse in (field.inverse(), invert(field)):
+        assert np.abs(inverse.transform_points(field.transform_points(points)) - points).max() < 0.1
+
+
+def test_an_inverse_stays_zero_where_the_field_ends_at_zero():
+    """Another side's border moves: there the field is continued by its slope, here by the zero at which it ends."""
+    grid = Grid.make((21, 11), spacing=2.0)
+    _, y = np.moveaxis(grid.world_points(), -1, 0)
+    field = DisplacementField(np.stack([4 * np.sin(np.pi * y / 40), 0 * y], axis=-1), grid)
+    beyond = np.array([[10.0, -1.0], [10.0, 41.0]])
+    inverse = invert(field)
+    assert inverse.grid.contains(beyond).all()
+    assert np.abs(inverse.transform_points(beyond) - beyond).max() < 0.02
+
+
+def test_the_inverse_agrees_with_itk(smooth_field):
+    import SimpleITK as sitk
+
+    grid = Grid.make((24, 24, 24), spacing=3)
+    field = tapered(smooth_field(grid, amplitude=3), 20.0)  # ITK inverts fields that end at zero
+    vectors = sitk.GetImageFromArray(field.displacement.astype(np.float64), isVector=True)
+    vectors.SetSpacing(grid.spacing.tolist())
+    theirs = sitk.InvertDisplacementField(vectors, 100, 1e-4, 1e-6)
+    difference = invert(field, tolerance=1e-3).displacement - sitk.GetArrayFromImage(theirs)
+    assert np.abs(difference).max() < 0.02
+
+
 def test_a_fold_has_an_honest_residual():
     grid = Grid.make((20, 20, 20), spacing=2)
     x = grid.world_points()[..., 0]
