@@ -18,7 +18,6 @@ from samreg.spatial.transforms import AffineTransform, Transform, slabs
 from samreg.tracking.size import Extent
 
 _SIZES = (("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume"))
-_AROUND_VOXELS = 2.0  # diagonals of a voxel around its centre, within which it goes
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,15 +247,18 @@ class LesionTracks:
 def _draw(array: NDArray[np.int16], grid: Grid, extent: Extent, transform: Transform, number: int) -> None:
     """Number the voxels of an array on a grid that a transform takes an extent to.
 
-    Only around where it goes is the inverse computed: that of a whole field takes seconds.
+    Only where it and the voxels beside it go is the inverse computed: that of a whole field takes seconds.
     """
+    from scipy.ndimage import binary_dilation
+
     if not extent.mask.any():
         return
-    voxels = extent.grid.index_to_world(np.argwhere(extent.mask)[:, ::-1])
+    # a voxel ends halfway to its neighbours, however much the transform stretches it
+    around = binary_dilation(np.pad(extent.mask, 1), np.ones((3,) * grid.ndim, bool))
+    voxels = extent.grid.index_to_world(np.argwhere(around)[:, ::-1] - 1)
     index = grid.world_to_index(transform.transform_points(voxels))
-    around = _AROUND_VOXELS * np.linalg.norm(extent.grid.spacing) / grid.spacing
-    first = np.clip(np.floor(index.min(axis=0) - around), 0, None).astype(int)
-    last = np.minimum(np.ceil(index.max(axis=0) + around), np.asarray(grid.size) - 1).astype(int)
+    first = np.clip(np.floor(index.min(axis=0)), 0, None).astype(int)
+    last = np.minimum(np.ceil(index.max(axis=0)), np.asarray(grid.size) - 1).astype(int)
     if (first > last).any():
         return
     box = array[tuple(slice(low, high + 1) for low, high in zip(first[::-1], last[::-1], strict=True))]

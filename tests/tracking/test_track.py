@@ -14,8 +14,8 @@ import pytest
 import samreg
 from samreg.errors import InputError
 from samreg.landmarks.laterality import mirror_image
-from samreg.spatial import AffineTransform
-from samreg.tracking import as_lesions, track_pairs, tracking_errors
+from samreg.spatial import AffineTransform, Grid
+from samreg.tracking import Extent, TrackedLesion, as_lesions, track_pairs, tracking_errors
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
@@ -107,6 +107,28 @@ def test_what_is_carried_over_lies_where_the_transform_takes_it(tracks):
     for i, lesion in enumerate(lesions):
         expected[lesion.before.at(back)] = i + 1
     assert np.array_equal(labels.array.ravel(), expected)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 8.0])
+def test_all_of_what_a_transform_stretches_is_drawn(stretch):
+    """A voxel was drawn within two diagonals of where its centre goes; stretched eightfold it reaches farther."""
+    grid = Grid.make((3, 3, 3), spacing=2.0, origin=(20.3, 20.4, 20.6))
+    voxel = np.zeros(grid.shape, bool)
+    voxel[1, 1, 1] = True
+    scan = samreg.Image.from_array(np.zeros((50, 52, 54), np.int16))
+    transform = AffineTransform.about(grid.center, np.diag([stretch, 1.0, 1.0]) @ _turned(30))
+    drawn = Extent(voxel, grid)
+    lesion = TrackedLesion("nodule", grid.center, grid.center, 0.9, 0.8, 1.0, 2.0, True, drawn, None, None, "not seen")
+    labels = samreg.LesionTracks((lesion,), scan, scan, transform).labels()
+    back = transform.inverse().transform_points(scan.grid.world_points().reshape(-1, 3))
+    expected = drawn.at(back).reshape(scan.shape)
+    assert expected.any()
+    assert np.array_equal(labels.array == 1, expected)
+
+
+def _turned(degrees):
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 def test_lesions_without_a_voxel_and_those_carried_out_of_the_image_are_not_drawn(tracks):
@@ -254,7 +276,7 @@ def test_options_are_checked_before_anything_is_read(tmp_path, options):
 
 
 def test_an_organ_is_drawn_and_compared_on_no_more_voxels_than_a_lesion(tracks, visits, monkeypatch):
-    from samreg.tracking import Extent, page
+    from samreg.tracking import page
     from samreg.tracking.track import _dice
 
     grid = visits.baseline.grid
