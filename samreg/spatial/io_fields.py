@@ -14,7 +14,7 @@ from samreg.spatial.adapters import nifti_to_lps, to_nifti_affine
 from samreg.spatial.files import reading
 from samreg.spatial.grid import Grid
 from samreg.spatial.io_nifti import open_nibabel
-from samreg.spatial.transforms import DisplacementField, Transform, slabs
+from samreg.spatial.transforms import DisplacementField, Transform, require_known_vectors, slabs
 
 LEARN2REG = ".npz"
 
@@ -141,6 +141,7 @@ def read_learn2reg(path: Path, fixed: Grid | None, moving: Grid | None) -> Displ
             f"order (x, y, z, component){_layout_remedy(voxels.shape, expected)}"
         )
     u = reversed_axes(voxels)
+    require_known_vectors(u)
     displacement = np.empty((*fixed.shape, fixed.ndim), dtype=np.float32)
     for start, points in slabs(fixed):
         stop = start + len(points)

@@ -60,7 +60,7 @@ def read_itk_transform(path: Path) -> Transform:
     if path.name.lower().endswith(HDF5):
         return _read_hdf5(path)
     described = _described_in_matlab(path) if path.name.lower().endswith(MATLAB) else _described_in_text(path)
-    if any(_bare(kind) in (*_RENAMED, *_CENTRED, _COMPOSED) for kind, _, _ in described):
+    if any(_is_read_here(kind, parameters) for kind, parameters, _ in described):
         parts = [_from_parameters(*part) for part in described if not part[0].startswith("CompositeTransform")]
         return compose(*parts[::-1])  # ITK applies the last one first
     return _read_by_simpleitk(path, [kind for kind, _, _ in described])
@@ -136,6 +136,12 @@ def _described_in_text(path: Path) -> list[_Described]:
             described[-1][1][key] = np.array(values, dtype=np.float64)
     none = np.zeros(0)  # of a composite
     return [(kind, own.get("Parameters", none), own.get("FixedParameters", none)) for kind, own in described]
+
+
+def _is_read_here(kind: str, parameters: NDArray[Any]) -> bool:
+    """Tell whether SimpleITK does not know a kind, or leaves out numbers that are not finite."""
+    known = _bare(kind) not in (*_RENAMED, *_CENTRED, _COMPOSED)
+    return not known or not np.isfinite(parameters).all()
 
 
 def _bare(kind: str) -> str:
@@ -252,6 +258,8 @@ def _from_parameters(kind: str, parameters: NDArray[Any], fixed: NDArray[Any]) -
         size, origin, spacing, direction = np.split(np.asarray(fixed, dtype=float), [d, 2 * d, 3 * d])
         grid = Grid.make(size.astype(int)[::-1].tolist(), origin=origin, spacing=spacing, direction=direction)
         return DisplacementField(parameters.reshape(*grid.shape, d), grid)
+    if not np.isfinite(parameters).all():
+        raise InputError(f"the numbers of its {_bare(kind)} are not finite: {parameters.tolist()}; compute it again")
     d = int(kind.rpartition("_")[2])
     if (plain := _RENAMED.get(_bare(kind))) is not None:
         kind = f"{plain}_double_{d}_{d}"

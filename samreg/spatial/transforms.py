@@ -223,7 +223,7 @@ class DisplacementField(Transform):
     Raises
     ------
     InputError
-        When the shapes do not fit or a displacement is not finite.
+        When the shapes do not fit, or vectors are NaN or infinite: how many and where is said.
 
     Examples
     --------
@@ -243,8 +243,7 @@ class DisplacementField(Transform):
         expected = (*self.grid.shape, self.grid.ndim)
         if displacement.shape != expected:
             raise InputError(f"displacement must have shape {expected}, got {displacement.shape}")
-        if not np.isfinite(displacement).all():
-            raise InputError("the displacement field contains NaN or infinity; compute or export it again")
+        require_known_vectors(displacement)
         object.__setattr__(self, "displacement", displacement)
 
     def __repr__(self) -> str:
@@ -300,6 +299,34 @@ class DisplacementField(Transform):
         """Map points (N, d) of the fixed image to the moving image, LPS mm."""
         points = as_points_array(points, self.ndim)
         return points + self.displacement_at(points)
+
+
+def require_known_vectors(vectors: NDArray[Any]) -> None:
+    """Refuse a field some of whose vectors are unknown, as those outside a mask are in fields of other programs.
+
+    DICOM lets a vector be NaN, "not defined" (PS3.3 C.20.3.1.3). samreg's transforms map every point, and nothing asks
+    whether a point has a counterpart: such a field is refused, from whatever file.
+
+    Parameters
+    ----------
+    vectors
+        (z, y, x, 3) or (y, x, 2), of any unit.
+
+    Raises
+    ------
+    InputError
+        When vectors are NaN or infinite: how many, and where.
+    """
+    unknown = ~np.isfinite(vectors).all(axis=-1)
+    if not unknown.any():
+        return
+    found = np.argwhere(unknown)[:, ::-1]
+    first, last = tuple(found.min(axis=0).tolist()), tuple(found.max(axis=0).tolist())
+    raise InputError(
+        f"{len(found)} of {unknown.size} vectors of the displacement field are NaN or infinite, in voxels {first} to "
+        f"{last}, (x, y, z) counted from 0: where these points go is not known; export the field without a mask, cut "
+        "it to where it is known, or set such vectors to 0 where nothing is to move"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,6 +166,23 @@ def test_a_pre_deformation_matrix_is_read(pair, tmp_path):
     assert np.abs(samreg.read_transform(path).transform_points(points) - sampled_in_source(entry, points)).max() < 0.01
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_dicom_leaves_undefined_are_refused_as_in_every_other_file(pair, tmp_path, value):
+    path = tmp_path / "registration.dcm"
+    write_dicom_registration(FIELDS["a field, then an affine"], path, fixed=pair[0], moving=pair[1])
+    item = pydicom.dcmread(path)
+    (data,) = item.DeformableRegistrationSequence[0].DeformableRegistrationGridSequence
+    vectors = np.frombuffer(data.VectorGridData, "<f4").copy()
+    vectors[3:9] = value  # those of the second and the third voxel
+    data.VectorGridData = vectors.tobytes()
+    item.save_as(path)
+    with pytest.raises(
+        InputError, match=r"registration\.dcm: 2 of \d+ vectors .* in voxels \(1, 0, 0\) to \(2, 0, 0\)"
+    ):
+        samreg.read_transform(path)
+
+
 def test_images_that_share_a_space_are_told_apart_by_their_slices(pair, tmp_path):
     write_dicom_registration(RIGID, tmp_path / "r.dcm", fixed=pair[0], moving=pair[0])
     first, second = pydicom.dcmread(tmp_path / "r.dcm").RegistrationSequence

@@ -360,6 +360,38 @@ def test_npz_that_does_not_fit(tmp_path, grid):
     refused(path, "bare array", fixed_grid=grid)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha", ".h5", ".tfm", ".npz"])
+def test_vectors_that_are_not_known_are_refused_with_their_number_and_place(tmp_path, grid, suffix, value):
+    """As other programs write them outside a mask; for DICOM see test_dicom_objects.py."""
+    path, vectors = tmp_path / f"field{suffix}", np.zeros((*grid.shape, 3), np.float32)
+    vectors[2:4, 3, 5, 1] = value
+    image = sitk.GetImageFromArray(vectors.astype(np.float64 if suffix in (".h5", ".tfm") else np.float32), True)
+    if suffix == ".npz":
+        np.savez(path, np.moveaxis(vectors, -1, 0).T)
+    elif suffix in (".h5", ".tfm"):
+        sitk.WriteTransform(sitk.DisplacementFieldTransform(image), str(path))
+    else:
+        sitk.WriteImage(image, str(path))
+    refused(path, "2 of 336 vectors", "(5, 3, 2) to (5, 3, 3)", "set such vectors to 0", fixed_grid=grid)
+
+
+@pytest.mark.parametrize("suffix", AFFINE)
+def test_an_affine_that_is_not_finite_is_refused(tmp_path, suffix):
+    path = tmp_path / f"affine{suffix}"
+    write_transform(AffineTransform([[1, 0], [0, 1]], [1234.5, 0]), path)
+    if suffix == ".h5":
+        with h5py.File(path, "a") as file:
+            del file["TransformGroup/0/TransformParameters"]
+            file["TransformGroup/0/TransformParameters"] = [1, 0, 0, 1, np.nan, 0]
+    elif suffix == ".mat":
+        path.write_bytes(path.read_bytes().replace(np.float64(1234.5).tobytes(), np.float64(np.nan).tobytes()))
+    else:
+        path.write_text(path.read_text().replace("1234.5", "nan"))
+    refused(path, "not finite", "nan")
+
+
 def test_nifti_that_is_no_field(tmp_path):
     path = tmp_path / "f.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)

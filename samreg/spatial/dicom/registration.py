@@ -30,6 +30,7 @@ from samreg.spatial.transforms import (
     Transform,
     components,
     compose,
+    require_known_vectors,
     sample_displacement,
 )
 
@@ -251,6 +252,7 @@ def _read_deformable(item: Dataset, path: Path) -> Transform:
         direction=np.c_[row, column, np.cross(row, column)],
     )
     vectors = np.frombuffer(grid_item.VectorGridData, dtype="<f4").reshape(*shape, 3)
+    require_known_vectors(vectors)
     # M_pre x + d = M_pre (x + M_pre^-1 d): a field and affines after it
     displacement = vectors @ before.inverse().matrix.T.astype(np.float32)
     return compose(DisplacementField(displacement, grid), before, after)
