@@ -48,13 +48,15 @@ def images():
 
 
 @pytest.fixture
-def entry_point(monkeypatch):
-    """An installed package adds this file's engine, and one named as one built in."""
-    points = [
-        importlib.metadata.EntryPoint(name, "package_of_mine:Mine", "samreg.engines") for name in ("mine", "torch")
-    ]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points if group == "samreg.engines" else [])
-    monkeypatch.setattr(importlib.metadata.EntryPoint, "dist", SimpleNamespace(name="samreg"))
+def entry_point(monkeypatch, tmp_path):
+    """A package, installed while the program runs, adds this file's engine, and one named as one built in."""
+    available_engines()  # what was installed before is known
+    about = tmp_path / "package_of_mine-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: package-of-mine\nVersion: 1.0\n")
+    points = (f"{name} = package_of_mine:Mine\n" for name in ("mine", "torch"))
+    (about / "entry_points.txt").write_text(f"[samreg.engines]\n{''.join(points)}")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "package_of_mine", SimpleNamespace(Mine=Mine))
 
 
@@ -86,6 +88,17 @@ def test_an_entry_point_adds_an_engine(images, entry_point):
     assert isinstance(get_engine("mine"), Mine)
     result = samreg.register(*images, method="registration", engine="mine", transform="rigid")
     assert result.log == "shifted"
+
+
+def test_packages_are_read_once_until_others_are_installed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    before, read, count = available_engines(), importlib.metadata.entry_points, []
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **options: count.append(options) or read(**options))
+    assert available_engines() == before
+    assert not count
+    (tmp_path / "another-1.0.dist-info").mkdir()
+    assert available_engines() == before
+    assert len(count) == 1
 
 
 def test_the_command_line_takes_an_engine_in_a_file(images, tmp_path):
