@@ -178,7 +178,12 @@ def _checked_field_of_view(levels: object) -> tuple[float, float]:
 
 
 def phantom_pair(
-    fixed: int = 1, moving: int = 2, *, spacing: float | tuple[float, float, float] | None = None, seed: int = 0
+    fixed: int = 1,
+    moving: int = 2,
+    *,
+    spacing: float | tuple[float, float, float] | None = None,
+    field_of_view: tuple[float, float] | None = None,
+    seed: int = 0,
 ) -> PhantomPair:
     """Make two phantoms and the truth between them.
 
@@ -186,8 +191,8 @@ def phantom_pair(
     ----------
     fixed, moving
         Numbers of the subjects.
-    spacing, seed
-        As in :func:`make_phantom`.
+    spacing, field_of_view, seed
+        As in :func:`make_phantom`, of both.
 
     Raises
     ------
@@ -198,12 +203,14 @@ def phantom_pair(
     --------
     >>> import numpy as np
     >>> from samreg.phantoms import phantom_pair
-    >>> pair = phantom_pair(1, 2, spacing=12.0)
+    >>> pair = phantom_pair(1, 2, spacing=12.0, field_of_view=(-95, 75))
     >>> mapped = pair.transform.transform_points(pair.fixed_landmarks.positions)
     >>> bool(np.allclose(mapped, pair.moving_landmarks.positions))
     True
     """
-    first, second = (make_phantom(subject, spacing=spacing, seed=seed) for subject in (fixed, moving))
+    first, second = (
+        make_phantom(subject, spacing=spacing, field_of_view=field_of_view, seed=seed) for subject in (fixed, moving)
+    )
     shared = [name for name in first.landmarks.names if name in second.landmarks.names]
     return PhantomPair(
         fixed=first,

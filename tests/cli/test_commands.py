@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 import samreg
 from samreg.errors import EngineError, ImagesAtFault, MissingExtraError
-from samreg.phantoms import make_phantom
+from samreg.phantoms import phantom_pair
 from samreg.spatial import AffineTransform
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
@@ -451,14 +451,14 @@ def test_a_failed_engine_exits_3(run, files, tmp_path, monkeypatch, error):
 
 
 @functools.cache
-def short_phantom(subject, **options):
-    return make_phantom(subject, field_of_view=(-50, 20), **options)
+def short_pair(**options):
+    return phantom_pair(field_of_view=(-50, 20), **options)
 
 
 @pytest.fixture
 def short_phantoms(monkeypatch):
     """A third of the chest is enough to see what a demo does."""
-    monkeypatch.setattr("samreg.phantoms.phantom.make_phantom", short_phantom)
+    monkeypatch.setattr("samreg.phantoms.phantom.phantom_pair", short_pair)
 
 
 def test_demo_compares_three_methods_on_phantoms(run, short_phantoms, tmp_path):

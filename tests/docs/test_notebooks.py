@@ -45,8 +45,8 @@ def short_phantoms(monkeypatch):
     """Make phantoms of a part of the chest where no other is asked for: what embedding costs goes by its size."""
     original = samreg.phantoms.phantom.make_phantom
 
-    def short(subject, *, field_of_view=SHORT, **options):
-        return original(subject, field_of_view=field_of_view, **options)
+    def short(subject, *, field_of_view=None, **options):
+        return original(subject, field_of_view=field_of_view or SHORT, **options)
 
     for module in (samreg.phantoms, samreg.phantoms.phantom):
         monkeypatch.setattr(module, "make_phantom", short)

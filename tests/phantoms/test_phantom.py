@@ -168,6 +168,15 @@ def test_voxel_size_and_field_of_view_leave_the_anatomy(pair):
     assert np.array_equal(narrow.landmarks.positions, shared.positions)
 
 
+def test_a_pair_is_scanned_between_the_levels_asked_for():
+    short = phantom_pair(1, 2, spacing=10.0, field_of_view=(-60, 20))
+    for phantom in (short.fixed, short.moving):
+        alone = make_phantom(phantom.subject, spacing=10.0, field_of_view=(-60, 20))
+        assert np.array_equal(phantom.image.array, alone.image.array)
+    assert short.fixed_landmarks.names == short.moving_landmarks.names
+    assert 0 < len(short.fixed_landmarks) < len(phantom_pair(1, 2, spacing=10.0).fixed_landmarks)
+
+
 def test_landmarks_outside_the_field_of_view_are_dropped():
     narrow = make_phantom(1, spacing=6.0, field_of_view=(-90, 30))
     assert "carina" in narrow.landmarks.names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import samreg
 from samreg.errors import InputError
 from samreg.landmarks import FoundLandmarks
-from samreg.phantoms import make_phantom
+from samreg.phantoms import phantom_pair
 from samreg.plugin import placing, session
 from samreg.plugin.reader import get_reader, phantom_layers, read_layers
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
@@ -30,7 +29,7 @@ def silent():
 @pytest.fixture(scope="module")
 def pair():
     """Return two people, as little of them as holds some landmarks."""
-    return SimpleNamespace(fixed=make_phantom(1, **COARSE), moving=make_phantom(2, **COARSE))
+    return phantom_pair(**COARSE)
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +196,8 @@ def test_files_are_read_as_samreg_places_them(tmp_path):
 
 
 def test_the_sample_is_two_people(monkeypatch):
-    short = functools.partial(make_phantom, field_of_view=COARSE["field_of_view"])
-    monkeypatch.setattr("samreg.phantoms.phantom.make_phantom", short)
+    short = functools.partial(phantom_pair, field_of_view=COARSE["field_of_view"])
+    monkeypatch.setattr("samreg.phantoms.phantom_pair", short)
     (first, options, _), (second, _, _) = phantom_layers()
     assert first.shape[1:] != second.shape[1:] or not np.array_equal(first, second)
     assert options["metadata"][placing.IMAGE_KEY].spacing.tolist() == [5, 5, 5]

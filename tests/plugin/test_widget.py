@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import samreg.plugin
-from samreg.phantoms import make_phantom
+from samreg.phantoms import make_phantom, phantom_pair
 from samreg.plugin import placing, session
 from samreg.spatial import AffineTransform, DisplacementField, compose
 
@@ -56,8 +56,8 @@ def test_napari_knows_the_plugin():
 def test_it_opens_from_naparis_menus(viewer, monkeypatch):
     import npe2
 
-    short = functools.partial(make_phantom, field_of_view=(-60, 30))
-    monkeypatch.setattr("samreg.phantoms.phantom.make_phantom", short)
+    short = functools.partial(phantom_pair, field_of_view=(-60, 30))
+    monkeypatch.setattr("samreg.phantoms.phantom_pair", short)
     plugins = npe2.PluginManager.instance()
     plugins.discover()
     if "samreg" not in plugins:  # where samreg runs from its source

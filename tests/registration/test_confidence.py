@@ -14,21 +14,20 @@ import samreg
 from samreg.cli import app
 from samreg.errors import InputError, SamregError
 from samreg.landmarks.atlas import shipped_atlas
-from samreg.phantoms.phantom import PhantomPair, make_phantom
+from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
 from samreg.quality.regions import region_of
 from samreg.registration.anchors import Anchors
 from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, at_points, expected_errors
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, Points, compose
 from samreg.training.expected_error import Case, between_people, fit, gather_followup, left_out
-from tests.registration.bodies import short_pair
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 
 @pytest.fixture(scope="module")
 def pair() -> PhantomPair:
-    return short_pair(8.0, (-95.0, 80.0))
+    return phantom_pair(spacing=8.0, field_of_view=(-95.0, 80.0))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from samreg.seeding.turns import turned_image
 from samreg.spatial import AffineTransform, Image, Points, inverse_residual
 from samreg.spatial.adapters import to_nibabel
 from samreg.spatial.transforms import components
-from tests.registration.bodies import short_pair
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
@@ -296,7 +295,7 @@ def test_a_turned_image_is_registered_and_said(pair) -> None:
 
 @pytest.fixture(scope="module")
 def short() -> PhantomPair:
-    return short_pair(5.0, (-95.0, 75.0))
+    return phantom_pair(spacing=5.0, field_of_view=(-95.0, 75.0))
 
 
 @pytest.mark.parametrize("side", ["fixed", "moving"])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import samreg
 from samreg.cli import app
 from samreg.errors import InputError
-from samreg.phantoms.phantom import PhantomPair, correspondence, make_phantom
+from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.registration import store
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
@@ -33,9 +33,7 @@ Saved = tuple[samreg.RegistrationResult, Path]
 @pytest.fixture(scope="module")
 def pair() -> PhantomPair:
     """Two people, of each a quarter of the chest."""
-    people = [make_phantom(subject, spacing=7.0, field_of_view=(-45, 20)) for subject in (1, 2)]
-    shared = [name for name in people[0].landmarks.names if name in people[1].landmarks.names]
-    return PhantomPair(*people, correspondence(*people), *(person.landmarks.named(shared) for person in people))
+    return phantom_pair(spacing=7.0, field_of_view=(-45, 20))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
 from samreg.seeding.turns import turned_image
 from samreg.spatial import AffineTransform, Grid, Image
-from tests.registration.bodies import short_pair
 from tests.seeding.test_turns import about
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
@@ -30,7 +29,7 @@ def embed_globally(image: Image, mask: Image | None) -> object:
 
 @pytest.fixture(scope="module")
 def pair() -> PhantomPair:
-    return short_pair(8.0, (-60.0, 50.0))
+    return phantom_pair(spacing=8.0, field_of_view=(-60.0, 50.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +80,7 @@ def seeded(pair: PhantomPair) -> Seeder:
 @pytest.fixture(scope="module")
 def seeded_whole_lungs() -> Seeder:
     """For poses that a slice of the chest leaves open."""
-    return Seeder(short_pair(8.0, (-95.0, 60.0)))
+    return Seeder(phantom_pair(spacing=8.0, field_of_view=(-95.0, 60.0)))
 
 
 @pytest.fixture(scope="module")
