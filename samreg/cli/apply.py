@@ -187,24 +187,25 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
             missed = np.linalg.norm(part.forward.transform_points(mapped) - positions, axis=1)
             outside_fields |= ~part.forward.grid.contains(mapped) | (missed > part.forward.grid.spacing.max())
         positions = mapped
+    has_affine = any(isinstance(part, AffineTransform) for part in components(mapping))
     if outside == "extrapolate":
-        if outside_fields.any() and not any(isinstance(part, AffineTransform) for part in components(mapping)):
+        if outside_fields.any() and not has_affine:
             raise InputError(
                 f"{outside_fields.sum()} of {len(points)} points lie outside the field of {path}, which has no affine "
                 "part to map them by; leave them out"
             )
         return
-    remedy = "--outside extrapolate maps them, by the affine part where the fields end"
+    remedy = " (--outside extrapolate maps them, by the affine part where the fields end)" if has_affine else ""
     if grid is not None:
         try:
             require_inside(Points(points.positions, points.names), grid, "the image they belong to")
         except InputError as error:
-            raise InputError(f"{error} ({remedy})") from None
+            raise InputError(f"{error}{remedy}") from None
     elif outside_fields.any():
         names = ", ".join(np.asarray(points.names)[outside_fields][:5].tolist())
         raise InputError(
             f"{outside_fields.sum()} of {len(points)} points lie outside the field of {path}: {names}. Were they given "
-            f"in RAS, or as voxel indices? ({remedy})"
+            f"in RAS, or as voxel indices?{remedy}"
         )
 
 
@@ -241,7 +242,7 @@ def _write_image(
     from samreg.spatial.io_segmentations import write_segmentation
     from samreg.spatial.resample import resample
 
-    if image.ndim == grid.ndim and not _overlaps(mapping, image.grid, grid):
+    if image.ndim == grid.ndim == mapping.ndim and not _overlaps(mapping, image.grid, grid):
         raise InputError(
             f"nothing of {image.label} comes to lie on the reference; does it belong to the other image? See --to"
         )

@@ -47,7 +47,8 @@ def test_points_of_another_frame_are_refused(run, out, tmp_path, transform, to):
         assert done.exit_code == 2, done.output
         assert "1 of 2 points lie outside" in done.output.replace("\n", " ")
         assert "RAS" in done.output
-        assert "--outside extrapolate" in done.output.replace("\n", " ")
+        # a lone field has no affine part to map them by
+        assert ("--outside extrapolate" in done.output.replace("\n", " ")) == (transform != "transform.nii.gz")
         assert not target.exists()
     done = run("apply", out / transform, points_file(tmp_path, inside), "-o", target, "--to", to)
     assert done.exit_code == 0, done.output
@@ -130,6 +131,19 @@ def test_a_file_without_a_point_and_one_of_several_subjects(run, out, tmp_path):
     np.testing.assert_allclose(
         samreg.read_points(tmp_path / "p.csv").positions, [CENTER + 1 + SHIFT + [1, 0, 0]], atol=1e-3
     )
+
+
+def test_an_image_of_another_dimension_is_refused(run, out, tmp_path):
+    """It was said that points must have another shape, though none were given."""
+    samreg.write_image(Image(np.zeros((8, 9), np.float32), Grid.make((8, 9))), tmp_path / "flat.mha")
+    samreg.write_transform(AffineTransform.identity(2), tmp_path / "flat.tfm")
+    for transform, name in (
+        (out / "transform.h5", tmp_path / "flat.mha"),
+        (tmp_path / "flat.tfm", out.parent / "fixed.nii.gz"),
+    ):
+        done = run("apply", transform, name, "-o", tmp_path / "w.mha", "--reference", name)
+        assert done.exit_code == 2, done.output
+        assert "all must be 2D or all 3D" in done.output.replace("\n", " ")
 
 
 def test_an_image_of_another_place_is_refused(run, out, tmp_path):
