@@ -286,12 +286,12 @@ def _candidates(
         score, order = torch.cat([best, score], dim=1).topk(min(most, best.shape[1] + len(part)), dim=1)
         rows = torch.cat([rows, part.expand(len(means), -1)], dim=1).gather(1, order)
         best = score
-    score = best.cpu().numpy()
+    likelihood = best.cpu().numpy()
     position = target.positions(rows.flatten()).reshape(*rows.shape, -1)
     kept = _first_apart(position, _APART_MM * target.scale)
     places = [position[i, own] for i, own in enumerate(kept)]
-    scores = [2 * _SCORE_WEIGHT * (score[i, own] - score[i, 0]) for i, own in enumerate(kept)]
-    return places, scores, score[:, 0].astype(float)
+    scores = [2 * _SCORE_WEIGHT * (likelihood[i, own] - likelihood[i, 0]) for i, own in enumerate(kept)]
+    return places, scores, likelihood[:, 0].astype(float)
 
 
 def _first_apart(position: FloatArray, apart: float) -> list[NDArray[np.int64]]:
