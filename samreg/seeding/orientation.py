@@ -154,7 +154,7 @@ def seed_any_orientation(
     notes: tuple[str, ...] = ()
     if seed_:
         assert seed_.affine.transform is not None
-        notes = _turn_notes(seed_.affine.transform, fixed, moving) + mirror_notes(mirrored, fixed, moving)
+        notes = turn_notes(seed_.affine.transform, fixed, moving, pose=best) + mirror_notes(mirrored, fixed, moving)
     return OrientedSeed(seed_, best.embedding, best.correspondences, best.turn, notes)
 
 
@@ -213,12 +213,15 @@ class _MirrorEvidence:
         return MirrorProbabilities.from_log_odds(pair, fixed, sign * moving)
 
 
-def _turn_notes(affine: AffineTransform, fixed: Image, moving: Image) -> tuple[str, ...]:
-    """Return what the user should know of how the bodies lie, of the affine from fixed to moving."""
+def turn_notes(affine: AffineTransform, fixed: Image, moving: Image, *, pose: Pose) -> tuple[str, ...]:
+    """Return what the user should know of how the bodies lie, of the affine from fixed to moving and the pose found."""
     turn = nearest_rotation(affine)
     if angle_between(turn, np.eye(fixed.ndim)) <= MAX_TILT_DEG:
         return ()
+    doubt = ""
+    if fixed.ndim == 3 and not pose.is_sure:  # in 2D matches agree in a wrong pose too, and tell nothing
+        doubt = f"how it lies is unsure: only {100 * pose.fit.inlier_share:.0f} % of the matches agree. "
     return (
         f"{moving.label} lies turned against {fixed.label} ({describe_turn(turn)}); it was registered so. "
-        f"If that is not how the patients lay, {_REMEDIES[fixed.ndim]}",
+        f"{doubt}If that is not how the patients lay, {_REMEDIES[fixed.ndim]}",
     )

@@ -10,7 +10,7 @@ import pytest
 
 from samreg.embedding import load_model
 from samreg.matching import Correspondences
-from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
+from samreg.phantoms.phantom import PhantomPair, make_phantom
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
 from samreg.seeding.turns import turned_image
 from samreg.spatial import AffineTransform, Grid, Image
@@ -119,13 +119,14 @@ def test_an_array_stored_the_other_way_round_with_the_right_header_is_no_turn(se
     assert seeded.error(result.seed.transform, AffineTransform.identity(3)) < upright_error + 1
 
 
-def test_a_turned_body_is_registered_and_its_turn_is_said(seeded, turned) -> None:
-    whole = Seeder(phantom_pair(1, 2, spacing=8.0))  # which a pose so oblique needs
-    oblique = whole(about((1, 2, -1), 150))
-    for seeder, lying, degrees in ((seeded, turned, 70), (whole, oblique, 150)):
+def test_a_turned_body_is_registered_and_its_turn_is_said(seeded, turned, seeded_whole_lungs) -> None:
+    """The oblique one was taken for one that lies upside down, 132 mm off."""
+    oblique = seeded_whole_lungs(about((1, 2, -1), 150))
+    for seeder, lying, degrees in ((seeded, turned, 70), (seeded_whole_lungs, oblique, 150)):
         assert seeder.error(lying.result.seed.transform, lying.undo) < 21  # upright they are 13 to 15 mm off
         (note,) = lying.result.notes
         assert "turned" in note
+        assert "unsure" not in note
         said = int(note.split("by ")[1].split(" degrees")[0])
         assert abs(said - degrees) < 10
 
