@@ -25,6 +25,9 @@ STATUSES = ("good", "check", "failed")
 _FINE_MM, _GOOD_MM, _UNSURE_MM = 5.0, 10.0, 30.0  # of the expected error
 _MIN_FINE_SHARE, _MIN_GOOD_SHARE = 0.7, 0.8  # of the body, within 5 mm and within 10 mm
 _MIN_UNSURE_SHARE = 0.05  # of the body, for its place to be named
+# Of the body, expected to be further off, for all of a result to be in doubt: where matches agree by chance it is 0.77
+# to 0.99, of a neck against a chest 0.34.
+_LOST_MM, _MIN_LOST_SHARE = 40.0, 0.7
 MAX_MEAN_MM, MAX_LARGEST_MM = 5.0, 15.0  # of measured errors, in a good result
 _MIN_PLACE_SHARE = 0.15  # of what is unsure or not shown, for a third of the body to be named
 _ONE_SIDED_SHARE = 0.75  # of that, for a side to be named
@@ -117,6 +120,10 @@ def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[s
         lost = "nothing of the fixed body lies in the moving image"
         return (lost,), (lost,)
     within = [share_within(error[shown], limit) for limit in (_FINE_MM, _GOOD_MM)]
+    lost_share = float((error[shown] > _LOST_MM).mean())
+    if lost_share > _MIN_LOST_SHARE:
+        lost = f"most likely wrong: the error is expected to exceed {_LOST_MM:g} mm in {lost_share:.0%} of the body"
+        return (_spaced(lost),), (_spaced(lost),)
     limit, share = (_FINE_MM, within[0]) if within[0] >= _MIN_FINE_SHARE else (_GOOD_MM, within[1])
     lines = [f"expected within {limit:g} mm in {share:.0%} of the body"]
     reasons = lines[:1] if within[1] < _MIN_GOOD_SHARE else []

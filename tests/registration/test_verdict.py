@@ -56,6 +56,19 @@ def test_what_is_unsure_is_named_by_its_place() -> None:
     assert result(expected).verdict.text.endswith("unsure at the head end")
 
 
+@pytest.mark.parametrize(("lost_slices", "is_lost"), [(40, True), (20, False)])
+def test_a_result_that_is_off_nearly_everywhere_is_called_most_likely_wrong(lost_slices, is_lost) -> None:
+    """It was "expected within 10 mm in 1 % of the body", like one that is unsure."""
+    expected = np.full(SIZE, 12.0)
+    expected[:lost_slices] = 90.0
+    verdict = result(expected).verdict
+    assert verdict.status == "check"
+    words = "most likely wrong: the error is expected to exceed 40 mm in 100 % of the body"
+    assert (verdict.text == words) == is_lost
+    assert (words in verdict.reasons) == is_lost
+    assert verdict.text.startswith("expected within") != is_lost
+
+
 def test_what_the_moving_image_does_not_show_is_named() -> None:
     whole = result()
     grid = whole.fixed.grid

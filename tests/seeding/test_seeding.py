@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,10 @@ from scipy.interpolate import BSpline
 from samreg.device import search_device
 from samreg.errors import ImagesAtFault, InputError
 from samreg.matching import Correspondences
+from samreg.matching.reliability import Calibration
 from samreg.seeding import field, fit_affine, fit_displacement, predict_locally
+from samreg.seeding.affine import AffineFit
+from samreg.seeding.seed import refine_seed
 from samreg.spatial import (
     AffineTransform,
     DisplacementField,
@@ -253,3 +258,21 @@ def test_the_cpu_searches_where_the_device_has_no_double_precision(monkeypatch) 
     monkeypatch.setattr("samreg.device.resolve_device", lambda device: torch.device(device))
     assert search_device("mps") == torch.device("cpu")
     assert search_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("transform", ["affine", "deformable"])
+def test_matches_that_agree_by_chance_are_refused_in_plain_words(transform: str) -> None:
+    """Noise against a chest was registered: of a thousand matches some agree, and around them all others then did."""
+    points = GRID.index_to_world(np.random.default_rng(0).uniform(0, 39, (500, 3)))
+    agree = np.arange(500) < 44
+    by_chance = Correspondences.from_points(points, points, reliability=np.where(agree, 0.2, 0.03))
+    fit = AffineFit(AffineTransform.identity(3), agree, 0.24, 8.0)
+    features = SimpleNamespace(scale=1.0)
+    seed = refine_seed(
+        features, features, fit, by_chance, transform=transform, grid=GRID, moving_grid=GRID,
+        calibration=Calibration(0.0, 4.0, -1.0),
+    )  # fmt: skip
+    assert not seed
+    assert seed.reason.startswith("the two images have nothing in common that samreg recognises: 500 places")
+    assert "9 of them found" in seed.reason
+    assert seed.correspondences is by_chance
