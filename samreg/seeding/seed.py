@@ -23,10 +23,9 @@ Guides = tuple[FloatArray, FloatArray]
 TRANSFORMS = ("rigid", "affine", "deformable")
 _MIN_TOLERANCE_SCALE = 0.6  # of the affine fits: what people differ by does not shrink with the voxels
 _MIN_MATCHES = 12
-# The reliability of the global matches that agree, added up: how many of them are right. A box of noise or a cylinder
-# of water has 3 to 9 against a chest; a neck against a chest, and an abdomen against a whole trunk, 167 to 336,
-# 25 mm of two phantoms 13 or more.
-_MIN_RIGHT_MATCHES = 10.0
+# Mean reliability of the global matches that agree. Noise or water against a chest have 0.2 to 0.35 where enough agree;
+# a neck or an abdomen against a chest, and 80 mm of one, 0.73 and more; any-small 0.5 on 25 mm in reversed contrast.
+_MIN_AGREEING_RELIABILITY = 0.4
 # lengths at a scale of 1 (:attr:`samreg.matching.Features.scale`):
 _COARSE_LATTICE_MM = 24.0  # for the global affine
 _FINE_LATTICE_MM = 20.0  # for the refined affine and the field
@@ -209,12 +208,13 @@ def refine_seed(
     scale = fixed.scale
     if fit.transform is None:
         return Seed(None, fit, pairs, fit.reason)
-    right = float(pairs.reliability[fit.inliers].sum())
-    if calibration != DEFAULT_CALIBRATION and right < _MIN_RIGHT_MATCHES:  # of other models it is no probability
+    reliability = float(pairs.reliability[fit.inliers].mean())
+    is_probability = calibration != DEFAULT_CALIBRATION
+    if is_probability and reliability < _MIN_AGREEING_RELIABILITY:
         reason = (
-            f"the two images have nothing in common that samreg recognises: {len(pairs)} places of the fixed one were "
-            f"sought in the moving one, and {right:.0f} of them found, where {_MIN_RIGHT_MATCHES:.0f} are needed; do "
-            "they show the same part of the body?"
+            f"the two images have nothing in common that samreg recognises: {fit.inliers.sum()} of {len(pairs)} "
+            f"matches agree, as by chance, for their mean reliability is {reliability:.2f}, where "
+            f"{_MIN_AGREEING_RELIABILITY:g} is needed; do they show the same part of the body?"
         )
         return Seed(None, fit, pairs, reason)
     current: Transform = fit.transform

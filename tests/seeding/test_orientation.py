@@ -10,7 +10,7 @@ import pytest
 
 from samreg.embedding import load_model
 from samreg.matching import Correspondences
-from samreg.phantoms.phantom import PhantomPair, make_phantom
+from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
 from samreg.seeding import OrientedSeed, Seed, fit_affine, seed_any_orientation
 from samreg.seeding.turns import turned_image
 from samreg.spatial import AffineTransform, Grid, Image
