@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from samreg.device import side_by_side
 from samreg.embedding.embedding import Embedding
 from samreg.matching.features import features, interpolate
 from samreg.matching.search import find
@@ -171,13 +173,17 @@ def mirrored_by_global_vectors(
         None where the embeddings keep no volume, or their model's global vectors cost as much as all.
     """
 
-    def of_mirror_image(embedding: Embedding, mask: Image | None) -> Embedding | None:
+    def seen(embedding: Embedding, mask: Image | None) -> tuple[Embedding | None, float]:
+        """Return the embedding of the mirror image, and what the image shows by itself."""
         volume = embedding.volume
-        return None if volume is None else embed_globally(*turned_with_mask(mirror_matrix(volume.ndim), volume, mask))
+        if volume is None:
+            return None, 0.0
+        mirrored = embed_globally(*turned_with_mask(mirror_matrix(volume.ndim), volume, mask))
+        return mirrored, 0.0 if laterality is None or mirrored is None else laterality(embedding, mirrored)
 
-    moving_mirrored = of_mirror_image(moving, moving_mask)
-    fixed_mirrored = None if laterality is None else of_mirror_image(fixed, fixed_mask)
-    if moving_mirrored is None or (laterality is not None and fixed_mirrored is None):
+    images = [(moving, moving_mask)] if laterality is None else [(moving, moving_mask), (fixed, fixed_mask)]
+    (moving_mirrored, moving_shows), *of_fixed = side_by_side([partial(seen, *image) for image in images])
+    if moving_mirrored is None or any(mirrored is None for mirrored, _ in of_fixed):
         return None
     pair = 0.0
     if points is not None:
@@ -185,11 +191,7 @@ def mirrored_by_global_vectors(
         query = interpolate(own, points)
         similarities = (find(query, target, coarse=True).similarity for target in targets)
         pair = PairedDifference.of(*similarities).log_odds
-    if laterality is None or fixed_mirrored is None:
-        return MirrorProbabilities.from_log_odds(pair)
-    return MirrorProbabilities.from_log_odds(
-        pair, laterality(fixed, fixed_mirrored), laterality(moving, moving_mirrored)
-    )
+    return MirrorProbabilities.from_log_odds(pair, sum(shows for _, shows in of_fixed), moving_shows)
 
 
 def why_refused(
