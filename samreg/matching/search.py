@@ -155,7 +155,7 @@ def _search_near(
     windows = _windows(index, prediction.radius, spacing)
     offsets, members = windows.offsets, windows.members
     volume = target.sparse_volume if coarse else target.row
-    first, further, volume = _places(volume, windows.corner, offsets)
+    first, further, volume = _places(volume, windows.corner, offsets, windows.reach)
     # in radii; |offset - own|^2 by one product
     scale = offsets.new_tensor([size / prediction.radius for size in spacing], dtype=torch.float32)
     own_offset, steps = (index[members.clamp(min=0)] - windows.corner[:, None]).float() * scale, offsets * scale
@@ -197,22 +197,24 @@ class _Windows:
         (W,) how many these are, the most first, so that the cells of a block have about as many.
     offsets
         (K, d) voxels, from the corner, that a query of the cell may reach.
+    reach
+        The largest of them along each axis.
     """
 
     corner: torch.Tensor
     members: torch.Tensor
     counts: torch.Tensor
     offsets: torch.Tensor
-
-    @property
-    def cost(self) -> int:
-        """Of the search, in comparisons of two vectors."""
-        return len(self.offsets) * (_GATHERING * len(self.members) + int(self.counts.sum()))
+    reach: tuple[int, ...]
 
 
 def _windows(index: torch.Tensor, radius: float, spacing: Sequence[float]) -> _Windows:
     """Return cells of continuous voxel indices (N, d), as large as makes the search of ``radius`` mm cheapest."""
-    return min((_cells(index, size, radius, spacing) for size in _CELL_SIZES), key=lambda windows: windows.cost)
+
+    def cost(windows: _Windows) -> int:  # in comparisons of two vectors
+        return len(windows.offsets) * (_GATHERING * len(windows.members) + len(index))
+
+    return min((_cells(index, size, radius, spacing) for size in _CELL_SIZES), key=cost)
 
 
 def _cells(index: torch.Tensor, size: int, radius: float, spacing: Sequence[float]) -> _Windows:
@@ -231,29 +233,40 @@ def _cells(index: torch.Tensor, size: int, radius: float, spacing: Sequence[floa
     rank[by_count] = torch.arange(len(counts), device=index.device)
     members[rank[window], nth % _MOST_AT_ONCE] = order
     corner = size * cells[members[:, 0]] if len(index) else cells
-    return _Windows(corner, members, counts, _ball(radius, spacing, size, index.device))
+    return _Windows(corner, members, counts, *_around(size, radius, spacing, index.device))
+
+
+def _around(
+    size: int, radius: float, spacing: Sequence[float], device: torch.device
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Return the voxels (K, d) within ``radius`` mm of any place in a cell, from its first voxel, and their reach."""
+    within = radius + _half_diagonal(spacing)  # of the middle of a voxel
+    reach = [int(within / step) for step in spacing]
+    box = torch.cartesian_prod(*[torch.arange(-n, n + size, device=device) for n in reach])
+    from_cell = box - box.clamp(0, size - 1)
+    squared = sum((from_cell[:, axis] * step).square() for axis, step in enumerate(spacing))
+    return box[squared <= within**2], tuple(n + size - 1 for n in reach)
 
 
 def _flattened(cells: torch.Tensor) -> torch.Tensor:
     """Return a number (N,) for each of the cells (N, d), the same for the same."""
-    if not len(cells):
-        return cells[:, 0]
-    low = cells.amin(dim=0)
     flat = torch.zeros_like(cells[:, 0])
-    for axis, width in enumerate((cells.amax(dim=0) - low + 1).tolist()):
-        flat = flat * width + cells[:, axis] - low[axis]
+    if len(cells):
+        low = cells.amin(dim=0)
+        width = cells.amax(dim=0) - low + 1
+        for axis in range(cells.shape[1]):
+            flat = flat * width[axis] + cells[:, axis] - low[axis]
     return flat
 
 
 def _places(
-    volume: torch.Tensor, corner: torch.Tensor, offsets: torch.Tensor
+    volume: torch.Tensor, corner: torch.Tensor, offsets: torch.Tensor, reach: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return where voxels (N, d) lie in a flattened volume, how much further offsets (K, d) do, and that volume.
 
-    It is padded with -1, so that every sum of the two is in it.
+    It is padded with -1, so that every sum of the two is in it; ``reach`` is the largest offset along each axis.
     """
     size = torch.Size(reversed(volume.shape))
-    reach = offsets.abs().amax(dim=0).tolist()
     padding = [2 * n + 1 for n in reach]
     padded = F.pad(volume, [n for pad in padding for n in (pad, pad)], value=-1)
     first, further = torch.zeros_like(corner[:, 0]), torch.zeros_like(offsets[:, 0])
@@ -263,17 +276,6 @@ def _places(
         width = padded.shape[len(size) - 1 - axis]
         first, further = first * width + place, further * width + offsets[:, axis]
     return first, further, padded.flatten()
-
-
-def _ball(radius: float, spacing: Sequence[float], size: int, device: torch.device) -> torch.Tensor:
-    """Return the voxels (K, d) that can lie within ``radius`` mm of a place in a cell of ``size`` voxels, x first.
-
-    They are counted from the first voxel of the cell; the spacing is in mm.
-    """
-    reach = [int((radius + _half_diagonal(spacing)) / step) for step in spacing]
-    box = torch.cartesian_prod(*[torch.arange(-n, n + size, device=device) for n in reach])
-    from_cell = (box - box.clamp(0, size - 1)) * torch.tensor(spacing, device=device)
-    return box[from_cell.square().sum(dim=1) <= (radius + _half_diagonal(spacing)) ** 2]
 
 
 def _half_diagonal(spacing: Sequence[float]) -> float:
