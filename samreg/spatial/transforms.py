@@ -23,6 +23,7 @@ _DIFFERENCE_VOXELS = 0.005  # over which an inverse takes derivatives: within on
 _INSIDE_VOXELS = 1e-6  # from the border, so that rounding puts no point outside
 _CONTINUED_VOXELS = 3  # beyond its border, so that an inverse can be interpolated up to where the border goes
 _LANDING_PER_AXIS = 25  # points of a field, among which the start of its inverse is looked up
+_LANDING_REACH = 1.5  # largest distances between neighbours where they land: nothing of the field lands farther off
 _MAX_POINTS_AT_ONCE = 500_000  # to bound memory
 _MAX_VOXELS_REFINED = 25_000_000  # of an inverse that is sampled more finely than its field
 _REFINING_ITERATIONS = 8  # at full resolution, from the inverse on a coarser grid
@@ -284,16 +285,20 @@ class DisplacementField(Transform):
         return torch.from_numpy(np.moveaxis(self.displacement, -1, 0)[None])
 
     @cached_property
-    def _landing(self) -> tuple[FloatArray, Any]:
-        """Points all over the grid (N, d), and a tree of where they land, to look up which lands nearest."""
+    def _landing(self) -> tuple[FloatArray, Any, float]:
+        """Points all over the grid (N, d), a tree of where they land, and how far from these the field lands, mm."""
         from scipy.spatial import KDTree
 
         spacing = np.maximum(self.grid.spacing, self.grid.extent / _LANDING_PER_AXIS)
-        points = self.grid.with_spacing(spacing).world_points().reshape(-1, self.ndim)
+        coarse = self.grid.with_spacing(spacing)
+        points = coarse.world_points().reshape(-1, self.ndim)
         last = np.array(self.grid.size) - 1
         within = np.minimum(0.25, last / 2)  # voxels from the border, on which there is a slope to either side
         points = self.grid.index_to_world(np.clip(self.grid.world_to_index(points), within, last - within))
-        return points, KDTree(self.transform_points(points))
+        landed = self.transform_points(points)
+        lattice = landed.reshape(*coarse.shape, self.ndim)
+        apart = [np.linalg.norm(np.diff(lattice, axis=axis), axis=-1).max(initial=0.0) for axis in range(self.ndim)]
+        return points, KDTree(landed), _LANDING_REACH * float(max(*apart, spacing.max()))
 
     def transform_points(self, points: ArrayLike) -> FloatArray:
         """Map points (N, d) of the fixed image to the moving image, LPS mm."""
@@ -636,8 +641,10 @@ def _invert_at(
     tried = np.flatnonzero((error > tolerance) | ~forward.grid.contains(best))
     if len(tried) == 0:
         return best
-    nodes, tree = forward._landing
-    start = nodes[tree.query(target[tried])[1]]
+    nodes, tree, reach = forward._landing
+    distance, nearest = tree.query(target[tried])
+    near = distance <= reach
+    tried, start = tried[near], nodes[nearest[near]]
     inside, _ = _approached(
         continued, target[tried], start, tolerance, _NEWTON_ITERATIONS, _newton(continued, difference)
     )
