@@ -92,18 +92,20 @@ def test_quick_and_cross_correlation(engine, phantom, affine_start, worker_here)
 
 
 def test_masks_are_honoured(engine, phantom, affine_start, worker_here):
-    # half of the moving image is shifted; the mask leaves it out, and what smoothing mixes in
+    # half of the moving image is shifted; the mask leaves it out, and what smoothing mixes in.
+    # SyN alone compares every voxel: the affine stages' random samples find the shift or the rest, by chance
     shifted = phantom.moving.array.copy()
     shifted[:, :, 34:] = np.roll(shifted, 5, axis=1)[:, :, 34:]
     spoilt = phantom.moving.with_array(shifted)
     kept = np.zeros(phantom.moving.shape, bool)
     kept[:, :, :30] = True
-    run = {"start": affine_start, "transform": "rigid", "seed": 1}
+    run = {"start": affine_start, "options": SHORT}
     masked = engine.register(
         Request(fixed=phantom.fixed, moving=spoilt, moving_mask=Image(kept, phantom.moving.grid), **run)
     )
     plain = engine.register(Request(fixed=phantom.fixed, moving=spoilt, **run))
-    assert phantom.error(masked.transform) < 1.0 < phantom.error(plain.transform)
+    start = phantom.error(affine_start)
+    assert phantom.error(masked.transform) < 0.8 * start < 1.4 * start < phantom.error(plain.transform)
 
 
 def test_two_dimensions(engine, phantom, worker_here):
