@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import FloatArray, Grid, lengths
 from samreg.spatial.transforms import (
     AffineTransform,
     DisplacementField,
@@ -57,7 +57,7 @@ def compact(transform: Transform, image: Grid, *, tolerance: float = FIELD_ERROR
     points = points_within(image)
     expected = transform.transform_points(points)
     result = _compact(transform, tolerance, worst_case=False)
-    error = float(np.linalg.norm(result.transform_points(points) - expected, axis=1).max())
+    error = float(lengths(result.transform_points(points) - expected).max())
     # points between those that are measured may be worse
     return result if error < _SAFE_SHARE * tolerance else _compact(transform, tolerance, worst_case=True)
 
@@ -172,7 +172,7 @@ def covering(transform: Transform, source: Grid, target: Grid) -> Grid:
     surrounded = coarse.padded(float(coarse.spacing.min()))  # by points beyond the borders of its voxels
     points = transform.inverse().transform_points(surrounded.world_points().reshape(-1, target.ndim))
     affine = compose(*affines) if affines else AffineTransform.identity(transform.ndim)
-    moved = np.linalg.norm(transform.transform_points(points) - affine.transform_points(points), axis=1) > _MOVED_MM
+    moved = lengths(transform.transform_points(points) - affine.transform_points(points)) > _MOVED_MM
     index = source.world_to_index(np.concatenate([source.corners(), points[moved]]))
     low, high = (np.floor(index.min(axis=0)).astype(int), np.ceil(index.max(axis=0)).astype(int))
     return source.between(low, high)
@@ -189,12 +189,11 @@ def _interpolation_errors(transform: Transform, grid: Grid, points: FloatArray, 
     index = grid.world_to_index(points)
     first = np.clip(np.floor(index), 0, np.maximum(np.asarray(grid.size) - 2, 0))
     share = index - first
-    mapped = np.zeros_like(points)
-    for corner in itertools.product((0, 1), repeat=grid.ndim):
-        voxel = np.minimum(first + corner, np.asarray(grid.size) - 1)
-        weight = np.where(corner, share, 1 - share).prod(axis=1)
-        mapped += weight[:, None] * transform.transform_points(grid.index_to_world(voxel))
-    errors: FloatArray = np.linalg.norm(mapped - expected, axis=1)
+    corners = np.array(list(itertools.product((0, 1), repeat=grid.ndim)))[:, None]
+    voxels = np.minimum(first + corners, np.asarray(grid.size) - 1).reshape(-1, grid.ndim)
+    mapped = transform.transform_points(grid.index_to_world(voxels)).reshape(len(corners), *points.shape)
+    weights = np.where(corners, share, 1 - share).prod(axis=-1)
+    errors: FloatArray = lengths(np.einsum("cn,cnd->nd", weights, mapped) - expected)
     return errors
 
 
@@ -211,7 +210,7 @@ def _stretch(part: Transform) -> float:
     if not isinstance(part, DisplacementField):
         return 1.0
     slopes = [
-        np.linalg.norm(np.diff(part.displacement, axis=axis), axis=-1).max(initial=0.0) / part.grid.spacing[::-1][axis]
+        lengths(np.diff(part.displacement, axis=axis)).max(initial=0.0) / part.grid.spacing[::-1][axis]
         for axis in range(part.ndim)
     ]
     return 1.0 + float(max(slopes))
@@ -219,7 +218,7 @@ def _stretch(part: Transform) -> float:
 
 def _trimmed(field: DisplacementField) -> DisplacementField:
     """Return a field without the outer layers of zeros that change nothing, as it is zero outside its grid."""
-    moved = np.abs(field.displacement).max(axis=-1) > 0
+    moved = np.logical_or.reduce(list(np.moveaxis(field.displacement != 0, -1, 0)))
     inside = []
     for axis, n in enumerate(moved.shape):
         (layers,) = np.nonzero(moved.any(axis=tuple(k for k in range(moved.ndim) if k != axis)))
@@ -257,7 +256,7 @@ def _stride_error(displacement: NDArray[np.float32], axis: int, stride: int) -> 
     worst = 0.0
     for step in range(1, stride):
         between = first + (last - first) * np.float32(step / stride)
-        worst = max(worst, float(np.linalg.norm(between - nodes[step:-1:stride], axis=-1).max()))
+        worst = max(worst, float(lengths(between - nodes[step:-1:stride]).max()))
     return worst
 
 

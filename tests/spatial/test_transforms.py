@@ -148,6 +148,21 @@ def test_the_inverse_is_right_up_to_where_the_border_goes(smooth_field, ndim, ap
     assert np.abs(field.inverse().transform_points(field.transform_points(rim)) - rim).max() < 0.1
 
 
+def test_what_a_field_that_ends_in_zeros_takes_beyond_its_grid_comes_back():
+    """ANTs sets a field's outermost voxels to zero; a point beyond is then its own counterpart, and another one's."""
+    grid = Grid.make((20, 22, 24), spacing=2.0)
+    displacement = np.zeros((*grid.shape, 3))
+    displacement[1:-1, 1:-1, 1:-1] = [9.0, 0.0, 0.0]
+    field = DisplacementField(displacement, grid)
+    points = grid.index_to_world(np.random.default_rng(0).uniform(1, np.array(grid.size) - 2, (500, 3)))
+    landed = field.transform_points(points)
+    beyond = landed[~grid.contains(landed)]
+    back = field.inverse().transform_points(beyond)
+    assert len(beyond) > 50
+    assert grid.contains(back).all()
+    assert np.abs(field.transform_points(back) - beyond).max() < 0.05
+
+
 @pytest.mark.parametrize("degrees", [30, 90, 180])
 def test_the_inverse_of_a_total_displacement_that_turns_is_found(degrees):
     """From a quarter turn on, steps from afar did not arrive, and points were said to come from where they lie."""
