@@ -22,6 +22,8 @@ from samreg.errors import InputError
 from samreg.phantoms.phantom import make_phantom
 from samreg.spatial.transforms import AffineTransform, components
 
+pytestmark = pytest.mark.usefixtures("embeddings_kept")
+
 SPACING = 9.0  # mm
 ENGINE_OPTIONS = {"levels": (9.0,), "iterations": (20,), "search_radius": 36.0}
 
