@@ -9,6 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("embeddings_kept")
 def test_a_rolled_patient_is_not_called_mirrored(data_dir, monkeypatch):
     monkeypatch.setenv("SAMREG_DATA", str(data_dir))
     program = Path(__file__).parents[1] / "regressions" / "rolled_patient.py"
