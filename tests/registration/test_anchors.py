@@ -20,6 +20,7 @@ from samreg.spatial import AffineTransform
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 STEADY = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("glenoid", "humeral_head", "adrenal"))
+FIELD_OF_VIEW = (-95.0, 80.0)  # mm about the carina
 SLIDING = ("vertebra_T7", "left_rib8_lateral", "right_rib12_tip", "left_diaphragm_dome")
 
 
@@ -143,12 +144,12 @@ def test_misses_say_which_landmarks_guided() -> None:
 
 @pytest.fixture(scope="module")
 def pair() -> PhantomPair:
-    return phantom_pair(1, 2, spacing=6.0)
+    return phantom_pair(1, 2, spacing=6.0, field_of_view=FIELD_OF_VIEW)
 
 
 @pytest.fixture(scope="module")
 def atlas() -> LandmarkAtlas:
-    people = [make_phantom(i, spacing=6.0) for i in (4, 5, 6)]
+    people = [make_phantom(i, spacing=6.0, field_of_view=FIELD_OF_VIEW) for i in (4, 5, 6)]
     return samreg.build_landmark_atlas(
         [samreg.Template(f"P{i}", samreg.embed(p.image), p.landmarks) for i, p in enumerate(people)]
     )
