@@ -14,7 +14,7 @@ import samreg
 from samreg.cli import app
 from samreg.errors import InputError, SamregError
 from samreg.landmarks.atlas import shipped_atlas
-from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
+from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.quality.regions import region_of
 from samreg.registration.anchors import Anchors
 from samreg.registration.confidence import MEASURED, ErrorModel, Evidence, at_points, expected_errors
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
 @pytest.fixture(scope="module")
 def pair() -> PhantomPair:
-    return phantom_pair(spacing=8.0, field_of_view=(-95.0, 80.0))
+    return phantom_pair(1, 2, spacing=8.0, field_of_view=(-60.0, 50.0))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,8 @@ def test_second_visits_teach_what_small_errors_look_like_and_nothing_of_places()
     assert np.median(np.concatenate(left_out(known, known, of=small))) > np.median(told)
 
 
-def test_a_second_visit_is_simulated_registered_and_measured() -> None:
-    image = make_phantom(1, spacing=8.0, field_of_view=(-60.0, 50.0)).image
-    engine, embedding = gather_followup("A", image, samreg.load_model("ct-small"), seed=0)
+def test_a_second_visit_is_simulated_registered_and_measured(pair) -> None:
+    engine, embedding = gather_followup("A", pair.fixed.image, samreg.load_model("ct-small"), seed=0)
     assert (engine.method, embedding.method) == ("engine", "embedding")
     assert engine.is_of_one_person
     assert len(engine.errors) == len(engine.evidence.near) == 10
