@@ -157,7 +157,11 @@ def dark_figure(width: float, height: float, *, layout: Any = "constrained") -> 
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as a PNG."""
+    """Return a figure as a PNG; names come from files and are never read as formulas."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": "samreg"})
     return buffer.getvalue()

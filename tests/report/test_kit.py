@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from samreg.errors import InputError
-from samreg.report.kit import Picture, Table, number, page, write_page
+from samreg.report.kit import Picture, Table, dark_figure, number, page, png, write_page
 
 PICTURE = Picture(b"\x89PNG", "<b>a picture</b>", "<i>caption</i>")
 
@@ -54,3 +54,16 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
         write_page(
             tmp_path / "file" / "page.html", "landmarks.html", title="t", notes=(), picture=PICTURE, table=Table([])
         )
+
+
+def test_dollars_in_names_are_no_formulas():
+    """Names of landmarks and files with two dollars were set as formulas, or ended in a traceback."""
+    drawn = []
+    for name in ("x", r"$x$", r"a$\q$b"):
+        figure = dark_figure(3.0, 2.0)
+        ax = figure.subplots()
+        ax.set(title=name, yticks=[0], yticklabels=[name])
+        ax.plot([0], label=name)
+        ax.legend()
+        drawn.append(png(figure))
+    assert len(set(drawn)) == 3
