@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _IMAGE_INCHES, _CROP_INCHES = 7.0, 2.6  # width of a 2D image, and of the surroundings of one landmark in a volume
 _MAX_IMAGE_INCHES = 12.0  # height
 _CROP_MM = 120.0  # width of these surroundings
+_MAX_DRAWN = 60  # points of a volume; of more a picture takes minutes, and is higher than browsers show (32767 pixels)
 _TEMPLATE_COLOUR = (0.5, 0.9, 1.0, 1.0)
 _PROJECTION_INCHES = 11.0  # width of the projections of a volume
 
@@ -36,8 +37,8 @@ def write_landmark_report(
 ) -> Path:
     """Draw points of a template and where :func:`samreg.match` puts them.
 
-    2D images are drawn whole, the points numbered; of volumes the axial slice through each point, the least sure first.
-    In the target the colour is the reliability.
+    2D images are drawn whole, the points numbered; of volumes the axial slice through each point, the least sure first,
+    60 points at most. In the target the colour is the reliability. The table has all points.
 
     Parameters
     ----------
@@ -93,7 +94,11 @@ def write_landmark_report(
         "landmarks.html",
         title=f"Points of {Path(template.name).name or 'template'} in {Path(target.name).name or 'target'}",
         notes=(verdict, *matches.notes),
-        picture=Picture(png(figure), "landmarks in template and target", "The colour is the reliability."),
+        picture=Picture(
+            png(figure),
+            "landmarks in template and target",
+            f"The colour is the reliability.{_said_of_drawn(template, matches)}",
+        ),
         table=Table(rows, columns, numeric=range(2, len(columns)), marked=range(doubtful)),
     )
 
@@ -194,9 +199,10 @@ def draw_landmarks(template: Image, points: Points, target: Image, matches: Land
             _draw(ax, image, 0, positions, colour, labels)
             ax.set_title(f"{title}: {Path(image.name).name or 'image'}", color=PICTURE_TEXT, fontsize=10)
         return figure
-    figure = dark_figure(2 * _CROP_INCHES, _CROP_INCHES * len(points), layout="tight")
-    rows = figure.subplots(len(points), 2, squeeze=False)
-    for i, row in zip(_least_sure_first(matches), rows, strict=True):
+    drawn = _least_sure_first(matches)[:_MAX_DRAWN]
+    figure = dark_figure(2 * _CROP_INCHES, _CROP_INCHES * len(drawn), layout="tight")
+    rows = figure.subplots(len(drawn), 2, squeeze=False)
+    for i, row in zip(drawn, rows, strict=True):
         for ax, (image, positions, colour, title) in zip(row, sides, strict=True):
             index = int(np.clip(np.rint(image.grid.world_to_index(positions[i])[0, 2]), 0, image.shape[0] - 1))
             x, y = _draw(ax, image, index, positions[i : i + 1], colour[i : i + 1], labels[i : i + 1])[0]
@@ -209,6 +215,13 @@ def draw_landmarks(template: Image, points: Points, target: Image, matches: Land
 
 def _least_sure_first(matches: LandmarkMatches) -> NDArray[np.int64]:
     return np.argsort(matches.reliability, kind="stable")
+
+
+def _said_of_drawn(template: Image, matches: LandmarkMatches) -> str:
+    """Return which points are drawn, where these are not all."""
+    if template.ndim == 2 or len(matches) <= _MAX_DRAWN:
+        return ""
+    return f" The {_MAX_DRAWN} least sure points are drawn; the table has all {len(matches)}."
 
 
 def _draw(ax: Axes, image: Image, index: int, points: FloatArray, colours: Any, labels: list[str]) -> FloatArray:

@@ -21,7 +21,7 @@ from samreg.landmarks import LandmarkMatches
 from samreg.matching.correspondences import Correspondences
 from samreg.quality import LandmarkErrors
 from samreg.registration.result import RegistrationResult
-from samreg.report import write_landmark_report, write_preview, write_report
+from samreg.report import landmark_page, write_landmark_report, write_preview, write_report
 from samreg.report.recipe import python_call, recipe, shell_command
 from samreg.report.viewer import viewer_data
 from samreg.report.views import focus, middle, overlay, slice_grid, slice_indices, views_of, window
@@ -333,6 +333,20 @@ def test_doubtful_matches_come_first_and_are_marked(tmp_path):
     found = [next(name for name in names if f">{name}<" in row) for row in rows if any(f">{n}<" in row for n in names)]
     assert found == ["doubtful", "likely", "sure"]
     assert [f">{name}<" in row for row in rows if 'class="marked"' in row for name in names[1:2]] == [True]
+
+
+def test_of_many_matches_the_least_sure_are_drawn_and_all_listed(tmp_path, monkeypatch):
+    """A picture of 300 points took minutes and was 78000 pixels high, more than browsers show."""
+    monkeypatch.setattr(landmark_page, "_MAX_DRAWN", 2)
+    image = Image.from_array(np.zeros((4, 4, 4), np.float32), spacing=8.0)
+    one, names = np.ones(3), ("sure", "doubtful", "likely")
+    reliability = np.array([0.9, 0.2, 0.6])
+    matches = LandmarkMatches(np.full((3, 3), 8.0), names, one, reliability, one, one, one > 0)
+    figure = landmark_page.draw_landmarks(image, Points(matches.points, names), image, matches)
+    assert [ax.get_title() for ax in figure.axes[::2]] == ["template, doubtful", "template, likely"]
+    page = write_landmark_report(image, Points(matches.points, names), image, matches, tmp_path / "m.html").read_text()
+    assert "The 2 least sure points are drawn; the table has all 3." in page
+    assert all(f">{name}<" in page for name in names)
 
 
 def test_the_page_opens_at_the_worst_place_and_shows_the_expected_error(good_result, tmp_path):
