@@ -100,6 +100,8 @@ class Explorer:
     ----------
     fixed, moving
         Embeddings of one model (:func:`samreg.embed`).
+    notes
+        What the user should know of them, in plain words.
 
     Raises
     ------
@@ -116,8 +118,9 @@ class Explorer:
     True
     """
 
-    def __init__(self, fixed: Any, moving: Any) -> None:
+    def __init__(self, fixed: Any, moving: Any, *, notes: tuple[str, ...] = ()) -> None:
         require_one_model(fixed, moving)
+        self.notes = notes
         self._features: dict[str, Features] = {"fixed": features(fixed), "moving": features(moving)}
         self._calibration = Calibration.from_mapping(fixed.calibration)
         for searched in self._features.values():
@@ -163,7 +166,7 @@ def _similarity_map(query: torch.Tensor, target: Features) -> Image:
 
 
 def explore(fixed: Image, moving: Image, job: Job, *, model: str | None = None, device: str = "auto") -> Explorer:
-    """Embed two images.
+    """Embed two images by one model: the default for both together unless given, as :func:`samreg.register` has it.
 
     Raises
     ------
@@ -172,14 +175,15 @@ def explore(fixed: Image, moving: Image, job: Job, *, model: str | None = None, 
     Cancelled
         When the job was cancelled.
     """
-    from samreg.embedding import embed
+    from samreg.embedding.registry import default_notes, model_for
 
+    network = model_for(model, fixed, moving)
     embeddings = []
     for role, image in zip(ROLES, (fixed, moving), strict=True):
         job.stage(f"embedding the {role} image")
-        embeddings.append(embed(image, model=model, device=device, progress=job.fraction))
+        embeddings.append(network.embed(image, device=device, progress=job.fraction))
     job.stage("preparing the search")
-    return Explorer(*embeddings)
+    return Explorer(*embeddings, notes=() if model is not None else default_notes(fixed, moving))
 
 
 def register_pair(

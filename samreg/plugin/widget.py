@@ -273,7 +273,7 @@ class MatchAndRegister(QWidget):
 
         def done(explorer: session.Explorer) -> str:
             self.explorer = explorer
-            return _HINT
+            return " ".join((_HINT, *(f"Check: {note}." for note in explorer.notes)))
 
         self._start(lambda job: session.explore(*images, job), done)
 

@@ -72,6 +72,18 @@ def test_embeddings_of_two_models_are_refused(pair):
         session.Explorer(embedding, replace(embedding, model="other@1"))
 
 
+def test_a_ct_and_an_image_without_units_are_embedded_by_one_model():
+    """Each was embedded by the default for itself, and two models were refused in a panel that has no choice of one."""
+    hu = np.full((12, 12, 12), -1000, np.float32)
+    hu[2:10, 2:10, 2:10] = np.random.default_rng(0).normal(0, 60, (8, 8, 8))
+    ct, cone_beam = (Image.from_array(array, spacing=8.0, name=name) for array, name in ((hu, "ct"), (hu + 1500, "cb")))
+    explorer = session.explore(ct, cone_beam, silent(), device="cpu")
+    assert explorer.match([44.0, 44.0, 44.0], "fixed") is not None
+    (note,) = explorer.notes
+    assert note.startswith("cb: the intensities are not Hounsfield units")
+    assert not session.explore(ct, ct, silent(), device="cpu").notes
+
+
 def test_work_reports_and_ends_at_the_next_report_once_cancelled(pair):
     reports = []
     job = session.Job(lambda stage, fraction: reports.append((stage, fraction)))
