@@ -17,6 +17,7 @@ from samreg.spatial.points import Points
 from samreg.spatial.transforms import AffineTransform, Transform, slabs
 from samreg.tracking.size import Extent
 
+_MAX_LABEL = np.iinfo(np.int16).max
 _SIZES = (("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume"))
 
 
@@ -178,7 +179,8 @@ class LesionTracks:
     def labels(self) -> Image | None:
         """Return the lesions as a label map on the follow-up's grid; None when no extent is known.
 
-        Label i is lesion i, counted from 1: what was measured in the follow-up, else what was drawn in the baseline,
+        A lesion keeps its label, where all are named by their labels, as those of a label map are; else label i is
+        lesion i, counted from 1. Drawn is what was measured in the follow-up, else what was drawn in the baseline,
         carried over by the transform.
 
         Examples
@@ -206,7 +208,9 @@ class LesionTracks:
         return Image(array, self.followup.grid, "lesions")
 
     def _numbered(self) -> Iterable[tuple[int, TrackedLesion]]:
-        return enumerate(self.lesions, start=1)
+        names = [lesion.name for lesion in self.lesions]
+        labels = [int(name) for name in names if name.isdecimal() and 0 < int(name) <= _MAX_LABEL]
+        return zip(labels if len({*labels}) == len(names) else range(1, len(names) + 1), self.lesions, strict=True)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write tables, points, labels and pictures to a folder: all files, or none.

@@ -99,6 +99,22 @@ def test_labels_hold_what_was_measured_and_what_was_carried_over(tracks, visits)
         assert volume == pytest.approx(expected, rel=0.35)
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"), [(("5", "2"), [5, 2]), (("apex", "2"), [1, 2]), (("2", "02"), [1, 2]), (("5", "0"), [1, 2])]
+)
+def test_lesions_keep_the_labels_they_are_named_by(names, labels):
+    """Lesions 5 and 2 of a label map were labels 1 and 2 of the follow-up: label 2 was another lesion there."""
+    grid = Grid.make((4, 4, 4), spacing=2.0)
+    scan, place, lesions = samreg.Image.from_array(np.zeros(grid.shape), spacing=2.0), np.zeros(3), []
+    for i, name in enumerate(names):
+        mask = np.zeros(grid.shape, bool)
+        mask[i] = True
+        drawn = Extent(mask, grid)
+        lesions.append(TrackedLesion(name, place, place, 0.9, 0.8, 1.0, 2.0, True, drawn, drawn, 3.0, ""))
+    found = samreg.LesionTracks(tuple(lesions), scan, scan, AffineTransform.identity(3)).labels()
+    assert found.array[:2, 0, 0].tolist() == labels
+
+
 def test_what_is_carried_over_lies_where_the_transform_takes_it(tracks):
     lesions = tuple(replace(lesion, after=None) for lesion in tracks.lesions)
     labels = replace(tracks, lesions=lesions).labels()
