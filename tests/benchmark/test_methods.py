@@ -212,6 +212,35 @@ def test_the_program_that_the_documentation_wraps_is_found_and_run(tiny_pair, re
     )
 
 
+@pytest.mark.parametrize("kind", ["function", "partial", "callable", "decorated", "imported"])
+def test_records_depend_on_the_file_of_a_method_of_ones_own(tmp_path, monkeypatch, kind):
+    """Partial and callable objects ended in a traceback; of what is decorated the decorator's file counted."""
+    (tmp_path / "helpers_of_mine.py").write_text(
+        "import functools\n"
+        "def timed(run):\n    @functools.wraps(run)\n    def timed_run(*a, **k): return run(*a, **k)\n"
+        "    return timed_run\n"
+        "def imported(fixed, moving, *, threads, seed): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "mine.py"
+    code = (
+        "import functools\nfrom helpers_of_mine import imported, timed\n"
+        "def function(fixed, moving, *, threads, seed, by=1): pass\n"
+        "class Kind:\n    def __call__(self, fixed, moving, *, threads, seed): pass\n"
+        "partial, callable, decorated = functools.partial(function, by=2), Kind(), timed(function)\n"
+    )
+    fingerprints = []
+    for text in (code, code, code.replace("by=2", "by=3")):
+        path.write_text(text)
+        fingerprints.append(get_method(f"{path}:{kind}").fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_compiled_methods_are_refused():
+    with pytest.raises(InputError, match="lies in no Python file"):
+        _ = method.Method("mine", len).fingerprint
+
+
 def test_a_method_of_ones_own_takes_a_model_when_it_says_so(tiny_pair, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

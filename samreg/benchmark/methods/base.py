@@ -8,6 +8,7 @@ false with a ``reason`` when it gives up, and else has ``transform`` (fixed to m
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping
@@ -149,10 +150,49 @@ class Method:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of options, versions, and the code and weights that the method stands on."""
-        paths = [_PACKAGE / name for name in self.code] or [Path(inspect.getsourcefile(self.run) or "")]
+        """Hash of options, versions, and the code and weights that the method stands on.
+
+        Raises
+        ------
+        InputError
+            When the code of ``run`` lies in no file.
+        """
+        paths = [_PACKAGE / name for name in self.code or source_files(self.run)]
         files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
         hashes = [sha256(file) for file in files if file.suffix in (".py", ".safetensors")]
         model = Path(str(self.options.get("model", "")))  # a checkpoint, or a name
         hashes += [sha256(model)] if model.is_file() else []
         return digest([dict(self.options), self.versions, hashes])
+
+
+def source_files(run: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the files that define a callable and what it wraps: a function, a partial one, an object that is called.
+
+    Raises
+    ------
+    InputError
+        When it is compiled, and so is what it wraps.
+
+    Examples
+    --------
+    >>> [Path(file).name for file in source_files(functools.partial(source_files))]
+    ['base.py']
+    """
+    files: dict[str, None] = {}
+    part: Any = run
+    while part is not None:
+        if isinstance(part, functools.partial):
+            part = part.func
+            continue
+        try:
+            file = inspect.getsourcefile(part if inspect.isroutine(part) or inspect.isclass(part) else type(part))
+        except TypeError:  # built in, or compiled
+            file = None
+        files |= {file: None} if file else {}
+        part = getattr(part, "__wrapped__", None)
+    if not files:
+        raise InputError(
+            f"the code of {run!r} lies in no Python file, by which its results could be told from those of other code; "
+            "call it in a function of your own"
+        )
+    return tuple(files)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import samreg
-from samreg.benchmark.methods.base import Method, Outcome
+from samreg.benchmark.methods.base import Method, Outcome, source_files
 from samreg.benchmark.methods.careful import careful
 from samreg.benchmark.methods.convexadam import convexadam
 from samreg.engines.registry import BUILT_IN, from_file
@@ -138,6 +139,9 @@ def get_method(spec: str) -> Method:
     if is_file:
         name = f"{file}.py:{name}"
         method = _as_method(name, from_file(f"{file}.py", name.rpartition(":")[2]))
+        # the file counts beside what it takes from others, such as a decorator or the function that it calls in part
+        code = dict.fromkeys((*(method.code or source_files(method.run)), str(Path(f"{file}.py").resolve())))
+        method = replace(method, code=tuple(code))
     elif name in _BUILT_IN:
         method = _BUILT_IN[name]
     else:
