@@ -27,6 +27,18 @@ def test_a_folder_in_samregs_form(folder):
     assert not case.pictures  # nobody has said that it may be shown
 
 
+def test_labels_and_masks_of_no_image_are_named(folder, caplog):
+    """They were left out without a word, and the report had no Dice."""
+    load_dataset(folder)
+    assert not caplog.records
+    (folder / "labels" / "B.nii.gz").rename(folder / "labels" / "B_seg.nii.gz")
+    (folder / "masks").mkdir(exist_ok=True)
+    (folder / "labels" / "C.nii.gz").rename(folder / "masks" / "c.nii.gz")
+    load_dataset(folder)
+    assert f"{folder / 'labels'} has files without an image of their name: B_seg" in caplog.text
+    assert f"{folder / 'masks'} has files without an image of their name: c" in caplog.text
+
+
 def test_the_hash_follows_the_content_of_the_case_alone(folder):
     before = {name: case.fingerprint for name, case in load_dataset(folder).cases.items()}
     text = (folder / "landmarks.csv").read_text()

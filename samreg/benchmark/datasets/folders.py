@@ -47,6 +47,9 @@ def samreg_folder(folder: Path) -> DataSet:
         kind, _, rest = path.partition("/")
         if kind in ("images", "labels", "masks"):
             by_name.setdefault(stem(rest), {})[kind] = file
+    for kind in ("labels", "masks"):
+        if alone := [name for name, roles in by_name.items() if kind in roles and "images" not in roles]:
+            log.warning("%s has files without an image of their name: %s", folder / kind, ", ".join(alone[:5]))
     by_name = {name: roles for name, roles in by_name.items() if "images" in roles}
     landmarks = _landmarks(folder, by_name)
     shown = {
