@@ -310,10 +310,22 @@ def load_pairs(source: str | os.PathLike[str], volumes: Sequence[Volume], *, sla
 
 
 def stored_maps(folder: str | os.PathLike[str], names: Container[str]) -> Iterator[StoredMap]:
-    """Yield the maps of a folder between images of these names."""
+    """Yield the maps of a folder between images of these names.
+
+    Raises
+    ------
+    InputError
+        When a file is damaged, or its name could be of two pairs.
+    """
     for path in sorted(Path(folder).glob("*--*.npz")):
-        fixed, moving = path.name.removesuffix(".npz").split("--")
-        if fixed in names and moving in names:
+        parts = path.name.removesuffix(".npz").split("--")
+        # a name may hold the dashes that part two names
+        splits = [("--".join(parts[:k]), "--".join(parts[k:])) for k in range(1, len(parts))]
+        pairs = [pair for pair in splits if pair[0] in names and pair[1] in names]
+        if len(pairs) > 1:
+            told = " or of ".join(" and ".join(pair) for pair in pairs)
+            raise InputError(f"{path} could be of {told}; name the images without --, and build it again")
+        for fixed, moving in pairs:
             with reading(path, "build it again"), np.load(path) as stored:
                 yield StoredMap(fixed, moving, stored["displacement"], stored["trust"], float(stored["spacing"]))
 

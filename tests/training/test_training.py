@@ -20,7 +20,7 @@ from samreg.matching import Calibration
 from samreg.spatial import Grid, Image, Points, read_image
 from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig
-from samreg.training.cross_subject import build_maps, fit_map, load_pairs, reshaped
+from samreg.training.cross_subject import build_maps, fit_map, load_pairs, reshaped, stored_maps
 from samreg.training.data import Map, Pair, Volume, load_volumes, sample
 from samreg.training.loop import _place, learning_rate, train
 from samreg.training.losses import info_nce, sample_embedding
@@ -288,6 +288,15 @@ def test_maps_between_volumes(volumes, tmp_path):
     assert trusted.tolist() == [1, 0]
     with pytest.raises(InputError, match="no maps"):
         load_pairs(tmp_path / "none", volumes, slack=(8.0, 24.0))
+
+
+def test_names_in_maps_may_hold_the_dashes_between_them(tmp_path):
+    """Such a map ended the run in a ValueError."""
+    np.savez(tmp_path / "A--1--B.npz", displacement=np.zeros((2, 2, 2, 3)), trust=np.zeros((2, 2, 2)), spacing=8.0)
+    assert [(m.fixed, m.moving) for m in stored_maps(tmp_path, {"A--1", "B"})] == [("A--1", "B")]
+    assert not [*stored_maps(tmp_path, {"A--1", "1--B"})]
+    with pytest.raises(InputError, match=r"A--1--B\.npz.*could be of A and 1--B or of A--1 and B"):
+        _ = [*stored_maps(tmp_path, {"A", "B", "A--1", "1--B"})]
 
 
 def test_reshaped_volume_matches_the_original(volumes):
