@@ -16,7 +16,7 @@ from samreg.device import resolve_device
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.inference import on_device
 from samreg.embedding.models import NetworkModel
-from samreg.errors import InputError
+from samreg.errors import InputError, require_choice, require_number, require_seed
 from samreg.landmarks.detector import LandmarkDetector
 from samreg.spatial import Image, Points
 from samreg.training.augment import draw_view
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _SHARPNESS = 20.0  # of a heat map at the start: the logit of similarity 1
 _WIDTH = 1.0  # standard deviation of the heat map that is learnt, local voxels
 _HEAD_RATE = 10.0  # the head learns so many times faster than the network
+_PRECISIONS = ("bfloat16", "float32")
+_MOST_SKIPPED = 5  # steps in a row without a finite gradient
 _FEWEST = 3  # landmarks in view below which a view is drawn again, or all of fewer
 _VIEWS = {
     2: ViewConfig(
@@ -86,9 +88,12 @@ def train_detector(
     Raises
     ------
     InputError
-        When the network is of another kind, images and points do not fit, or no view showed enough landmarks to learn
-        from.
+        When an option is at fault, the network is of another kind, images and points do not fit, no view showed enough
+        landmarks to learn from, or the gradients are not finite any more.
     """
+    steps, seed = require_number("steps", steps, minimum=0, integer=True), require_seed(seed)
+    learning_rate = require_number("learning_rate", learning_rate, minimum=0)
+    require_choice("precision", precision, _PRECISIONS)
     if not isinstance(model.network, CompactNetwork):
         raise InputError(f"the model {model.name} cannot be trained; choose one of samreg's own, as xray-ceph")
     where = resolve_device(device)
@@ -105,7 +110,7 @@ def train_detector(
     groups = [{"params": list(network.parameters())}, {"params": list(head.parameters())}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     dtype = getattr(torch, precision)
-    learnt = 0
+    learnt = skipped = 0
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         number = int(torch.randint(0, len(volumes), (1,), generator=generator))
@@ -126,9 +131,13 @@ def train_detector(
             group["lr"] = rate * factor
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        length = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        if not torch.isfinite(length):
+            if (skipped := skipped + 1) > _MOST_SKIPPED:
+                raise InputError(f"step {step}: the gradients are not finite any more; lower learning_rate")
+            continue
         optimizer.step()
-        learnt += 1
+        learnt, skipped = learnt + 1, 0
         if step % 50 == 0:
             logger.info("step %d: loss %.3f", step, float(loss.detach()))
     if steps and not learnt:

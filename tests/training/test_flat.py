@@ -23,6 +23,7 @@ from samreg.matching import Calibration
 from samreg.phantoms import write_dicom_series
 from samreg.registration import register
 from samreg.spatial import Image, Points, write_image
+from samreg.training import landmarks as detectors
 from samreg.training.calibrate import calibrate
 from samreg.training.config import TrainingConfig
 from samreg.training.cross_subject import build_maps, load_pairs, reshaped
@@ -230,6 +231,32 @@ def test_a_detector_that_cannot_learn_says_so(weights, pictures, points) -> None
     apart = Points(np.array([[5.0, 5.0], [155.0, 5.0], [5.0, 195.0], [155.0, 195.0]]))
     with pytest.raises(InputError, match="none of 3 views"):
         train_detector(model, images, [apart], steps=3, views=replace(VIEWS, size=(32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"steps": -3}, "steps must be"),
+        ({"steps": 1.5}, "steps must be"),
+        ({"learning_rate": -1.0}, "learning_rate must be"),
+        ({"learning_rate": float("nan")}, "learning_rate must be"),
+        ({"precision": "half"}, "precision"),
+        ({"seed": "zero"}, "seed"),
+    ],
+)
+def test_odd_options_of_a_detector_are_named(pictures, points, option, said) -> None:
+    """Negative steps were said to be small views, others ended in a traceback, and NaN made a detector of NaN."""
+    with pytest.raises(InputError, match=said):
+        train_detector(load_model("xray-ceph"), [pictures["first"]], [points], **option)
+
+
+def test_a_detector_without_finite_gradients_is_not_made(pictures, points, monkeypatch) -> None:
+    """Its weights were NaN; it was saved, and refused where it was to find landmarks."""
+    network = CompactNetwork(ndim=2, fine=8, coarse=[8, 8], blocks=[1, 1], local_dim=8, global_dim=8)
+    model = NetworkModel(network, load_model("xray-ceph").preprocessing, name="own")
+    monkeypatch.setattr(detectors._Head, "loss", lambda head, local, *others: float("nan") * local.sum())
+    with pytest.raises(InputError, match="not finite any more; lower learning_rate"):
+        train_detector(model, [pictures["first"]], [points], steps=9, precision="float32")
 
 
 def test_lists_of_images(images, tmp_path) -> None:
