@@ -194,7 +194,7 @@ def train(
     from samreg.training.data import named_images
     from samreg.training.landmarks import train_detector
 
-    require_suffix(out, (".safetensors",))
+    require_suffix(out, (".safetensors",), inputs=[None if model is None else Path(model)])
     with session(verbose=verbose, quiet=quiet) as progress:
         paths = named_images(images)
         files = find_points(points, paths)

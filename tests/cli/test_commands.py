@@ -609,6 +609,14 @@ def test_landmark_detectors_are_trained_and_used(run, pictures, tmp_path):
     assert "no.csv" in done.output
 
 
+def test_a_detector_does_not_replace_the_model_that_it_starts_from(run, tmp_path):
+    model = tmp_path / "m.safetensors"
+    model.write_bytes(b"weights")
+    done = run("landmarks", "train", tmp_path, tmp_path / "points.csv", "-o", model, "--model", model)
+    assert done.exit_code == 2
+    assert "would replace the input" in done.output.replace("\n", " ")
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz"])
 def test_info_tells_fields_from_images_by_their_headers(run, tmp_path, suffix):
     vectors = sitk.GetImageFromArray(np.ones((4, 5, 6, 3), np.float32), isVector=True)
