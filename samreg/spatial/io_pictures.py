@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ _PRINTED = (".jpg", ".jpeg", ".tif", ".tiff")  # these say how large to print a 
 _DEFAULT_DPI = (72, 96)
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_TRANSPARENT_GREY = b"\x89PNG", b"\x04"  # the colour type, its 26th byte
+_ORIENTATION, _AS_STORED = 274, 1  # of EXIF
 _JPEG_TAIL_BYTES = 4096  # where its end is looked for: programs add a little behind it
 _TIFF = (b"II*\0", b"MM\0*")
 _TIFF_PHOTOMETRIC, _TIFF_SAMPLES = 262, 277
@@ -48,7 +50,8 @@ def read_picture(path: Path) -> Image:
 
     Where the file says no pixel size, it is 1 mm and ``spacing_known`` is False. So it is at a print resolution of 72
     or 96 dots an inch, which programs write into any picture, and for a TIFF of several pages, which are read as the
-    slices of a volume and whose distance no file says. TIFFs stored with 0 as white are inverted.
+    slices of a volume and whose distance no file says. TIFFs stored with 0 as white are inverted, and turned as their
+    orientation says; JPEGs are not turned, and a remark says so.
 
     Raises
     ------
@@ -69,6 +72,8 @@ def read_picture(path: Path) -> Image:
         if not is_converted and (components := reader.GetNumberOfComponents()) != 1:
             raise InputError(f"{path}: {components} values a voxel (colour or vectors); convert it to one, greyscale")
         _verify(data, path)
+        if data.startswith(_JPEG):
+            _warn_of_orientation(path)
         if is_converted:  # tiles, and less than 8 bits a pixel
             spacing = reader.GetSpacing()
             image = Image.from_array(_by_pillow(path, kind), spacing=spacing[:2], name=str(path))
@@ -127,6 +132,25 @@ def warn_of_pixel_size(image: Image, path: Path) -> None:
         )  # fmt: skip
     elif not image.spacing_known:
         remark(log, "%s: says no pixel size, read at 1 mm; give spacing= (--pixel-size)", path)
+
+
+def _warn_of_orientation(path: Path) -> None:
+    """Warn that a JPEG is shown otherwise than it is stored, and read: its points may be of the one or of the other."""
+    from PIL import Image as Picture
+
+    try:
+        with warnings.catch_warnings(), Picture.open(path) as picture:
+            warnings.simplefilter("ignore")  # of EXIF that is damaged in part
+            orientation = picture.getexif().get(_ORIENTATION, _AS_STORED)
+    except (OSError, ValueError, SyntaxError, struct.error, Picture.DecompressionBombError):
+        return  # what cannot be read turns the picture in no viewer
+    if orientation != _AS_STORED:
+        remark(
+            log,
+            "%s: is to be shown turned or mirrored (EXIF orientation %s), and read as it is stored, as by 3D Slicer; "
+            "points that were marked as it is shown lie elsewhere: save the picture turned, without the orientation",
+            path, orientation,
+        )  # fmt: skip
 
 
 def _verify(data: bytes, path: Path) -> None:

@@ -404,6 +404,18 @@ def test_print_resolution_is_no_pixel_size(tmp_path, caplog):
     assert as_image(path).remarks == (read_image(path).remarks[0],)
 
 
+@pytest.mark.parametrize(("orientation", "said"), [(None, 0), (1, 0), (6, 1)])
+def test_a_jpeg_that_is_shown_turned_is_said_to_be(tmp_path, orientation, said):
+    """Points that a viewer marked on it turned lay elsewhere, and nothing was said."""
+    exif = Picture.Exif()
+    if orientation:
+        exif[274] = orientation
+    Picture.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "xray.jpg", exif=exif)
+    image = read_image(tmp_path / "xray.jpg", spacing=0.5)
+    assert image.shape == (8, 16)
+    assert ["EXIF orientation 6" in remark for remark in image.remarks] == [True] * said
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])  # the tif says it, 1 mm
 def test_pictures_take_the_pixel_size_that_is_given(tmp_path, suffix, caplog):
     path = tmp_path / f"picture{suffix}"
