@@ -15,6 +15,7 @@ from samreg.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
+    from samreg.spatial.image import Image
 
 _FILES = ("fixed", "moving", "fixed_mask", "moving_mask")
 _START, _ATLAS, _GUIDES = "start.h5", "atlas.h5", ("fixed_landmarks.csv", "moving_landmarks.csv")
@@ -73,8 +74,31 @@ def recipe(result: RegistrationResult) -> Recipe:
         notes.append(f"Make {' and '.join(objects.values())} first: given to the call, and known by no name.")
         notes.append("The command line cannot repeat it.")
     images = options.pop("fixed"), options.pop("moving")
+    spacings = [_given_spacing(path, image) for path, image in zip(images, (result.fixed, result.moving), strict=True)]
+    read = [
+        path if spacing is None else _Code(f"samreg.read_image({path!r}, spacing={spacing})")
+        for path, spacing in zip(images, spacings, strict=True)
+    ]
+    python = python_call(read, options)
+    if any(spacing is not None for spacing in spacings):
+        sizes = {round(float(size), 6) for image in (result.fixed, result.moving) for size in image.spacing}
+        if len(sizes) > 1:  # one option for both images
+            return Recipe(python, "", (*notes, *([] if objects else ["The command line cannot repeat it."])))
+        options["pixel_size"] = sizes.pop()
     command = "" if objects else shell_command(images, options)
-    return Recipe(python_call(images, options), command, tuple(notes))
+    return Recipe(python, command, tuple(notes))
+
+
+def _given_spacing(path: str, image: Image) -> list[float] | None:
+    """Return the voxel size with which a picture was read, mm, where its file does not say it."""
+    from samreg.spatial.io_pictures import PICTURES, stored_spacing
+
+    if not path.lower().endswith(PICTURES) or not Path(path).is_file():
+        return None
+    stored = stored_spacing(Path(path))
+    if len(stored) == image.ndim and np.allclose(stored, image.spacing, rtol=1e-4):
+        return None
+    return [round(float(size), 6) for size in image.spacing]
 
 
 def python_call(images: Sequence[str], options: Mapping[str, Any]) -> str:

@@ -84,6 +84,23 @@ def read_picture(path: Path) -> Image:
     return replace(image, spacing_known=image.ndim == _FLAT and not _is_default(image.spacing))
 
 
+def stored_spacing(path: Path) -> FloatArray:
+    """Return the voxel size that a picture's file says, mm, 1 where it says none.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    with reading(path):
+        reader.SetFileName(itk_path(path))
+        reader.ReadImageInformation()
+    return np.asarray(reader.GetSpacing(), dtype=np.float64)
+
+
 def _grey_kind(data: bytes) -> int | None:
     """Return how a grey TIFF stores black and white (its PhotometricInterpretation); None of other files."""
     page = next(_pages(data), None) if data[:4] in _TIFF else None

@@ -26,7 +26,16 @@ from samreg.report.recipe import python_call, recipe, shell_command
 from samreg.report.viewer import viewer_data
 from samreg.report.views import focus, middle, overlay, slice_grid, slice_indices, views_of, window
 from samreg.seeding import AffineFit, Seed
-from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, Points, write_image, write_transform
+from samreg.spatial import (
+    AffineTransform,
+    DisplacementField,
+    Grid,
+    Image,
+    Points,
+    read_image,
+    write_image,
+    write_transform,
+)
 from samreg.spatial.standard import oriented
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
@@ -224,6 +233,25 @@ def test_the_recipe_says_what_it_cannot_repeat(good_result, phantom, tmp_path):
     page = write_report(result, tmp_path / "report.html").read_text()
     assert "CompositeTransform" not in page
     assert "--start start.h5" in page
+
+
+def test_the_recipe_gives_the_pixel_size_that_files_do_not_say(tmp_path, good_result):
+    """Repeated as told, pictures were read at 1 mm."""
+    paths = [tmp_path / "fixed.png", tmp_path / "moving.png"]
+    for path in paths:
+        PIL.Image.fromarray(np.zeros((6, 8), np.uint8)).save(path)
+
+    def told(*spacings):
+        fixed, moving = (read_image(path, spacing=s) for path, s in zip(paths, spacings, strict=True))
+        return recipe(replace(good_result(), fixed=fixed, moving=moving, options={"spacing": 0.6}))
+
+    text = told(0.5, 0.5)
+    assert text.command.endswith("-o out --spacing 0.6 --pixel-size 0.5")
+    assert f"samreg.read_image({str(paths[0])!r}, spacing=[0.5, 0.5])," in text.python
+    text = told(0.5, 0.25)
+    assert f"samreg.read_image({str(paths[1])!r}, spacing=[0.25, 0.25])," in text.python
+    assert (text.command, text.notes) == ("", ("The command line cannot repeat it.",))
+    assert "read_image" not in told(None, None).python
 
 
 def test_many_landmarks_are_folded_away_below_their_summary(good_result, tmp_path):
