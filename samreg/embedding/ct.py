@@ -12,7 +12,7 @@ from samreg.embedding.body import body_mask
 from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.image import Image
-from samreg.spatial.standard import AIR, MIN_RANGE_HU
+from samreg.spatial.standard import AIR, MIN_RANGE_HU, lacks_intercept
 
 ANY_CONTRAST_MODEL = "any-small"  # for what is no CT
 _CT = Kind(
@@ -98,7 +98,7 @@ def _intensity_fault(image: Image) -> str:
         return f"{where} are constant or normalised; give the original CT in Hounsfield units; {other}"
     if low >= 0 and high <= 255:
         return f"{where} look like an 8-bit picture; give the original CT in Hounsfield units (air -1000); {other}"
-    if low >= 0:
+    if low >= 0 or lacks_intercept(image):
         return (
             f"{where} are not Hounsfield units (air -1000, water 0): stored CT values need their rescale slope and "
             f"intercept (often value - 1024); {other}"

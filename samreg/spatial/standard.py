@@ -19,12 +19,18 @@ log = logging.getLogger(__name__)
 AIR = -1024.0  # HU
 MIN_RANGE_HU = 100.0  # of a CT; less is constant or normalised
 _FAT_HU = -50.0  # fat lies below
+_FAT_RANGE_HU = (-150.0, -50.0)
+_STORED_FAT = (850.0, 974.0)  # where fat lies in stored values, which await an intercept of -1000 or -1024
+_MIN_STORED_SHARE = 0.01  # of all voxels; cortical bone, whose HU these are too, is less
+_STORED_RATIO = 3.0  # of the voxels in that range to those in that of fat; below 0.1 in CT of bodies in HU
+_SAMPLED_SLICES = 32
 
 
 def has_hounsfield_units(image: Image) -> bool:
     """Tell whether the intensities of a volume can be Hounsfield units: their range is that of a CT of a body.
 
-    Every such CT shows fat, at -100 HU; MR that was interpolated or denoised can fall a little below zero.
+    Every such CT shows fat, at -100 HU; MR that was interpolated or denoised can fall a little below zero, and stored
+    values of a CT do around its round field of view, where scanners write a number such as -2000.
 
     Examples
     --------
@@ -37,7 +43,24 @@ def has_hounsfield_units(image: Image) -> bool:
     (True, False)
     """
     low, high = float(image.array.min()), float(image.array.max())
-    return image.ndim == 3 and low < _FAT_HU and high - low >= MIN_RANGE_HU
+    return image.ndim == 3 and low < _FAT_HU and high - low >= MIN_RANGE_HU and not lacks_intercept(image)
+
+
+def lacks_intercept(image: Image) -> bool:
+    """Tell whether a volume holds stored values of a CT: fat lies 1000 or 1024 too high, and nothing where it should.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from samreg.spatial import Image
+    >>> hu = np.full((4, 4, 4), -100, np.int16)
+    >>> hu[0] = -1000
+    >>> lacks_intercept(Image.from_array(hu, spacing=2)), lacks_intercept(Image.from_array(hu + 1024, spacing=2))
+    (False, True)
+    """
+    some = image.array[:: max(1, len(image.array) // _SAMPLED_SLICES)]
+    fat, stored = (np.count_nonzero((some >= low) & (some <= high)) for low, high in (_FAT_RANGE_HU, _STORED_FAT))
+    return bool(stored > max(_MIN_STORED_SHARE * some.size, _STORED_RATIO * fat))
 
 
 def oriented(image: Image) -> Image:

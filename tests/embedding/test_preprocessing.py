@@ -51,6 +51,7 @@ def test_body_of_air_is_empty():
 
 
 GOOD = np.random.default_rng(0).integers(-1000, 400, (8, 8, 8))
+PADDED = np.where(np.indices(GOOD.shape)[2] == 0, -2000, GOOD + 1024).astype(np.int16)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ GOOD = np.random.default_rng(0).integers(-1000, 400, (8, 8, 8))
         (np.where(GOOD > 350, np.inf, GOOD.astype(np.float32)), 2, "infinite"),
         (((GOOD + 1000) // 6).astype(np.uint8), 2, "8-bit"),
         ((GOOD + 1024).astype(np.int16), 2, "rescale"),
+        (PADDED, 2, "rescale"),
         ((GOOD / 1000).astype(np.float32), 2, "normalised"),
         (np.full((8, 8, 8), -1000, np.int16), 2, "constant"),
         (GOOD.astype(np.int16), 0.002, "spacing"),

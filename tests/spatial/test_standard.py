@@ -19,7 +19,7 @@ from samreg.quality.deformation import determinants
 from samreg.quality.similarity import ncc
 from samreg.spatial import AffineTransform, Grid, Image, as_mask, sample_mask
 from samreg.spatial.adapters import from_nibabel, from_sitk, to_nibabel, to_sitk
-from samreg.spatial.standard import mask_voxels, oriented, standardised
+from samreg.spatial.standard import has_hounsfield_units, mask_voxels, oriented, standardised
 
 # axes and voxel sizes
 
@@ -135,3 +135,19 @@ def test_a_map_of_probabilities_is_told_of(caplog):
 def test_a_mask_of_another_dimension_is_refused():
     with pytest.raises(InputError, match="both must be 2D or both 3D"):
         sample_mask(Image.from_array(np.eye(4), spacing=1, name="flat"), Grid.make((4, 4, 4)))
+
+
+# units
+
+
+@pytest.mark.parametrize(("intercept", "padding"), [(-1024, -2000), (-1000, -2000), (-1024, -1024), (-1024, -3024)])
+def test_stored_values_around_which_scanners_pad_are_no_hounsfield_units(intercept, padding):
+    hu = np.random.default_rng(0).normal(-1000, 20, (10, 20, 20))
+    hu[:, 4:16, 4:16] = np.random.default_rng(1).normal(-100, 20, (10, 12, 12))  # fat
+    hu[:, 8:12, 8:12] = 900  # bone
+    outside = np.zeros(hu.shape, bool)
+    outside[:, :3, :3] = True
+    ct = np.where(outside, padding, hu)
+    stored = np.where(outside, padding, hu - intercept)
+    assert has_hounsfield_units(Image.from_array(ct, spacing=2))
+    assert not has_hounsfield_units(Image.from_array(stored, spacing=2))
