@@ -479,6 +479,21 @@ def test_labels_are_told_from_intensities_and_warped_as_they_are(places: Places,
     assert (smooth.exit_code, samreg.read_image(tmp_path / "w.nii.gz").array.dtype) == (0, np.float32)
 
 
+def test_any_number_of_labels_is_labels_and_bone_in_a_window_is_not():
+    atlas = np.zeros((60, 60, 60), np.int32)
+    atlas[5:55, 5:55, 5:55] = np.kron(np.arange(1, 1001).reshape(10, 10, 10), np.ones((5, 5, 5), int))
+    scan = Image.from_array(atlas, spacing=2.0, name="atlas.nii.gz")
+    assert is_label_image(scan)
+    shifted = samreg.RegistrationResult(scan, scan, AffineTransform(np.eye(3), [1.1, 0, 0])).warp(scan)
+    assert set(np.unique(shifted.array)) <= set(np.unique(atlas))
+    points = np.zeros_like(atlas)
+    points.ravel()[::500] = np.arange(432) + 1
+    assert is_label_image(scan.with_array(points)), "single voxels, of which no two touch"
+    window = np.zeros(atlas.shape, np.uint8)
+    window[:, 20:40, 20:40] = np.random.default_rng(0).integers(0, 256, (60, 20, 20))
+    assert not is_label_image(scan.with_array(window))
+
+
 @pytest.mark.parametrize("name", ["=cmd|'/c calc'!A1", "+1+1", "-tip", "@sum", "tip", "-3.2", "'quoted'", "=1,2"])
 def test_no_cell_of_a_table_is_a_formula(tmp_path: Path, name: str) -> None:
     points = Points([[-3.25, 2, 3]], (name,))

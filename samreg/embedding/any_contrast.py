@@ -100,6 +100,6 @@ def check_any_contrast(image: Image) -> None:
         raise InputError(f"{image.label}: all voxels have the value {low:g}; give an image of the body")
     if is_label_image(image) and not has_hounsfield_units(image):  # a phantom's CT may have as few values
         raise InputError(
-            f"{image.label}: whole numbers from {low:g} to {high:g}, few of them, in areas of one value, are labels; "
+            f"{image.label}: whole numbers from {low:g} to {high:g}, in areas of one value, are labels; "
             "give the image that they belong to"
         )

@@ -289,8 +289,8 @@ class RegistrationResult:
         image
             Anything :func:`samreg.as_image` takes, in the moving image's world.
         interpolation
-            "linear", "nearest" or "bspline". Unless given, "nearest" for labels (at most 256 whole numbers of any type,
-            in areas of one value), else "linear".
+            "linear", "nearest" or "bspline". Unless given, "nearest" for labels (whole numbers of any type, in areas of
+            one value), else "linear".
         fill
             Value outside ``image``; its smallest value, or 0 for "nearest", unless given.
 

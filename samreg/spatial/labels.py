@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from samreg.errors import InputError
 from samreg.spatial.image import Image
 
-_MAX_LABELS = 256
+_FEW_VALUES = 32  # no image of a body has as few
 _MIN_EQUAL_SHARE = 0.8  # of neighbours along the rows; of a picture of as few grey values far fewer are equal
+_MIN_EQUAL_INSIDE = 0.6  # of neighbours that are not background: bone alone, in a window of grey values, has 0.1
 
 
 def is_label_image(image: Image) -> bool:
-    """Tell whether an image holds labels: whole numbers of any type, few of them, in areas of one value.
+    """Tell whether an image holds labels: whole numbers of any type, in areas of one value, however many there are.
 
     Examples
     --------
@@ -34,7 +35,7 @@ def is_label_image(image: Image) -> bool:
     if array.dtype.kind not in "iuf" or array.size < 2:
         return False
     planes = array[:: max(1, len(array) // 16)]  # enough to tell most others at once
-    return _may_hold_labels(planes) and _are_whole(array) and len(np.unique(array)) <= _MAX_LABELS
+    return _are_whole(planes) and _in_areas(planes) and _are_whole(array)
 
 
 def whole_numbers(image: Image) -> NDArray[Any]:
@@ -60,10 +61,18 @@ def whole_numbers(image: Image) -> NDArray[Any]:
     return array.astype(np.int64) if array.dtype.kind == "f" else array
 
 
-def _may_hold_labels(planes: NDArray[Any]) -> bool:
-    if not _are_whole(planes) or (planes[..., 1:] == planes[..., :-1]).mean() < _MIN_EQUAL_SHARE:
+def _in_areas(planes: NDArray[Any]) -> bool:
+    """Tell whether neighbours have one value, and not in the background alone, unless there are few values."""
+    left, right = planes[..., :-1], planes[..., 1:]
+    equal = left == right
+    if equal.mean() < _MIN_EQUAL_SHARE:
         return False
-    return len(np.unique(planes)) <= _MAX_LABELS
+    values, counts = np.unique(planes, return_counts=True)
+    if len(values) <= _FEW_VALUES:
+        return True
+    background = values[counts.argmax()]
+    inside = equal[(left != background) & (right != background)]
+    return not inside.size or float(inside.mean()) >= _MIN_EQUAL_INSIDE
 
 
 def _are_whole(values: NDArray[Any]) -> bool:
