@@ -21,8 +21,9 @@ def as_points_array(points: ArrayLike, ndim: int) -> FloatArray:
     Raises
     ------
     InputError
-        When the shape does not fit or a coordinate is not finite.
+        When the shape does not fit, a coordinate is not finite, or a data frame has other columns than x, y(, z).
     """
+    require_columns_xyz(points)
     try:
         array = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -35,6 +36,17 @@ def as_points_array(points: ArrayLike, ndim: int) -> FloatArray:
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))[:5].tolist()
         raise InputError(f"points contain NaN or infinity in rows {bad}; remove them or give coordinates")
     return array
+
+
+def require_columns_xyz(points: object) -> None:
+    """Raise :class:`InputError` for a data frame whose columns have names, but others than x, y(, z) in this order."""
+    names = [str(name) for name in getattr(points, "columns", ())]
+    numbered = all(name.isdecimal() for name in names)
+    if not numbered and [name.lower() for name in names] != ["x", "y", "z"][: len(names)]:
+        raise InputError(
+            f"a data frame with columns {', '.join(names)} where positions x, y(, z) are needed; "
+            "samreg.spatial.as_points(frame, 3) reads it by the names of its columns"
+        )
 
 
 def lengths(vectors: NDArray[Any]) -> NDArray[Any]:

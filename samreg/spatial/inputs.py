@@ -115,12 +115,12 @@ def _from_mapping(source: Mapping[Any, Any], name: str) -> Image:
 
 
 def as_points(points: object, ndim: int, *, grid: Grid | None = None) -> Points:
-    """Return :class:`Points` from Points, an array (N, d) in LPS mm, or the path of a points file.
+    """Return :class:`Points` from Points, an array (N, d) in LPS mm, a data frame, or the path of a points file.
 
     Parameters
     ----------
     points
-        Also a single position (d,), or an empty list.
+        Also a single position (d,), or an empty list. A data frame is read by the names of its columns, as a csv is.
     ndim
         Number of coordinates they must have.
     grid
@@ -184,6 +184,11 @@ def _points_of(values: Any, ndim: int) -> Points:
     """Return the points in an array, a list or one position."""
     if hasattr(values, "detach"):  # a tensor, perhaps on a GPU
         values = values.detach().cpu()
+    frame = _frame_of(values)
+    if frame is not None:
+        from samreg.spatial.io_points_csv import points_of_frame
+
+        return points_of_frame(frame)
     if isinstance(values, (Mapping, bytes)) or values is None:
         raise InputError(f"points must be a file, samreg.Points or an array (N, {ndim}), got {type(values).__name__}")
     if np.size(np.asarray(values, dtype=object)) == 0:
@@ -191,3 +196,11 @@ def _points_of(values: Any, ndim: int) -> Points:
     if np.ndim(np.asarray(values, dtype=object)) == 1 and len(values) == ndim:
         values = [values]
     return Points(values)
+
+
+def _frame_of(values: Any) -> Any:
+    """Return a data frame whose columns have names, also of a series, one row of such a frame; None for all else."""
+    if hasattr(values, "to_frame") and any(isinstance(name, str) for name in getattr(values, "index", ())):
+        values = values.to_frame().T
+    named = any(isinstance(column, str) for column in getattr(values, "columns", ()))
+    return values if named else None

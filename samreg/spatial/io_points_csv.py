@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -205,6 +208,29 @@ def parse_point_table(text: str, path: Path) -> PointTable:
     return PointTable(
         with_header(rows, path, delimiter, last_is_filled=last in filled), columns, _SIGNS[frame or said or "lps"]
     )
+
+
+def points_of_frame(frame: Any) -> Points:
+    """Return the points of a data frame of pandas or polars, read by the names of its columns as a csv is.
+
+    Names may stand in the index of pandas.
+
+    Raises
+    ------
+    InputError
+        When it has no columns x, y(, z) in mm, two columns of one name, or a cell is no number.
+    """
+    header = [str(column) for column in frame.columns]
+    if len(set(header)) < len(header):
+        raise InputError(f"a data frame of points has two columns of one name, {header}; rename one")
+    columns = [frame[column].to_list() for column in frame.columns]
+    index = list(getattr(frame, "index", ()))
+    is_named = not {column.lower() for column in header}.isdisjoint(_SPELLINGS["name"])
+    if index and not is_named and all(isinstance(name, str) for name in index):
+        header, columns = ["name", *header], [index, *columns]
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *zip(*columns, strict=True)])
+    return parse_point_table(text.getvalue(), Path("data frame")).points()
 
 
 def is_placed(status: str, where: str, *, flag: bool) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import FloatArray, Grid, require_columns_xyz
 from samreg.spatial.remarks import remark
 
 _MARGIN_MM = 1e-3  # by which rounding may put a point outside an image
@@ -50,6 +50,7 @@ class Points:
     scores: FloatArray | None = None
 
     def __post_init__(self) -> None:
+        require_columns_xyz(self.positions)
         positions = as_numbers(self.positions, "points").copy()
         if positions.ndim != 2 or positions.shape[1] not in (2, 3):
             raise InputError(f"points must have shape (N, 2) or (N, 3), got {positions.shape}")

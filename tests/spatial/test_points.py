@@ -26,6 +26,26 @@ def test_one_position_is_one_point(given):
     assert as_points(given, 3).positions.tolist() == [[1, 2, 3]]
 
 
+def test_data_frames_are_read_by_the_names_of_their_columns():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"z": [3.1, 30], "y": [2.0, 20], "x": [1, 10]})
+    assert as_points(frame, 3).positions.tolist() == [[1, 2, 3.1], [10, 20, 30]]
+    assert as_points(frame.iloc[0], 3).positions.tolist() == [[1, 2, 3.1]], "one row"
+    named = as_points(frame.assign(label=[7, 8], score=[0.5, 1]), 3)
+    assert (named.names, named.scores.tolist()) == (("7", "8"), [0.5, 1])
+    assert as_points(frame.set_index(pd.Index(["apex", "carina"])), 3).names == ("apex", "carina")
+    assert as_points(frame.rename(columns={"x": "R", "y": "A", "z": "S"}), 3).positions[0].tolist() == [-1, -2, 3.1]
+    assert as_points(pd.DataFrame(np.eye(3)), 3).positions.tolist() == np.eye(3).tolist(), "columns without names"
+    for refused, why in ((frame[["x"]], "no columns x, y"), (frame.assign(x=[np.nan, 1]), "line 2")):
+        with pytest.raises(InputError, match=why):
+            as_points(refused, 3)
+    with pytest.raises(InputError, match="two columns of one name"):
+        as_points(pd.concat([frame, frame], axis=1), 3)
+    for raw in (Points, AffineTransform.identity(3).transform_points):
+        with pytest.raises(InputError, match="as_points"):
+            raw(frame)
+
+
 @pytest.mark.parametrize(
     "junk",
     [
