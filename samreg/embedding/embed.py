@@ -32,7 +32,7 @@ def embed(
     Parameters
     ----------
     image
-        An :class:`samreg.Image`, a path, or a SimpleITK, ITK, ANTs or nibabel image: CT in HU, or a 2D X-ray.
+        An :class:`samreg.Image`, a path, or an image as :func:`samreg.as_image` takes: CT in HU, or a 2D X-ray.
     model
         See ``load_model``; the default for what the image is unless given.
     mask

@@ -58,8 +58,8 @@ def register(
     Parameters
     ----------
     fixed, moving
-        Paths, DICOM folders, SimpleITK, ITK, ANTs or nibabel images, or :class:`samreg.Image`; CT in HU, or
-        2D X-rays, for the methods that embed. Grids, spacings and extents may differ.
+        Paths, DICOM folders, SimpleITK, ITK, ANTs, nibabel, MONAI or TorchIO images, or :class:`samreg.Image`; CT in
+        HU, or 2D X-rays, for the methods that embed. Grids, spacings and extents may differ.
     method
         "embedding": correspondences of anatomical embeddings alone. "registration": the engine alone.
         "hybrid": the engine, seeded by the embeddings.

@@ -1,7 +1,7 @@
-"""Conversions in memory, both ways: SimpleITK, ANTs, ITK, nibabel, numpy, torch.
+"""Conversions in memory, both ways: SimpleITK, ANTs, ITK, nibabel, numpy, torch; from MONAI and TorchIO.
 
-SimpleITK, ITK and ANTs are LPS like samreg; nibabel is RAS and is turned here and nowhere else. ANTs and
-nibabel arrays are (x, y, z), all others (z, y, x).
+SimpleITK, ITK and ANTs are LPS like samreg; nibabel, MONAI and TorchIO are RAS and are turned here and nowhere else.
+Arrays of ANTs and nibabel are (x, y, z), of MONAI and TorchIO (channel, x, y, z), all others (z, y, x).
 """
 
 from __future__ import annotations
@@ -210,6 +210,34 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
     return place(array, to_world, name=name)
 
 
+def from_channels(image: Any, *, name: str = "") -> Image:
+    """Return an Image from a MetaTensor of MONAI or an image of TorchIO: (channel, x, y, z) or (x, y, z), an affine.
+
+    The affine leads to RAS mm, or to LPS mm where the MetaTensor's ``meta["space"]`` says so.
+
+    Raises
+    ------
+    InputError
+        When there are several channels, a batch, or less than a volume, or the affine is not finite or singular.
+    """
+    name = name or str(getattr(image, "path", None) or "")
+    if not (hasattr(image, "affine") and hasattr(image, "shape")):
+        raise InputError(f"{name or 'image'}: a {type(image).__name__} is no image; give one of its images")
+    shape, affine = tuple(image.shape), np.asarray(image.affine, dtype=float)
+    if affine.shape != (4, 4) or len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
+        raise InputError(
+            f"{name or 'image'}: a {type(image).__name__} of shape {shape}, with an affine of {affine.shape}, is not "
+            "one volume of one channel, (1, x, y, z); select one, such as image[:1], or one of a batch"
+        )
+    meta = getattr(image, "meta", None) or {}
+    to_world = _require_affine(affine, name)
+    if str(getattr(meta.get("space"), "value", meta.get("space"))) != "LPS":
+        to_world = _RAS_LPS @ to_world
+    voxels = image.data if hasattr(image, "data") else image
+    array = voxels.detach().cpu().numpy().reshape(shape[-3:])
+    return place(np.array(array.T, order="C"), to_world, name=name)
+
+
 def to_nifti_affine(grid: Grid) -> FloatArray:
     """Return the (4, 4) matrix from voxel indices (x, y, z) to RAS mm."""
     affine = np.eye(4)
@@ -229,18 +257,22 @@ def nifti_to_lps(image: Any, name: str = "") -> FloatArray:
     InputError
         When the affine is not finite or singular.
     """
-    affine = np.array(image.affine, dtype=float)
+    affine = _require_affine(np.array(image.affine, dtype=float), name)
+    if hasattr(image.header, "get_qform"):  # NIfTI
+        _warn_of_other_geometries(image, name or "image")
+    affine[:3] *= _unit_mm(image.header)
+    matrix: FloatArray = _RAS_LPS @ affine
+    return matrix
+
+
+def _require_affine(affine: FloatArray, name: str) -> FloatArray:
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * np.prod(lengths):
         raise InputError(
             f"{name or 'image'}: the affine {affine[:3].round(6).tolist()} is singular or not finite; correct its "
             "header"
         )
-    if hasattr(image.header, "get_qform"):  # NIfTI
-        _warn_of_other_geometries(image, name or "image")
-    affine[:3] *= _unit_mm(image.header)
-    matrix: FloatArray = _RAS_LPS @ affine
-    return matrix
+    return affine
 
 
 def _unit_mm(header: Any) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from samreg.errors import InputError
-from samreg.spatial.adapters import from_ants, from_itk, from_nibabel, from_sitk
+from samreg.spatial.adapters import from_ants, from_channels, from_itk, from_nibabel, from_sitk
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points, require_inside, require_some
@@ -20,7 +20,10 @@ from samreg.spatial.remarks import remark, remarks_kept
 log = logging.getLogger(__name__)
 
 _KEYS = ("array", "spacing", "origin", "direction", "name")
-_FROM = {"SimpleITK": from_sitk, "ants": from_ants, "itk": from_itk}
+_FROM = {
+    "SimpleITK": from_sitk, "ants": from_ants, "itk": from_itk, "monai": from_channels, "torchio": from_channels
+}  # fmt: skip
+_RAS = ("monai", "torchio")  # what these make of an array lies along their axes
 
 
 def as_image(source: Any, *, name: str = "") -> Image:
@@ -29,7 +32,8 @@ def as_image(source: Any, *, name: str = "") -> Image:
     Parameters
     ----------
     source
-        An Image, a path, a SimpleITK, ITK, ANTs or nibabel image, or a dictionary with the keys ``array``, (z, y, x),
+        An Image, a path, a SimpleITK, ITK, ANTs, nibabel or TorchIO image, a MetaTensor of MONAI of one channel, or a
+        dictionary with the keys ``array``, (z, y, x),
         and ``spacing``, mm, and maybe ``origin``, ``direction`` and ``name``, as :meth:`Image.from_array` takes them.
         An array or tensor alone carries no geometry and is refused.
     name
@@ -69,7 +73,7 @@ def _converted(source: Any, name: str) -> Image:
     module = type(source).__module__.split(".")[0]
     if module in _FROM:
         image = _FROM[module](source, name=name)
-        if _is_default(image):
+        if _is_default(image, is_ras=module in _RAS):
             remark(
                 log,
                 "%s: spacing 1 mm, origin 0: what %s gives an image made from an array; set its true geometry",
@@ -87,15 +91,14 @@ def _converted(source: Any, name: str) -> Image:
         )
     raise InputError(
         f"{name or 'image'}: cannot read a {type(source).__module__}.{type(source).__name__}; give a path, or a "
-        "samreg, SimpleITK, ITK, ANTs or nibabel image, or a dictionary with array and spacing"
+        "samreg, SimpleITK, ITK, ANTs, nibabel, MONAI or TorchIO image, or a dictionary with array and spacing"
     )
 
 
-def _is_default(image: Image) -> bool:
+def _is_default(image: Image, *, is_ras: bool) -> bool:
     grid = image.grid
-    return bool(
-        (grid.spacing == 1).all() and not grid.origin.any() and np.array_equal(grid.direction, np.eye(grid.ndim))
-    )
+    axes = np.diag([-1.0, -1.0, 1.0]) if is_ras else np.eye(grid.ndim)
+    return bool((grid.spacing == 1).all() and not grid.origin.any() and np.array_equal(grid.direction, axes))
 
 
 def _from_mapping(source: Mapping[Any, Any], name: str) -> Image:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -319,3 +320,54 @@ def test_nibabel_images_that_cannot_be_read_are_named(tmp_path):
         as_image(image)
     with pytest.raises(InputError, match="a GiftiImage is no volume"):
         as_image(nib.GiftiImage())
+
+
+class MetaTensor(torch.Tensor):
+    """As MONAI's: a tensor (channel, x, y, z) with an affine."""
+
+    __module__ = "monai.data.meta_tensor"
+
+
+class ScalarImage:
+    """As TorchIO's: ``data`` (channel, x, y, z), and an affine to RAS mm."""
+
+    __module__ = "torchio.data.image"
+
+    def __init__(self, data, affine):
+        self.data, self.affine, self.shape, self.path = data, affine, tuple(data.shape), None
+
+
+def meta_tensor(array, affine, **meta):
+    tensor = torch.as_tensor(array).as_subclass(MetaTensor)
+    tensor.affine, tensor.meta = torch.as_tensor(affine), meta
+    return tensor
+
+
+def test_images_of_monai_and_torchio_lie_where_nibabel_puts_them():
+    array = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
+    affine = np.array([[0, -2.0, 0, 30], [1.5, 0, 0, -20], [0, 0, 3.0, 10], [0, 0, 0, 1]])
+    expected = as_image(nib.Nifti1Image(array, affine))
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    for image in (
+        meta_tensor(array[None], affine),
+        meta_tensor(array, affine, space="RAS"),
+        meta_tensor(array[None], lps, space="LPS"),
+        ScalarImage(torch.as_tensor(array[None]), affine),
+    ):
+        taken = as_image(image)
+        assert taken.grid.same_as(expected.grid)
+        np.testing.assert_array_equal(taken.array, expected.array)
+        assert taken.array.dtype == np.int16
+
+
+def test_images_of_monai_and_torchio_that_are_no_volume_are_refused():
+    array = np.zeros((2, 4, 5, 6), np.float32)
+    for image, why in (
+        (meta_tensor(array, np.eye(4)), r"shape \(2, 4, 5, 6\)"),
+        (meta_tensor(array[None], np.eye(4)), "one of a batch"),
+        (meta_tensor(array[0, 0], np.eye(3)), "not one volume"),
+        (meta_tensor(array[:1], np.diag([1.0, 0, 1, 1])), "singular"),
+    ):
+        with pytest.raises(InputError, match=why):
+            as_image(image)
+    assert "what monai gives an image made from an array" in as_image(meta_tensor(array[:1], np.eye(4))).remarks[0]
