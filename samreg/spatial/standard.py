@@ -22,6 +22,8 @@ _FAT_HU = -50.0  # fat lies below
 _FAT_RANGE_HU = (-150.0, -50.0)
 _STORED_FAT = (850.0, 974.0)  # where fat lies in stored values, which await an intercept of -1000 or -1024
 _MIN_STORED_SHARE = 0.01  # of all voxels; cortical bone, whose HU these are too, is less
+_STORED_SOFT = (990.0, 1124.0)  # where soft tissue lies in such values
+_MIN_STORED_SOFT_SHARE = 0.05  # of all voxels; of a skull alone, without its fat, bone of these HU is less
 _STORED_RATIO = 3.0  # of the voxels in that range to those in that of fat; below 0.1 in CT of bodies in HU
 _SAMPLED_SLICES = 32
 
@@ -47,20 +49,23 @@ def has_hounsfield_units(image: Image) -> bool:
 
 
 def lacks_intercept(image: Image) -> bool:
-    """Tell whether a volume holds stored values of a CT: fat lies 1000 or 1024 too high, and nothing where it should.
+    """Tell whether a volume holds stored values of a CT: fat and soft tissue lie 1000 or 1024 too high, no fat in HU.
 
     Examples
     --------
     >>> import numpy as np
     >>> from samreg.spatial import Image
     >>> hu = np.full((4, 4, 4), -100, np.int16)
-    >>> hu[0] = -1000
+    >>> hu[0], hu[1] = -1000, 40
     >>> lacks_intercept(Image.from_array(hu, spacing=2)), lacks_intercept(Image.from_array(hu + 1024, spacing=2))
     (False, True)
     """
     some = image.array[:: max(1, len(image.array) // _SAMPLED_SLICES)]
-    fat, stored = (np.count_nonzero((some >= low) & (some <= high)) for low, high in (_FAT_RANGE_HU, _STORED_FAT))
-    return bool(stored > max(_MIN_STORED_SHARE * some.size, _STORED_RATIO * fat))
+    fat, stored, soft = (
+        np.count_nonzero((some >= low) & (some <= high)) / some.size
+        for low, high in (_FAT_RANGE_HU, _STORED_FAT, _STORED_SOFT)
+    )
+    return bool(stored > max(_MIN_STORED_SHARE, _STORED_RATIO * fat) and soft > _MIN_STORED_SOFT_SHARE)
 
 
 def oriented(image: Image) -> Image:

@@ -144,6 +144,7 @@ def test_a_mask_of_another_dimension_is_refused():
 def test_stored_values_around_which_scanners_pad_are_no_hounsfield_units(intercept, padding):
     hu = np.random.default_rng(0).normal(-1000, 20, (10, 20, 20))
     hu[:, 4:16, 4:16] = np.random.default_rng(1).normal(-100, 20, (10, 12, 12))  # fat
+    hu[:, 6:14, 6:14] = 40  # soft tissue
     hu[:, 8:12, 8:12] = 900  # bone
     outside = np.zeros(hu.shape, bool)
     outside[:, :3, :3] = True
@@ -151,3 +152,10 @@ def test_stored_values_around_which_scanners_pad_are_no_hounsfield_units(interce
     stored = np.where(outside, padding, hu - intercept)
     assert has_hounsfield_units(Image.from_array(ct, spacing=2))
     assert not has_hounsfield_units(Image.from_array(stored, spacing=2))
+
+
+def test_a_skull_without_its_fat_has_hounsfield_units():
+    hu = np.random.default_rng(0).uniform(300, 1900, (8, 20, 20))  # bone, as much of it at 850 to 974 as at 990 to 1124
+    hu[:, 4:18, 3:17] = 35
+    hu[:, :2] = -1000
+    assert has_hounsfield_units(Image.from_array(hu, spacing=2.0))
