@@ -469,3 +469,38 @@ def test_fields_are_the_engines_own_throughout_the_image_even_where_the_first_le
     points = image.world_points().reshape(-1, 3)
     kept = fields_then_affine(given, image, 2.0)
     np.testing.assert_allclose(kept.transform_points(points), given.transform_points(points), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["total displacement", "affine first", "inverse"])
+def test_starts_that_end_in_no_affine_leave_a_field_that_does_not_fold_on_its_way_to_zero(kind) -> None:
+    """A shift of 200 mm fell to zero over 30 mm, and a tenth of the image came back up to 200 mm off."""
+    from samreg.registration.composition import fields_then_affine
+    from samreg.spatial import AffineTransform, DisplacementField, Grid, compose, sample_displacement
+
+    image = Grid.make((20, 24, 28), spacing=4.0, direction=[[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    shift = AffineTransform.about(image.center, [[1.1, -0.1, 0], [0.1, 1.0, 0], [0, 0, 0.9]], [200.0, -30.0, 60.0])
+
+    def bump(center):
+        grid = Grid(image.shape, image.origin + center - image.center, image.spacing, image.direction)
+        away = ((grid.world_points() - center) ** 2).sum(axis=-1, keepdims=True)
+        return DisplacementField(6 * np.exp(-away / 300) * [1.0, 0.5, -0.5], grid)
+
+    given = {
+        "total displacement": sample_displacement(compose(bump(image.center), shift), image),
+        "affine first": compose(shift, bump(shift.transform_points(image.center)[0])),
+        "inverse": compose(bump(shift.transform_points(image.center)[0]), shift.inverse()).inverse(),
+    }[kind]
+    points = image.world_points().reshape(-1, 3)
+    kept = fields_then_affine(given, image, 4.0)
+    np.testing.assert_allclose(kept.transform_points(points), given.transform_points(points), atol=0.05)
+    np.testing.assert_allclose(kept.inverse().transform_points(kept.transform_points(points)), points, atol=0.1)
+    around = image.padded(40.0).world_points().reshape(-1, 3)  # where the field is zero, the affine has the last word
+    np.testing.assert_allclose(kept.transform_points(around), shift.transform_points(around), atol=8.0)
+
+
+def test_affines_after_each_other_are_one() -> None:
+    from samreg.registration.composition import fields_then_affine
+    from samreg.spatial import AffineTransform, CompositeTransform, Grid
+
+    turn, shift = AffineTransform([[0, -1], [1, 0]], [3, 0]), AffineTransform.about([5, 5], np.eye(2), [9, 9])
+    assert isinstance(fields_then_affine(CompositeTransform((turn, shift)), Grid.make((20, 20)), 1.0), AffineTransform)
