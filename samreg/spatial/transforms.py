@@ -281,10 +281,13 @@ class DisplacementField(Transform):
 
     @cached_property
     def _volume(self) -> Any:
-        """The displacement as torch samples it, (1, d, *grid.shape), sharing memory."""
+        """The displacement as torch samples it, (1, d, *grid.shape), sharing memory where torch can."""
         import torch
 
-        return torch.from_numpy(np.moveaxis(self.displacement, -1, 0)[None])
+        values = np.moveaxis(self.displacement, -1, 0)[None]
+        if min(values.strides) < 0 or not values.flags.writeable:  # flipped, or mapped from a file
+            values = values.copy()
+        return torch.from_numpy(values)
 
     @cached_property
     def _landing(self) -> tuple[FloatArray, Any, float]:

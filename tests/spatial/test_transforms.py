@@ -111,6 +111,18 @@ def test_the_inverse_of_a_smooth_map_comes_back(random_grid, random_affine, smoo
     assert without_field.mean > 5 * residual.mean
 
 
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+@pytest.mark.parametrize("given", ["flipped", "components reversed", "read-only"])
+def test_fields_take_any_array(given):
+    """Torch takes no array with negative strides, as ``field[::-1]``, or vectors (z, y, x) turned to (x, y, z)."""
+    values = np.random.default_rng(0).normal(size=(4, 5, 6, 3)).astype(np.float32)
+    array = {"flipped": values[::-1], "components reversed": values[..., ::-1], "read-only": values}[given]
+    array.flags.writeable = given != "read-only"
+    grid = Grid.make(values.shape[:-1], spacing=2.0)
+    moved = DisplacementField(array, grid).transform_points(grid.world_points().reshape(-1, 3))
+    np.testing.assert_allclose(moved.reshape(array.shape) - grid.world_points(), array, atol=1e-4)
+
+
 def test_the_inverse_is_exact_at_voxels(smooth_field):
     field = smooth_field(Grid.make((20, 20, 20), spacing=3), amplitude=4)
     inverse = invert(field, tolerance=1e-3)
