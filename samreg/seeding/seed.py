@@ -23,6 +23,7 @@ Guides = tuple[FloatArray, FloatArray]
 TRANSFORMS = ("rigid", "affine", "deformable")
 _MIN_TOLERANCE_SCALE = 0.6  # of the affine fits: what people differ by does not shrink with the voxels
 _MIN_MATCHES = 12
+_MIN_LATTICE = 3 * _MIN_MATCHES  # points; half of them may be matched wrongly
 # Mean reliability of the global matches that agree. Noise or water against a chest have 0.2 to 0.35 where enough agree;
 # a neck or an abdomen against a chest, and 80 mm of one, 0.73 and more; any-small 0.5 on 25 mm in reversed contrast.
 _MIN_AGREEING_RELIABILITY = 0.4
@@ -89,7 +90,7 @@ def global_affine(
     kind
         "rigid", "similarity" or "affine".
     spacing
-        Distance of the lattice points, mm; 24 times the features' scale unless given.
+        Distance of the lattice points, mm; unless given 24 times the features' scale, and less where the body is small.
     calibration
         Turns similarity and cycle error into reliability.
     seed
@@ -108,7 +109,20 @@ def match_lattice(
 
 def body_lattice(fixed: Features, spacing: float | None = None) -> FloatArray:
     """Return a lattice (N, d) over the whole body, LPS mm, as :func:`global_affine` matches it."""
-    return lattice(fixed, _COARSE_LATTICE_MM * fixed.scale if spacing is None else spacing)
+    return _lattice_of(fixed, _COARSE_LATTICE_MM) if spacing is None else lattice(fixed, spacing)
+
+
+def _lattice_of(fixed: Features, spacing: float) -> FloatArray:
+    """Return a lattice of points so many mm apart at a scale of 1; closer together in a body that holds few of them.
+
+    Such as a mask of one organ, or a slab of a few slices between which none of the lattice's may lie.
+    """
+    spacing, voxel = spacing * fixed.scale, float(fixed.grid.spacing.min())
+    points = lattice(fixed, spacing)
+    while len(points) < _MIN_LATTICE and spacing > voxel:
+        spacing /= 2
+        points = lattice(fixed, spacing)
+    return points
 
 
 def fit_globally(pairs: Correspondences, fixed: Features, kind: str, *, seed: int = 0) -> AffineFit:
@@ -218,7 +232,7 @@ def refine_seed(
         )
         return Seed(None, fit, pairs, reason)
     current: Transform = fit.transform
-    points = lattice(fixed, _FINE_LATTICE_MM * scale)
+    points = _lattice_of(fixed, _FINE_LATTICE_MM)
     # an affine has nothing to gain from the second pass: it bends no further
     for search in _PASSES if transform == "deformable" else _PASSES[:1]:
         # a point whose counterpart lies outside the moving image can only be matched wrongly

@@ -10,16 +10,18 @@ import torch
 from scipy.interpolate import BSpline
 
 from samreg.device import search_device
+from samreg.embedding.embed import embed
 from samreg.errors import ImagesAtFault, InputError
 from samreg.matching import Correspondences
 from samreg.matching.reliability import Calibration
 from samreg.seeding import field, fit_affine, fit_displacement, predict_locally
 from samreg.seeding.affine import AffineFit
-from samreg.seeding.seed import refine_seed
+from samreg.seeding.seed import make_seed, refine_seed
 from samreg.spatial import (
     AffineTransform,
     DisplacementField,
     Grid,
+    Image,
     compose,
     inverse_residual,
     invert,
@@ -276,3 +278,16 @@ def test_matches_that_agree_by_chance_are_refused_in_plain_words(transform: str)
     assert seed.reason.startswith("the two images have nothing in common that samreg recognises: 44 of 500 matches")
     assert "reliability is 0.20" in seed.reason
     assert seed.correspondences is by_chance
+
+
+@pytest.mark.parametrize("part", ["three slices", "mask of an organ"])
+def test_bodies_that_hold_few_points_of_the_lattice_get_a_finer_one(part: str) -> None:
+    """In 12 mm of 4 mm voxels no point of a lattice of 24 mm lay, nor enough of them in an organ's mask."""
+    noise = np.random.default_rng(0).normal(0, 100, (3 if part == "three slices" else 16, 20, 20)).astype(np.float32)
+    image = Image.from_array(noise, spacing=4.0)
+    mask = image.with_array(np.zeros(image.shape, np.uint8))
+    mask.array[:, 4:14, 4:14] = 1
+    embedding = embed(image, model="mind", mask=mask)
+    seed = make_seed(embedding, embedding, transform="affine", device="cpu")
+    assert len(seed.correspondences) >= 12, seed.reason
+    np.testing.assert_allclose(seed.transform.transform_points([image.grid.center]), [image.grid.center], atol=1.0)
