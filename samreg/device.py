@@ -15,6 +15,8 @@ from samreg.errors import InputError, require_number
 if TYPE_CHECKING:
     import torch
 
+MAX_THREADS = 1024  # more than machines have processors; tens of thousands end the process
+
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """Return the torch device to run on; "auto" takes the first present of cuda, mps and cpu.
@@ -135,7 +137,7 @@ def cpu_threads(threads: int | None = None) -> Iterator[None]:
     Raises
     ------
     InputError
-        When ``threads`` is not a positive whole number.
+        When ``threads`` is not a whole number from 1 to 1024.
 
     Examples
     --------
@@ -149,7 +151,7 @@ def cpu_threads(threads: int | None = None) -> Iterator[None]:
     if threads is None:
         count = min(torch.get_num_threads(), available_cpus())
     else:
-        count = require_number("threads", threads, minimum=1, integer=True)
+        count = require_number("threads", threads, minimum=1, maximum=MAX_THREADS, integer=True)
     with _POOLS.limited(count):
         yield
 
@@ -216,8 +218,9 @@ class _ThreadPools:
             if not self._counts:
                 self._before = self._restorer()
             self._counts[block] = count
-            self._set(count)
         try:
+            with self._lock:
+                self._set(count)
             yield
         finally:
             with self._lock:

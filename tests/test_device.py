@@ -73,6 +73,17 @@ def test_a_failure_in_a_block_sets_the_pools_as_they_were(two_threads) -> None:
     assert counts() == (2, 2)
 
 
+def test_pools_that_cannot_be_set_are_as_they_were(monkeypatch, two_threads) -> None:
+    """The block that could not be entered counted as one that was never left: its number held for good."""
+    with monkeypatch.context() as patch:
+        patch.setattr("samreg.device.usable_threads", lambda count: 2**31)  # too large for torch
+        with pytest.raises(ValueError, match="verflow"), cpu_threads(1):
+            pass
+    with cpu_threads(3):
+        assert counts() == (3, 3)
+    assert counts() == (2, 2)
+
+
 def test_no_more_threads_than_the_process_may_use(monkeypatch, two_threads) -> None:
     monkeypatch.setattr("samreg.device.available_cpus", lambda: 1)
     with cpu_threads():
@@ -120,7 +131,7 @@ def test_a_task_that_fails_is_raised_when_the_others_have_ended(two_threads) -> 
     assert counts() == (2, 2)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "all", True])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "all", True, 10_000, 2**31])
 def test_threads_must_be_a_positive_whole_number(threads) -> None:
     with pytest.raises(InputError, match="threads must be"), cpu_threads(threads):
         pass

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from samreg.device import MAX_THREADS
 from samreg.errors import (
     InputError,
     require_choice,
@@ -121,7 +122,7 @@ class Request:
             raise InputError(f"{listed}; they must all be 2D or all be 3D")
         checks: dict[str, Callable[[object], float]] = {
             "seed": require_seed,
-            "threads": partial(require_number, "threads", minimum=1, integer=True),
+            "threads": partial(require_number, "threads", minimum=1, maximum=MAX_THREADS, integer=True),
             "spacing": partial(require_number, "spacing", minimum=0.2, maximum=20, unit="mm"),
         }
         for name, check in checks.items():

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from samreg.backends import duration_text, end_with, workers
-from samreg.device import available_cpus, resolve_device
+from samreg.device import MAX_THREADS, available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
 from samreg.errors import InputError, require_choice, require_number, require_progress
 from samreg.quality import LandmarkErrors, dice, summarise_errors
@@ -218,7 +218,7 @@ def register_many(
             options=dict(options),
             identity=_checked(options),
             shared=_shared_images(pairs) if options.get("method") != "registration" else frozenset(),
-            threads=require_number("threads", threads, minimum=1, integer=True),
+            threads=require_number("threads", threads, minimum=1, maximum=MAX_THREADS, integer=True),
             devices=devices,
             slots=slots,
             parent=os.getpid() if backend == "local" else None,

@@ -149,6 +149,7 @@ def test_masks_that_do_not_meet_are_the_images_fault(phantom, masked):
         ({"seed": -1}, "seed must be"),
         ({"threads": 0}, "threads must be"),
         ({"threads": 1.5}, "threads must be"),
+        ({"threads": 2**31}, "threads must be a whole number between 1 and 1024"),
         ({"spacing": "fine"}, "spacing must be"),
         ({"verbose": "no"}, "verbose must be"),
         ({"landmarks": (np.zeros((2, 3)), np.zeros((3, 3)))}, "in pairs"),

@@ -370,7 +370,7 @@ def test_points_outside_are_refused_or_extrapolated(embedded, pair) -> None:
         ({"engine": "spm", "method": "registration"}, "unknown engine 'spm'"),
         ({"model": "nonsense", "method": "embedding"}, "unknown model 'nonsense'"),
         ({"spacing": 0.0}, "spacing must be a number between"),
-        ({"threads": 0, "method": "embedding"}, "threads must be a whole number of at least 1"),
+        ({"threads": 0, "method": "embedding"}, "threads must be a whole number between 1 and 1024"),
         ({"engine": "ants", "engine_options": {"speed": 1}}, "unknown options"),
         ({"engine": "ants", "method": "registration"}, 'method "registration" uses no model'),
         ({"engine": "ants", "method": "embedding"}, 'method "embedding" uses no engine'),
