@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 from samreg.engines.child import die_with_parent, own_peak, spawn, worker_peaks
 from samreg.errors import SamregError
-from samreg.spatial.files import atomic_path
+from samreg.spatial.files import atomic_path, scratch_folder
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -80,7 +79,7 @@ def execute(job: Job) -> dict[str, Any]:
         return record
     start = time.perf_counter()
     environment = dict.fromkeys(_THREADS, str(job.threads))
-    with tempfile.TemporaryFile() as output:
+    with scratch_folder() as folder, (folder / "output.txt").open("w+b") as output:
         child = spawn("samreg.benchmark.job", environment=environment, stdout=output)
         try:
             assert child.stdin is not None

@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,8 @@ from typing import IO, Any
 from samreg.engines.base import Pair
 from samreg.errors import EngineError, ImagesAtFault, InputError
 from samreg.spatial.adapters import field_from_sitk, to_sitk, transform_from_sitk
+from samreg.spatial.files import itk_path, no_room, reason, scratch_folder
+from samreg.spatial.image import Image
 from samreg.spatial.transforms import Transform, compose
 
 logger = logging.getLogger(__name__)
@@ -152,19 +153,18 @@ def run_worker(
 
     Raises
     ------
+    InputError
+        When there is no room for temporary files.
     ImagesAtFault
         When the worker found too little overlap of the images or their masks.
     EngineError
         When the worker fails or crashes; the message ends with the end of its log.
     """
-    import SimpleITK as sitk
-
-    with tempfile.TemporaryDirectory(prefix="samreg-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         for key in ("fixed", "moving", "fixed_mask", "moving_mask"):
             image = getattr(pair, key)
             if image is not None:  # NRRD keeps the geometry in full precision; NIfTI does not
-                sitk.WriteImage(to_sitk(image), str(folder / f"{key}.nrrd"))
+                _write_image(image, folder / f"{key}.nrrd")
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         itk_threads = {} if threads is None else {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads)}
         child = spawn(module, str(folder), environment={**(environment or {}), **itk_threads})
@@ -183,20 +183,21 @@ def run_worker(
 
 
 def worker_main(run: Callable[[Path], None]) -> None:
-    """Call ``run`` with the folder given on the command line, in a process that dies with its parent.
+    """Call ``run`` in the folder given on the command line, in a process that dies with its parent.
 
     Parameters
     ----------
     run
-        The worker. What it raises as RuntimeError, as the engines do, ends the process with status 1.
+        The worker, called in the folder and with its relative path. What it raises as RuntimeError, as the engines do,
+        ends the process with status 1.
     """
     die_with_parent()
     if hasattr(signal, "SIGPIPE"):  # C++ code may not let the thread run that waits for the parent's end: then the next
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # line of output, which nobody reads, ends the process
     try:
-        folder = Path(sys.argv[1])
-        run(folder)
-        (folder / _PEAK_FILE).write_text(str(own_peak()), encoding="utf-8")
+        os.chdir(sys.argv[1])  # whose name need not be UTF-8, in which C++ code takes names
+        run(Path())
+        Path(_PEAK_FILE).write_text(str(own_peak()), encoding="utf-8")
     except RuntimeError as error:
         sys.exit(str(error))
 
@@ -230,9 +231,21 @@ def _tail(lines: Sequence[str]) -> str:
     return "\n".join([line for line in lines if line.strip()][-_LOG_LINES_SHOWN:])
 
 
+def _write_image(image: Image, path: Path) -> None:
+    import SimpleITK as sitk
+
+    try:
+        sitk.WriteImage(to_sitk(image), itk_path(path))
+    except RuntimeError as error:
+        raise no_room(error) from error
+
+
 def _read_transform(path: Path) -> Transform:
     import SimpleITK as sitk
 
-    if path.suffix in (".mat", ".tfm"):
-        return transform_from_sitk(sitk.ReadTransform(str(path)))
-    return field_from_sitk(sitk.ReadImage(str(path)), name=path.name)
+    try:
+        if path.suffix in (".mat", ".tfm"):
+            return transform_from_sitk(sitk.ReadTransform(itk_path(path)))
+        return field_from_sitk(sitk.ReadImage(itk_path(path)), name=path.name)
+    except RuntimeError as error:  # the file is cut off, where the disk was full
+        raise InputError(reason(error)) from error

@@ -6,7 +6,6 @@ import csv
 import functools
 import logging
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from samreg.registration.call import METHODS, TRANSFORMS, chosen_atlas, chosen_e
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
 from samreg.registration.register import register
 from samreg.registration.result import RegistrationResult
-from samreg.spatial.files import claimed_folder, locked_folder, require_path
+from samreg.spatial.files import claimed_folder, locked_folder, require_path, scratch_folder
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.io_images import read_image
@@ -208,7 +207,7 @@ def register_many(
         threads = max(1, available_cpus() // jobs) if backend == "local" else 1
     with (
         claimed_folder(out),
-        tempfile.TemporaryDirectory(prefix="samreg-") as slots,
+        scratch_folder() as slots,
         workers(backend, jobs=jobs, scheduler=scheduler) as count,
     ):
         if isinstance(options.get("anchors"), os.PathLike):
@@ -220,7 +219,7 @@ def register_many(
             shared=_shared_images(pairs) if options.get("method") != "registration" else frozenset(),
             threads=require_number("threads", threads, minimum=1, maximum=MAX_THREADS, integer=True),
             devices=devices,
-            slots=slots,
+            slots=str(slots),
             parent=os.getpid() if backend == "local" else None,
         )
         for pair in pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -176,6 +177,45 @@ def staging_folder(folder: Path) -> Iterator[Path]:
         raise _cannot_write(folder, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder among the system's temporary files; it is gone in the end.
+
+    Raises
+    ------
+    InputError
+        When there is no place for temporary files, or no room left.
+
+    Examples
+    --------
+    >>> with scratch_folder() as folder:
+    ...     (folder / "intermediate.txt").touch()
+    >>> folder.exists()
+    False
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="samreg-"))
+        except OSError as error:
+            raise no_room(error) from error
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # of something else that is done in the block
+                raise
+            raise no_room(error) from error
+
+
+def no_room(error: Exception) -> InputError:
+    """Return what to raise when a temporary file cannot be written, with the remedy."""
+    what = (error.strerror if isinstance(error, OSError) else None) or reason(error).rstrip(":")
+    where = f" to {tempfile.tempdir}" if tempfile.tempdir else ""  # unset where no folder could be used
+    return InputError(
+        f"cannot write temporary files{where}: {what}; make room there, or let the environment "
+        "variable TMPDIR name a folder that has room"
+    )
 
 
 @contextlib.contextmanager

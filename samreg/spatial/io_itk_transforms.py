@@ -5,9 +5,7 @@ They are written without ITK: its HDF5 writer ends the process when the disk is 
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import transform_from_sitk
-from samreg.spatial.files import itk_path
+from samreg.spatial.files import itk_path, scratch_folder
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
 from samreg.spatial.io_transformix import refuse_parameters
@@ -273,7 +271,7 @@ def _from_parameters(kind: str, parameters: NDArray[Any], fixed: NDArray[Any]) -
         transform.SetParameters(parameters.tolist())
         return transform_from_sitk(transform)
     # ITK knows many other kinds, and reads them from a file only
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "part.tfm")
-        Path(path).write_text(_as_text(kind.replace("_float_", "_double_"), parameters, fixed), encoding="ascii")
-        return _read_by_simpleitk(Path(path), [kind])
+    with scratch_folder() as folder:
+        path = folder / "part.tfm"
+        path.write_text(_as_text(kind.replace("_float_", "_double_"), parameters, fixed), encoding="ascii")
+        return _read_by_simpleitk(path, [kind])

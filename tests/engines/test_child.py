@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 
 import pytest
 
 from samreg.engines.child import own_peak, run_worker, spawn, worker_peaks
-from samreg.errors import EngineError
+from samreg.errors import EngineError, InputError
 from samreg.spatial import AffineTransform
 
 
@@ -51,6 +52,35 @@ def test_what_a_child_prints_keeps_its_letters_under_any_locale(modules, tmp_pat
     (tmp_path / "speaker.py").write_text("print('Müller 骨 ²')", encoding="utf-8")
     child = spawn("speaker", environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
     assert child.communicate()[0] == "Müller 骨 ²\n"
+
+
+def test_temporary_files_may_lie_where_the_locale_cannot_read_the_name(modules, tmp_path, monkeypatch, phantom):
+    """C++ code took the name from Python's surrogates and ended the process, the parent's or the child's."""
+    (tmp_path / "reader.py").write_text(
+        "import json\nimport SimpleITK as sitk\nfrom samreg.engines.child import worker_main\n\n\n"
+        "def run(folder):\n"
+        "    sitk.WriteTransform(sitk.Euler3DTransform(), str(folder / 'found.tfm'))\n"
+        "    sitk.ReadImage(str(folder / 'fixed.nrrd'))\n"
+        "    (folder / 'result.json').write_text(json.dumps(['found.tfm']))\n\n\n"
+        "worker_main(run)\n"
+    )
+    folder = tmp_path / "\udcc3\udca9"  # as Python holds "é" under a locale of ASCII
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run_worker("reader", phantom.request(), {}, threads=1, environment=ascii_only)
+    assert isinstance(result.transform, AffineTransform)
+
+
+def test_no_room_for_the_images_is_said_with_the_remedy(monkeypatch, phantom):
+    import SimpleITK as sitk
+
+    def write(*_):
+        raise RuntimeError("Exception thrown\nITK ERROR: NrrdImageIO(0x5): Write: Error writing fixed.nrrd:\n[nrrd]\n")
+
+    monkeypatch.setattr(sitk, "WriteImage", write)
+    with pytest.raises(InputError, match=r"cannot write temporary files to .*writing fixed.nrrd; make room .* TMPDIR"):
+        run_worker("never_started", phantom.request(), {}, threads=1)
 
 
 def test_a_worker_leaves_its_transform_and_its_peak(modules, phantom):

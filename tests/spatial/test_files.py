@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -21,7 +23,20 @@ from samreg.spatial.files import (
     require_file,
     require_replaceable,
     require_writable,
+    scratch_folder,
 )
+
+
+def test_no_place_and_no_room_for_temporary_files_are_said_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(InputError, match=r"gone: No such file or directory; make room .* TMPDIR"), scratch_folder():
+        pass
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(InputError, match=r"No space left on device; make room"), scratch_folder():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), scratch_folder():  # of something else
+        (tmp_path / "none").read_bytes()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_file_appears_whole(tmp_path):

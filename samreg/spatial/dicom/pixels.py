@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import struct
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ from pydicom.uid import (
 )
 
 from samreg.errors import InputError
-from samreg.spatial.files import reading
+from samreg.spatial.files import itk_path, reading, scratch_folder
 from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
@@ -292,11 +291,11 @@ def _compressed(pixels: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any
         extended_offsets=None if None in tables else tables,
     )
     wanted = set(numbers)
-    with tempfile.TemporaryDirectory(prefix="samreg-") as folder:
+    with scratch_folder() as folder:
         for number, content in enumerate(frames):
             if number in wanted:
                 _require_true_header(content, pixels, number)
-                yield _by_gdcm(content, pixels, Path(folder) / "frame.dcm")
+                yield _by_gdcm(content, pixels, folder / "frame.dcm")
 
 
 def _require_true_header(content: bytes, pixels: PixelFormat, number: int) -> None:
@@ -349,7 +348,7 @@ def _by_gdcm(content: bytes, pixels: PixelFormat, path: Path) -> NDArray[Any]:
     single.HighBit, single.PixelRepresentation = pixels.high_bit, int(pixels.signed)
     single.PixelData = encapsulate([content])
     single.save_as(path, enforce_file_format=True)
-    frame = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+    frame = sitk.GetArrayFromImage(sitk.ReadImage(itk_path(path), imageIO="GDCMImageIO"))
     return frame[0] if frame.ndim == 3 else frame
 
 
