@@ -16,6 +16,7 @@ from samreg.errors import InputError, SamregError
 from samreg.spatial.remarks import remark
 
 _MAX_DEFLATE_RATIO = 1032
+_ROOM = 1 << 20  # bytes: a disk that does not hold as many more is full
 _MEMORY_FACTOR = 1.25  # of an image's size in memory while it is read
 
 _LOCKED: set[Path] = set()  # folders to which this process writes
@@ -203,9 +204,17 @@ def scratch_folder() -> Iterator[Path]:
         try:
             yield Path(folder)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # of something else that is done in the block
-                raise
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or _has_room(Path(folder)):
+                raise  # of something else that is done in the block, as is writing to another disk
             raise no_room(error) from error
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        (folder / "room").write_bytes(bytes(_ROOM))
+    except OSError:
+        return False
+    return True
 
 
 def no_room(error: Exception) -> InputError:

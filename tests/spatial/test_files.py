@@ -11,7 +11,7 @@ import tempfile
 import pytest
 
 from samreg.errors import EngineError, InputError
-from samreg.spatial import find_images
+from samreg.spatial import files, find_images
 from samreg.spatial.files import (
     atomic_path,
     claimed_folder,
@@ -32,8 +32,13 @@ def test_no_place_and_no_room_for_temporary_files_are_said_with_the_remedy(tmp_p
     with pytest.raises(InputError, match=r"gone: No such file or directory; make room .* TMPDIR"), scratch_folder():
         pass
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space") as caught, scratch_folder():  # of another disk
+        raise full
+    assert caught.value is full
+    monkeypatch.setattr(files, "_has_room", lambda _: False)
     with pytest.raises(InputError, match=r"No space left on device; make room"), scratch_folder():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise full
     with pytest.raises(FileNotFoundError), scratch_folder():  # of something else
         (tmp_path / "none").read_bytes()
     assert not list(tmp_path.iterdir())
