@@ -385,9 +385,10 @@ class InverseField(Transform):
     def transform_points(self, points: ArrayLike) -> FloatArray:
         """Map points (N, d) of the moving image to the fixed image, LPS mm."""
         points = as_points_array(points, self.ndim)
+        if len(points) <= _INVERTED_AT_ONCE:  # setting threads takes longer than a few points do
+            return self._counterparts(points)
         chunks = [points[start : start + _INVERTED_AT_ONCE] for start in range(0, len(points), _INVERTED_AT_ONCE)]
-        found = side_by_side([partial(self._counterparts, chunk) for chunk in chunks])
-        return np.concatenate(found) if found else np.empty_like(points)
+        return np.concatenate(side_by_side([partial(self._counterparts, chunk) for chunk in chunks]))
 
     def _counterparts(self, target: FloatArray) -> FloatArray:
         guess = target - self.forward.displacement_at(target)

@@ -23,6 +23,7 @@ from samreg.spatial import (
     resample,
     resample_spacing,
     sample_displacement,
+    transforms,
     write_points,
     write_transform,
 )
@@ -158,6 +159,15 @@ def test_the_inverse_is_right_up_to_where_the_border_goes(smooth_field, ndim, ap
         assert np.abs(inverse.transform_points(moved) - points).max() < 0.3
     rim = grid.index_to_world(index - 0.4999 * (index == 0))  # between the outermost centres and voxel borders
     assert np.abs(field.inverse().transform_points(field.transform_points(rim)) - rim).max() < 0.1
+
+
+def test_many_points_are_inverted_side_by_side_as_few_are(smooth_field, monkeypatch):
+    grid = Grid.make((12, 12, 12), spacing=4.0)
+    inverse = smooth_field(grid, amplitude=3).inverse()
+    points = grid.index_to_world(np.random.default_rng(0).uniform(0, 11, (95, 3)))
+    at_once = inverse.transform_points(points)
+    monkeypatch.setattr(transforms, "_INVERTED_AT_ONCE", 10)
+    assert np.array_equal(inverse.transform_points(points), at_once)
 
 
 def test_what_a_field_that_ends_in_zeros_takes_beyond_its_grid_comes_back():
