@@ -129,10 +129,10 @@ def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[s
     reasons = lines[:1] if within[1] < _MIN_GOOD_SHARE else []
     unsure = shown & (error > _UNSURE_MM)
     if unsure.sum() > _MIN_UNSURE_SHARE * shown.sum():
-        lines.append(f"unsure {_regions(points[body], unsure)}")
+        lines.append(f"unsure at the {_regions(points[body], unsure)}")
         reasons.append(lines[-1])
     if (~shown).mean() > _MIN_UNSURE_SHARE:
-        lines.append(f"not in the moving image: {_regions(points[body], ~shown).removeprefix('at ')}")
+        lines.append(f"not in the moving image: the {_regions(points[body], ~shown)}")
     return tuple(map(_spaced, lines)), tuple(map(_spaced, reasons))
 
 
@@ -147,7 +147,7 @@ def _spaced(text: str) -> str:
 
 
 def _regions(body: FloatArray, chosen: NDArray[np.bool_]) -> str:
-    """Return where points chosen of the body (N, 3), LPS mm, lie, such as "at the head end, left; middle"."""
+    """Return where points chosen of the body (N, 3), LPS mm, lie, such as "head end (left) and middle"."""
     low, high = np.percentile(body, (2, 98), axis=0)
     place = (body[chosen] - low) / np.maximum(high - low, 1e-6)
     third = np.clip(np.floor(3 * place[:, 2]), 0, 2).astype(int)
@@ -158,6 +158,6 @@ def _regions(body: FloatArray, chosen: NDArray[np.bool_]) -> str:
         if counts[end] < _MIN_PLACE_SHARE * counts.sum():
             continue
         left = float(is_left[third == end].mean())
-        side = ", left" if left > _ONE_SIDED_SHARE else ", right" if left < 1 - _ONE_SIDED_SHARE else ""
+        side = " (left)" if left > _ONE_SIDED_SHARE else " (right)" if left < 1 - _ONE_SIDED_SHARE else ""
         places.append(_ENDS[end] + side)
-    return "at the " + "; ".join(places)
+    return " and ".join(filter(None, (", ".join(places[:-1]), places[-1])))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CT_WINDOW_HU = (-900.0, 400.0)  # wide enough to show lungs, soft tissue and bone at once
 _MAX_AIR_HU = -500.0  # an image with less is shown as CT
+_DEPTH_MM = 30.0  # below the surface of what both images show, where a page opens
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,22 @@ def middle(result: RegistrationResult) -> FloatArray:
 
 
 def focus(result: RegistrationResult) -> FloatArray:
-    """Return the fixed point (d,), LPS mm, with the largest expected error of what both images show of the body.
+    """Return the fixed point (d,), LPS mm, with the largest expected error inside what both images show of the body.
 
-    Where no error is known, the middle of it.
+    At its surface, where errors are often largest, slices would show next to nothing. Where no error is known, the
+    middle of it.
     """
     if result.error_map is None:
         return middle(result)
-    points, rows = _shown_by_both(result, result.error_map.grid)
-    return np.asarray(points[result.error_map.array.ravel()[rows].argmax()])
+    from scipy.ndimage import distance_transform_edt
+
+    grid = result.error_map.grid
+    points, rows = _shown_by_both(result, grid)
+    shown = np.zeros(grid.shape, dtype=bool)
+    shown.ravel()[rows] = True
+    depth = distance_transform_edt(np.pad(shown, 1), grid.spacing[::-1])[(slice(1, -1),) * grid.ndim].ravel()[rows]
+    inside = depth >= min(_DEPTH_MM, float(depth.max()) / 2)
+    return np.asarray(points[inside][result.error_map.array.ravel()[rows[inside]].argmax()])
 
 
 def _shown_by_both(result: RegistrationResult, grid: Grid) -> tuple[FloatArray, NDArray[np.intp]]:

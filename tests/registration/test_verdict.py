@@ -50,10 +50,14 @@ def test_what_is_unsure_is_named_by_its_place() -> None:
     expected[26:, :, 20:] = 35.0  # head end, left
     verdict = result(expected).verdict
     assert verdict.status == "check"
-    assert verdict.reasons == ("unsure at the head end, left",)
+    assert verdict.reasons == ("unsure at the head end (left)",)
     assert verdict.further == ()
     expected[26:] = 35.0
     assert result(expected).verdict.text.endswith("unsure at the head end")
+    expected[:14] = 35.0
+    assert result(expected).verdict.text.endswith("unsure at the head end and foot end")
+    expected[14:26] = 35.0
+    assert result(expected).verdict.text.endswith("unsure at the middle, head end and foot end")
 
 
 @pytest.mark.parametrize(("lost_slices", "is_lost"), [(40, True), (20, False)])

@@ -382,6 +382,7 @@ def test_the_page_opens_at_the_worst_place_and_shows_the_expected_error(good_res
     expected = np.full(plain.fixed.shape, 4.0, np.float32)
     worst = tuple(n // 2 + 2 for n in plain.fixed.shape)
     expected[worst] = 60.0
+    expected[worst[0], :4] = 80.0  # at the skin, where slices would show next to nothing
     result = replace(plain, error_map=plain.fixed.with_array(expected))
     place = plain.fixed.grid.index_to_world([worst[::-1]])[0]
     np.testing.assert_allclose(focus(result), place, atol=1e-6)
