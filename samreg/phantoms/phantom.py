@@ -15,6 +15,7 @@ about its accuracy in patients: anatomy is the same in all subjects, and bones b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _MAX_VOXELS_AT_ONCE = 400_000  # to bound memory
+_BLUR_REACH = 2.5  # of the point spread function, in sigma
 _MIN_LEVEL_MM, _MAX_LEVEL_MM = -210.0, 160.0  # canonical z that can be scanned
 _MIN_FIELD_OF_VIEW_MM, _MIN_SPACING_MM = 20.0, 0.5
 
@@ -332,23 +334,37 @@ def _pull_back(
     """Sample the canonical chest at a scan's voxels: HU without noise, and labels."""
     from scipy.ndimage import gaussian_filter, map_coordinates
 
-    volume = anatomy.hu + scan.contrast_hu * anatomy.enhancement
-    sigma = scan.blur * np.abs(grid.direction @ np.diag(grid.spacing)).max(axis=1) / anatomy.grid.spacing
-    volume = gaussian_filter(volume, sigma[::-1], mode="nearest", truncate=2.5)
-    array = np.empty(grid.shape, dtype=np.float32)
-    labels = np.empty(grid.shape, dtype=np.uint8)
     thickness = max(1, _MAX_VOXELS_AT_ONCE // int(np.prod(grid.shape[1:])))
-    for start in range(0, grid.shape[0], thickness):
-        slab = slice(start, min(start + thickness, grid.shape[0]))
-        origin = grid.origin + start * grid.index_matrix[:, 2]
+    slabs = [slice(start, min(start + thickness, grid.shape[0])) for start in range(0, grid.shape[0], thickness)]
+    indices = []
+    for slab in slabs:
+        origin = grid.origin + slab.start * grid.index_matrix[:, 2]
         part = Grid((slab.stop - slab.start, *grid.shape[1:]), origin, grid.spacing, grid.direction)
         points = to_canonical.transform_points(part.world_points().reshape(-1, 3))
-        index = np.ascontiguousarray(anatomy.grid.world_to_index(points)[:, ::-1].T)
-        array[slab] = map_coordinates(volume, index, order=1, mode="nearest").reshape(part.shape)
-        labels[slab] = map_coordinates(anatomy.labels, index, order=0, mode="nearest").reshape(part.shape)
+        indices.append(np.ascontiguousarray(anatomy.grid.world_to_index(points)[:, ::-1].T))
+    sigma = (scan.blur * np.abs(grid.direction @ np.diag(grid.spacing)).max(axis=1) / anatomy.grid.spacing)[::-1]
+    box = _box_around(indices, np.ceil(_BLUR_REACH * sigma) + 1, anatomy.grid.shape)  # all else goes unseen
+    volume = anatomy.hu[box] + scan.contrast_hu * anatomy.enhancement[box]
+    volume = gaussian_filter(volume, sigma, mode="nearest", truncate=_BLUR_REACH)
+    array = np.empty(grid.shape, dtype=np.float32)
+    labels = np.empty(grid.shape, dtype=np.uint8)
+    for slab, index in zip(slabs, indices, strict=True):
+        shape = array[slab].shape
+        inside = index - [[part.start] for part in box]
+        array[slab] = map_coordinates(volume, inside, order=1, mode="nearest").reshape(shape)
+        labels[slab] = map_coordinates(anatomy.labels, index, order=0, mode="nearest").reshape(shape)
     lung = (labels == LABELS["right_lung"]) | (labels == LABELS["left_lung"])
     array[lung] += scan.lung_hu
     return array, labels
+
+
+def _box_around(indices: Sequence[FloatArray], margin: FloatArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the box of an array that holds all of the indices (3, N), and a margin (3,) around them."""
+    first = np.min([index.min(axis=1) for index in indices], axis=0) - margin
+    last = np.max([index.max(axis=1) for index in indices], axis=0) + margin
+    limits = np.array(shape) - 1
+    first, last = (np.clip(corner, 0, limits).astype(int) for corner in (np.floor(first), np.ceil(last)))
+    return tuple(slice(low, high + 1) for low, high in zip(first.tolist(), last.tolist(), strict=True))
 
 
 def _lay_on_table(array: NDArray[np.float32], labels: NDArray[np.uint8], grid: Grid, scan: _Scan) -> None:
