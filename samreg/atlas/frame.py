@@ -7,14 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from samreg.errors import InputError
+from samreg.spatial.displacement import DisplacementField, invert, tapered
 from samreg.spatial.grid import FloatArray, Grid
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    Transform,
-    invert,
-    tapered,
-)
+from samreg.spatial.transforms import AffineTransform, Transform
 
 _MARGIN_MM = 40.0  # around the template over which the change of shape falls to zero
 _SPACING_MM = 4.0  # voxels of the change of shape

@@ -20,6 +20,7 @@ from samreg.engines.registry import engine_packages
 from samreg.errors import ImagesAtFault
 from samreg.quality import ncc
 from samreg.spatial.compact import sampled_inverse
+from samreg.spatial.displacement import DisplacementField
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import read_image, write_image
@@ -27,7 +28,7 @@ from samreg.spatial.io_points import write_points
 from samreg.spatial.io_transforms import read_transform, write_transform
 from samreg.spatial.points import Points
 from samreg.spatial.resample import in_type, resample
-from samreg.spatial.transforms import AffineTransform, DisplacementField, Transform, compose
+from samreg.spatial.transforms import AffineTransform, Transform, compose
 from samreg.steps import Outcome, run_step
 
 if TYPE_CHECKING:

@@ -172,8 +172,9 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
 
     Those lie outside the image, ``grid``, or where it is not known, outside the displacement fields.
     """
+    from samreg.spatial.displacement import DisplacementField, InverseField
     from samreg.spatial.points import Points, require_inside
-    from samreg.spatial.transforms import AffineTransform, DisplacementField, InverseField, components
+    from samreg.spatial.transforms import AffineTransform, components
 
     if mapping.ndim != points.ndim:
         raise InputError(f"the points have {points.ndim} coordinates, {path} is a transform in {mapping.ndim}D")

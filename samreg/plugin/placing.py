@@ -16,18 +16,12 @@ from samreg.errors import InputError
 from samreg.landmarks import FoundLandmarks
 from samreg.registration.result import RegistrationResult
 from samreg.report.views import window
+from samreg.spatial.displacement import jacobian_determinant, sample_displacement
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.resample import resample
 from samreg.spatial.standard import oriented
-from samreg.spatial.transforms import (
-    AffineTransform,
-    Transform,
-    components,
-    compose,
-    jacobian_determinant,
-    sample_displacement,
-)
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 IMAGE_KEY = "samreg_image"  # of a layer's metadata: the image that it shows
 Layer = tuple[Any, dict[str, Any], str]  # data, options, kind: what napari calls LayerData

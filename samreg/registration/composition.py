@@ -8,16 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import ImagesAtFault
+from samreg.spatial.displacement import DisplacementField, sample_displacement, tapered
 from samreg.spatial.grid import Grid
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    Transform,
-    components,
-    compose,
-    sample_displacement,
-    tapered,
-)
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 _FIELD_MARGIN_MM = 30.0  # around the fixed image, over which a field falls to zero
 _MIN_DETERMINANT = 1e-9  # of the affine part; less has collapsed the image

@@ -39,6 +39,7 @@ from samreg.registration.tables import (
     write_misses,
 )
 from samreg.spatial.compact import compact, compact_field, covering, sampled_inverse
+from samreg.spatial.displacement import DisplacementField, sample_displacement
 from samreg.spatial.files import (
     path_from_text,
     path_text,
@@ -57,14 +58,7 @@ from samreg.spatial.io_points import write_points
 from samreg.spatial.io_transforms import read_transform, write_transform, write_transformix
 from samreg.spatial.points import Points
 from samreg.spatial.resample import in_type
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    Transform,
-    components,
-    compose,
-    sample_displacement,
-)
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 if TYPE_CHECKING:
     from samreg.matching import Correspondences

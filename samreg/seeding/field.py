@@ -13,8 +13,9 @@ from torch import Tensor
 
 from samreg.errors import ImagesAtFault
 from samreg.matching.correspondences import Correspondences
+from samreg.spatial.displacement import DisplacementField
 from samreg.spatial.grid import FloatArray, Grid
-from samreg.spatial.transforms import AffineTransform, DisplacementField
+from samreg.spatial.transforms import AffineTransform
 
 _MEMBRANE_WEIGHT = 0.02  # of the first derivative beside the second
 _MIN_RELIABILITY = 1e-3  # a match counts at least this much

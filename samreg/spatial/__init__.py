@@ -1,5 +1,12 @@
 """Where things are: images, points, transforms; reading, writing and converting them."""
 
+from samreg.spatial.displacement import (
+    DisplacementField,
+    InverseField,
+    invert,
+    jacobian_determinant,
+    sample_displacement,
+)
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points
@@ -14,15 +21,10 @@ from samreg.spatial.standard import as_mask, sample_mask
 from samreg.spatial.transforms import (
     AffineTransform,
     CompositeTransform,
-    DisplacementField,
-    InverseField,
     InverseResidual,
     Transform,
     compose,
     inverse_residual,
-    invert,
-    jacobian_determinant,
-    sample_displacement,
 )
 
 __all__ = [

@@ -14,19 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from samreg.errors import InputError, MissingExtraError
+from samreg.spatial.displacement import DisplacementField, InverseField
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.labels import is_label_image
 from samreg.spatial.remarks import remark
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    InverseField,
-    Transform,
-    components,
-    compose,
-)
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 log = logging.getLogger(__name__)
 

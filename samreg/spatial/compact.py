@@ -7,16 +7,9 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.spatial.displacement import DisplacementField, InverseField, sample_displacement
 from samreg.spatial.grid import FloatArray, Grid, lengths
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    InverseField,
-    Transform,
-    components,
-    compose,
-    sample_displacement,
-)
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 FIELD_ERROR_MM = 0.05  # by which a compact transform may differ
 _STRIDES = (8, 6, 4, 3, 2)  # voxels of a field, tried from the coarsest

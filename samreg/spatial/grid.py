@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.errors import InputError
 
 FloatArray = NDArray[np.float64]
+
+_SLAB_VOXELS = 500_000  # at most, to bound memory
 
 
 def as_points_array(points: ArrayLike, ndim: int) -> FloatArray:
@@ -242,6 +244,17 @@ class Grid:
     def same_as(self, other: Grid, *, tolerance: float = 1e-3) -> bool:
         """Tell whether both grids have the same shape and all corners agree within ``tolerance`` mm."""
         return self.shape == other.shape and bool(np.abs(self.corners() - other.corners()).max() <= tolerance)
+
+
+def slabs(grid: Grid) -> Iterator[tuple[int, FloatArray]]:
+    """Yield (first slice, world points) of slabs of a grid along the first array axis, so that few are held at once."""
+    per_slice = max(1, int(np.prod(grid.shape[1:])))
+    thickness = max(1, _SLAB_VOXELS // per_slice)
+    last_axis = grid.index_matrix[:, grid.ndim - 1]
+    for start in range(0, grid.shape[0], thickness):
+        count = min(thickness, grid.shape[0] - start)
+        slab = Grid((count, *grid.shape[1:]), grid.origin + start * last_axis, grid.spacing, grid.direction)
+        yield start, slab.world_points()
 
 
 def _numbers(value: ArrayLike, name: str) -> FloatArray:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import nifti_to_lps, to_nifti_affine
+from samreg.spatial.displacement import DisplacementField, require_known_vectors
 from samreg.spatial.files import reading
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import Grid, slabs
 from samreg.spatial.io_nifti import open_nibabel
-from samreg.spatial.transforms import DisplacementField, Transform, require_known_vectors, slabs
+from samreg.spatial.transforms import Transform
 
 LEARN2REG = ".npz"
 

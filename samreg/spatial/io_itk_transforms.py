@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import transform_from_sitk
+from samreg.spatial.displacement import DisplacementField, InverseField
 from samreg.spatial.files import itk_path, scratch_folder
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.hdf5 import create_hdf5, read_array, write_array
 from samreg.spatial.io_transformix import refuse_parameters
-from samreg.spatial.transforms import AffineTransform, DisplacementField, InverseField, Transform, components, compose
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 HDF5 = (".h5", ".hdf5")
 TEXT = (".tfm", ".txt")

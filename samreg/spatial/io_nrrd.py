@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import placed, sitk_geometry
+from samreg.spatial.displacement import DisplacementField
 from samreg.spatial.files import itk_path, reading, remark_surplus, require_file, require_plausible_size
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.remarks import remark
-from samreg.spatial.transforms import DisplacementField
 
 log = logging.getLogger(__name__)
 

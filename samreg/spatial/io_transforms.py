@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from samreg.errors import InputError
+from samreg.spatial.displacement import DisplacementField, sample_displacement
 from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import Grid
 from samreg.spatial.io_dicom_objects import DICOM
@@ -28,14 +29,7 @@ from samreg.spatial.io_itk_transforms import HDF5, ITK_TRANSFORMS, read_itk_tran
 from samreg.spatial.io_nifti import NIFTI
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, read_nrrd_field
 from samreg.spatial.io_transformix import write_transformix
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    Transform,
-    components,
-    compose,
-    sample_displacement,
-)
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 __all__ = ["learn2reg_displacement", "read_transform", "write_transform", "write_transformix"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import FloatArray, Grid, slabs
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
-from samreg.spatial.transforms import AffineTransform, Transform, slabs
+from samreg.spatial.transforms import AffineTransform, Transform
 from samreg.tracking.size import Extent
 
 _MAX_LABEL = np.iinfo(np.int16).max

@@ -23,7 +23,7 @@ from samreg.registration import store
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
 from samreg.spatial.compact import compact
-from samreg.spatial.transforms import tapered
+from samreg.spatial.displacement import tapered
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 

@@ -27,7 +27,7 @@ from samreg.spatial import (
     invert,
     jacobian_determinant,
 )
-from samreg.spatial.transforms import tapered
+from samreg.spatial.displacement import tapered
 
 
 def rotation(degrees: float) -> np.ndarray:

@@ -21,18 +21,10 @@ from samreg.errors import InputError
 from samreg.spatial.compact import points_within
 from samreg.spatial.dicom.header import read_elements
 from samreg.spatial.dicom.source import ImageSeries, add_common_references, decimal, derived_object
+from samreg.spatial.displacement import DisplacementField, InverseField, require_known_vectors, sample_displacement
 from samreg.spatial.files import atomic_path, reading
 from samreg.spatial.grid import FloatArray, Grid
-from samreg.spatial.transforms import (
-    AffineTransform,
-    DisplacementField,
-    InverseField,
-    Transform,
-    components,
-    compose,
-    require_known_vectors,
-    sample_displacement,
-)
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 log = logging.getLogger(__name__)
 
