@@ -11,14 +11,13 @@ import logging
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from samreg.errors import InputError, MissingExtraError
 from samreg.spatial.displacement import DisplacementField, InverseField
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
-from samreg.spatial.labels import is_label_image
+from samreg.spatial.placement import image_from_geometry, image_from_matrix
 from samreg.spatial.remarks import remark
 from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
@@ -26,7 +25,6 @@ log = logging.getLogger(__name__)
 
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS_MM = {1: 1000.0, 3: 0.001}  # NIfTI's codes of m and µm, beside mm
-_MAX_SKEW = 1e-3  # of direction cosines, which a grid takes for rounding
 _MAX_DISAGREEMENT = 0.1  # voxels, between the geometries that one NIfTI header holds
 
 
@@ -44,7 +42,7 @@ def to_sitk(image: Image) -> Any:
 
     array = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
     result = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    _place_sitk(result, image.grid)
+    _set_sitk_geometry(result, image.grid)
     return result
 
 
@@ -66,7 +64,7 @@ def from_sitk(image: Any, *, name: str = "") -> Image:
     import SimpleITK as sitk
 
     _require_scalar(image.GetNumberOfComponentsPerPixel(), name)
-    return placed(sitk.GetArrayFromImage(image), *sitk_geometry(image), name=name)
+    return image_from_geometry(sitk.GetArrayFromImage(image), *sitk_geometry(image), name=name)
 
 
 def to_ants(image: Image) -> Any:
@@ -91,7 +89,7 @@ def from_ants(image: Any, *, name: str = "") -> Image:
         When the image has several components or frames.
     """
     _require_scalar(image.components if getattr(image, "has_components", False) else 1, name)
-    return placed(
+    return image_from_geometry(
         np.ascontiguousarray(image.numpy().T), image.origin, image.spacing, np.asarray(image.direction), name=name
     )
 
@@ -123,7 +121,7 @@ def from_itk(image: Any, *, name: str = "") -> Image:
     """
     itk = _import_itk()
     _require_scalar(image.GetNumberOfComponentsPerPixel(), name)
-    return placed(
+    return image_from_geometry(
         itk.array_from_image(image),
         np.asarray(image.GetOrigin()),
         np.asarray(image.GetSpacing()),
@@ -201,7 +199,7 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
         data = np.asanyarray(data)
     # a copy in native byte order: no memory map of a file that may change, and torch takes no other order
     array = np.array(data.reshape(shape).T, dtype=data.dtype.newbyteorder("="), order="C")
-    return place(array, to_world, name=name)
+    return image_from_matrix(array, to_world, name=name)
 
 
 def from_channels(image: Any, *, name: str = "") -> Image:
@@ -229,7 +227,7 @@ def from_channels(image: Any, *, name: str = "") -> Image:
         to_world = _RAS_LPS @ to_world
     voxels = image.data if hasattr(image, "data") else image
     array = voxels.detach().cpu().numpy().reshape(shape[-3:])
-    return place(np.array(array.T, order="C"), to_world, name=name)
+    return image_from_matrix(np.array(array.T, order="C"), to_world, name=name)
 
 
 def to_nifti_affine(grid: Grid) -> FloatArray:
@@ -311,26 +309,6 @@ def _warn_of_other_geometries(image: Any, name: str) -> None:
             )  # fmt: skip
 
 
-def place(array: np.ndarray[Any, Any], to_world: FloatArray, *, name: str = "") -> Image:
-    """Return an Image from an array (z, y, x) or (y, x) and the (4, 4) matrix from its indices (x, y, z) to LPS mm.
-
-    A sheared 3D volume is resampled onto an orthogonal grid of the same spacing.
-
-    Raises
-    ------
-    InputError
-        When a 2D array is tilted out of the x-y plane.
-    """
-    if array.ndim == 2 and np.abs([to_world[2, :2], to_world[:2, 2]]).max() > 1e-6:
-        raise InputError(f"{name or 'image'}: a 2D image lies oblique in space; store it as a volume of one slice")
-    d = array.ndim
-    spacing = np.linalg.norm(to_world[:d, :d], axis=0)
-    direction = to_world[:d, :d] / spacing
-    if d == 3 and np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
-        return _unsheared(array, to_world, spacing, name)
-    return Image.from_array(array, origin=to_world[:d, 3], spacing=spacing, direction=direction, name=name)
-
-
 def to_torch(image: Image) -> Any:
     """Return the voxels as a torch tensor (z, y, x); it shares memory where the type allows."""
     import torch
@@ -403,7 +381,7 @@ def field_to_sitk(transform: DisplacementField, *, double: bool = False) -> Any:
 
     array = transform.displacement.astype(np.float64) if double else transform.displacement
     image = sitk.GetImageFromArray(array, isVector=True)
-    _place_sitk(image, transform.grid)
+    _set_sitk_geometry(image, transform.grid)
     return image
 
 
@@ -435,7 +413,7 @@ def _part_to_sitk(part: Transform) -> Any:
     raise InputError(f"a {type(part).__name__} has no SimpleITK counterpart; sample it as a displacement field")
 
 
-def _place_sitk(image: Any, grid: Grid) -> None:
+def _set_sitk_geometry(image: Any, grid: Grid) -> None:
     image.SetOrigin(grid.origin.tolist())
     image.SetSpacing(grid.spacing.tolist())
     image.SetDirection(grid.direction.ravel().tolist())
@@ -446,38 +424,6 @@ def sitk_geometry(image: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
     origin = np.asarray(image.GetOrigin(), dtype=np.float64)
     direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(len(origin), len(origin))
     return origin, np.asarray(image.GetSpacing(), dtype=np.float64), direction
-
-
-def placed(
-    array: np.ndarray[Any, Any], origin: ArrayLike, spacing: ArrayLike, direction: ArrayLike, *, name: str = ""
-) -> Image:
-    """Return an Image from an array and ITK's geometry of it, LPS mm; a last dimension of one frame is dropped.
-
-    A sheared 3D volume is resampled onto an orthogonal grid of the same spacing.
-
-    Raises
-    ------
-    InputError
-        When the image is neither 2D nor 3D, or its geometry is impossible.
-    """
-    d = array.ndim
-    while d > 3 and array.shape[0] == 1:
-        array, d = array[0], d - 1
-    if d not in (2, 3):
-        raise InputError(f"{name or 'image'}: is {d}D, shape {array.shape}; it must be 2D or 3D: select one volume")
-    origin, spacing, direction = np.asarray(origin)[:d], np.asarray(spacing)[:d], np.asarray(direction)[:d, :d]
-    if d == 3 and _is_sheared(direction):
-        to_world = np.eye(4)
-        to_world[:3, :3], to_world[:3, 3] = direction * spacing, origin
-        return place(array, to_world, name=name)
-    return Image.from_array(array, origin=origin, spacing=spacing, direction=direction, name=name)
-
-
-def _is_sheared(direction: FloatArray) -> bool:
-    """Tell whether three unit vectors are neither perpendicular nor in one plane."""
-    gram = direction.T @ direction
-    is_skew = np.abs(np.triu(gram, 1)).max() > _MAX_SKEW
-    return bool(is_skew and np.allclose(np.diag(gram), 1, atol=_MAX_SKEW) and abs(np.linalg.det(direction)) > _MAX_SKEW)
 
 
 def _require_scalar(components: int, name: str) -> None:
@@ -493,32 +439,6 @@ def _as_one_of(array: np.ndarray[Any, Any], types: tuple[type[np.generic], ...])
         return array
     kind = next((t for t in types if np.can_cast(array.dtype, t, "safe")), types[-1])
     return array.astype(kind)
-
-
-def _unsheared(array: np.ndarray[Any, Any], lps: np.ndarray[Any, Any], spacing: Any, name: str) -> Image:
-    """Resample a sheared volume onto the orthogonal grid that is nearest to it and covers it.
-
-    Labels take the nearest voxel, intensities are interpolated; beyond the volume is its smallest finite value.
-    """
-    from scipy.ndimage import affine_transform
-
-    u, _, vt = np.linalg.svd(lps[:3, :3] / spacing)
-    direction = u @ vt
-    size = np.asarray(array.shape[::-1])
-    ends = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in size], indexing="ij"), axis=-1).reshape(-1, 3)
-    local = (ends @ lps[:3, :3].T + lps[:3, 3]) @ direction
-    low, high = local.min(axis=0), local.max(axis=0)
-    new_size = np.maximum(1, np.ceil((high - low) / spacing - 1e-6).astype(int))
-    origin = direction @ (low + spacing / 2)
-    to_old = np.linalg.inv(lps[:3, :3])
-    matrix = to_old @ (direction * spacing)
-    offset = to_old @ (origin - lps[:3, 3])
-    order = 0 if is_label_image(Image.from_array(array)) else 1
-    finite = array[np.isfinite(array)]
-    fill = float(finite.min()) if finite.size else np.nan
-    resampled = affine_transform(array, matrix[::-1, ::-1], offset[::-1], tuple(new_size[::-1]), order=order, cval=fill)
-    remark(log, "%s: sheared affine resampled onto an orthogonal grid", name or "image")
-    return Image.from_array(resampled, origin=origin, spacing=spacing, direction=direction, name=name)
 
 
 def _import_itk() -> Any:

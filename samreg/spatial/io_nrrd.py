@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
-from samreg.spatial.adapters import placed, sitk_geometry
+from samreg.spatial.adapters import sitk_geometry
 from samreg.spatial.displacement import DisplacementField
 from samreg.spatial.files import itk_path, reading, remark_surplus, require_file, require_plausible_size
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.placement import image_from_geometry
 from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,9 @@ def read_nrrd(path: Path) -> Image:
             raise InputError(f"{path}: is {len(size)}D, size {size}; save one 3D volume of it")
         origin, spacing, direction = sitk_geometry(reader)
         scale = _unit_mm(path, header)
-        image = placed(_voxels(path, header, reader), scale * origin, scale * spacing, direction, name=str(path))
+        image = image_from_geometry(
+            _voxels(path, header, reader), scale * origin, scale * spacing, direction, name=str(path)
+        )
         if not header.has_axes and image.ndim == 3:
             remark(log, "%s: its header names no space of the patient; its axes are taken for LPS, a guess", path)
     return replace(image, spacing_known=header.sized_axes >= image.ndim)

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
-from samreg.spatial.adapters import place
 from samreg.spatial.dicom.pixels import PixelFormat, common_type, stored_frames
 from samreg.spatial.dicom.planes import Plane
 from samreg.spatial.dicom.stacks import Arrangement, Stack, arrange
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
+from samreg.spatial.placement import image_from_matrix
 from samreg.spatial.remarks import remark
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def stack_image(stack: Stack, *, name: str, thickness: float | None = None) -> I
     arrangement = arrange(planes, name=name)
     for text in arrangement.remarks:
         remark(log, "%s: %s", name, text)
-    image = place(_evenly(_values(arrangement.planes, name), arrangement), arrangement.to_world, name=name)
+    image = image_from_matrix(_evenly(_values(arrangement.planes, name), arrangement), arrangement.to_world, name=name)
     return replace(image, spacing_known=is_known)
 
 
