@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,63 +83,103 @@ def apply(
     from samreg.spatial.io_dicom_objects import DICOM, is_dicom_structures
     from samreg.spatial.io_points import POINT_SUFFIXES
     from samreg.spatial.io_segmentations import SEGMENTATION
-    from samreg.spatial.labels import is_label_image
     from samreg.spatial.resample import INTERPOLATIONS
 
     require_choice("--to", to, ("fixed", "moving"))
     require_choice("--outside", outside or "error", ("error", "extrapolate"))
     require_choice("--interpolation", interpolation or "linear", INTERPOLATIONS)
+    inputs = (source, reference, transform)
     is_points = source.name.lower().endswith(POINT_SUFFIXES)
     is_contours = is_dicom_structures(source)
-    if is_contours or (out.name.lower().endswith(DICOM) and not is_points):
-        require_suffix(out, (DICOM,), inputs=(source, reference, transform))
-        for option, given in (("--interpolation", interpolation), ("--subject", subject), ("--pixel-size", pixel_size)):
-            if given is not None:
-                raise InputError(f"{option} has no meaning for {source} as a DICOM object; leave it out")
-        with session(quiet=quiet) as progress:
+    is_dicom = is_contours or (out.name.lower().endswith(DICOM) and not is_points)
+    if is_dicom:
+        require_suffix(out, (DICOM,), inputs=inputs)
+        refused = {"--interpolation": interpolation, "--subject": subject, "--pixel-size": pixel_size}
+        _refuse(refused, f"has no meaning for {source} as a DICOM object")
+    else:
+        if reference_series is not None:
+            raise InputError("--reference-series is for DICOM objects; name the --out file .dcm, or leave it out")
+        if out.name.lower().endswith(SEGMENTATION) and interpolation not in (None, "nearest"):
+            raise InputError(f"{out} is to hold labels, between which there are no values; leave --interpolation out")
+        require_suffix(out, POINT_SUFFIXES if is_points else _IMAGE_SUFFIXES, inputs=inputs)
+        if is_points:
+            _refuse(
+                {"--reference": reference, "--interpolation": interpolation},
+                f"is for images, but {source} holds points",
+            )
+        else:
+            _refuse({"--subject": subject, "--outside": outside}, f"is for points, but {source} holds an image")
+    with session(quiet=quiet) as progress:
+        if is_dicom:
             series = _dicom_reference(transform, reference, to), reference_series
             progress("drawing contours" if is_contours else "warping")
-            _write_dicom(transform, source, out, series, to=to, is_contours=is_contours, outside=outside)
-        if not quiet:
-            say(f"{source} brought to the {to} image; written to {out}")
-        return
-    if reference_series is not None:
-        raise InputError("--reference-series is for DICOM objects; name the --out file .dcm, or leave it out")
-    if out.name.lower().endswith(SEGMENTATION) and interpolation not in (None, "nearest"):
-        raise InputError(f"{out} is to hold labels, between which there are no values; leave --interpolation out")
-    endings = POINT_SUFFIXES if is_points else _IMAGE_SUFFIXES
-    require_suffix(out, endings, inputs=(source, reference, transform))
-    for_images = {"--reference": reference, "--interpolation": interpolation}
-    for_points = {"--subject": subject, "--outside": outside}
-    for option, value in (for_images if is_points else for_points).items():
-        if value is not None:
-            kind, other = ("points", "images") if is_points else ("an image", "points")
-            raise InputError(f"{option} is for {other}, but {source} holds {kind}; leave it out")
-    backward = (to == "fixed") == is_points  # points go along the transform, images are pulled against it
-    with session(quiet=quiet) as progress:
-        mapping = _in_folder(transform, backward, is_points) if transform.is_dir() else None
-        if is_points:
-            grid = _saved_grid(transform, "moving" if to == "fixed" else "fixed")
-            points = _read_points(source, grid, subject)
-            mapping = mapping or _in_file(transform, backward)
-            _require_known(points, mapping, grid, transform, outside or "error")
-            _write_points(points, mapping, out, transform, to)
+            _apply_to_dicom(transform, source, out, series, to=to, is_contours=is_contours, outside=outside)
+        elif is_points:
+            _apply_to_points(transform, source, out, to=to, subject=subject, outside=outside or "error")
         else:
-            image = _registered_grid(source, pixel_size, transform, "moving" if to == "fixed" else "fixed")
-            if out.name.lower().endswith(SEGMENTATION):
-                interpolation = "nearest"
-            if interpolation is None and is_label_image(image):
-                interpolation = "nearest"
-                log.warning("%s holds labels: warped with --interpolation nearest, give linear for intensities", source)
-            target = _reference(transform, reference, to, pixel_size).grid
-            progress("warping")
-            grids = (image.grid, target) if backward else (target, image.grid)
-            segments = _segments(source, out)
-            _write_image(
-                mapping or _in_file(transform, backward, grids), image, target, out, interpolation or "linear", segments
+            _apply_to_image(
+                transform, source, out, reference, progress, to=to, interpolation=interpolation, pixel_size=pixel_size
             )
     if not quiet:
         say(f"{source} brought to the {to} image; written to {out}")
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Raise :class:`InputError` for the first of the options that was given."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"{option} {why}; leave it out")
+
+
+def _apply_to_points(transform: Path, source: Path, out: Path, *, to: str, subject: str | None, outside: str) -> None:
+    """Map points: along the transform to the moving image, back to the fixed one."""
+    from samreg.spatial.io_points import write_points
+    from samreg.spatial.points import Points
+
+    backward = to == "fixed"
+    mapping = _in_folder(transform, backward, is_points=True) if transform.is_dir() else None
+    grid = _saved_grid(transform, _origin(to))
+    points = _read_points(source, grid, subject)
+    mapping = mapping or _in_file(transform, backward)
+    _require_known(points, mapping, grid, transform, outside)
+    mapped = Points(mapping.transform_points(points.positions), points.names, points.scores)
+    expected = _expected_error(transform, points if to == "moving" else mapped)
+    write_points(mapped, out, columns={} if expected is None else {"expected_error_mm": expected})
+
+
+def _apply_to_image(
+    transform: Path,
+    source: Path,
+    out: Path,
+    reference: Path | None,
+    progress: Callable[[str], None],
+    *,
+    to: str,
+    interpolation: str | None,
+    pixel_size: float | None,
+) -> None:
+    """Warp an image onto the grid of the reference; images are pulled against the transform."""
+    from samreg.spatial.io_segmentations import SEGMENTATION
+    from samreg.spatial.labels import is_label_image
+
+    backward = to == "moving"
+    mapping = _in_folder(transform, backward, is_points=False) if transform.is_dir() else None
+    image = _registered_grid(source, pixel_size, transform, _origin(to))
+    if out.name.lower().endswith(SEGMENTATION):
+        interpolation = "nearest"
+    if interpolation is None and is_label_image(image):
+        interpolation = "nearest"
+        log.warning("%s holds labels: warped with --interpolation nearest, give linear for intensities", source)
+    target = _reference(transform, reference, to, pixel_size).grid
+    progress("warping")
+    segments = _segments(source, out)
+    mapping = mapping or _in_file(transform, backward, (image.grid, target) if backward else (target, image.grid))
+    _write_image(mapping, image, target, out, interpolation or "linear", segments)
+
+
+def _origin(to: str) -> str:
+    """Return the role of the image to which what is brought ``to`` the other one belongs."""
+    return "moving" if to == "fixed" else "fixed"
 
 
 def _registered_grid(path: Path, pixel_size: float | None, transform: Path, role: str) -> Image:
@@ -210,15 +251,6 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
         )
 
 
-def _write_points(points: Points, mapping: Transform, out: Path, folder: Path, to: str) -> None:
-    from samreg.spatial.io_points import write_points
-    from samreg.spatial.points import Points
-
-    mapped = Points(mapping.transform_points(points.positions), points.names, points.scores)
-    expected = _expected_error(folder, points if to == "moving" else mapped)
-    write_points(mapped, out, columns={} if expected is None else {"expected_error_mm": expected})
-
-
 def _expected_error(folder: Path, fixed: Points) -> FloatArray | None:
     """Return the expected error at points of the fixed image, mm, where the folder of a result has it."""
     from samreg.registration.confidence import at_points
@@ -264,7 +296,7 @@ def _dicom_reference(transform: Path, given: Path | None, to: str) -> Path:
     return path
 
 
-def _write_dicom(
+def _apply_to_dicom(
     transform: Path,
     source: Path,
     out: Path,
@@ -282,7 +314,7 @@ def _write_dicom(
     from samreg.spatial.points import Points
 
     folder, series = reference
-    target, origin = (_saved_grid(transform, role) for role in (to, "moving" if to == "fixed" else "fixed"))
+    target, origin = (_saved_grid(transform, role) for role in (to, _origin(to)))
     if target is not None and not target.overlaps(image_series(folder, series, what="the reference").grid):
         raise InputError(f"{folder} does not lie where the {to} image of {transform} does; give that image's series")
     backward = to == "moving"
