@@ -25,7 +25,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from samreg.registration.result import RegistrationResult
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SUMMARY = "result.json"
 START = "start.h5"
@@ -377,18 +379,15 @@ class Stored:
 
     def body(self) -> Image | None:
         """Return the fixed body; None where it was not known."""
-        path = self.folder / _BODY
-        return as_image(path) if path.is_file() else None
+        return self._read(_BODY, as_image)
 
     def error_map(self) -> Image | None:
         """Return the expected error on its coarse grid, mm; None where it was not estimated."""
-        path = self.folder / ERROR_MAP
-        return as_image(path) if path.is_file() else None
+        return self._read(ERROR_MAP, as_image)
 
     def landmark_misses(self) -> LandmarkMisses | None:
         """Return the named landmarks and by how much they are missed; None where none were looked for."""
-        path = self.folder / MISSES
-        return read_misses(path) if path.is_file() else None
+        return self._read(MISSES, read_misses)
 
     def log(self) -> str:
         """Return what the engine printed."""
@@ -397,8 +396,7 @@ class Stored:
 
     def start(self) -> Transform | None:
         """Return the transform that was given to start from, fixed to moving; None without."""
-        path = self.folder / START
-        return read_transform(path) if path.is_file() else None
+        return self._read(START, read_transform)
 
     def guides(self) -> tuple[Points, Points] | None:
         """Return the landmarks that were given to guide the registration; None without, as in older results."""
@@ -411,8 +409,12 @@ class Stored:
 
     def correspondences(self) -> Correspondences | None:
         """Return the matches behind the seed; None without embeddings."""
-        path = self.folder / _CORRESPONDENCES
-        return read_correspondences(path) if path.is_file() else None
+        return self._read(_CORRESPONDENCES, read_correspondences)
+
+    def _read(self, name: str, reader: Callable[[Path], T]) -> T | None:
+        """Return what a file of the folder holds; None where there is no such file."""
+        path = self.folder / name
+        return reader(path) if path.is_file() else None
 
 
 def saved_path(folder: str | os.PathLike[str], role: str) -> Path | None:
@@ -460,8 +462,8 @@ def _write_into(
         for role, name in _MATCHES.items() if "mrk" in formats else ():
             write_points(Points(getattr(pairs, role), scores=pairs.reliability), folder / name)
     if result.start is not None:
-        plain = all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(result.start))
-        write_transform(result.start, folder / START, grid=None if plain else result.fixed.grid)
+        grid = None if _is_stored_whole(result.start) else result.fixed.grid
+        write_transform(result.start, folder / START, grid=grid)
     if result.error_map is not None:
         write_image(result.error_map, folder / ERROR_MAP)
     if result.landmark_misses is not None:
@@ -508,8 +510,12 @@ def _for_file(transform: Transform, covered: Grid, kind: str, field_grid: str) -
         return transform, covered
     if kind == "nii":
         return compact_field(transform, covered), None
-    plain = all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(transform))
-    return (compact(transform, covered), None) if plain else (transform, covered)
+    return (compact(transform, covered), None) if _is_stored_whole(transform) else (transform, covered)
+
+
+def _is_stored_whole(transform: Transform) -> bool:
+    """Tell whether a file can hold the transform as it is, without sampling it."""
+    return all(isinstance(part, (AffineTransform, DisplacementField)) for part in components(transform))
 
 
 def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Transform:
