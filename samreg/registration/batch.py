@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import logging
 import os
@@ -11,30 +10,32 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from samreg.backends import duration_text, end_with, workers
 from samreg.device import MAX_THREADS, available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
 from samreg.errors import InputError, require_choice, require_number, require_progress
-from samreg.quality import LandmarkErrors, dice, summarise_errors
 from samreg.registration.call import METHODS, TRANSFORMS, chosen_atlas, chosen_engine
+from samreg.registration.outcome import (
+    PairOutcome,
+    label_overlap,
+    labels_of,
+    landmarks_of,
+    measured_outcome,
+    outcome_of,
+    read_outcome,
+    write_outcomes,
+)
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
 from samreg.registration.register import register
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.files import claimed_folder, locked_folder, require_path, scratch_folder
 from samreg.spatial.image import Image
-from samreg.spatial.inputs import as_image, points_in
 from samreg.spatial.io_images import read_image
-from samreg.spatial.points import Points, paired_points
-from samreg.spatial.resample import resample
-from samreg.spatial.tables import plain_cell
 from samreg.steps import (
-    Outcome,
     forget_unfinished,
     is_under_way,
     recorded,
@@ -52,61 +53,6 @@ _KILLED = (
     "its process, or one beside it, was ended by the system, probably out of memory; run the same command again with "
     "fewer jobs"
 )
-
-
-@dataclass(frozen=True)
-class PairOutcome:
-    """How the registration of a pair ended: a line of ``summary.csv``.
-
-    Parameters
-    ----------
-    name, fixed, moving
-        Of the pair.
-    status
-        "registered"; "not registered", where the images are at fault; "failed", which the next run tries again.
-    seconds
-        It took, when it was done.
-    reason
-        Why there is no transform.
-    verdict
-        "good", "check" or "failed", as in the pair's ``result.json``, which says why.
-    flags
-        What a careful reader should check, joined by semicolons.
-    landmarks
-        How many both images have; the errors there in mm are in the moving image.
-    error_before_mm, error_mean_mm, error_median_mm, error_p95_mm, error_max_mm
-        Before registration, the mean; and after it. None where there are no landmarks.
-    labels
-        How many both images have.
-    dice_mean, dice_min
-        Over them; None where there are none.
-
-    Examples
-    --------
-    >>> bool(PairOutcome("ANNA", "a.nii.gz", "b.nii.gz", "registered")), bool(PairOutcome("BOB", "a", "c", "failed"))
-    (True, False)
-    """
-
-    name: str
-    fixed: str
-    moving: str
-    status: str
-    seconds: float = 0.0
-    reason: str = ""
-    verdict: str = ""
-    flags: str = ""
-    landmarks: int = 0
-    error_before_mm: float | None = None
-    error_mean_mm: float | None = None
-    error_median_mm: float | None = None
-    error_p95_mm: float | None = None
-    error_max_mm: float | None = None
-    labels: int = 0
-    dice_mean: float | None = None
-    dice_min: float | None = None
-
-    def __bool__(self) -> bool:
-        return self.status == "registered"
 
 
 @dataclass(frozen=True)
@@ -181,6 +127,7 @@ def register_many(
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
     >>> import samreg
     >>> folder = Path(tempfile.mkdtemp())
     >>> scan = np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32)
@@ -306,7 +253,7 @@ def _register_all(
         reason = f": {outcome.reason}" if outcome.reason else ""
         report(f"{len(outcomes)} of {len(pairs)}, {pair.name}: {outcome.status}{kept}{reason}{estimate}")
         ended = [outcomes[pair.name] for pair in pairs if pair.name in outcomes]
-        write_table(run.out / SUMMARY, [field.name for field in fields(PairOutcome)], map(_cells, ended))
+        write_outcomes(run.out / SUMMARY, ended)
     return [outcomes[pair.name] for pair in pairs]
 
 
@@ -331,7 +278,7 @@ def _outcomes(
             under_way = [pair for pair in todo.values() if is_under_way(run.out / pair.name)]
             for pair in under_way or [*todo.values()][:count]:
                 forget_unfinished(run.out / pair.name)
-                yield todo.pop(pair.name), _outcome(pair, "failed", reason=_KILLED), False
+                yield todo.pop(pair.name), outcome_of(pair, "failed", reason=_KILLED), False
 
 
 def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]:
@@ -347,15 +294,15 @@ def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]
     inputs = {**run.options, "model": run.identity}
     step = run_step(run.out / pair.name, work, files=[*pair.files, *read], inputs=inputs, packages=run.packages)
     if not step:
-        return _outcome(pair, "failed", seconds=step.seconds, reason=step.reason), False
-    return _recorded_outcome(pair, run.out / pair.name, step), step.status == "kept"
+        return outcome_of(pair, "failed", seconds=step.seconds, reason=step.reason), False
+    return read_outcome(run.out / pair.name / _MEASURES, pair, seconds=step.seconds), step.status == "kept"
 
 
 def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str) -> None:
     """Register a pair, save and measure the result."""
     images = read_image(pair.fixed), read_image(pair.moving)
-    landmarks = _landmarks(pair, images)
-    labels = _labels(pair)
+    landmarks = landmarks_of(pair, images)
+    labels = labels_of(pair)
     shared = [image for image, key in zip(images, _embedded(pair), strict=True) if key in run.shared]
     given = run.options.get("model")
     result = register(
@@ -375,19 +322,12 @@ def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str)
     result.save(folder, landmarks=errors)
     if errors is not None:
         errors.write(folder / "landmarks.csv")
-    overlap = _overlap(result, *labels) if result and labels is not None else {}
+    overlap = label_overlap(result, *labels) if result and labels is not None else {}
     if overlap:
         write_table(
             folder / "dice.csv", ("label", "dice"), [(label, f"{share:.4f}") for label, share in overlap.items()]
         )
-    measured = replace(
-        _outcome(pair, "registered" if result else "not registered", reason=result.reason),
-        verdict=result.judge(errors).status,
-        flags="; ".join(result.flags) if result else "",
-        **_error_columns(errors),
-        **_dice_columns(overlap),
-    )
-    write_table(folder / _MEASURES, [field.name for field in fields(PairOutcome)], [_cells(measured)])
+    write_outcomes(folder / _MEASURES, [measured_outcome(pair, result, errors, overlap)])
 
 
 def _keeping_model(images: Sequence[Image], run: _Run) -> Any:
@@ -404,71 +344,6 @@ def _as_if_called_with(model: Any, result: RegistrationResult) -> RegistrationRe
     if model is None:
         return replace(result, notes=(*result.notes, *default_notes(result.fixed, result.moving)))
     return replace(result, options={**result.options, "model": os.fspath(model)})
-
-
-def _landmarks(pair: RegistrationPair, images: tuple[Image, Image]) -> tuple[Points, Points] | None:
-    paths = pair.fixed_landmarks, pair.moving_landmarks
-    if paths[0] is None or paths[1] is None:
-        return None
-    fixed, moving = (points_in(path, image.grid, image.label) for path, image in zip(paths, images, strict=True))
-    return paired_points(fixed, moving)
-
-
-def _labels(pair: RegistrationPair) -> tuple[Image, Image] | None:
-    if pair.fixed_labels is None or pair.moving_labels is None:
-        return None
-    return as_image(pair.fixed_labels), as_image(pair.moving_labels)
-
-
-def _overlap(result: RegistrationResult, fixed: Image, moving: Image) -> dict[int, float]:
-    """Return the Dice overlap of each label that both maps have, on the fixed grid."""
-    warped = result.warp(moving, interpolation="nearest", fill=0)
-    target = resample(fixed, result.fixed.grid, interpolation="nearest", fill=0)
-    return dice(target.array, warped.array, sorted({*np.unique(fixed.array)} & {*np.unique(moving.array)} - {0}))
-
-
-def _error_columns(errors: LandmarkErrors | None) -> dict[str, Any]:
-    if errors is None:
-        return {}
-    after = summarise_errors(errors.transform)
-    return {
-        "landmarks": after.count,
-        "error_before_mm": float(errors.before.mean()),
-        "error_mean_mm": after.mean,
-        "error_median_mm": after.median,
-        "error_p95_mm": after.p95,
-        "error_max_mm": after.maximum,
-    }
-
-
-def _dice_columns(overlap: Mapping[int, float]) -> dict[str, Any]:
-    values = [*overlap.values()]
-    return {"labels": len(values), "dice_mean": float(np.mean(values)), "dice_min": min(values)} if values else {}
-
-
-def _outcome(pair: RegistrationPair, status: str, *, seconds: float = 0.0, reason: str = "") -> PairOutcome:
-    return PairOutcome(pair.name, os.fspath(pair.fixed), os.fspath(pair.moving), status, seconds, reason)
-
-
-def _recorded_outcome(pair: RegistrationPair, folder: Path, step: Outcome) -> PairOutcome:
-    """Return the outcome that a finished step has written."""
-    with (folder / _MEASURES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        (row,) = csv.DictReader(file)
-    texts = ("status", "reason", "verdict", "flags")
-    counts = ("landmarks", "labels")
-    values: dict[str, Any] = {key: plain_cell(row.get(key, "")) for key in texts} | {
-        key: int(row[key]) for key in counts
-    }
-    for field in fields(PairOutcome):
-        if field.name.startswith(("error_", "dice_")):
-            values[field.name] = float(row[field.name]) if row[field.name] else None
-    return replace(_outcome(pair, values["status"]), seconds=step.seconds, **values)
-
-
-def _cells(outcome: PairOutcome) -> list[object]:
-    return [
-        "" if value is None else f"{value:.4g}" if isinstance(value, float) else value for value in astuple(outcome)
-    ]
 
 
 def _own_device(run: _Run) -> str:
