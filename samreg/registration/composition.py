@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-from numpy.typing import NDArray
 
 from samreg.errors import ImagesAtFault
-from samreg.spatial.displacement import DisplacementField, sample_displacement, tapered
+from samreg.spatial.displacement import DisplacementField, border_values, sample_displacement, tapered
 from samreg.spatial.grid import Grid
 from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
@@ -76,15 +73,8 @@ def _covers(field: Grid, image: Grid, spacing: float) -> bool:
     return bool(field.spacing.min() >= 0.99 * spacing and field.depth(image.corners()).min() >= -field.spacing.max())
 
 
-def _faces(displacement: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Yield the outermost layers of a field along each axis of its grid."""
-    for axis in range(displacement.ndim - 1):
-        yield np.moveaxis(displacement, axis, 0)[0]
-        yield np.moveaxis(displacement, axis, 0)[-1]
-
-
 def _ends_at_zero(field: DisplacementField) -> bool:
-    return all(not face.any() for face in _faces(field.displacement))
+    return not border_values(field.displacement).any()
 
 
 def _zero_at_border(field: DisplacementField, image: Grid) -> DisplacementField:

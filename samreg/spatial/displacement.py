@@ -202,11 +202,11 @@ class InverseField(Transform):
 
         Frames of two scanners may lie 400 mm apart, and a field of the total displacement that far from its own grid.
         """
-        grid, border = self.forward.grid, _border_values(self.forward.displacement)
+        grid, border = self.forward.grid, border_values(self.forward.displacement)
         if lengths(border).max(initial=0.0) <= self.tolerance:
             return grid
         # where the border goes, what it encloses goes too
-        index = _border_values(np.moveaxis(np.indices(grid.shape, dtype=np.float32)[::-1], 0, -1))
+        index = border_values(np.moveaxis(np.indices(grid.shape, dtype=np.float32)[::-1], 0, -1))
         moved = grid.world_to_index(grid.index_to_world(index) + border)
         low = np.floor(moved.min(axis=0) - 0.5).astype(int)  # a field reaches half a voxel beyond its outermost centres
         high = np.ceil(moved.max(axis=0) + 0.5).astype(int)
@@ -278,7 +278,7 @@ def _continued(field: DisplacementField, tolerance: float) -> DisplacementField:
     Voxels of an inverse just beyond where the border goes have neighbours within. With the zeros that are outside a
     field, points between the two were taken somewhere on the way from there to their counterparts.
     """
-    if lengths(_border_values(field.displacement)).max(initial=0.0) <= tolerance:
+    if lengths(border_values(field.displacement)).max(initial=0.0) <= tolerance:
         return field
     n, around = _CONTINUED_VOXELS, [(_CONTINUED_VOXELS, _CONTINUED_VOXELS)] * field.ndim
     continued = np.pad(field.displacement, [*around, (0, 0)], mode="reflect", reflect_type="odd")
@@ -302,7 +302,8 @@ def _solve_on(grid: Grid, inverse: InverseField) -> DisplacementField:
     return DisplacementField(displacement, grid)
 
 
-def _border_values(displacement: NDArray[np.float32]) -> NDArray[np.float32]:
+def border_values(displacement: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the vectors (N, d) of a field's outermost voxels; those of edges and corners come several times."""
     ndim = displacement.ndim - 1
     sides = [displacement.take(i, axis=axis).reshape(-1, ndim) for axis in range(ndim) for i in (0, -1)]
     return np.concatenate(sides)
