@@ -12,10 +12,12 @@ from samreg.cli.common import (
     AnchorChoice,
     Engine,
     EngineOption,
+    EngineSpacing,
     Method,
     Model,
     Quiet,
     Seed,
+    TransformKind,
     Verbose,
     anchors_given,
     fail,
@@ -45,12 +47,10 @@ def batch(
     all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Register every two images of FOLDER.")] = False,
     method: Method = "hybrid",
     engine: Engine = None,
-    transform: Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")] = "deformable",
+    transform: TransformKind = "deformable",
     model: Model = None,
     anchors: AnchorChoice = "yes",
-    spacing: Annotated[
-        float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
-    ] = None,
+    spacing: EngineSpacing = None,
     option: EngineOption = None,
     seed: Seed = 0,
     jobs: Annotated[

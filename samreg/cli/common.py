@@ -58,6 +58,11 @@ AnchorChoice = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
+TransformKind = Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")]
+EngineSpacing = Annotated[
+    float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
+]
+Series = Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")]
 PixelSize = Annotated[
     float | None,
     typer.Option(help="Pixel size of the images, mm, where their files (PNG, JPEG) say none.", show_default=False),

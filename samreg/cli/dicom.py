@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from samreg.cli.common import Quiet, require_suffix, say, session
+from samreg.cli.common import Quiet, Series, require_suffix, say, session
 from samreg.errors import InputError
 
 
@@ -24,7 +24,7 @@ def dicom(
     moving: Annotated[
         Path | None, typer.Option(help="DICOM series of the moving image.", show_default="where the folder had it")
     ] = None,
-    fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    fixed_series: Series = None,
     moving_series: Annotated[str | None, typer.Option(help="DICOM series of the moving image.")] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from samreg.cli.common import Device, Model, PixelSize, Quiet, Verbose, load_image, require_suffix, say, session
+from samreg.cli.common import Device, Model, PixelSize, Quiet, Series, Verbose, load_image, require_suffix, say, session
 
 
 def embed(
@@ -16,7 +16,7 @@ def embed(
     model: Model = None,
     mask: Annotated[Path | None, typer.Option(help="Where matches may lie, non-zero voxels.")] = None,
     device: Device = "auto",
-    series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    series: Series = None,
     pixel_size: PixelSize = None,
     verbose: Verbose = False,
     quiet: Quiet = False,

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from samreg.cli.common import load_image, session, show_table
+from samreg.cli.common import Series, load_image, session, show_table
 from samreg.errors import InputError
 
 _PACKAGES = ("samreg", "torch", "antspyx", "itk-elastix", "SimpleITK", "numpy", "scipy", "nibabel")
@@ -24,7 +24,7 @@ def info(
             help="Image, labels, DICOM folder, points, transform, embedding, or the folder of a result, to describe."
         ),
     ] = None,
-    series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    series: Series = None,
 ) -> None:
     """Describe a FILE; without one, this installation: versions, devices, engines, models."""
     with session():

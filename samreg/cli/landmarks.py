@@ -16,6 +16,7 @@ from samreg.cli.common import (
     PixelSize,
     Quiet,
     Seed,
+    Series,
     Verbose,
     exit_codes,
     load_image,
@@ -66,7 +67,7 @@ def find(
     ] = False,
     model: Model = None,
     device: Device = "auto",
-    series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    series: Series = None,
     pixel_size: PixelSize = None,
     report: Annotated[
         Path | None, typer.Option(help="Picture of the landmarks: .png, or .html with the table.")
@@ -232,7 +233,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Points found: .csv, .tsv, .mrk.json, .fcsv, .pts or .txt.")],
     pixel_size: PixelSize = None,
     device: Device = "auto",
-    series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    series: Series = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:

@@ -15,6 +15,7 @@ from samreg.cli.common import (
     PixelSize,
     Quiet,
     Seed,
+    Series,
     Verbose,
     load_image,
     load_points,
@@ -72,7 +73,7 @@ def match(
     device: Device = "auto",
     seed: Seed = 0,
     subject: Annotated[str | None, typer.Option(help="Whose points to take from a csv of several subjects.")] = None,
-    template_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    template_series: Series = None,
     target_series: Annotated[str | None, typer.Option(help="DICOM series of the target.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps the set's embeddings.", show_default="OUT/.templates")

@@ -12,11 +12,14 @@ from samreg.cli.common import (
     Device,
     Engine,
     EngineOption,
+    EngineSpacing,
     Method,
     Model,
     PixelSize,
     Quiet,
     Seed,
+    Series,
+    TransformKind,
     Verbose,
     anchors_given,
     fail,
@@ -42,7 +45,7 @@ def register(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     method: Method = "hybrid",
     engine: Engine = None,
-    transform: Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")] = "deformable",
+    transform: TransformKind = "deformable",
     model: Model = None,
     fixed_mask: Annotated[Path | None, typer.Option(help="Where to look in the fixed image, non-zero voxels.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="Where to look in the moving image.")] = None,
@@ -55,9 +58,7 @@ def register(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", show_default="all, but one for ANTs' affine stages")
     ] = None,
-    spacing: Annotated[
-        float | None, typer.Option(help="Voxel size at which the engine works, mm.", show_default="2; in 2D 0.6")
-    ] = None,
+    spacing: EngineSpacing = None,
     option: EngineOption = None,
     formats: Annotated[
         str,
@@ -85,7 +86,7 @@ def register(
     anchors: AnchorChoice = "yes",
     fixed_subject: Annotated[str | None, typer.Option(help="Subject of the fixed image in its landmark csv.")] = None,
     moving_subject: Annotated[str | None, typer.Option(help="Subject of the moving image in its landmark csv.")] = None,
-    fixed_series: Annotated[str | None, typer.Option(help="DICOM series: number, UID or description.")] = None,
+    fixed_series: Series = None,
     moving_series: Annotated[str | None, typer.Option(help="DICOM series of the moving image.")] = None,
     pixel_size: PixelSize = None,
     dicom: Annotated[
