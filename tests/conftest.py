@@ -76,7 +76,7 @@ def embeddings_kept():
     from samreg.embedding.embed import content_hash
     from samreg.embedding.mind import MindModel
     from samreg.embedding.models import NetworkModel
-    from samreg.landmarks.locate import _PLACED
+    from samreg.landmarks.placement import _PLACED
     from samreg.landmarks.skeleton import _SURVEYS
 
     def once(method):

@@ -16,8 +16,9 @@ from samreg.device import side_by_side
 from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
-from samreg.landmarks.locate import SEEN_RELIABILITY, looks_known, placed_in
+from samreg.landmarks.locate import SEEN_RELIABILITY, looks_known
 from samreg.landmarks.match import embedded, read
+from samreg.landmarks.placement import placed_in
 from samreg.landmarks.skeleton import survey
 from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray

@@ -14,7 +14,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from samreg.landmarks.atlas import LandmarkAtlas, shipped_atlas
-from samreg.landmarks.locate import placed_in
+from samreg.landmarks.placement import placed_in
 from samreg.seeding.turns import turned_image
 
 if TYPE_CHECKING:

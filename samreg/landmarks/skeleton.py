@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from samreg.landmarks.locate import Located, locate, looks_known, placed_in, reliability_of
+from samreg.landmarks.locate import Located, locate, looks_known, reliability_of
+from samreg.landmarks.placement import placed_in
 from samreg.landmarks.rib_pairs import paired_ribs
 from samreg.landmarks.scapulae import shared_places
 from samreg.landmarks.spine import LEVELS

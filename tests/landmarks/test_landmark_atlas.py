@@ -17,7 +17,8 @@ from samreg.landmarks.build import _fitted, build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
 from samreg.landmarks.find import _notes, find_landmarks
 from samreg.landmarks.laterality import laterality, mirror_image
-from samreg.landmarks.locate import locate, place
+from samreg.landmarks.locate import locate
+from samreg.landmarks.placement import place
 from samreg.landmarks.templates import Template
 from samreg.matching import features
 from samreg.phantoms.phantom import make_phantom
