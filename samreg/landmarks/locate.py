@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _WINDOW_MM, _WINDOW_PENALTY = 16.0, 0.2  # of the search around the place chosen
 _ROUNDS, _SETTLED_MM = 2, 3.0  # of votes in volumes; those that moved by less are not held again
 _MEDIAN_SOFTNESS_MM = 2.0
+_LEAST_SPREAD_MM = 4.0  # added to the spread of a person's votes, by which they are weighed
+_MAX_SPREAD_MM = 1e3  # told of landmarks of which nobody voted
 #: Of landmarks that the image itself shows: of 95 in 19 people 90 lie within 10 mm.
 SEEN_RELIABILITY = 0.9
 _RIB_ON_T2 = (1.45, 2.2)  # levels of the first ribs; 1.3 at most in 17 people whose vertebrae were counted rightly
@@ -113,55 +115,75 @@ def locate(
         When how the landmarks lie to each other cannot be learnt from the atlas.
     """
     placed = place(atlas, target, grid) if placed is None else placed
-    positions = placed.positions.copy()
-    similarity, spread = np.zeros(len(positions)), np.full(len(positions), np.inf)
-    voted = np.flatnonzero(placed.looked_for)
-    for _ in range(_ROUNDS if grid.ndim == 3 else 1):
-        if not len(voted):
-            break
-        before = positions[voted]
-        positions[voted], similarity[voted], spread[voted] = _voted(atlas, target, positions, voted)
-        voted = voted[np.linalg.norm(positions[voted] - before, axis=1) > _SETTLED_MM * target.scale]
-    counted = np.zeros(len(positions), dtype=bool)
-    if image is not None and image.ndim == 3:
-        shown = placed.looked_for & (grid.depth(placed.by_neighbours(atlas, positions)) >= 0)
-        on_levels, counted = _counted(atlas, target, image, positions, shown)
-        moved = np.flatnonzero((on_levels != positions).any(axis=1))
-        if len(moved):
-            positions = on_levels
-            _, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
-    seen = np.zeros(len(positions), dtype=bool)
-    located = _weighed(atlas, placed, grid, positions, similarity, spread, counted, seen)
+    found = _settled(atlas, target, placed, rounds=_ROUNDS if grid.ndim == 3 else 1)
+    none = np.zeros(len(found.positions), dtype=bool)
     if image is None or image.ndim != 3:
-        return located
-    structures = find_structures(image, atlas.names, positions, reliability_of(located, atlas), counted)
-    neighbours_say = placed.by_neighbours(atlas, positions)
-    positions, seen = on_structures(structures, atlas.names, positions, neighbours_say)
-    moved = np.flatnonzero(placed.looked_for & (positions != located.positions).any(axis=1))
-    if len(moved):
-        places, similarity[moved], spread[moved] = _voted(atlas, target, positions, moved)
-        led = np.array([atlas.names[i] in LED_BY for i in moved])
-        positions[moved[led]] = places[led]
-    located = _weighed(atlas, placed, grid, positions, similarity, spread, counted, seen)
-    return replace(located, structures=structures)
+        return _weighed(atlas, placed, grid, found, none, none)
+    shown = placed.looked_for & (grid.depth(placed.by_neighbours(atlas, found.positions)) >= 0)
+    on_levels, counted = _counted(atlas, target, image, found.positions, shown)
+    moved = np.flatnonzero((on_levels != found.positions).any(axis=1))
+    found, _ = _voted_again(atlas, target, found._replace(positions=on_levels), moved)
+    reliability = reliability_of(_weighed(atlas, placed, grid, found, counted, none), atlas)
+    structures = find_structures(image, atlas.names, found.positions, reliability, counted)
+    neighbours_say = placed.by_neighbours(atlas, found.positions)
+    positions, seen = on_structures(structures, atlas.names, found.positions, neighbours_say)
+    moved = np.flatnonzero(placed.looked_for & (positions != found.positions).any(axis=1))
+    found, places = _voted_again(atlas, target, found._replace(positions=positions), moved)
+    led = np.array([atlas.names[i] in LED_BY for i in moved], dtype=bool)
+    positions[moved[led]] = places[led]
+    return replace(_weighed(atlas, placed, grid, found, counted, seen), structures=structures)
+
+
+class _Found(NamedTuple):
+    """L landmarks so far: positions (L, d), LPS mm, and of the votes around them similarity and spread (L,), mm."""
+
+    positions: FloatArray
+    similarity: FloatArray
+    spread: FloatArray
+
+
+def _settled(atlas: LandmarkAtlas, target: Features, placed: Placed, *, rounds: int) -> _Found:
+    """Return the landmarks where the atlas's people vote them to, from the first guess on, in some rounds of votes."""
+    count = len(placed.positions)
+    found = _Found(placed.positions, np.zeros(count), np.full(count, np.inf))
+    rows = np.flatnonzero(placed.looked_for)
+    for _ in range(rounds):
+        found, places = _voted_again(atlas, target, found, rows)
+        moved_mm = np.linalg.norm(places - found.positions[rows], axis=1)
+        positions = found.positions.copy()
+        positions[rows] = places
+        found, rows = found._replace(positions=positions), rows[moved_mm > _SETTLED_MM * target.scale]
+    return found
+
+
+def _voted_again(
+    atlas: LandmarkAtlas, target: Features, found: _Found, rows: NDArray[np.int64]
+) -> tuple[_Found, FloatArray]:
+    """Return the landmarks with the votes around some of them held anew, and where these votes put those, (R, d)."""
+    if not len(rows):
+        return found, found.positions[rows]
+    similarity, spread = found.similarity.copy(), found.spread.copy()
+    places, similarity[rows], spread[rows] = _voted(atlas, target, found.positions, rows)
+    return found._replace(similarity=similarity, spread=spread), places
 
 
 def _weighed(
     atlas: LandmarkAtlas,
     placed: Placed,
     grid: Grid,
-    positions: FloatArray,
-    similarity: FloatArray,
-    spread: FloatArray,
+    found: _Found,
     counted: NDArray[np.bool_],
     seen: NDArray[np.bool_],
 ) -> Located:
     """Return the landmarks with all that speaks for them."""
+    positions, similarity, spread = found
     neighbours_say = placed.by_neighbours(atlas, positions)
     misfit = np.linalg.norm(positions - neighbours_say, axis=1)
     # what is seen in the image lies in it, whatever its neighbours say
     depth = np.where(seen, np.maximum(grid.depth(positions), 0.0), grid.depth(neighbours_say))
-    return Located(positions, LandmarkEvidence(similarity, misfit, np.minimum(spread, 1e3), depth), counted, seen)
+    return Located(
+        positions, LandmarkEvidence(similarity, misfit, np.minimum(spread, _MAX_SPREAD_MM), depth), counted, seen
+    )
 
 
 def reliability_of(located: Located, atlas: LandmarkAtlas) -> FloatArray:
@@ -239,7 +261,7 @@ def _voted(
     weight = np.zeros(said.shape[:2])  # of nothing, where a landmark has fewer people
     for k, own in enumerate(owns):
         said[k, : len(own)] = votes.positions[own]
-        weight[k, : len(own)] = 1 / (votes.spread[own] + 4.0 * scale)
+        weight[k, : len(own)] = 1 / (votes.spread[own] + _LEAST_SPREAD_MM * scale)
     places = geometric_median(said, weight, soft=_MEDIAN_SOFTNESS_MM * scale)
     similarity = np.array([np.median(votes.similarity[own]) for own in owns])
     off = np.linalg.norm(said - places[:, None], axis=2)
