@@ -17,9 +17,9 @@ from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
 from samreg.landmarks.locate import SEEN_RELIABILITY, looks_known
-from samreg.landmarks.match import embedded, read
 from samreg.landmarks.placement import placed_in
 from samreg.landmarks.skeleton import survey
+from samreg.landmarks.sources import embedded, read
 from samreg.landmarks.spine import LEVELS
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image

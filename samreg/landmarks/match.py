@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError, require_choice, require_progress, require_seed
+from samreg.landmarks.match_reliability import calibration_of, expected_error_of
+from samreg.landmarks.sources import embedded, read
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
-from samreg.spatial.inputs import as_image, points_in
+from samreg.spatial.inputs import points_in
 from samreg.spatial.points import Points
 from samreg.spatial.remarks import remarks_kept
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
-    from samreg.landmarks.skeleton import CommonPlaces
-    from samreg.matching import Calibration, Correspondences, ExpectedError, Features
+    from samreg.landmarks.guided import GuidedMatches
+    from samreg.matching import Calibration, ExpectedError
     from samreg.seeding import AffineFit
-    from samreg.spatial import Grid
 
 log = logging.getLogger(__name__)
 
-#: Made by ``python -m samreg.training.match_reliability``.
-MATCH_RELIABILITY = Path(__file__).with_name("match_reliability.json")
-EXPECTED_ERROR = "expected_error"  # its part that holds expected errors, beside the calibrations
-
 SEARCHES = ("guided", "global")
 _OUTSIDE_FACTOR = 0.5  # of the reliability of a point that is expected outside the image
-# at a scale of 1 (:attr:`samreg.matching.Features.scale`):
-_GUIDE_LATTICE_MM = 32.0  # distance of the matches that guide the search
-# radius of the search around the prediction, and similarity lost at that distance: for the point and its neighbours,
-# then for the point alone around what they agree on, which says how sure that is
-_WIDE_MM, _WIDE_PENALTY = 45.0, 0.3
-_LED_MM, _LED_PENALTY = 20.0, 0.2  # the same where both images show places
-_NARROW_MM, _NARROW_PENALTY = 20.0, 0.2
-_NOISE_MM, _MIN_RELIABILITY = 12.0, 0.05  # standard deviation of the error of a match, sure at most and least
-_PLACE_NOISE_MM = 4.0  # of the error of a place that both images show
-_LEADS_MM = 90.0  # how far from it such a place still says something
-_BONE_SHARE = 0.5  # of the bone's word, of a point on or beside one
-# of a point that goes with a place that both images show by themselves, and of one that surely does
-_AT_PLACE_MM, _SURELY_AT_PLACE_MM = 8.0, 6.0
-# at least and at most, of a point that surely does: of 123 between people whom the atlas does not know 96 % lie within
-# 10 mm, 91 % within 8; of 24 from 6 to 8 mm away 67 and 50 %
+# at least and at most, of a point within 6 mm of a place that both images show by themselves: of 123 between people
+# whom the atlas does not know 96 % lie within 10 mm, 91 % within 8; of 24 from 6 to 8 mm away 67 and 50 %
 _SEEN_RELIABILITY, _SEEN_ERROR_MM = 0.89, 8.0
 
 
@@ -237,6 +217,7 @@ def match_embedded(
     AffineFit or None
         The alignment that guided the search; None without.
     """
+    from samreg.landmarks.guided import guided_matches, places_for
     from samreg.matching import Calibration, features, match_points
 
     fixed_features, moving_features = (features(embedding, device=device) for embedding in (fixed, moving))
@@ -250,7 +231,7 @@ def match_embedded(
         )  # fmt: skip
         if guided is not None:
             stored = Calibration.from_mapping(fixed.calibration, landmarks=True)
-            reliability = _between_people(fixed.model) or stored
+            reliability = calibration_of(fixed.model) or stored
             return _from_guided(wanted.names, guided, reliability, expected_error_of(fixed.model)), guided.fit
         notes = (f"no common alignment was found ({reason}); every point was searched in the whole body",)
     pairs = match_points(fixed_features, wanted.positions, moving_features, calibration=calibration)
@@ -285,197 +266,3 @@ def _from_guided(
         guided.depth >= 0,
         expected_error=error,
     )
-
-
-@cache
-def _between_people(model: str) -> Calibration | None:
-    """Return the calibration on landmarks of a shipped model, ``name@fingerprint``; None where there is none."""
-    from samreg.matching import Calibration
-
-    known = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(model)
-    return None if known is None else Calibration(**known)
-
-
-@cache
-def expected_error_of(model: str) -> ExpectedError | None:
-    """Return the expected error between people of a shipped model, ``name@fingerprint``; None where there is none."""
-    from samreg.matching import ExpectedError
-
-    fits = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(EXPECTED_ERROR, {})
-    return ExpectedError(**fits[model]) if model in fits else None
-
-
-@dataclass(frozen=True, eq=False)
-class GuidedMatches:
-    """Matches of N points, and what the points around them say.
-
-    Parameters
-    ----------
-    matches
-        Fixed to moving; their reliability leaves the rest out of account.
-    spread
-        (N,) of the votes (:class:`samreg.matching.Votes`) and of these from where they were expected, mm.
-    depth
-        (N,) how deep in the moving image the points are expected, mm; negative outside.
-    fit
-        The robust alignment.
-    seen
-        (N,) those within 6 mm of a place that both images show by themselves, which go with it; what the search says
-        is no evidence for them.
-    """
-
-    matches: Correspondences
-    spread: FloatArray
-    depth: FloatArray
-    fit: AffineFit
-    seen: NDArray[np.bool_]
-
-
-def guided_matches(
-    fixed: Features,
-    points: FloatArray,
-    moving: Features,
-    *,
-    grid: Grid,
-    calibration: Calibration,
-    places: CommonPlaces | None = None,
-    seed: int = 0,
-) -> tuple[GuidedMatches | None, str]:
-    """Match points where a robust alignment, the matches around and places that both images show expect them.
-
-    Parameters
-    ----------
-    fixed, moving
-        Features of the two images.
-    points
-        (N, d) world points of the fixed image, LPS mm.
-    grid
-        Of the moving image: what it shows.
-    calibration
-        Turns similarity and cycle error into reliability.
-    places
-        That both images show; none unless given.
-    seed
-        Of the robust fit.
-
-    Returns
-    -------
-    GuidedMatches or None
-        None when there is no common alignment.
-    str
-        Why there is none.
-    """
-    from samreg.landmarks.skeleton import no_places
-    from samreg.matching import Prediction, match_points, vote
-    from samreg.seeding import global_affine, predict_locally
-
-    places, scale = no_places(points.shape[1]) if places is None else places, fixed.scale
-    fit, pairs = global_affine(fixed, moving, spacing=_GUIDE_LATTICE_MM * scale, calibration=calibration, seed=seed)
-    if fit.transform is None:
-        return None, fit.reason
-    residual_mm = np.linalg.norm(fit.transform.transform_points(pairs.fixed) - pairs.moving, axis=1)
-    pairs = pairs.take(residual_mm < _WIDE_MM * scale)
-    noise = _NOISE_MM * scale / np.sqrt(np.maximum(pairs.reliability, _MIN_RELIABILITY))
-    expected = predict_locally(
-        np.concatenate([pairs.fixed, places.fixed]),
-        np.concatenate([pairs.moving, places.moving]),
-        np.concatenate([noise, np.full(len(places.fixed), _PLACE_NOISE_MM)]),
-        fit.transform,
-        points,
-        scale=scale,
-    )
-    around = (_LED_MM, _LED_PENALTY) if len(places.fixed) else (_WIDE_MM, _WIDE_PENALTY)
-    window = Prediction(expected, around[0] * scale, around[1])
-    votes = vote(fixed, points, moving, prediction=window, matrix=fit.transform.matrix)
-    narrow = Prediction(votes.positions, _NARROW_MM * scale, _NARROW_PENALTY)
-    alone = match_points(fixed, points, moving, prediction=narrow, home="anywhere", calibration=calibration)
-    spread = np.hypot(votes.spread, np.linalg.norm(votes.positions - expected, axis=1))
-    # votes are searched inside the image and cannot leave it; the prediction can
-    found = GuidedMatches(
-        replace(alone, moving=votes.positions), spread, grid.depth(expected), fit, np.zeros(len(points), dtype=bool)
-    )
-    return _at_places(found, places, grid), ""
-
-
-def _at_places(found: GuidedMatches, places: CommonPlaces, grid: Grid) -> GuidedMatches:
-    """Return the matches with points on bones half-way to where these take them, and points at seen places with these.
-
-    The spread of the latter is how far search and place disagree.
-    """
-    from scipy.spatial import KDTree
-
-    points, seen = found.matches.fixed, found.seen
-    moving, spread, depth = (values.copy() for values in (found.matches.moving, found.spread, found.depth))
-    rows, taken = places.on_bones(points)
-    off = taken - moving[rows]
-    moving[rows] += _BONE_SHARE * off
-    spread[rows] = np.hypot(spread[rows], _BONE_SHARE * np.linalg.norm(off, axis=1))
-    depth[rows] = grid.depth(taken)
-    if places.seen.any():
-        distance, nearest = KDTree(places.fixed[places.seen]).query(points)
-        seen, near = distance <= _SURELY_AT_PLACE_MM, distance <= _AT_PLACE_MM
-        taken = (points + (places.moving - places.fixed)[places.seen][nearest])[near]
-        spread[near] = np.linalg.norm(taken - moving[near], axis=1)
-        moving[near], depth[near] = taken, grid.depth(taken)
-    return GuidedMatches(replace(found.matches, moving=moving), spread, depth, found.fit, seen)
-
-
-def places_for(
-    embeddings: tuple[Embedding, Embedding], targets: tuple[Features, Features], points: FloatArray
-) -> CommonPlaces:
-    """Return the places that the shipped landmark atlas finds in two images, if any is near points of the first.
-
-    Parameters
-    ----------
-    embeddings, targets
-        Of the images, and their features.
-    points
-        (N, d) LPS mm.
-    """
-    from scipy.spatial import KDTree
-
-    from samreg.landmarks.atlas import shipped_atlas
-    from samreg.landmarks.skeleton import common_places, no_places, survey
-
-    atlas = shipped_atlas(embeddings[0].model)
-    if atlas is None or any(embedding.volume is None for embedding in embeddings):
-        return no_places(points.shape[1])
-    first = survey(atlas, embeddings[0], targets[0])
-    shown = common_places(first, first).fixed
-    if not len(shown) or KDTree(shown).query(points)[0].min() > _LEADS_MM:
-        return no_places(points.shape[1])
-    return common_places(first, survey(atlas, embeddings[1], targets[1]))
-
-
-def embedded(source: Any, model: Any, device: str, name: str, report: Callable[[str], None]) -> Embedding:
-    """Return the embedding of an image, or the embedding given, in memory or as an .h5 file.
-
-    Raises
-    ------
-    InputError
-        When a model is given that is not the embedding's own.
-    """
-    from samreg.embedding.registry import model_for
-
-    image = read(source, name)
-    if isinstance(image, Image):
-        report(f"embedding the {name}")
-        return model_for(model, image).embed_on_device(image, device=device)
-    if model is not None and (given := model_for(model).identity) != image.model:
-        own = image.model.split("@")[0]
-        raise InputError(
-            f"the {name} is an embedding by the model {image.model}, not by {given}; leave the model out, or choose "
-            f'the embedding\'s: model="{own}" (--model {own})'
-        )
-    return image
-
-
-def read(source: Any, name: str) -> Image | Embedding:
-    """Return the image, or the embedding where one is given, in memory or as an .h5 file."""
-    from samreg.embedding import Embedding
-
-    if isinstance(source, Embedding):
-        return source
-    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".h5"):
-        return Embedding.load(source)
-    return as_image(source, name=name)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError, require_choice, require_progress, require_seed
-from samreg.landmarks.match import SEARCHES, LandmarkMatches, embedded, match_embedded, mirrored_note, read
+from samreg.landmarks.match import SEARCHES, LandmarkMatches, match_embedded, mirrored_note
+from samreg.landmarks.sources import embedded, read
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import find_images, read_image

@@ -167,7 +167,7 @@ def _aligned(embeddings: Sequence[Embedding], device: str, seed: int) -> Seed:
 
 def _match(embeddings: Sequence[Embedding], device: str, transform: Transform, lesions: Lesions) -> _Matches:
     """Let each lesion and its neighbours vote where it is, near where the field puts it."""
-    from samreg.landmarks.match import expected_error_of
+    from samreg.landmarks.match_reliability import expected_error_of
     from samreg.matching import Calibration, Prediction, features, match_points, vote
 
     baseline, followup = (features(embedding, device=device) for embedding in embeddings)

@@ -13,7 +13,7 @@ from samreg.embedding.any_contrast import AnyContrastPreprocessing
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.models import EmbeddingModel
 from samreg.errors import InputError
-from samreg.landmarks.match import guided_matches
+from samreg.landmarks.guided import guided_matches
 from samreg.matching.features import features
 from samreg.matching.matching import lattice, match_points
 from samreg.matching.reliability import Calibration, fit_calibration

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 import samreg
 from samreg.landmarks.atlas import shipped_atlas
-from samreg.landmarks.match import EXPECTED_ERROR, MATCH_RELIABILITY, guided_matches
+from samreg.landmarks.guided import guided_matches
+from samreg.landmarks.match_reliability import EXPECTED_ERROR, MATCH_RELIABILITY
 from samreg.landmarks.skeleton import CommonPlaces, common_places, no_places, survey, without_places
 from samreg.matching import Features, features
 from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error, with_mean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +10,8 @@ import pytest
 import samreg
 from samreg.landmarks import skeleton
 from samreg.landmarks.atlas import shipped_atlas
+from samreg.landmarks.guided import guided_matches, places_for
 from samreg.landmarks.locate import LandmarkEvidence, Located, locate
-from samreg.landmarks.match import guided_matches, places_for
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
 from samreg.landmarks.skeleton import CommonPlaces, Survey, common_places, paired_places, survey, without_places
 from samreg.landmarks.spine import LEVELS
@@ -142,7 +141,7 @@ def test_where_both_images_show_a_place_the_search_is_no_evidence(pair, monkeypa
     place = CommonPlaces(points[:1], embeddings[1].image_grid.center[None], np.ones(1, dtype=bool))
 
     def found(places: CommonPlaces):
-        monkeypatch.setattr(sys.modules["samreg.landmarks.match"], "places_for", lambda *_: places)
+        monkeypatch.setattr("samreg.landmarks.guided.places_for", lambda *_: places)
         return samreg.match(embeddings[0], points, embeddings[1])
 
     led, seen = found(replace(place, seen=np.zeros(1, dtype=bool))), found(place)

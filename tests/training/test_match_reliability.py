@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 import samreg
-from samreg.landmarks.match import _between_people, expected_error_of
+from samreg.landmarks.match_reliability import calibration_of, expected_error_of
 from samreg.matching import fit_expected_error
 from samreg.phantoms.phantom import make_phantom
 from samreg.training.match_reliability import calibration_error, errors_left_out, left_out
@@ -52,10 +50,10 @@ def test_people_unseen_by_the_model_set_the_level() -> None:
 
 def test_the_default_model_is_calibrated_on_landmarks_and_others_as_they_say() -> None:
     """Reliability was 0.91 on average where 64 % of the matches were within 10 mm."""
-    calibration = _between_people(samreg.load_model("ct-small").identity)
+    calibration = calibration_of(samreg.load_model("ct-small").identity)
     assert calibration is not None, "the weights changed: run python -m samreg.training.match_reliability"
     assert calibration.tolerance == 10.0
-    assert _between_people("ct-small@12345678") is None, "other weights of the same name"
+    assert calibration_of("ct-small@12345678") is None, "other weights of the same name"
     assert expected_error_of(samreg.load_model("ct-small-1").identity) is not None
     assert expected_error_of(samreg.load_model("mind").identity) is None
 
@@ -99,16 +97,16 @@ def test_a_file_of_calibrations_alone_is_read(tmp_path, monkeypatch) -> None:
     """As it was before it held expected errors."""
     entry = '{"ours@1": {"bias": 1.0, "similarity": 0.0, "cycle": -1.0, "tolerance": 10.0}}'
     (tmp_path / "old.json").write_text(entry)
-    monkeypatch.setattr(sys.modules["samreg.landmarks.match"], "MATCH_RELIABILITY", tmp_path / "old.json")
-    for read in (_between_people, expected_error_of):
+    monkeypatch.setattr("samreg.landmarks.match_reliability.MATCH_RELIABILITY", tmp_path / "old.json")
+    for read in (calibration_of, expected_error_of):
         read.cache_clear()
     try:
         assert expected_error_of("ours@1") is None
-        calibration = _between_people("ours@1")
+        calibration = calibration_of("ours@1")
         assert calibration is not None
         assert calibration.tolerance == 10.0
     finally:
-        for read in (_between_people, expected_error_of):
+        for read in (calibration_of, expected_error_of):
             read.cache_clear()
 
 

@@ -1,0 +1,33 @@
+"""How reliable matches of landmarks between people are, and how large their errors: fits that samreg ships."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samreg.matching import Calibration, ExpectedError
+
+#: Made by ``python -m samreg.training.match_reliability``.
+MATCH_RELIABILITY = Path(__file__).with_name("match_reliability.json")
+EXPECTED_ERROR = "expected_error"  # its part that holds expected errors, beside the calibrations
+
+
+@cache
+def calibration_of(model: str) -> Calibration | None:
+    """Return the calibration on landmarks of a shipped model, ``name@fingerprint``; None where there is none."""
+    from samreg.matching import Calibration
+
+    known = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(model)
+    return None if known is None else Calibration(**known)
+
+
+@cache
+def expected_error_of(model: str) -> ExpectedError | None:
+    """Return the expected error between people of a shipped model, ``name@fingerprint``; None where there is none."""
+    from samreg.matching import ExpectedError
+
+    fits = json.loads(MATCH_RELIABILITY.read_text(encoding="utf-8")).get(EXPECTED_ERROR, {})
+    return ExpectedError(**fits[model]) if model in fits else None
