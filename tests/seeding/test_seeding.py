@@ -17,6 +17,7 @@ from samreg.matching.reliability import Calibration
 from samreg.seeding import field, fit_affine, fit_displacement, predict_locally
 from samreg.seeding.affine import AffineFit
 from samreg.seeding.seed import make_seed, refine_seed
+from samreg.seeding.spline import _MEMBRANE_WEIGHT, Cosines, Spline
 from samreg.spatial import (
     AffineTransform,
     DisplacementField,
@@ -161,7 +162,7 @@ def test_field_is_zero_at_its_border(warped) -> None:
 def test_the_spline_is_that_of_scipy_and_falls_to_zero_as_fields_do(shape) -> None:
     ndim = len(shape)
     turn = rotation(20)[:ndim, :ndim]
-    spline = field._Spline.over(Grid.make(shape, spacing=4.0 + np.arange(ndim), direction=turn), 11.0)
+    spline = Spline.over(Grid.make(shape, spacing=4.0 + np.arange(ndim), direction=turn), 11.0)
     rng = np.random.default_rng(0)
     index = rng.uniform(0, 1, (30, ndim)) * (np.array(spline.grid.size) - 1)
     index[0], index[1] = 0, np.array(spline.grid.size) - 1  # the ends
@@ -196,9 +197,9 @@ def test_the_smoothness_is_that_of_the_differences() -> None:
         (1 if a == b else 2) * x.diff(dim=a).diff(dim=b).square().sum() for a in (1, 2, 3) for b in range(a, 4)
     )
     first = sum(x.diff(dim=a).square().sum() for a in (1, 2, 3))
-    energy = (second + field._MEMBRANE_WEIGHT * first + 1e-6 * x.square().sum()) / 2
+    energy = (second + _MEMBRANE_WEIGHT * first + 1e-6 * x.square().sum()) / 2
     (expected,) = torch.autograd.grad(energy, x)
-    cosines, x = field._Cosines.of(x.shape[1:], x), x.detach()
+    cosines, x = Cosines.of(x.shape[1:], x), x.detach()
     torch.testing.assert_close(cosines.coefficients(cosines.spectrum(x)), x)
     torch.testing.assert_close(cosines.coefficients(cosines.smoothness(cosines.spectrum(x))), expected)
     inner = torch.zeros_like(x)
