@@ -222,51 +222,89 @@ def refine_seed(
     scale = fixed.scale
     if fit.transform is None:
         return Seed(None, fit, pairs, fit.reason)
-    reliability = float(pairs.reliability[fit.inliers].mean())
-    is_probability = calibration != DEFAULT_CALIBRATION
-    if is_probability and reliability < _MIN_AGREEING_RELIABILITY:
-        reason = (
-            f"the two images have nothing in common that samreg recognises: {fit.inliers.sum()} of {len(pairs)} "
-            f"matches agree, as by chance, for their mean reliability is {reliability:.2f}, where "
-            f"{_MIN_AGREEING_RELIABILITY:g} is needed; do they show the same part of the body?"
-        )
+    if reason := _why_by_chance(fit, pairs, calibration):
         return Seed(None, fit, pairs, reason)
-    current: Transform = fit.transform
+    affine = fit.transform
+    current: Transform = affine
     points = _lattice_of(fixed, _FINE_LATTICE_MM)
-    # an affine has nothing to gain from the second pass: it bends no further
-    for search in _PASSES if transform == "deformable" else _PASSES[:1]:
-        # a point whose counterpart lies outside the moving image can only be matched wrongly
-        expected = current.transform_points(points)
-        visible = moving_grid.contains(expected, margin=_VIEW_MARGIN_MM * scale)
-        if visible.sum() < _MIN_MATCHES:
-            reason = f"too few matches: {visible.sum()} of {len(points)} points lie in the moving image"
-            return Seed(None, fit, pairs, reason)
-        prediction = Prediction(expected[visible], search.radius_mm * scale, search.penalty)
-        pairs = match_points(
-            fixed, points[visible], moving, prediction=prediction, coarse=True, calibration=calibration
-        )
-        if transform == "deformable":
-            try:
-                displacement = fit_displacement(
-                    pairs,
-                    fit.transform,
-                    grid,
-                    spacing=search.voxel_mm,
-                    scale=scale,
-                    device=fixed.device,
-                )
-            except ImagesAtFault as error:
-                return Seed(None, fit, pairs, error.reason)
-            current = compose(displacement, fit.transform)
-        else:
-            refit = fit_globally(pairs, fixed, transform, seed=seed)
-            if refit.transform is None:
-                return Seed(None, refit, pairs, refit.reason)
-            fit, current = refit, refit.transform
+    try:
+        # an affine has nothing to gain from the second pass: it bends no further
+        for search in _PASSES if transform == "deformable" else _PASSES[:1]:
+            pairs = match_near(
+                current, fixed, points, moving,
+                grid=moving_grid, radius_mm=search.radius_mm, penalty=search.penalty, calibration=calibration,
+            )  # fmt: skip
+            if transform == "deformable":
+                field = fit_displacement(pairs, affine, grid, spacing=search.voxel_mm, scale=scale, device=fixed.device)
+                current = compose(field, affine)
+            else:
+                fit = fit_globally(pairs, fixed, transform, seed=seed)
+                if fit.transform is None:
+                    return Seed(None, fit, pairs, fit.reason)
+                current = affine = fit.transform
+    except ImagesAtFault as fault:
+        return Seed(None, fit, pairs, fault.reason)
     if guides is not None and transform == "deformable":
-        assert fit.transform is not None
-        current = _guided(current, fit.transform, pairs, guides, grid, scale=scale, device=fixed.device)
+        current = _guided(current, affine, pairs, guides, grid, scale=scale, device=fixed.device)
     return Seed(current, fit, pairs)
+
+
+def _why_by_chance(fit: AffineFit, pairs: Correspondences, calibration: Calibration) -> str:
+    """Return why the matches that agree do so by chance only; "" where they do not, or no probability tells."""
+    reliability = float(pairs.reliability[fit.inliers].mean())
+    if calibration == DEFAULT_CALIBRATION or reliability >= _MIN_AGREEING_RELIABILITY:
+        return ""
+    return (
+        f"the two images have nothing in common that samreg recognises: {fit.inliers.sum()} of {len(pairs)} "
+        f"matches agree, as by chance, for their mean reliability is {reliability:.2f}, where "
+        f"{_MIN_AGREEING_RELIABILITY:g} is needed; do they show the same part of the body?"
+    )
+
+
+def match_near(
+    transform: Transform,
+    fixed: Features,
+    points: FloatArray,
+    moving: Features,
+    *,
+    grid: Grid,
+    radius_mm: float,
+    penalty: float,
+    calibration: Calibration,
+    at_least: int = _MIN_MATCHES,
+) -> Correspondences:
+    """Match points of the fixed image near where a transform takes them, those that it takes into the moving image.
+
+    A point whose counterpart lies outside the moving image could only be matched wrongly.
+
+    Parameters
+    ----------
+    transform
+        Fixed to moving, LPS mm.
+    fixed, moving
+        Features of the two images.
+    points
+        (N, d) of the fixed image, LPS mm.
+    grid
+        What the moving image shows.
+    radius_mm, penalty
+        Of the search, at a scale of 1, and similarity lost at that distance.
+    calibration
+        Turns similarity and cycle error into reliability.
+    at_least
+        So many points must lie in the moving image.
+
+    Raises
+    ------
+    ImagesAtFault
+        When fewer do.
+    """
+    expected = transform.transform_points(points)
+    visible = grid.contains(expected, margin=_VIEW_MARGIN_MM * fixed.scale)
+    if visible.sum() < at_least:
+        raise ImagesAtFault(f"too few matches: {visible.sum()} of {len(points)} points lie in the moving image")
+    prediction = Prediction(expected[visible], radius_mm * fixed.scale, penalty)
+    return match_points(fixed, points[visible], moving, prediction=prediction, coarse=True, calibration=calibration)
 
 
 def _guided(

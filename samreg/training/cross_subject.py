@@ -24,12 +24,11 @@ from samreg.embedding.models import EmbeddingModel
 from samreg.errors import ImagesAtFault, InputError
 from samreg.matching.correspondences import Correspondences
 from samreg.matching.features import Features, features
-from samreg.matching.matching import lattice, match_points
+from samreg.matching.matching import lattice
 from samreg.matching.reliability import Calibration
-from samreg.matching.search import Prediction
 from samreg.seeding.affine import fit_affine
 from samreg.seeding.field import fit_displacement
-from samreg.seeding.seed import global_affine
+from samreg.seeding.seed import global_affine, match_near
 from samreg.spatial import DisplacementField, Grid, Image, Points, Transform, compose, read_image, resample_spacing
 from samreg.spatial.files import atomic_path, reading
 from samreg.spatial.standard import standardised
@@ -42,6 +41,7 @@ _SPACING = 8.0  # mm, of the stored maps
 _LATTICE = 18.0  # mm, between the matches a field is fitted to
 _KNOTS = 32.0  # mm, between the knots of the field
 _PASSES = ((40.0, 0.15), (24.0, 0.10))  # search radius mm, similarity lost at that radius
+_MIN_MATCHES = 50
 _CYCLE = 10.0  # mm within which a match must return
 _AGREEMENT = 10.0  # mm within which the field must agree with it
 _ENGINE_SPACING = 2.0  # mm, and those of the options
@@ -194,44 +194,37 @@ def fit_map(
     """
     f = features(fixed) if fixed_features is None else fixed_features
     m = features(moving) if moving_features is None else moving_features
-    calibration = Calibration.from_mapping(fixed.calibration)
+    calibration, scale = Calibration.from_mapping(fixed.calibration), f.scale
     fit, _ = global_affine(f, m, calibration=calibration, seed=seed)
-    scale = f.scale
     affine = fit.transform
     if affine is None:
         return None
     points = lattice(f, _LATTICE * scale)
+
+    def matched(current: Transform, radius: float, penalty: float) -> Correspondences:
+        return match_near(
+            current, f, points, m,
+            grid=moving.image_grid, radius_mm=radius, penalty=penalty, calibration=calibration, at_least=_MIN_MATCHES,
+        )  # fmt: skip
+
     current: Transform = affine
-    for number, (radius, penalty) in enumerate(_PASSES):
-        expected = current.transform_points(points)
-        seen = moving.image_grid.contains(expected, margin=4.0 * scale)
-        if seen.sum() < 50:
-            return None
-        prediction = Prediction(expected[seen], radius * scale, penalty)
-        matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
-        returned = matches.take(matches.cycle_error < 2 * _CYCLE * scale)
-        if number == 0:  # a better affine first: what the field need not explain it cannot get wrong
-            affine = fit_affine(returned, scale=scale, seed=seed).transform or affine
-        try:
+    try:
+        for number, search in enumerate(_PASSES):
+            matches = matched(current, *search)
+            returned = matches.take(matches.cycle_error < 2 * _CYCLE * scale)
+            if number == 0:  # a better affine first: what the field need not explain it cannot get wrong
+                affine = fit_affine(returned, scale=scale, seed=seed).transform or affine
             field = fit_displacement(
                 returned, affine, fixed.image_grid, knot_spacing=_KNOTS, spacing=_SPACING, scale=scale
             )
-        except (InputError, ImagesAtFault):
-            return None
-        current = compose(field, affine)
-        if landmarks is not None:
-            current = _drawn_to(landmarks, current, fixed.image_grid, scale)
-    if images is not None:
-        try:
+            current = compose(field, affine)
+            if landmarks is not None:
+                current = _drawn_to(landmarks, current, fixed.image_grid, scale)
+        if images is not None:
             current = _refined(*images, (fixed, moving), current, landmarks)
-        except ImagesAtFault:
-            return None
-        expected = current.transform_points(points)
-        seen = moving.image_grid.contains(expected, margin=4.0 * scale)
-        if seen.sum() < 50:
-            return None
-        prediction = Prediction(expected[seen], _PASSES[-1][0] * scale, _PASSES[-1][1])
-        matches = match_points(f, points[seen], m, prediction=prediction, coarse=True, calibration=calibration)
+            matches = matched(current, *_PASSES[-1])
+    except ImagesAtFault:
+        return None
     miss = np.linalg.norm(current.transform_points(matches.fixed) - matches.moving, axis=1)
     agreeing = (matches.cycle_error < _CYCLE * scale) & (miss < _AGREEMENT * scale)
     return FittedMap(current, matches, agreeing, scale)
