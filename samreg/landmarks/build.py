@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.landmarks.locate import Located, locate
 from samreg.landmarks.templates import Template, as_templates, read_templates
+from samreg.matching.features import Features, features
 from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration, fit_calibration, with_mean
 from samreg.matching.votes import Neighbourhoods, neighbourhoods
 from samreg.spatial.grid import FloatArray, Grid
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from samreg.embedding import Embedding, EmbeddingModel
 
 _RIGHT_MM = 10.0  # at a scale of 1: an error up to which a landmark counts as found
+_MIN_OF_EACH = 10  # landmarks that were found, and that were not, for a reliability to be fitted to them
 
 
 def build_landmark_atlas(
@@ -69,7 +71,6 @@ def build_landmark_atlas(
     >>> build_landmark_atlas([Template(name, embedding, points) for name in ("ALICE", "BOB")]).names
     ('carina', 'apex')
     """
-    from samreg.matching import features
     from samreg.seeding.seed import require_one_model
 
     require_progress(progress)
@@ -88,11 +89,36 @@ def build_landmark_atlas(
         raise InputError(f"test_on names {', '.join(unknown)}; choose from {', '.join(people)}")
     for template in known[1:]:
         require_one_model(known[0].embedding, template.embedding)
-    names = tuple(dict.fromkeys(name for template in known for name in template.points.names))
-    positions = np.full((len(known), len(names), known[0].points.ndim), np.nan)
-    for k, template in enumerate(known):
-        positions[k, [names.index(name) for name in template.points.names]] = template.points.positions
     prepared = [features(template.embedding) for template in known]
+    atlas = _untested(known, prepared)
+    errors = np.full(atlas.positions.shape[:2], np.nan)
+    of_tested, of_others = [np.zeros((0, 5))], [np.zeros((0, 5))]  # evidence in people tested on, and in the others
+    for k, template in enumerate(known):
+        if progress is not None:
+            progress(f"{template.name} by the others")
+        try:
+            others = atlas.without(k)
+            found = locate(others, prepared[k], template.embedding.image_grid, image=template.embedding.volume)
+        except InputError:  # the others share too little to make an atlas
+            continue
+        columns = [atlas.names.index(name) for name in others.names]
+        truth = atlas.positions[k, columns]
+        is_tested = test_on is None or template.name in test_on
+        if is_tested:
+            errors[k, columns] = np.linalg.norm(found.positions - truth, axis=1)
+        evidence = of_tested if is_tested else of_others
+        evidence.append(_evidence(found, truth, template.embedding.image_grid))
+        evidence.extend(_evidence_of_halves(others, template.embedding, truth))
+    calibration = _fitted(np.concatenate(of_others), np.concatenate(of_tested), atlas.around.scale)
+    return replace(atlas, errors=errors, calibration=calibration)
+
+
+def _untested(templates: Sequence[Template], prepared: Sequence[Features]) -> LandmarkAtlas:
+    """Return the atlas of templates and their features, of which nothing is known of its errors."""
+    names = tuple(dict.fromkeys(name for template in templates for name in template.points.names))
+    positions = np.full((len(templates), len(names), templates[0].points.ndim), np.nan)
+    for k, template in enumerate(templates):
+        positions[k, [names.index(name) for name in template.points.names]] = template.points.positions
     parts = [
         neighbourhoods(source, place[~np.isnan(place[:, 0])]) for source, place in zip(prepared, positions, strict=True)
     ]
@@ -102,30 +128,15 @@ def build_landmark_atlas(
         np.concatenate([part.in_body for part in parts]),
         parts[0].scale,
     )
-    atlas = LandmarkAtlas(names, people, positions, around, known[0].embedding.model)
-    errors = np.full(positions.shape[:2], np.nan)
-    evidence: dict[bool, list[FloatArray]] = {False: [], True: []}  # of people tested on, and of the others
-    for k, template in enumerate(known):
-        tested = test_on is None or template.name in test_on
-        if progress is not None:
-            progress(f"{template.name} by the others")
-        try:
-            others = atlas.without(k)
-            found = locate(others, prepared[k], template.embedding.image_grid, image=template.embedding.volume)
-        except InputError:  # the others share too little to make an atlas
-            continue
-        columns = [names.index(name) for name in others.names]
-        truth = positions[k, columns]
-        if tested:
-            errors[k, columns] = np.linalg.norm(found.positions - truth, axis=1)
-        evidence[tested].append(_evidence(found, truth, template.embedding.image_grid))
-        for half, inside in _halves(template.embedding):  # what a scan looks like that does not show everything
-            if (template.embedding.body & inside).any():
-                part = locate(others, features(template.embedding, inside=inside), half)
-                evidence[tested].append(_evidence(part, truth, half))
-    others_evidence, tests = (np.concatenate([np.zeros((0, 5)), *rows]) for rows in evidence.values())
-    calibration = _fitted(others_evidence, tests, around.scale)
-    return replace(atlas, errors=errors, calibration=calibration)
+    people = tuple(template.name for template in templates)
+    return LandmarkAtlas(names, people, positions, around, templates[0].embedding.model)
+
+
+def _evidence_of_halves(atlas: LandmarkAtlas, embedding: Embedding, truth: FloatArray) -> Iterator[FloatArray]:
+    """Yield the evidence in each half of an image alone: what a scan looks like that does not show everything."""
+    for half, inside in _halves(embedding):
+        if (embedding.body & inside).any():
+            yield _evidence(locate(atlas, features(embedding, inside=inside), half), truth, half)
 
 
 def _halves(embedding: Embedding) -> list[tuple[Grid, NDArray[np.bool_]]]:
@@ -159,7 +170,7 @@ def _fitted(others: FloatArray, tests: FloatArray, scale: float) -> Calibration:
     tolerance = _RIGHT_MM * scale
     evidence = np.concatenate([others, tests])
     right = evidence[:, 4] <= tolerance
-    if min(right.sum(), (~right).sum()) < 10:
+    if min(right.sum(), (~right).sum()) < _MIN_OF_EACH:
         return DEFAULT_LANDMARK_CALIBRATION
     similarity, misfit, spread, depth, error = evidence.T
     calibration = fit_calibration(similarity, misfit, error, spread=spread, depth=depth, tolerance=tolerance)
