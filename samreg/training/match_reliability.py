@@ -33,6 +33,7 @@ from samreg.landmarks.skeleton import CommonPlaces, common_places, no_places, su
 from samreg.matching import Features, features
 from samreg.matching.reliability import Calibration, ExpectedError, fit_calibration, fit_expected_error, with_mean
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.points import Points
 from samreg.training.data import named_images, require_left_out
 from samreg.training.landmark_pairs import read_landmarks
 from samreg.training.program import faults_said
@@ -136,44 +137,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _calibrate(arguments: argparse.Namespace) -> None:
+def _matched(
+    pair: tuple[str, str],
+    landmarks: Mapping[str, Points],
+    embeddings: Mapping[str, samreg.Embedding],
+    prepared: Mapping[str, Features],
+) -> FloatArray | None:
+    """Return what matches of the first person's landmarks in the second show, as in :data:`Pair`; None without any."""
+    fixed, moving = pair
+    names = [name for name in landmarks[fixed].names if name in set(landmarks[moving].names)]
+    if len(names) < _MIN_LANDMARKS:
+        return None
+    first, second = (landmarks[person].named(names).positions for person in pair)
+    places = _places(pair, embeddings, prepared)
+    parts = []
+    for points, truth in ((first[k::_FOLDS], second[k::_FOLDS]) for k in range(min(_FOLDS, len(names)))):
+        guided, _ = guided_matches(
+            prepared[fixed], points, prepared[moving],
+            grid=embeddings[moving].image_grid, calibration=Calibration.from_mapping(embeddings[fixed].calibration),
+            places=without_places(places, points, _AT_POINT_MM),
+        )  # fmt: skip
+        if guided is not None:
+            found = guided.matches
+            error = np.linalg.norm(found.moving - truth, axis=1)
+            parts.append(np.column_stack([found.similarity, found.cycle_error, guided.spread, error]))
+    return np.concatenate(parts) if parts else None
+
+
+def _report(pairs: Sequence[Pair], unseen: Sequence[Pair]) -> None:
+    """Print how well reliability and expected error are told of pairs, those unseen if any, that are not fitted to."""
     from scipy.stats import spearmanr
 
-    model = samreg.load_model(arguments.model)
-    landmarks = read_landmarks(arguments.landmarks)
-    require_left_out("--unseen", arguments.unseen, landmarks)
-    images = named_images(arguments.images, landmarks)
-    embeddings = {name: model.embed(samreg.read_image(images[name])) for name in landmarks}
-    prepared = {name: features(embedding) for name, embedding in embeddings.items()}
-    everyone = list(itertools.permutations(landmarks, 2))
-    with_unseen = [pair for pair in everyone if set(arguments.unseen) & set(pair)]
-    chosen = {
-        ordered[i]: None
-        for ordered in (everyone, with_unseen)
-        for i in np.random.default_rng(0).permutation(len(ordered))[: arguments.pairs]
-    }
-    pairs: list[Pair] = []
-    for a, b in chosen:
-        names = [name for name in landmarks[a].names if name in set(landmarks[b].names)]
-        if len(names) < _MIN_LANDMARKS:
-            continue
-        first, second = (landmarks[person].named(names).positions for person in (a, b))
-        calibration = Calibration.from_mapping(embeddings[a].calibration)
-        grid = embeddings[b].image_grid
-        places = _places((a, b), embeddings, prepared)
-        parts = []
-        for points, truth in ((first[k::_FOLDS], second[k::_FOLDS]) for k in range(min(_FOLDS, len(names)))):
-            guided, _ = guided_matches(
-                prepared[a], points, prepared[b],
-                grid=grid, calibration=calibration, places=without_places(places, points, _AT_POINT_MM),
-            )  # fmt: skip
-            if guided is not None:
-                found = guided.matches
-                error = np.linalg.norm(found.moving - truth, axis=1)
-                parts.append(np.column_stack([found.similarity, found.cycle_error, guided.spread, error]))
-        if parts:
-            pairs.append(({a, b}, np.concatenate(parts)))
-    unseen = [pair for pair in pairs if pair[0] & set(arguments.unseen)]
     tested = unseen or pairs
     told, right = left_out(pairs, unseen), np.concatenate([values[:, 3] for _, values in tested]) <= _TOLERANCE_MM
     print(
@@ -188,6 +182,27 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         f"{within:.0%} of the errors are within what is told; Spearman of told and true {overall:.2f}, "
         f"{np.mean(ranked):.2f} in a pair"
     )
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    model = samreg.load_model(arguments.model)
+    landmarks = read_landmarks(arguments.landmarks)
+    require_left_out("--unseen", arguments.unseen, landmarks)
+    images = named_images(arguments.images, landmarks)
+    embeddings = {name: model.embed(samreg.read_image(images[name])) for name in landmarks}
+    prepared = {name: features(embedding) for name, embedding in embeddings.items()}
+    everyone = list(itertools.permutations(landmarks, 2))
+    with_unseen = [pair for pair in everyone if set(arguments.unseen) & set(pair)]
+    chosen = {
+        ordered[i]: None
+        for ordered in (everyone, with_unseen)
+        for i in np.random.default_rng(0).permutation(len(ordered))[: arguments.pairs]
+    }
+    pairs = [
+        ({*pair}, values) for pair in chosen if (values := _matched(pair, landmarks, embeddings, prepared)) is not None
+    ]
+    unseen = [pair for pair in pairs if pair[0] & set(arguments.unseen)]
+    _report(pairs, unseen)
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
     known[model.identity] = _rounded(fit(pairs, unseen))
     known.setdefault(EXPECTED_ERROR, {})[model.identity] = _rounded(fit_error(pairs, unseen))
