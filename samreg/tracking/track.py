@@ -33,6 +33,9 @@ _SHELL_MM = 6.0  # beyond the radius, of the second shell of neighbours
 _JACOBIAN_STEP_MM = 4.0
 _MIN_DICE = 0.7  # with what was drawn, from which a lesion counts as grown rightly
 _MAX_REACH_MM = 30.0  # of a lesion of unknown size
+_CORE_MM, _MIN_CORE_MM = 5.0, 4.0  # how far from the centre its core is looked for; and that of any lesion, at least
+_CORE_SHARE, _CORE_SHARE_LATER = 0.5, 0.6  # of its radius, in the baseline, and where the follow-up may have moved it
+_REACHES = ((1.5, 5.0), (3.0, 10.0))  # times its radius, and mm more: as if it had kept its size, then wider
 
 
 def track(
@@ -199,12 +202,14 @@ def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Match
     """Measure lesion i at both visits."""
     center, drawn = lesions.points.positions[i], lesions.extents[i]
     position, stretch = matches.positions[i], float(matches.stretch[i])
-    before, why = _grown_in(baseline, center, lesions.radii[i], search=0.5)
+    before, why = _grown_in(baseline, center, lesions.radii[i], core=_CORE_SHARE)
     if before is not None and drawn is not None and (overlap := _dice(before, drawn)) < _MIN_DICE:
         before, why = None, f"baseline: growing gives another extent than was drawn (Dice at most {overlap:.2f})"
     after = None
     if before is not None:
-        after, why = _grown_in(followup, position, stretch * before.diameter / 2, search=0.6, visit="follow-up")
+        after, why = _grown_in(
+            followup, position, stretch * before.diameter / 2, core=_CORE_SHARE_LATER, visit="follow-up"
+        )
     known = before or drawn
     return TrackedLesion(
         name=lesions.points.names[i],
@@ -224,16 +229,13 @@ def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Match
 
 
 def _grown_in(
-    image: Image, center: FloatArray, radius: float, *, search: float, visit: str = "baseline"
+    image: Image, center: FloatArray, radius: float, *, core: float, visit: str = "baseline"
 ) -> tuple[Extent | None, str]:
-    """Grow a lesion of about this radius (mm, or NaN), first as if it had kept its size, then wider."""
-    if np.isnan(radius):
-        tries = [(5.0, _MAX_REACH_MM)]
-    else:
-        core = max(4.0, search * radius)
-        tries = [(core, 1.5 * radius + 5), (core, 3 * radius + 10)]
-    for search_mm, reach in tries:
-        grown = grow(image, center, search=search_mm, reach=reach)
+    """Grow a lesion of about this radius (mm, or NaN) whose core lies within a share of it from the centre."""
+    is_known = not np.isnan(radius)
+    search = max(_MIN_CORE_MM, core * radius) if is_known else _CORE_MM
+    for reach in [times * radius + more for times, more in _REACHES] if is_known else [_MAX_REACH_MM]:
+        grown = grow(image, center, search=search, reach=reach)
         if isinstance(grown, Extent):
             return grown, ""
     return None, f"{visit}: {grown}"
