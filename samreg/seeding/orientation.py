@@ -139,7 +139,7 @@ def seed_any_orientation(
         reason = why_refused(mirrored, fixed, moving, reflection=reflection)
         none = Seed(None, fit, best.correspondences, reason)
         return OrientedSeed(none, best.embedding, best.correspondences, best.turn)
-    seed_ = refine_seed(
+    refined = refine_seed(
         search.fixed_features,
         features(best.embedding, device=search.fixed_features.device),
         fit,
@@ -152,10 +152,10 @@ def seed_any_orientation(
         seed=seed,
     )
     notes: tuple[str, ...] = ()
-    if seed_:
-        assert seed_.affine.transform is not None
-        notes = turn_notes(seed_.affine.transform, fixed, moving, pose=best) + mirror_notes(mirrored, fixed, moving)
-    return OrientedSeed(seed_, best.embedding, best.correspondences, best.turn, notes)
+    if refined:
+        assert refined.affine.transform is not None
+        notes = turn_notes(refined.affine.transform, fixed, moving, pose=best) + mirror_notes(mirrored, fixed, moving)
+    return OrientedSeed(refined, best.embedding, best.correspondences, best.turn, notes)
 
 
 @dataclass(frozen=True, eq=False)
