@@ -144,7 +144,7 @@ def run_step(
         shutil.rmtree(aside, ignore_errors=True)
     except Exception as error:  # libraries raise anything; it must not stop the other steps
         full = _disk_full(error)
-        if full or _is_of(error, staging, folder, aside):
+        if full or _is_at_output(error, staging, folder, aside):
             raise InputError(
                 f"cannot write {folder}: {full or error}; what was finished before is kept: "
                 f"{'make room' if full else 'check the permissions'}, then run the same command again"
@@ -290,7 +290,7 @@ def require_summary(path: Path, inputs: Iterable[str | os.PathLike[str] | None] 
         )
 
 
-def _is_of(error: BaseException, staging: Path, *others: Path) -> bool:
+def _is_at_output(error: BaseException, staging: Path, *others: Path) -> bool:
     """Tell an error of the system at a folder to write to, what is in it or leads to it, from one at an input."""
     if not isinstance(error, OSError) or not isinstance(error.filename, (str, os.PathLike)):
         return False

@@ -116,7 +116,7 @@ class _Outlet:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with self._heedless():
+        with self._dropping_unread():
             self._stream.write(text)
         return len(text)
 
@@ -125,14 +125,14 @@ class _Outlet:
             self.write(line)
 
     def flush(self) -> None:
-        with self._heedless():
+        with self._dropping_unread():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     @contextmanager
-    def _heedless(self) -> Iterator[None]:
+    def _dropping_unread(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:  # the descriptor leads nowhere from here on, for libraries and at the exit as well

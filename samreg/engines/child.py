@@ -26,7 +26,7 @@ from typing import IO, Any
 from samreg.engines.base import Pair
 from samreg.errors import EngineError, ImagesAtFault, InputError
 from samreg.spatial.adapters import field_from_sitk, to_sitk, transform_from_sitk
-from samreg.spatial.files import itk_path, no_room, reason, scratch_folder
+from samreg.spatial.files import itk_path, reason, scratch_folder, temporary_files_error
 from samreg.spatial.image import Image
 from samreg.spatial.transforms import Transform, compose
 
@@ -237,7 +237,7 @@ def _write_image(image: Image, path: Path) -> None:
     try:
         sitk.WriteImage(to_sitk(image), itk_path(path))
     except RuntimeError as error:
-        raise no_room(error) from error
+        raise temporary_files_error(error) from error
 
 
 def _read_transform(path: Path) -> Transform:

@@ -200,13 +200,13 @@ def scratch_folder() -> Iterator[Path]:
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="samreg-"))
         except OSError as error:
-            raise no_room(error) from error
+            raise temporary_files_error(error) from error
         try:
             yield Path(folder)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or _has_room(Path(folder)):
                 raise  # of something else that is done in the block, as is writing to another disk
-            raise no_room(error) from error
+            raise temporary_files_error(error) from error
 
 
 def _has_room(folder: Path) -> bool:
@@ -217,7 +217,7 @@ def _has_room(folder: Path) -> bool:
     return True
 
 
-def no_room(error: Exception) -> InputError:
+def temporary_files_error(error: Exception) -> InputError:
     """Return what to raise when a temporary file cannot be written, with the remedy."""
     what = (error.strerror if isinstance(error, OSError) else None) or reason(error).rstrip(":")
     where = f" to {tempfile.tempdir}" if tempfile.tempdir else ""  # unset where no folder could be used
