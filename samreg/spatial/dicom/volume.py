@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
+from samreg.spatial.dicom.arrangement import Arrangement, arrange
 from samreg.spatial.dicom.pixels import PixelFormat, common_type, stored_frames
 from samreg.spatial.dicom.planes import Plane
-from samreg.spatial.dicom.stacks import Arrangement, Stack, arrange
+from samreg.spatial.dicom.stacks import Stack
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
