@@ -254,7 +254,8 @@ def _require_known(points: Points, mapping: Transform, grid: Grid | None, path: 
 def _expected_error(folder: Path, fixed: Points) -> FloatArray | None:
     """Return the expected error at points of the fixed image, mm, where the folder of a result has it."""
     from samreg.registration.confidence import at_points
-    from samreg.registration.store import SUMMARY, Stored
+    from samreg.registration.result_folder import SUMMARY
+    from samreg.registration.store import Stored
 
     expected = Stored.open(folder).error_map() if (folder / SUMMARY).is_file() else None
     return None if expected is None else at_points(expected, fixed.positions)
@@ -345,7 +346,8 @@ def _in_folder(folder: Path, backward: bool, is_points: bool) -> Transform:
 
 def _saved_grid(folder: Path, role: str) -> Grid | None:
     """Return the grid of the "fixed" or the "moving" image of a saved result; None where it is not known."""
-    from samreg.registration.store import SUMMARY, Stored
+    from samreg.registration.result_folder import SUMMARY
+    from samreg.registration.store import Stored
 
     return Stored.open(folder).grid(role) if (folder / SUMMARY).is_file() else None
 

@@ -272,7 +272,7 @@ def require_suffix(
 
     Files of a saved result are not replaced either, but those of the names that the command ``adds`` to one.
     """
-    from samreg.registration.store import require_not_of_result
+    from samreg.registration.result_folder import require_not_of_result
 
     require_not_input(path, inputs)
     require_not_of_result(path, but=adds)

@@ -43,7 +43,7 @@ def demo(
     """Register two phantom chests in three ways, and compare each with the known truth. Downloads nothing."""
     from samreg.engines import available_engines
     from samreg.phantoms.phantom import phantom_pair
-    from samreg.registration.store import require_folder
+    from samreg.registration.result_folder import require_folder
 
     require_writable(out)
     require_replaceable(out, (*_PAIR, *(() if data_only else (_PAGE, _PICTURE))), mark=_MARK)

@@ -33,7 +33,8 @@ def dicom(
     An affine or rigid one becomes a Spatial Registration, any other a Deformable Spatial Registration. It belongs to
     the fixed image's patient and study. Labels and contours: see `samreg apply`.
     """
-    from samreg.registration.store import REGISTRATION, load_transform
+    from samreg.registration.result_folder import REGISTRATION
+    from samreg.registration.store import load_transform
     from samreg.spatial.io_dicom_objects import DICOM, write_dicom_registration
     from samreg.spatial.io_transforms import read_transform
 

@@ -42,7 +42,7 @@ def info(
 
 def _kind(path: Path) -> Callable[..., None]:
     """Return what describes a file of its kind."""
-    from samreg.registration.store import SUMMARY
+    from samreg.registration.result_folder import SUMMARY
     from samreg.spatial.files import require_file
     from samreg.spatial.io_dicom_objects import is_dicom_registration
     from samreg.spatial.io_itk_transforms import HDF5, MATLAB, is_text_transform

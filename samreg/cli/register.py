@@ -102,7 +102,7 @@ def register(
     correspondences, a picture and result.json.
     """
     import samreg
-    from samreg.registration.store import (
+    from samreg.registration.result_folder import (
         FIELD_GRIDS,
         LANDMARK_ERRORS,
         REGISTRATION,
@@ -184,7 +184,7 @@ def register(
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    from samreg.registration.store import SAVE_FORMATS
+    from samreg.registration.result_folder import SAVE_FORMATS
 
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
     unknown = [part for part in formats if part not in SAVE_FORMATS]

@@ -36,7 +36,7 @@ def report(
 ) -> None:
     """Write an HTML page on a registration that was saved to FOLDER."""
     from samreg.quality import LandmarkErrors
-    from samreg.registration.store import LANDMARK_ERRORS, REPORT, has_errors
+    from samreg.registration.result_folder import LANDMARK_ERRORS, REPORT, has_errors
 
     out = folder / REPORT if out is None else out
     require_suffix(out, (".html", ".htm"), inputs=(fixed, moving, *(landmarks or ())), adds=(REPORT,))

@@ -17,7 +17,7 @@ import numpy as np
 
 from samreg.engines.request import Engine, EngineResult, Request
 from samreg.errors import EngineError, ImagesAtFault, require_options
-from samreg.registration import store
+from samreg.registration import result_folder
 from samreg.registration.composition import fields_then_affine
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -266,7 +266,7 @@ def options(
         "landmarks": None if request.landmarks is None else len(request.landmarks[0]),
         "anchors": _anchors_name(anchors, run.is_guided),
         # a transform in memory is saved beside the result
-        "start": None if start is None else store.START if isinstance(start, Transform) else os.fspath(start),
+        "start": None if start is None else result_folder.START if isinstance(start, Transform) else os.fspath(start),
         "device": request.device,
         "seed": request.seed,
         "threads": request.threads,

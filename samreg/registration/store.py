@@ -1,21 +1,4 @@
-"""The folder of a saved result: what lies in it, how it is written and how it is read again.
-
-============================  ==========================================================================================
-``result.json``               verdict, options, versions, timings, quality, flags; where it lies, everything does
-``transform.*, inverse.*``    fixed to moving points and back, in the formats asked for
-``affine.tfm``                the affine part of ``transform``
-``transformix.txt``           with which transformix applies ``transform.nii.gz``
-``warped.nii.gz``             the moving image on the fixed grid
-``expected_error.nii.gz``     the expected error on a coarse grid over the fixed image, mm
-``named_landmarks.csv``       landmarks found in both images, and by how much the transform misses them, LPS mm
-``body.nii.gz``               the fixed body, on the grid of the embedding
-``correspondences.csv``       the matches; for 3D Slicer also ``fixed_matches.mrk.json``, ``moving_matches.mrk.json``
-``start.h5``                  the transform that was given to start from
-``preview.png, engine.log``   a picture, and what the engine printed
-============================  ==========================================================================================
-
-Beside them ``samreg register`` writes ``report.html`` and, as ``landmarks.csv``, landmark errors.
-"""
+"""How a result is written to a folder and read again; what lies there: :mod:`samreg.registration.result_folder`."""
 
 from __future__ import annotations
 
@@ -32,6 +15,27 @@ import numpy as np
 from samreg.errors import InputError, require_choice, require_progress
 from samreg.quality.landmarks import LandmarkErrors
 from samreg.registration.misses import LandmarkMisses
+from samreg.registration.result_folder import (
+    AFFINE,
+    BODY,
+    CORRESPONDENCES,
+    ERROR_MAP,
+    FIELD_GRIDS,
+    FILES,
+    LANDMARK_ERRORS,
+    LOG,
+    MATCHES,
+    MISSES,
+    PREVIEW,
+    REPORT,
+    START,
+    SUMMARY,
+    TRANSFORM_FORMATS,
+    TRANSFORMIX,
+    WARPED,
+    has_errors,
+    require_formats,
+)
 from samreg.registration.tables import (
     read_correspondences,
     read_misses,
@@ -46,8 +50,6 @@ from samreg.spatial.files import (
     reading,
     replaced_files,
     require_path,
-    require_replaceable,
-    require_writable,
 )
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
@@ -67,138 +69,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-SUMMARY = "result.json"
-START = "start.h5"
-REPORT = "report.html"
-LANDMARK_ERRORS = "landmarks.csv"
-_WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW = "warped.nii.gz", "affine.tfm", "transformix.txt", "preview.png"
-#: The DICOM registration object that the command writes beside them.
-REGISTRATION = "registration.dcm"
-_CORRESPONDENCES, _BODY, _LOG = "correspondences.csv", "body.nii.gz", "engine.log"
-ERROR_MAP = "expected_error.nii.gz"
-MISSES = "named_landmarks.csv"
-_MATCHES = {role: f"{role}_matches.mrk.json" for role in ("fixed", "moving")}
-
-#: On which grids displacement fields are written: as coarse as they allow, or those of the images.
-FIELD_GRIDS = ("compact", "full")
-
-#: What transforms can be written as, and the endings of the files; read in this order.
-TRANSFORM_FORMATS = {"h5": ".h5", "nii": ".nii.gz", "npz": ".npz"}
-#: All that can be asked for.
-SAVE_FORMATS = (*TRANSFORM_FORMATS, "mrk")
-#: All that :func:`save` may write, the summary apart.
-_FILES = (
-    _WARPED, _AFFINE, _TRANSFORMIX, _PREVIEW, _CORRESPONDENCES, *_MATCHES.values(), ERROR_MAP, MISSES, _BODY, _LOG,
-    START, REGISTRATION,
-    *(f"{name}{ending}" for name in ("transform", "inverse") for ending in TRANSFORM_FORMATS.values()),
-)  # fmt: skip
-#: All that lies in the folder of a result, whatever wrote it.
-OWN_FILES = (*_FILES, SUMMARY, REPORT, LANDMARK_ERRORS)
-
-
-def require_formats(formats: str | Sequence[str], ndim: int) -> tuple[str, ...]:
-    """Return the formats to write; raise :class:`InputError` where one is unknown or cannot hold the result.
-
-    Parameters
-    ----------
-    formats
-        Of :data:`SAVE_FORMATS`.
-    ndim
-        Of the images, 2 or 3.
-
-    Examples
-    --------
-    >>> from samreg.registration.store import require_formats
-    >>> require_formats(["h5", "nii"], ndim=3)
-    ('h5', 'nii')
-    """
-    chosen = (formats,) if isinstance(formats, str) else tuple(formats)
-    unknown = [name for name in chosen if name not in SAVE_FORMATS]
-    if unknown or not chosen:
-        raise InputError(f"unknown formats {unknown}; choose from {', '.join(SAVE_FORMATS)}")
-    if "mrk" in chosen and ndim != 3:
-        raise InputError(
-            f"the format mrk is for volumes, as 3D Slicer's points are 3D, and the images are {ndim}D; leave it out"
-        )
-    return chosen
-
-
-def require_folder(
-    folder: str | os.PathLike[str],
-    *,
-    inputs: Iterable[str | os.PathLike[str] | None] = (),
-    beside: Iterable[str] = (),
-    space: float = 0,
-) -> None:
-    """Raise :class:`InputError` unless a result can be written to a folder; it is tried, and nothing is left there.
-
-    Parameters
-    ----------
-    folder
-        One that exists, or is to be made.
-    inputs
-        What is read: files, none of which the result may replace, and folders of results.
-    beside
-        What is written beside the result: :data:`REPORT`, :data:`LANDMARK_ERRORS`.
-    space
-        What is to be written, bytes.
-    """
-    folder, inputs, beside = Path(folder), [*inputs], {*beside}
-    require_writable(folder, space=space)
-    if taken := [name for name in OWN_FILES if (folder / name).is_dir()]:
-        raise InputError(f"cannot write to {folder}: {taken[0]} is a folder there; choose another folder")
-    if (folder / SUMMARY).is_file():
-        for path in inputs:
-            if path is not None and os.path.isdir(path) and os.path.samefile(path, folder):
-                raise InputError(f"{folder} would replace the result that is read from it; choose another folder")
-        if not _is_summary(folder / SUMMARY):
-            raise InputError(
-                f"{folder / SUMMARY} would be replaced, and samreg did not write it; move it, or choose another folder"
-            )
-    errors = folder / LANDMARK_ERRORS
-    if LANDMARK_ERRORS in beside and errors.is_file() and not has_errors(errors):
-        raise InputError(
-            f"{errors} would be replaced by the landmark errors, and samreg did not write it; move it, or choose "
-            "another folder"
-        )
-    require_replaceable(folder, [*_FILES, SUMMARY, *sorted(beside - {LANDMARK_ERRORS})], mark=SUMMARY, inputs=inputs)
-    require_replaceable(folder, (REPORT, LANDMARK_ERRORS), mark=None, inputs=inputs)
-
-
-def require_not_of_result(path: str | os.PathLike[str], *, but: Iterable[str] = ()) -> None:
-    """Raise :class:`InputError` where a file to write has the name of a saved result's, in the folder of one.
-
-    Parameters
-    ----------
-    path
-        The file.
-    but
-        Names that may be written into a result: what a command adds to it.
-    """
-    path = Path(path)
-    name = path.name.lower()  # which is the same file on some systems
-    if name in OWN_FILES and name not in but and (path.parent / SUMMARY).is_file():
-        raise InputError(
-            f"{path} is a file of the result in {path.parent}, which it would replace; choose another name"
-        )
-
-
-def space_needed(fixed: Grid, moving: Grid, itemsize: int, formats: Sequence[str], field_grid: str) -> float:
-    """Return how many bytes a result takes at most, about.
-
-    Parameters
-    ----------
-    fixed, moving
-        Grids of the images.
-    itemsize
-        Bytes of a voxel of the moving image.
-    formats, field_grid
-        As :func:`save` takes them.
-    """
-    voxels, fields = float(np.prod(fixed.shape)), float(np.prod(fixed.shape) + np.prod(moving.shape))
-    full = len([name for name in formats if name == "npz" or (field_grid == "full" and name in TRANSFORM_FORMATS)])
-    return voxels * itemsize + full * fields * 4 * fixed.ndim
 
 
 def save(
@@ -234,7 +104,7 @@ def save(
     require_choice("field_grid", field_grid, FIELD_GRIDS)
     require_progress(progress)
     formats, folder = require_formats(formats, result.fixed.ndim), require_path("folder", folder)
-    others = {*_FILES, REPORT}
+    others = {*FILES, REPORT}
     if has_errors(folder / LANDMARK_ERRORS):
         others.add(LANDMARK_ERRORS)
     with replaced_files(folder, summary=SUMMARY, others=others) as staging:
@@ -379,7 +249,7 @@ class Stored:
 
     def body(self) -> Image | None:
         """Return the fixed body; None where it was not known."""
-        return self._read(_BODY, as_image)
+        return self._read(BODY, as_image)
 
     def error_map(self) -> Image | None:
         """Return the expected error on its coarse grid, mm; None where it was not estimated."""
@@ -391,7 +261,7 @@ class Stored:
 
     def log(self) -> str:
         """Return what the engine printed."""
-        path = self.folder / _LOG
+        path = self.folder / LOG
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     def start(self) -> Transform | None:
@@ -409,7 +279,7 @@ class Stored:
 
     def correspondences(self) -> Correspondences | None:
         """Return the matches behind the seed; None without embeddings."""
-        return self._read(_CORRESPONDENCES, read_correspondences)
+        return self._read(CORRESPONDENCES, read_correspondences)
 
     def _read(self, name: str, reader: Callable[[Path], T]) -> T | None:
         """Return what a file of the folder holds; None where there is no such file."""
@@ -450,16 +320,16 @@ def _write_into(
     if result.transform is not None:
         _write_transforms(folder, result, formats, field_grid, progress)
         progress("warping the moving image")
-        write_image(in_type(result.warped, result.moving.array.dtype), folder / _WARPED)
+        write_image(in_type(result.warped, result.moving.array.dtype), folder / WARPED)
         progress("measuring quality")
         _ = result.quality
         progress("writing pictures and tables")
         if result.fixed.ndim == 3:
-            picture(result, folder / _PREVIEW)
+            picture(result, folder / PREVIEW)
     pairs = result.correspondences
     if pairs is not None:
-        write_correspondences(pairs, folder / _CORRESPONDENCES)
-        for role, name in _MATCHES.items() if "mrk" in formats else ():
+        write_correspondences(pairs, folder / CORRESPONDENCES)
+        for role, name in MATCHES.items() if "mrk" in formats else ():
             write_points(Points(getattr(pairs, role), scores=pairs.reliability), folder / name)
     if result.start is not None:
         grid = None if _is_stored_whole(result.start) else result.fixed.grid
@@ -469,9 +339,9 @@ def _write_into(
     if result.landmark_misses is not None:
         write_misses(result.landmark_misses, folder / MISSES)
     if result.body is not None:
-        write_image(result.body, folder / _BODY)
+        write_image(result.body, folder / BODY)
     if result.log:
-        (folder / _LOG).write_text(result.log, encoding="utf-8", errors="surrogateescape")
+        (folder / LOG).write_text(result.log, encoding="utf-8", errors="surrogateescape")
 
 
 def _write_summary(folder: Path, result: RegistrationResult, landmarks: LandmarkErrors | None) -> None:
@@ -498,10 +368,10 @@ def _write_transforms(
         write_transform(stored, folder / f"inverse{TRANSFORM_FORMATS[kind]}", grid=grid, moving_grid=fixed)
     if "nii" in formats:
         fill = float(result.moving.array.min())
-        write_transformix(folder / _TRANSFORMIX, "transform.nii.gz", grid=fixed, fill=fill)
+        write_transformix(folder / TRANSFORMIX, "transform.nii.gz", grid=fixed, fill=fill)
     affine = [part for part in components(result.transform) if isinstance(part, AffineTransform)]
     if affine:
-        write_transform(affine[-1], folder / _AFFINE)
+        write_transform(affine[-1], folder / AFFINE)
 
 
 def _for_file(transform: Transform, covered: Grid, kind: str, field_grid: str) -> tuple[Transform, Grid | None]:
@@ -529,26 +399,11 @@ def _read_transform(folder: Path, name: str, grids: Iterable[Grid | None]) -> Tr
     if path.suffix == ".npz" and source is None:
         raise InputError(f"{path} counts voxels, and no {SUMMARY} says on which grids; copy that file too")
     transform = read_transform(path, fixed_grid=source, moving_grid=target)
-    if not (isinstance(transform, DisplacementField) and (folder / _AFFINE).is_file()):
+    if not (isinstance(transform, DisplacementField) and (folder / AFFINE).is_file()):
         return transform
-    affine = read_transform(folder / _AFFINE)
+    affine = read_transform(folder / AFFINE)
     affine = affine if name == "transform" else affine.inverse()
     return compose(sample_displacement(compose(transform, affine.inverse()), transform.grid), affine)
-
-
-def has_errors(path: Path) -> bool:
-    """Tell landmark errors from a user's own landmarks of this name."""
-    try:
-        LandmarkErrors.read(path)
-    except InputError:
-        return False
-    return True
-
-
-def _is_summary(path: Path) -> bool:
-    """Tell the summary of a result, even one that is damaged, from a user's own file of this name."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return not text.strip() or ('"direction"' in text and '"versions"' in text)
 
 
 def _path(saved: Mapping[str, Any], role: str, remedy: str) -> str:

@@ -19,7 +19,7 @@ import samreg
 from samreg.cli import app
 from samreg.errors import InputError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
-from samreg.registration import store
+from samreg.registration import result_folder, store
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
 from samreg.spatial.compact import compact
@@ -123,7 +123,7 @@ def test_fields_are_stored_on_coarse_grids_and_come_back(tmp_path, spacings) -> 
     stages: list[str] = []
     folders = {
         name: result.save(tmp_path / name, formats=("h5", "nii"), field_grid=name, progress=stages.append)
-        for name in store.FIELD_GRIDS
+        for name in result_folder.FIELD_GRIDS
     }
     assert {"writing the transform", "writing the inverse"} <= {*stages}
     for name, image, exact in (
@@ -209,19 +209,19 @@ def test_what_cannot_be_saved_is_known_before(tmp_path) -> None:
         ((), 3, "choose from"),
     ):
         with pytest.raises(InputError, match=says):
-            store.require_formats(formats, ndim)
-    assert store.require_formats("nii", 2) == ("nii",)
+            result_folder.require_formats(formats, ndim)
+    assert result_folder.require_formats("nii", 2) == ("nii",)
     with pytest.raises(InputError, match="mrk is for volumes"):
         shifted(1).save(tmp_path / "out", formats=("h5", "mrk"))
     assert not (tmp_path / "out").exists()
-    store.require_folder(tmp_path / "new" / "folder")
+    result_folder.require_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists(), "tried, and nothing is left"
     (tmp_path / "transform.h5").mkdir()
     with pytest.raises(InputError, match=r"transform\.h5 is a folder"):
-        store.require_folder(tmp_path)
+        result_folder.require_folder(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        store.require_folder(tmp_path / "file" / "out")
+        result_folder.require_folder(tmp_path / "file" / "out")
 
 
 def test_the_command_line_refuses_formats_before_the_work(tmp_path, monkeypatch) -> None:
@@ -304,7 +304,7 @@ def test_misses_of_landmarks_come_back_in_2d_and_3d(tmp_path, ndim) -> None:
     image = Image.from_array(np.zeros((4,) * ndim, np.float32), spacing=1)
     result = samreg.RegistrationResult(image, image, AffineTransform.identity(ndim), landmark_misses=misses)
     folder = result.save(tmp_path)
-    header, *rows = csv.reader((folder / store.MISSES).read_text().splitlines())
+    header, *rows = csv.reader((folder / result_folder.MISSES).read_text().splitlines())
     assert {len(row) for row in rows} == {len(header)}
     found = samreg.RegistrationResult.load(folder, fixed=image, moving=image).landmark_misses
     for role in ("fixed", "moving"):
