@@ -156,11 +156,11 @@ def cpu_threads(threads: int | None = None) -> Iterator[None]:
         yield
 
 
-#: Threads that tasks within a task may take; 0 outside :func:`side_by_side`.
+#: Threads that tasks within a task may take; 0 outside :func:`run_in_threads`.
 _WIDTH: ContextVar[int] = ContextVar("width", default=0)
 
 
-def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+def run_in_threads(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run tasks in Python threads of their own, which share torch's threads, and return their results in order.
 
     Small steps one after another gain little from threads of torch, and less than nothing from those that others use.
@@ -173,7 +173,7 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
 
     Examples
     --------
-    >>> side_by_side([lambda: 1, lambda: 2])
+    >>> run_in_threads([lambda: 1, lambda: 2])
     [1, 2]
     """
     import torch

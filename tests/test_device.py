@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from threadpoolctl import threadpool_info
 
-from samreg.device import available_cpus, cpu_threads, inference_dtype, resolve_device, side_by_side
+from samreg.device import available_cpus, cpu_threads, inference_dtype, resolve_device, run_in_threads
 from samreg.errors import InputError
 
 
@@ -100,7 +100,7 @@ def test_tasks_side_by_side_share_the_threads(monkeypatch, two_threads) -> None:
         return number, torch.get_num_threads()
 
     with cpu_threads(4):
-        assert side_by_side([lambda: task(0), lambda: task(1)]) == [(0, 2), (1, 2)]
+        assert run_in_threads([lambda: task(0), lambda: task(1)]) == [(0, 2), (1, 2)]
         assert counts() == (4, 4)
     assert counts() == (2, 2)
 
@@ -108,13 +108,13 @@ def test_tasks_side_by_side_share_the_threads(monkeypatch, two_threads) -> None:
 def test_tasks_within_tasks_use_as_many_threads(two_threads) -> None:
     meeting = threading.Barrier(2, timeout=10)
     with cpu_threads(2):
-        found = side_by_side([lambda: side_by_side([meeting.wait, meeting.wait]), torch.get_num_threads])
+        found = run_in_threads([lambda: run_in_threads([meeting.wait, meeting.wait]), torch.get_num_threads])
     assert (sorted(found[0]), found[1]) == ([0, 1], 1)
 
 
 def test_tasks_run_one_after_another_where_one_thread_is_allowed(two_threads) -> None:
     with cpu_threads(1):
-        assert side_by_side([threading.get_ident] * 3) == [threading.get_ident()] * 3
+        assert run_in_threads([threading.get_ident] * 3) == [threading.get_ident()] * 3
 
 
 def test_a_task_that_fails_is_raised_when_the_others_have_ended(two_threads) -> None:
@@ -126,7 +126,7 @@ def test_a_task_that_fails_is_raised_when_the_others_have_ended(two_threads) -> 
             ended.append(True)
 
     with pytest.raises(ZeroDivisionError):
-        side_by_side([lambda: 1 // 0, slow])
+        run_in_threads([lambda: 1 // 0, slow])
     assert ended == [True]
     assert counts() == (2, 2)
 

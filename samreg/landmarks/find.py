@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.device import side_by_side
+from samreg.device import run_in_threads
 from samreg.errors import require_progress
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
@@ -168,7 +168,7 @@ def find_landmarks(
     report("finding landmarks")
     target = features(embedding, device=device)
     placed_in(known, embedding, target)  # both start from it
-    surveyed, by_global_vectors = side_by_side(
+    surveyed, by_global_vectors = run_in_threads(
         [
             partial(survey, known, embedding, target),
             partial(_laterality_by_global_vectors, image, embedding, known, model, device),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from samreg.device import side_by_side
+from samreg.device import run_in_threads
 from samreg.embedding.body import body_mask
 from samreg.landmarks.bone import bone_voxels, part_of
 from samreg.seeding.affine import fit_least_squares
@@ -138,7 +138,7 @@ def find_scapulae(
     """
     if not has_hounsfield_units(image):
         return {}
-    both = side_by_side([partial(_found, image, side, names, positions, reliability) for side in SIDES])
+    both = run_in_threads([partial(_found, image, side, names, positions, reliability) for side in SIDES])
     return {side: bone for side, bone in zip(SIDES, both, strict=True) if bone is not None}
 
 

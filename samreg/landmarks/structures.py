@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.device import side_by_side
+from samreg.device import run_in_threads
 from samreg.landmarks.airways import find_carinas
 from samreg.landmarks.aorta import CELIAC, MESENTERIC, find_artery_origins
 from samreg.landmarks.arch import BRANCHES, find_arch
@@ -98,7 +98,7 @@ def find_structures(
     rows = [names.index(name) for name in BRANCHES if name in names]
     is_sure = bool(rows) and reliability[rows].mean() >= _MIN_ARTERY
     branches = {names[i]: positions[i] for i in rows if is_sure}
-    ribs, kidneys, arch, domes, origins, apices, carinas, joint = side_by_side(
+    ribs, kidneys, arch, domes, origins, apices, carinas, joint = run_in_threads(
         [
             partial(find_ribs, image, levels, positions[vertebrae], scapulae),
             partial(find_kidneys, image, by_side("kidney_upper_pole")),

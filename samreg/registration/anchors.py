@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.device import side_by_side
+from samreg.device import run_in_threads
 from samreg.quality.regions import region_of
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial.grid import FloatArray
@@ -219,7 +219,7 @@ def find_anchors(
     turn = np.eye(embeddings[1].image_grid.ndim) if turn is None else turn
     center = embeddings[1].image_grid.center
     upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
-    both = side_by_side([partial(survey, atlas, one, features(one, device=device)) for one in upright])
+    both = run_in_threads([partial(survey, atlas, one, features(one, device=device)) for one in upright])
     located = [one.located for one in both]
     bones = paired_places(*both) if len(turn) == 3 else np.zeros((2, 0, len(turn)))
     moving, on_moving = ((places - center) @ turn + center for places in (located[1].positions, bones[1]))

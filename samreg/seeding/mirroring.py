@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from samreg.device import side_by_side
+from samreg.device import run_in_threads
 from samreg.embedding.embedding import Embedding
 from samreg.matching.features import features, interpolate
 from samreg.matching.search import find
@@ -182,7 +182,7 @@ def mirrored_by_global_vectors(
         return mirrored, 0.0 if laterality is None or mirrored is None else laterality(embedding, mirrored)
 
     images = [(moving, moving_mask)] if laterality is None else [(moving, moving_mask), (fixed, fixed_mask)]
-    (moving_mirrored, moving_shows), *of_fixed = side_by_side([partial(seen, *image) for image in images])
+    (moving_mirrored, moving_shows), *of_fixed = run_in_threads([partial(seen, *image) for image in images])
     if moving_mirrored is None or any(mirrored is None for mirrored, _ in of_fixed):
         return None
     pair = 0.0

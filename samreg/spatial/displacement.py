@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samreg.device import side_by_side
+from samreg.device import run_in_threads
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, as_points_array, lengths, slabs
 from samreg.spatial.inversion import LandedPoints, landed_points, solve, target_range
@@ -184,7 +184,7 @@ class InverseField(Transform):
         if len(points) <= _INVERTED_AT_ONCE:  # setting threads takes longer than a few points do
             return self._solve(points)
         chunks = [points[start : start + _INVERTED_AT_ONCE] for start in range(0, len(points), _INVERTED_AT_ONCE)]
-        return np.concatenate(side_by_side([partial(self._solve, chunk) for chunk in chunks]))
+        return np.concatenate(run_in_threads([partial(self._solve, chunk) for chunk in chunks]))
 
     def inverse(self) -> DisplacementField:
         """Return the field itself, fixed to moving."""
