@@ -110,28 +110,26 @@ def match(
     if ignored:
         raise InputError(f"{ignored[0]} is for a --template-set and many targets; leave it out")
     _check(inputs, out, to_file=to_file, template_set=template_set, single=single)
-    with session(verbose=verbose, quiet=quiet) as progress:
-        if template_set is not None and not to_file:
+    if template_set is not None and not to_file:
+        with session(verbose=verbose, quiet=quiet) as progress:
             outcomes = samreg.match_folder(
                 template_set, inputs, out, **options, cache=cache, jobs=jobs, progress=progress
             )
-        else:
-            target = _load(inputs[-1], target_series, pixel_size)
-            matches: LandmarkMatches | TemplateMatches
-            columns = {}
-            if template_set is not None:
-                templates = samreg.read_templates(
-                    template_set, model=model, device=device, cache=cache, progress=progress
-                )
-                matches = samreg.match_set(templates, target, **options, progress=progress)
-            else:
-                template = _load(inputs[0], template_series, pixel_size)
-                matches = _match_one(template, inputs[1], subject, target, options, report, progress)
-                columns = matches.error_column()
-            samreg.write_points(matches.to_points(), out, columns=columns)
-    if template_set is not None and not to_file:
         show_outcomes(outcomes, out, quiet=quiet)
-    elif not quiet:
+        return
+    with session(verbose=verbose, quiet=quiet) as progress:
+        target = _load(inputs[-1], target_series, pixel_size)
+        matches: LandmarkMatches | TemplateMatches
+        columns = {}
+        if template_set is not None:
+            templates = samreg.read_templates(template_set, model=model, device=device, cache=cache, progress=progress)
+            matches = samreg.match_set(templates, target, **options, progress=progress)
+        else:
+            template = _load(inputs[0], template_series, pixel_size)
+            matches = _match_one(template, inputs[1], subject, target, options, report, progress)
+            columns = matches.error_column()
+        samreg.write_points(matches.to_points(), out, columns=columns)
+    if not quiet:
         _show(matches, inputs[-1], out, report)
 
 
