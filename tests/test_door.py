@@ -273,7 +273,7 @@ def test_a_bad_call_is_refused(
     places: Places, no_work: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
 ) -> None:
     """Exit code 1 or 2, no traceback, one message that is more than a word, and nothing written."""
-    monkeypatch.setattr("samreg.spatial.files._available_memory", lambda: 12 * 10**9)
+    monkeypatch.setattr("samreg.spatial.claimed_size._available_memory", lambda: 12 * 10**9)
     before = {path: path.stat().st_mtime_ns for path in places["in"].iterdir() if path.is_file()}
     done = CliRunner().invoke(app, [part.format(**places, out=tmp_path) for part in call.split()])
     assert isinstance(done.exception, SystemExit), repr(done.exception)

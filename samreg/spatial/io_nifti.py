@@ -18,7 +18,8 @@ import numpy as np
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import from_nibabel
-from samreg.spatial.files import reading, remark_surplus, require_file, require_plausible_size
+from samreg.spatial.claimed_size import remark_surplus, require_plausible_size
+from samreg.spatial.files import reading, require_file
 from samreg.spatial.image import Image
 from samreg.spatial.remarks import remark
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import sitk_geometry
+from samreg.spatial.claimed_size import remark_surplus, require_plausible_size
 from samreg.spatial.displacement import DisplacementField
-from samreg.spatial.files import itk_path, reading, remark_surplus, require_file, require_plausible_size
+from samreg.spatial.files import itk_path, reading, require_file
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.placement import image_from_geometry
