@@ -98,12 +98,18 @@ def _table(lesions: tuple[TrackedLesion, ...]) -> Table:
     ]
     has_error = any(lesion.expected_error is not None for lesion in lesions)
     columns = _COLUMNS if has_error else tuple(column for column in _COLUMNS if column != _EXPECTED)
-    marked = [i for i, lesion in enumerate(lesions) if lesion.reliability < _MIN_RELIABILITY or not lesion.in_view]
+    marked = [
+        i
+        for i, lesion in enumerate(lesions)
+        if lesion.reliability < _MIN_RELIABILITY or not lesion.in_view or lesion.gone
+    ]
     return Table(rows, columns, numeric=range(1, len(columns)), marked=marked)
 
 
 def _remarks(lesion: TrackedLesion) -> str:
     remarks = [] if lesion.in_view else ["The surroundings put it outside the follow-up's field of view."]
+    if lesion.gone:
+        remarks.append("It has gone, or shrunk to very little.")
     if lesion.why:
         remarks.append(f"Size not measured: {lesion.why}.")
     if lesion.why and lesion.propagated is not None:

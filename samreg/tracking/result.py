@@ -15,10 +15,11 @@ from samreg.spatial.grid import FloatArray, Grid, slabs
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
 from samreg.spatial.transforms import AffineTransform, Transform
-from samreg.tracking.size import Extent
+from samreg.tracking.size import NO_SOFT_TISSUE, Extent
 
 _MAX_LABEL = np.iinfo(np.int16).max
 _SIZES = (("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume"))
+FOLLOW_UP = "follow-up"  # the visit, as ``TrackedLesion.why`` names it
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,14 @@ class TrackedLesion:
         if self.before is None or self.after is None or self.why:
             return None
         return 100 * (self.after.diameter / self.before.diameter - 1)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the follow-up shows lung alone where the lesion is expected: it has gone, or shrunk to very little.
+
+        Told of lesions that could be outlined in the lung at baseline, and that the follow-up's field of view shows.
+        """
+        return self.in_view and self.after is None and self.why.startswith(f"{FOLLOW_UP}: {NO_SOFT_TISSUE}")
 
     def row(self) -> dict[str, Any]:
         """Return what the tables hold; None where nothing was measured."""

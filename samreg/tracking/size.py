@@ -21,6 +21,7 @@ _VESSEL_RADIUS_MM = 2.0  # of what is cut off: vessels that end in the nodule
 _COLLAR_MM = (2.0, 7.0)  # around the nodule, where lung must prevail
 _MAX_VOXELS = 2e7  # of what is grown in: about 2 GB, and a nodule of 16 cm at least
 _MIN_LUNG_SHARE = 0.5  # of the collar that must be lung
+NO_SOFT_TISSUE = "no soft tissue"  # why nothing can be grown where the image shows lung alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
     smooth = uniform_filter(hu, size=_CORE_VOXELS)
     start = np.unravel_index(np.where(away <= max(search, _SPACING_MM), smooth, -np.inf).argmax(), hu.shape)
     if smooth[start] < _MIN_CORE_HU:
-        return f"no soft tissue within {search:.0f} mm; the densest has {smooth[start]:.0f} HU"
+        return f"{NO_SOFT_TISSUE} within {search:.0f} mm; the densest has {smooth[start]:.0f} HU"
     dense = (hu > (smooth[start] + np.median(hu[lung])) / 2) & (away <= reach)
     opened = dense & _dilated(_eroded(dense, _VESSEL_RADIUS_MM), _VESSEL_RADIUS_MM)
     parts, _ = label(opened if opened[start] else dense)

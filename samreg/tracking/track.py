@@ -17,7 +17,7 @@ from samreg.spatial.inputs import as_image
 from samreg.spatial.remarks import remarks_kept
 from samreg.spatial.transforms import Transform
 from samreg.tracking.lesions import Lesions, as_lesions
-from samreg.tracking.result import LesionTracks, TrackedLesion
+from samreg.tracking.result import FOLLOW_UP, LesionTracks, TrackedLesion
 from samreg.tracking.size import Extent, grow
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def track(
 
     A lesion in lung is grown from its centre at both visits in the same way, and its diameters are compared. Where that
     fails at either visit, no change is reported, but the diameter that the surroundings' deformation alone would give.
+    A note says which lesions have gone, leaving lung alone where they are expected (:attr:`TrackedLesion.gone`).
 
     Parameters
     ----------
@@ -127,6 +128,7 @@ def track(
     matches = _match(embeddings, device, transform, inside)
     report("measuring lesions")
     tracked = tuple(_measure(baseline, followup, inside, matches, i) for i in range(len(inside)))
+    notes += tuple(gone_note(lesion) for lesion in tracked if lesion.gone)
     return LesionTracks(tracked, baseline, followup, transform, notes)
 
 
@@ -208,7 +210,7 @@ def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Match
     after = None
     if before is not None:
         after, why = _grown_in(
-            followup, position, stretch * before.diameter / 2, core=_CORE_SHARE_LATER, visit="follow-up"
+            followup, position, stretch * before.diameter / 2, core=_CORE_SHARE_LATER, visit=FOLLOW_UP
         )
     known = before or drawn
     return TrackedLesion(
@@ -225,6 +227,14 @@ def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Match
         propagated=None if known is None else stretch * known.diameter,
         why=why,
         expected_error=None if matches.expected_error is None else float(matches.expected_error[i]),
+    )
+
+
+def gone_note(lesion: TrackedLesion) -> str:
+    """Return what the user should know of a lesion that is gone."""
+    return (
+        f"lesion {lesion.name} has gone, or shrunk to very little ({lesion.why}): its position is that of its "
+        "surroundings, and its label in the follow-up what was drawn in the baseline"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from samreg.errors import InputError
 from samreg.landmarks.laterality import mirror_image
 from samreg.spatial import AffineTransform, Grid
 from samreg.tracking import Extent, TrackedLesion, as_lesions, track_pairs, tracking_errors
+from samreg.tracking.page import _remarks
+from samreg.tracking.track import _Matches, _measure, gone_note
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 
@@ -65,6 +68,22 @@ def test_growth_is_measured_where_it_can_be_and_refused_elsewhere(tracks, visits
         assert lesion.why
         assert lesion.after is None
         assert lesion.propagated == pytest.approx(lesion.before.diameter, rel=0.35)
+
+
+@pytest.mark.parametrize(("later_mm", "in_view", "gone"), [(0, True, True), (7, True, False), (0, False, False)])
+def test_a_lesion_that_left_lung_alone_is_said_to_have_gone(later_mm, in_view, gone):
+    """It had a reliable position and a label in the follow-up, and nothing was said."""
+    grid = Grid.make((48, 48, 48), origin=(-23.5, -23.5, -23.5))
+    away = np.linalg.norm(grid.world_points(), axis=-1)
+    scans = [samreg.Image(np.where(away < radius, 40, -850).astype(np.int16), grid) for radius in (7, later_mm)]
+    one = np.ones(1)
+    matches = _Matches(np.zeros((1, 3)), one, one, one, one, np.array([in_view]), None, one)
+    lesion = _measure(*scans, as_lesions(samreg.Image((away < 7).astype(np.uint8), grid), grid), matches, 0)
+    assert lesion.before is not None
+    assert lesion.gone == gone
+    if gone:
+        assert re.search(r"lesion 1 has gone.*follow-up: no soft tissue within 4 mm.*-850 HU", gone_note(lesion))
+    assert ("has gone" in _remarks(lesion)) == gone
 
 
 def test_a_mirrored_follow_up_is_refused(visits):
