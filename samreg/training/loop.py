@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.inference import on_device
 from samreg.errors import InputError, MissingExtraError
-from samreg.spatial.files import atomic_path, reading, require_path
+from samreg.spatial.files import atomic_path, claimed_folder, reading
 from samreg.training.config import TrainingConfig
 from samreg.training.data import Pair, Volume, load_volumes
 from samreg.training.optimizer import Optimizers, optimizers_for
@@ -71,8 +72,8 @@ def train(config: TrainingConfig) -> Path:
     Raises
     ------
     InputError
-        When the images or the initial weights cannot be read, an earlier run in the same folder had other settings, or
-        the gradients are not finite any more.
+        When the images or the initial weights cannot be read, the output folder cannot be written or another run writes
+        to it, an earlier run in it had other settings, or the gradients are not finite any more.
     """
     before = torch.get_num_threads()
     try:
@@ -86,8 +87,12 @@ def train(config: TrainingConfig) -> Path:
 def _trained(config: TrainingConfig) -> Path:
     """Train as :func:`train` says, on the threads that torch has."""
     rank, world, device = _place(config)
-    output = require_path("output", config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    with claimed_folder(config.output) if rank == 0 else nullcontext():
+        return _trained_in(Path(config.output), config, rank, world, device)
+
+
+def _trained_in(output: Path, config: TrainingConfig, rank: int, world: int, device: torch.device) -> Path:
+    """Train in the output folder, as one of the processes."""
     pools = _pools(config, device)
 
     torch.manual_seed(config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -118,6 +119,22 @@ def test_a_stopped_run_goes_on_with_the_same_losses(config, tmp_path, optimizer,
     wanted, found = ([[row[c] for c in columns] for row in log] for log in logs)
     assert found == wanted
     assert len(found) == 5
+
+
+def test_a_run_has_an_output_folder_to_itself(tmp_path):
+    """Two runs mixed their logs and states; a file in the folder's place ended in a traceback."""
+    fcntl = pytest.importorskip("fcntl")
+    config = TrainingConfig(images=str(tmp_path / "none"), output=str(tmp_path / "out"))
+    Path(config.output).mkdir()
+    other = os.open(config.output, os.O_RDONLY)  # a lock is of the file that is open, whichever process opened it
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match=r"another run of samreg writes to .*out"):
+        train(config)
+    os.close(other)
+    Path(config.output).rmdir()
+    Path(config.output).write_text("notes")
+    with pytest.raises(InputError, match=r"out"):
+        train(config)
 
 
 def test_a_run_goes_on_only_with_its_own_settings(config, tmp_path, monkeypatch):
