@@ -191,6 +191,8 @@ def _subjects(
     for what, given, by_name in (("labels", labels, maps), ("landmarks", landmarks, points)):
         if given is not None and not set(by_name) & set(images):
             raise InputError(f"no {what} in {given} have an image's name; there are {sorted(images)[:5]}")
+        if alone := sorted(set(by_name) - set(images)):
+            log.warning("%s in %s without an image of their name are left out: %s", what, given, ", ".join(alone[:5]))
     return Subjects(images, folder, options, maps, points)
 
 

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -342,6 +343,21 @@ def test_labels_of_other_names_are_refused(images, tmp_path):
     samreg.write_image(samreg.read_image(images / "a.nii"), tmp_path / "labels" / "z.nii")
     with pytest.raises(InputError, match="no labels"):
         make(images, labels=tmp_path / "labels")
+
+
+def test_labels_and_landmarks_without_an_image_are_named(images, tmp_path, caplog):
+    """A misspelt subject had no labels in the template, and nothing said so."""
+    for name in ("a", "b_seg"):
+        samreg.write_image(samreg.read_image(images / "a.nii"), tmp_path / "labels" / f"{name}.nii")
+    (tmp_path / "points.csv").write_text("subject,landmark,x,y,z\nb,tip,1,2,3\nB,tip,1,2,3\n")
+    options = api.RegistrationOptions("registration", None, {}, None, 0, 9.0, "cpu", 1)
+    given = {name: images / f"{name}.nii" for name in "ab"}
+    known = api._subjects(
+        given, api.AtlasFolder(tmp_path / "out"), options, tmp_path / "labels", tmp_path / "points.csv"
+    )
+    assert (known.labels.keys() & given.keys(), known.landmarks.keys() & given.keys()) == ({"a"}, {"b"})
+    told = [re.search(r"^(labels|landmarks) in .* left out: (.*)$", text).groups() for text in caplog.messages]
+    assert told == [("labels", "b_seg"), ("landmarks", "B")]
 
 
 def test_the_command_names_what_failed(images, tmp_path):
