@@ -336,6 +336,8 @@ def match_set(
     if not names or len(set(names)) < len(names):
         raise InputError(f"templates must be at least one, each with a name of its own; got {names}")
     image = read(target, "target")
+    if isinstance(image, Image):
+        _require_templates_of(model_for(model, image).identity, known, image.label)
     destination = embedded(image, model, device, "target", report)
     answers, fits = {}, {}
     for one in known:
@@ -351,6 +353,22 @@ def match_set(
         notes += _mirrored(known, answers, fits, image, destination, network, device)
     found = _combined(answers, features(destination).scale)
     return replace(found, notes=(*notes, *found.notes))
+
+
+def _require_templates_of(model: str, templates: Sequence[Template], target: str) -> None:
+    """Raise :class:`InputError`, before any work, where a template is of another model than embeds the target."""
+    from samreg.embedding.ct import ANY_CONTRAST_MODEL
+
+    for one in templates:
+        own = one.embedding.model
+        if own != model:
+            names = [identity.split("@")[0] for identity in (own, model)]
+            # a model for CT would refuse the image that the other took
+            name = ANY_CONTRAST_MODEL if ANY_CONTRAST_MODEL in names else names[0]
+            raise InputError(
+                f"the template {one.name} is embedded by the model {own}, and {target} would be by {model}; have both "
+                f'embedded by one: model="{name}" (--model {name}), in samreg.read_templates too'
+            )
 
 
 def _mirrored(

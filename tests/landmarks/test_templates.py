@@ -250,6 +250,19 @@ def test_folders_that_are_no_set_are_refused(folder, tmp_path, phantoms):
         samreg.match_set((), phantoms[0].image)
 
 
+@pytest.mark.parametrize("given", ["MR", "CT"])
+def test_a_target_of_another_contrast_than_the_templates_is_refused_with_the_model_for_both(given, monkeypatch):
+    """It was embedded first, and then both were to be embedded "with one model", whichever that may be."""
+    monkeypatch.setattr("samreg.landmarks.templates.embedded", None)  # nothing is
+    hu = np.random.default_rng(0).normal(0, 300, (8, 8, 8)).astype(np.float32)
+    target = samreg.Image.from_array(hu if given == "CT" else hu + 2000, spacing=8, name=given)
+    embedding = samreg.embed(samreg.Image.from_array(hu, spacing=8), model="mind")
+    own = samreg.load_model("any-small" if given == "CT" else "ct-small").identity
+    template = Template("ALICE", replace(embedding, model=own), samreg.Points([[30.0, 30.0, 30.0]], ("carina",)))
+    with pytest.raises(InputError, match=rf'ALICE is embedded by.*, and {given} would be.*model="any-small"'):
+        samreg.match_set([template], target)
+
+
 def test_names_that_occur_twice_are_refused(templates):
     with pytest.raises(InputError, match="more than once"):
         Template("t", templates[0].embedding, samreg.Points(templates[0].points.positions[:2], ("tip", "tip")))
