@@ -18,7 +18,7 @@ from samreg.cli.apply import apply
 from samreg.cli.atlas import atlas
 from samreg.cli.batch import batch
 from samreg.cli.benchmark import benchmark
-from samreg.cli.common import exit_codes, fail, tolerate_any_terminal
+from samreg.cli.common import exit_codes, fail, lost_output, tolerate_any_terminal
 from samreg.cli.demo import demo
 from samreg.cli.dicom import dicom
 from samreg.cli.embed import embed
@@ -98,6 +98,11 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as end:  # as typer ends every command
+        if not end.code and (lost := lost_output()):
+            print(f"samreg: cannot print all: {lost}; files written with -o are whole", file=sys.stderr)
+            sys.exit(3)
+        raise
     except Exception:  # a fault of ours or of a library; 1 is kept for images that cannot be registered
         traceback.print_exc()
         sys.exit(3)

@@ -104,16 +104,22 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 class _Outlet:
-    """A stream whose reader may close it early, as ``| head -1`` does: what nobody reads is dropped.
+    """A stream that stops no work: what nobody reads, as behind ``| head -1``, or no disk holds is dropped.
 
     Parameters
     ----------
     stream
         Of text, with a file descriptor.
+
+    Attributes
+    ----------
+    fault
+        Why the rest could not be written; None where all was, or its reader closed it.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.fault: OSError | None = None
 
     def write(self, text: str) -> int:
         with self._dropping_unread():
@@ -135,7 +141,8 @@ class _Outlet:
     def _dropping_unread(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:  # the descriptor leads nowhere from here on, for libraries and at the exit as well
+        except OSError as error:  # the descriptor leads nowhere from here on, for libraries and at the exit as well
+            self.fault = None if isinstance(error, BrokenPipeError) else error  # nobody misses what nobody reads
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -144,13 +151,24 @@ class _Outlet:
 def tolerate_any_terminal() -> None:
     """Print a question mark for each character that the terminal, or the log file, has no code for.
 
-    A reader that closes early neither stops the work nor changes the exit code.
+    A reader that closes early neither stops the work nor changes the exit code; nor does a log on a full disk stop the
+    work, or a stream that was closed from the start, as where a service or ``>&-`` starts the command.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
+            setattr(sys, name, stream)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
             setattr(sys, name, _Outlet(stream))
+
+
+def lost_output() -> str:
+    """Return why a part of what was printed on stdout is lost, as on a full disk; nothing where all was written."""
+    sys.stdout.flush()
+    fault = sys.stdout.fault if isinstance(sys.stdout, _Outlet) else None
+    return "" if fault is None else str(fault.strerror or fault)
 
 
 @contextmanager

@@ -55,3 +55,30 @@ def test_a_reader_that_closes_early_changes_nothing(by_shift, tmp_path, both, mo
     assert done.returncode == code, done.stderr
     assert "BrokenPipe" not in (done.stderr or "")
     assert (out / "result.json").exists() == (code == 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file that is always full is Linux's")
+@pytest.mark.parametrize(("stream", "code"), [("stdout", 3), ("stderr", 0)])
+def test_a_log_on_a_full_disk_stops_no_work(by_shift, tmp_path, stream, code):
+    done, out = _register_a_slice(by_shift, tmp_path, **{stream: os.open("/dev/full", os.O_WRONLY)})
+    assert done.returncode == code, done.stderr
+    assert (out / "result.json").exists()
+    if code:
+        assert "cannot print all: No space left on device" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+    else:
+        assert "written to" in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors are POSIX")
+def test_closed_streams_stop_no_work(by_shift, tmp_path):
+    done, out = _register_a_slice(by_shift, tmp_path, preexec_fn=lambda: [os.close(number) for number in (1, 2)])
+    assert done.returncode == 0
+    assert (out / "result.json").exists()
+
+
+def _register_a_slice(by_shift, folder, *, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options):
+    image, out = folder / "slice.nii.gz", folder / "out"
+    samreg.write_image(samreg.Image.from_array(np.eye(20, dtype=np.float32), spacing=4.0), image)
+    command = map(str, [sys.executable, "-m", "samreg.cli", "register", image, image, "-o", out, *by_shift])
+    return subprocess.run([*command], stdout=stdout, stderr=stderr, text=True, **options), out
