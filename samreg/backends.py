@@ -84,7 +84,7 @@ def workers(name: str, *, jobs: int = 1, scheduler: str | None = None, local: st
 
 
 def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R]:
-    """Yield what a function returns of each item, in their order, from processes that end with this one.
+    """Yield what a function returns of each item, in their order, from processes that follow this one.
 
     Parameters
     ----------
@@ -107,7 +107,8 @@ def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R
     """
     import joblib
 
-    tasks = (joblib.delayed(_beside)(os.getpid(), work, item) for item in items)
+    parent = os.getpid(), os.getcwd()
+    tasks = (joblib.delayed(_beside)(*parent, work, item) for item in items)
     try:
         yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator")(tasks)
     except BrokenProcessPool as error:
@@ -117,22 +118,29 @@ def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R
         ) from error
 
 
-def _beside(parent: int, work: Callable[[T], R], item: T) -> R:
-    end_with(parent)
+def _beside(parent: int, folder: str, work: Callable[[T], R], item: T) -> R:
+    follow(parent, folder)
     return work(item)
 
 
-def end_with(parent: int) -> None:
-    """End this worker process soon after the process that started it, even one that was killed.
+def follow(parent: int, folder: str) -> None:
+    """Let this worker process work in the folder of the process that started it, and end with it, even a killed one.
 
-    joblib's workers finish the task at hand when their parent is gone, and would write where the next run writes.
+    joblib keeps its workers for the next call, minutes later, in the folder in which they were started: relative paths
+    would be those of another folder. And they finish the task at hand when their parent is gone, and would write where
+    the next run writes.
 
     Parameters
     ----------
     parent
         Process id of the parent. Where that is not this process's parent, as in the parent itself, nothing is done.
+    folder
+        The parent's working folder.
     """
-    if parent in _watched or os.getppid() != parent:
+    if os.getppid() != parent:
+        return
+    os.chdir(folder)
+    if parent in _watched:
         return
     _watched.add(parent)
 

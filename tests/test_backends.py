@@ -24,6 +24,13 @@ def test_a_process_that_the_system_ends_is_told_with_what_to_do():
         list(each(end_process, range(3), jobs=2))
 
 
+def test_processes_work_in_the_folder_of_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("first", "second"):  # the processes of the first call are kept for the second
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert list(each(os.path.abspath, ["scan"] * 4, jobs=2)) == [str(tmp_path / name / "scan")] * 4
+
+
 def test_processes_end_with_a_run_that_is_killed(tmp_path: Path):
     code = (
         "import sys, time; from pathlib import Path; from samreg.backends import each\n"

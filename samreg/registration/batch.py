@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from samreg.backends import duration_text, end_with, workers
+from samreg.backends import duration_text, follow, workers
 from samreg.device import MAX_THREADS, available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
 from samreg.errors import InputError, require_choice, require_number, require_progress
@@ -66,7 +66,7 @@ class _Run:
     threads: int
     devices: tuple[str, ...]
     slots: str  # folder in which processes claim a device each
-    parent: int | None  # with which the processes end; None on a cluster
+    parent: tuple[int, str] | None  # process, and its working folder, that the processes follow; None on a cluster
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ def register_many(
             threads=require_number("threads", threads, minimum=1, maximum=MAX_THREADS, integer=True),
             devices=devices,
             slots=str(slots),
-            parent=os.getpid() if backend == "local" else None,
+            parent=(os.getpid(), os.getcwd()) if backend == "local" else None,
         )
         for pair in pairs:
             forget_unfinished(run.out / pair.name)
@@ -349,7 +349,7 @@ def _as_if_called_with(model: Any, result: RegistrationResult) -> RegistrationRe
 def _own_device(run: _Run) -> str:
     """Return the device on which this process computes, as long as it lives."""
     if run.parent is not None:
-        end_with(run.parent)
+        follow(*run.parent)
     return run.devices[0] if len(run.devices) == 1 else run.devices[_slot(run.slots) % len(run.devices)]
 
 
