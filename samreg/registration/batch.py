@@ -149,6 +149,8 @@ def register_many(
             resolve_device(one)
     elif len(devices) > 1:
         raise InputError(f"device {device!r}: give one to a cluster; CUDA_VISIBLE_DEVICES chooses for each worker")
+    else:  # whose workers have working folders of their own
+        pairs, options = [*map(_absolute, pairs)], {key: _absolute_file(value) for key, value in options.items()}
     jobs = require_number("jobs", len(devices) if jobs is None else jobs, minimum=1, integer=True)
     if threads is None:
         threads = max(1, available_cpus() // jobs) if backend == "local" else 1
@@ -173,6 +175,22 @@ def register_many(
             forget_unfinished(run.out / pair.name)
         _embed_shared(pairs, run, count, report)
         return _register_all(pairs, run, count, report)
+
+
+def _absolute(pair: RegistrationPair) -> RegistrationPair:
+    """Return the pair with absolute paths."""
+    paths = {field.name: getattr(pair, field.name) for field in fields(pair) if field.name != "name"}
+    return RegistrationPair(
+        pair.name, **{key: Path(path).absolute() for key, path in paths.items() if path is not None}
+    )
+
+
+def _absolute_file(option: Any) -> Any:
+    """Return an option that names a file, as FILE.py:CLASS does too, with its absolute path; others as they are."""
+    if not isinstance(option, (str, os.PathLike)):
+        return option
+    file, colon, name = os.fspath(option).rpartition(":") if ".py:" in str(option) else (os.fspath(option), "", "")
+    return f"{Path(file).absolute()}{colon}{name}" if Path(file).is_file() else option
 
 
 def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:

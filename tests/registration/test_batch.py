@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -231,6 +232,25 @@ def test_a_dask_cluster_carries_it(folder):
     assert [outcome.status for outcome in outcomes] == ["failed", "registered"]
     with pytest.raises(InputError, match="give one to a cluster"):
         samreg.register_many(table, folder / "out", backend="dask", scheduler="none", device="cpu,cpu")
+
+
+def test_workers_of_a_cluster_have_folders_of_their_own(folder, monkeypatch):
+    @contextlib.contextmanager
+    def elsewhere(*_, **__):
+        (folder / "worker").mkdir()
+        monkeypatch.chdir(folder / "worker")
+        yield 1
+
+    write_table(folder, FULL)
+    engine = "from samreg.engines.torch_engine import TorchEngine\n\nclass Own(TorchEngine):\n    pass\n"
+    (folder / "own.py").write_text(engine)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(batch, "workers", elsewhere)
+    (outcome,) = samreg.register_many(
+        "pairs.csv", folder / "out", backend="dask", **{**OPTIONS, "engine": "own.py:Own"}
+    )
+    assert outcome.status == "registered", outcome.reason
+    assert outcome.landmarks == outcome.labels == 2
 
 
 def test_each_process_claims_a_device_of_its_own(tmp_path):
