@@ -103,7 +103,8 @@ def read_registration_pairs(path: str | os.PathLike[str]) -> tuple[RegistrationP
     table = read_table(path, "list of pairs", needed=_IMAGES)
     columns = [field.name for field in fields(RegistrationPair)]
     if unknown := [name for name in table.header if name not in columns]:
-        raise InputError(f"{table.path}: unknown columns {unknown}; choose from {', '.join(columns)}")
+        nameless = "; pandas leaves the first one out by to_csv(index=False)" if "" in unknown else ""
+        raise InputError(f"{table.path}: unknown columns {unknown}; choose from {', '.join(columns)}{nameless}")
     pairs = []
     for number, (row, cells) in enumerate(zip(table.rows, table.records(), strict=True), start=1):
         files = {key: table.path.parent / cell.strip() for key, cell in cells.items() if key != "name" and cell.strip()}

@@ -18,6 +18,7 @@ from samreg.spatial.files import require_file
 _DELIMITERS = "\t;,"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # with which .xlsx and .ods begin, and .xls
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
     Raises
     ------
     InputError
-        When the file is missing, empty, a folder, or another encoding.
+        When the file is missing, empty, a folder, a spreadsheet, or in another encoding.
     """
     path = require_file(path, what)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a {what}")
     data = path.read_bytes()
+    if data.startswith(_SPREADSHEETS):
+        raise InputError(f"cannot read {path}: it is a spreadsheet or an archive, not text; save it as CSV")
     encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
     try:
         return data.decode(encoding)

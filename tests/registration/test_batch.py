@@ -326,6 +326,13 @@ def test_calls_at_fault_end_before_the_work(folder, monkeypatch, arguments, says
     assert not (folder / "out").exists()
 
 
+def test_the_index_of_pandas_is_told(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text(",fixed,moving\n0,a.nii.gz,b.nii.gz\n")
+    with pytest.raises(InputError, match=r"index=False"):
+        read_registration_pairs(table)
+
+
 def test_options_and_pairs_are_named_in_messages(tmp_path):
     pair = RegistrationPair("a", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     with pytest.raises(InputError, match="unknown option presets; choose from method, engine"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -192,6 +193,10 @@ def test_excel_in_utf_16_and_another_encoding(tmp_path):
     (tmp_path / "l.csv").write_bytes("name,x,y,z\nartère,1,2,3\n".encode("cp1252"))
     with pytest.raises(InputError, match=r"l\.csv: it is not UTF-8 text"):
         read_points(tmp_path / "l.csv")
+    with zipfile.ZipFile(tmp_path / "x.csv", "w") as spreadsheet:  # an .xlsx, renamed
+        spreadsheet.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(InputError, match=r"x\.csv: it is a spreadsheet or an archive.*save it as CSV"):
+        read_points(tmp_path / "x.csv")
 
 
 def test_points_that_a_table_says_are_not_placed(tmp_path, caplog):
