@@ -32,7 +32,7 @@ from samreg.spatial.transforms import AffineTransform, Transform, compose
 from samreg.steps import Outcome, run_step
 
 if TYPE_CHECKING:
-    from samreg.embedding import EmbeddingModel
+    from samreg.embedding import Embedding, EmbeddingModel
 
 _MAX_AIR_HU = -500.0  # an image with less is a CT
 _STRIDE = 5  # every so many voxels of the body the drift is measured
@@ -137,28 +137,27 @@ class Frame:
 
 def read_subject(subjects: Subjects, name: str) -> Outcome:
     """Read an image, and embed it where the method embeds."""
-    network = subjects.options.network()
-    path, embedding = subjects.images[name], subjects.folder.embedding(name)
+    options, path = subjects.options, subjects.images[name]
+    network = options.network()
 
     def work(folder: Path) -> None:
         image = read_image(path)
         if network is not None:
-            network.embed(image, device=subjects.options.device).save(folder / embedding.name)
+            _keeping(network, (folder, image)).embed(image, device=options.device)
 
     inputs = {"model": None if network is None else network.identity}
-    return run_step(embedding.parent, work, files=[path], inputs=inputs, packages=_PACKAGES)
+    return run_step(subjects.folder.input(name), work, files=[path], inputs=inputs, packages=_PACKAGES)
 
 
 def start_subject(subjects: Subjects, reference: str, name: str) -> Outcome:
     """Fit an affine from the reference to a subject."""
     options, folder, images = subjects.options, subjects.folder, subjects.images
-    files = [folder.embedding(n) if options.embeds else images[n] for n in (reference, name)]
 
     def work(part: Path) -> None:
         if name == reference:
             affine: Transform = AffineTransform.identity(read_image(images[name]).ndim)
         elif options.embeds:
-            affine = _seeded(files[0], files[1], options.seed)
+            affine = _seeded(_embedding(subjects, reference), _embedding(subjects, name), options.seed)
         else:
             affine = _registered(images[reference], images[name], transform="affine", **options.keywords())
         write_transform(affine, part / folder.affine(name).name)
@@ -166,7 +165,7 @@ def start_subject(subjects: Subjects, reference: str, name: str) -> Outcome:
     return run_step(
         folder.affine(name).parent,
         work,
-        files=[*files, *options.files()],
+        files=[images[reference], images[name], *options.files()],
         inputs=options.inputs(),
         packages=options.packages(),
     )
@@ -182,7 +181,10 @@ def register_subject(subjects: Subjects, iteration: int, name: str) -> Outcome:
 
     def work(part: Path) -> None:
         start = compose(*map(read_transform, parts)) if parts else None
-        transform = _registered(template, image, start=start, **options.keywords())
+        fixed, moving, keywords = read_image(template), read_image(image), options.keywords()
+        if (network := options.network()) is not None:
+            keywords["model"] = _keeping(network, (template.parent, fixed), (folder.input(name), moving))
+        transform = _registered(fixed, moving, start=start, **keywords)
         write_transform(transform, part / folder.registered(iteration, name).name)
 
     step = folder.registered(iteration, name).parent
@@ -260,10 +262,9 @@ def finish_subject(subjects: Subjects, frame: Frame, iteration: int, name: str) 
 
 def medoid(subjects: Subjects, names: Sequence[str]) -> str:
     """Return the subject whose embedding is most like the others'."""
-    from samreg.embedding import Embedding
     from samreg.landmarks.templates import template_scores
 
-    scores = template_scores([Embedding.load(subjects.folder.embedding(name)) for name in names])
+    scores = template_scores([_embedding(subjects, name) for name in names])
     return names[int(np.argmax(scores))]
 
 
@@ -276,17 +277,32 @@ def body_of(parts: Average) -> NDArray[np.bool_]:
     return covered & body if (covered & body).any() else covered
 
 
-def _seeded(reference: Path, subject: Path, seed: int) -> Transform:
-    from samreg.embedding import Embedding
+def _keeping(network: EmbeddingModel, *kept: tuple[Path, Image]) -> EmbeddingModel:
+    """Return the model, which keeps the embedding of each image in its folder: every iteration needs them again."""
+    from samreg.embedding.kept import KeepingModel
+
+    for folder, image in kept:
+        network = KeepingModel(network, folder, [image])
+    return network
+
+
+def _embedding(subjects: Subjects, name: str) -> Embedding:
+    """Return the embedding of a subject, from its file."""
+    network, image = subjects.options.network(), read_image(subjects.images[name])
+    assert network is not None
+    return _keeping(network, (subjects.folder.input(name), image)).embed(image, device=subjects.options.device)
+
+
+def _seeded(reference: Embedding, subject: Embedding, seed: int) -> Transform:
     from samreg.seeding import make_seed
 
-    fitted = make_seed(Embedding.load(reference), Embedding.load(subject), transform="affine", seed=seed)
+    fitted = make_seed(reference, subject, transform="affine", seed=seed)
     if fitted.transform is None:
         raise ImagesAtFault(fitted.reason)
     return fitted.transform
 
 
-def _registered(fixed: Path, moving: Path, **keywords: Any) -> Transform:
+def _registered(fixed: Path | Image, moving: Path | Image, **keywords: Any) -> Transform:
     """Return the transform of a registration; raise :class:`ImagesAtFault` where there is none."""
     from samreg.registration import register
 

@@ -1,10 +1,10 @@
 """The folder of an atlas: where everything lies, and what the whole run writes there.
 
 =========================================  =============================================================================
-``inputs/NAME/embedding.h5``               of each subject, for the methods that embed
+``inputs/NAME``                            embedding of each subject, for the methods that embed
 ``start/NAME/affine.tfm``                  reference to subject
 ``iteration-K/subjects/NAME``              what the registration of iteration K gave
-``iteration-K/average``                    template, mean, variance, coverage, change of shape, picture, convergence
+``iteration-K/average``                    template, its embedding, mean, variance, coverage, change of shape, ...
 ``subjects/NAME``                          transform, inverse, warped image, labels and landmarks in the template
 ``template.nii.gz, mean, ...``             those of the last iteration
 ``labels/, landmarks.csv, ...``            what the subjects bring to the template
@@ -52,9 +52,9 @@ class AtlasFolder:
 
     root: Path
 
-    def embedding(self, name: str) -> Path:
-        """Of a subject."""
-        return self.root / "inputs" / name / "embedding.h5"
+    def input(self, name: str) -> Path:
+        """Folder of a subject's embedding."""
+        return self.root / "inputs" / name
 
     def affine(self, name: str) -> Path:
         """From the reference to a subject."""

@@ -19,6 +19,7 @@ import samreg
 from samreg.atlas import Atlas, Average, api, body_of, mean_affine, sharpness
 from samreg.atlas.api import _default_model
 from samreg.cli import app
+from samreg.embedding.mind import MindModel
 from samreg.errors import InputError
 from samreg.phantoms.phantom import make_phantom
 from samreg.spatial.transforms import AffineTransform, components
@@ -187,6 +188,30 @@ def test_a_second_run_keeps_everything_and_another_option_little(images):
     assert first.names == tuple("abcd")
 
 
+def test_each_subject_and_each_template_is_embedded_once(images, monkeypatch):
+    embedded = []
+
+    def embed(self, image, **options):
+        embedded.append(Path(image.name).name.partition(".")[0])
+        return whole(self, image, **options)
+
+    def register(fixed, moving, *, model, **_):
+        for image in (fixed, moving):
+            model.embed_on_device(image)
+        return canned(fixed, moving)
+
+    def seeded(reference, subject, _):
+        return AffineTransform(np.eye(3), subject.image_grid.center - reference.image_grid.center)
+
+    whole = MindModel.embed
+    monkeypatch.setattr(MindModel, "embed", embed)
+    monkeypatch.setattr("samreg.registration.register", register)
+    monkeypatch.setattr("samreg.atlas.steps._seeded", seeded)
+    atlas = make(images, method="hybrid", engine="torch", model="mind")
+    assert atlas.names == tuple("abcd")
+    assert sorted(embedded) == [*"abcd", "template", "template"]
+
+
 def test_a_folder_for_the_results_among_the_images_is_no_subject(images):
     for _ in range(2):
         atlas = samreg.build_atlas(images, images / "out", method="registration", engine="ants", iterations=0)
@@ -208,9 +233,10 @@ def test_one_broken_input_is_named_and_left_out(images):
 
 def test_a_subject_that_cannot_be_registered_is_left_out_of_the_average(images, monkeypatch):
     def fails(fixed, moving, **options):
-        if str(moving).endswith("d.nii") and "iteration-1" in str(fixed):
-            return samreg.RegistrationResult(*(samreg.as_image(i) for i in (fixed, moving)), None, reason="no overlap")
-        return canned(fixed, moving, **options)
+        images = [samreg.as_image(image) for image in (fixed, moving)]
+        if images[1].name.endswith("d.nii") and "iteration-1" in images[0].name:
+            return samreg.RegistrationResult(*images, None, reason="no overlap")
+        return canned(*images, **options)
 
     monkeypatch.setattr("samreg.registration.register", fails)
     atlas = make(images)
