@@ -38,6 +38,8 @@ _CENTRED = {
     "CenteredEuler3DTransform": "Euler3DTransform",
     "CenteredSimilarity2DTransform": "Similarity2DTransform",
 }
+#: Before the name of a kind that 3D Slicer stores where only the inverse of what it is to write is known.
+_INVERSE = "Inverse"
 #: One for which SimpleITK has a class alone.
 _COMPOSED = "ComposeScaleSkewVersor3DTransform"
 _UNKNOWN_KIND = ("is not of type", "Could not create an instance")  # what SimpleITK and ITK say of it
@@ -139,7 +141,7 @@ def _described_in_text(path: Path) -> list[_Described]:
 
 def _is_read_here(kind: str, parameters: NDArray[Any]) -> bool:
     """Tell whether SimpleITK does not know a kind, or leaves out numbers that are not finite."""
-    known = _bare(kind) not in (*_RENAMED, *_CENTRED, _COMPOSED)
+    known = _bare(kind) not in (*_RENAMED, *_CENTRED, _COMPOSED) and not kind.startswith(_INVERSE)
     return not known or not np.isfinite(parameters).all()
 
 
@@ -256,7 +258,8 @@ def _from_parameters(kind: str, parameters: NDArray[Any], fixed: NDArray[Any]) -
         d = int(kind.rpartition("_")[2])
         size, origin, spacing, direction = np.split(np.asarray(fixed, dtype=float), [d, 2 * d, 3 * d])
         grid = Grid.make(size.astype(int)[::-1].tolist(), origin=origin, spacing=spacing, direction=direction)
-        return DisplacementField(parameters.reshape(*grid.shape, d), grid)
+        field = DisplacementField(parameters.reshape(*grid.shape, d), grid)
+        return field.inverse() if kind.startswith(_INVERSE) else field
     if not np.isfinite(parameters).all():
         raise InputError(f"the numbers of its {_bare(kind)} are not finite: {parameters.tolist()}; compute it again")
     d = int(kind.rpartition("_")[2])

@@ -192,6 +192,36 @@ def test_we_read_itk_kinds_that_simpleitk_does_not(tmp_path):
             np.testing.assert_allclose(read_transform(tmp_path / f"t{suffix}").transform_points(points), expected)
 
 
+def test_inverse_fields_of_slicer_are_inverted(smooth_field, points_inside, tmp_path):
+    rng = np.random.default_rng(3)
+    grid = Grid.make((12, 12, 12), spacing=5, origin=(-20, 10, 30))
+    field, affine = smooth_field(grid), AffineTransform(np.eye(3), [4, 0, 0])
+    write_transform(compose(field, affine), tmp_path / "t.h5")  # in the file the field is the last
+    with h5py.File(tmp_path / "t.h5", "r+") as file:
+        kind = file["TransformGroup/2/TransformType"]
+        assert kind[0] == b"DisplacementFieldTransform_double_3_3"
+        del file["TransformGroup/2/TransformType"]
+        file["TransformGroup/2/TransformType"] = [b"InverseDisplacementFieldTransform_double_3_3"]
+    points = points_inside(rng, Grid.make((4, 4, 4), spacing=5, origin=(0, 30, 50)))
+    expected = affine.transform_points(points)
+    again = read_transform(tmp_path / "t.h5").transform_points(field.transform_points(points))
+    assert np.abs(again - expected).max() < 0.05
+    # in text too
+    fixed = [*grid.size, *grid.origin, *grid.spacing, *grid.direction.ravel()]
+    numbers = [" ".join(map(str, values)) for values in (field.displacement.ravel().tolist(), fixed)]
+    (tmp_path / "t.tfm").write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: InverseDisplacementFieldTransform_double_3_3\n"
+        f"Parameters: {numbers[0]}\nFixedParameters: {numbers[1]}\n"
+    )
+    again = read_transform(tmp_path / "t.tfm").transform_points(field.transform_points(points))
+    assert np.abs(again - points).max() < 0.05
+    # an inverse without a counterpart is named
+    with h5py.File(tmp_path / "t.h5", "r+") as file:
+        del file["TransformGroup/2/TransformType"]
+        file["TransformGroup/2/TransformType"] = [b"InverseThinPlateSplineKernelTransform_double_3_3"]
+    refused(tmp_path / "t.h5", "InverseThinPlateSplineKernelTransform", "displacement field")
+
+
 def test_ants_files(tmp_path, random_affine):
     ants = pytest.importorskip("ants")
     affine = random_affine(np.random.default_rng(0), 3)
