@@ -18,7 +18,7 @@ from samreg.registration import store
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import points_in
-from samreg.spatial.io_transforms import read_transform
+from samreg.spatial.io_transforms import as_transform
 from samreg.spatial.points import Points, paired_points
 from samreg.spatial.transforms import Transform
 
@@ -86,18 +86,13 @@ def atlas_given(
     return atlas
 
 
-def as_transform(start: object, fixed: Image, moving: Image) -> Transform:
+def start_of(start: object, fixed: Image, moving: Image) -> Transform:
     """Return the transform to start from: one in memory, a file, or the folder of a saved result."""
-    if isinstance(start, Transform):
-        return start
-    if isinstance(start, (str, os.PathLike)):
-        if Path(start).is_dir():
-            return store.load_transform(start, "transform")
-        return read_transform(start, fixed_grid=fixed.grid, moving_grid=moving.grid)
-    remedy = "; give result.transform" if isinstance(start, RegistrationResult) else ""
-    raise InputError(
-        f"start must be a transform, such as an earlier result's, or a file of one, got {type(start).__name__}{remedy}"
-    )
+    if isinstance(start, RegistrationResult):
+        raise InputError("start must be a transform, got RegistrationResult; give result.transform")
+    if isinstance(start, (str, os.PathLike)) and Path(start).is_dir():
+        return store.load_transform(start, "transform")
+    return as_transform(start, name="start", fixed_grid=fixed.grid, moving_grid=moving.grid)
 
 
 def guides_of(landmarks: object, fixed: Image, moving: Image) -> tuple[Points, Points]:

@@ -11,20 +11,19 @@ from samreg.engines.request import Engine, Request
 from samreg.errors import ImagesAtFault, require_choice, require_progress
 from samreg.registration.call import (
     METHODS,
-    as_transform,
     atlas_given,
     chosen_engine,
     guides_of,
     notes_of_reading,
     require_possible,
     require_used,
+    start_of,
 )
 from samreg.registration.result import RegistrationResult
 from samreg.registration.run import Clock, Run, options
 from samreg.spatial.inputs import as_image
 from samreg.spatial.remarks import remarks_kept
 from samreg.spatial.standard import as_mask
-from samreg.spatial.transforms import Transform
 
 if TYPE_CHECKING:
     from samreg.landmarks.atlas import LandmarkAtlas
@@ -44,7 +43,7 @@ def register(
     moving_mask: Any = None,
     landmarks: tuple[Any, Any] | None = None,
     anchors: bool | LandmarkAtlas | str | os.PathLike[str] | None = True,
-    start: Transform | str | os.PathLike[str] | None = None,
+    start: Any = None,
     device: str = "auto",
     seed: int | None = 0,
     threads: int | None = None,
@@ -85,7 +84,8 @@ def register(
         nothing could be guided, stands for True.
     start
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
-        transform, its folder or a file, instead of the embeddings' seed or the images' centres of mass.
+        transform or its folder, a transform of SimpleITK, ITK or ANTs, or a file, instead of the embeddings' seed or
+        the images' centres of mass.
     device
         "auto", "cpu", "cuda" or "mps", for the embeddings, their matching and the torch engine.
     seed
@@ -142,7 +142,7 @@ def register(
             fixed=images[0],
             moving=images[1],
             transform=transform,  # type: ignore[arg-type]  # which it checks
-            start=None if start is None else as_transform(start, *images),
+            start=None if start is None else start_of(start, *images),
             fixed_mask=None if fixed_mask is None else as_mask(as_image(fixed_mask, name="mask")),
             moving_mask=None if moving_mask is None else as_mask(as_image(moving_mask, name="mask")),
             landmarks=None if guides is None else (guides[0].positions, guides[1].positions),

@@ -252,7 +252,7 @@ def options(
     run: Run,
     engine: str | Engine | None,
     anchors: object,
-    start: Transform | str | os.PathLike[str] | None,
+    start: object,
 ) -> dict[str, Any]:
     """Return how register() was called, so that it can be called so again."""
     request = run.request
@@ -265,14 +265,20 @@ def options(
         "moving_mask": None if request.moving_mask is None else request.moving_mask.label,
         "landmarks": None if request.landmarks is None else len(request.landmarks[0]),
         "anchors": _anchors_name(anchors, run.is_guided),
-        # a transform in memory is saved beside the result
-        "start": None if start is None else result_folder.START if isinstance(start, Transform) else os.fspath(start),
+        "start": _start_name(start),
         "device": request.device,
         "seed": request.seed,
         "threads": request.threads,
         "spacing": request.spacing,
         "engine_options": require_options("engine_options", request.options),
     }
+
+
+def _start_name(start: Any) -> str | None:
+    """Return the file of a start; a transform in memory is saved beside the result."""
+    if start is None:
+        return None
+    return os.fspath(start) if isinstance(start, (str, os.PathLike)) else result_folder.START
 
 
 def _anchors_name(given: object, is_guided: bool) -> bool | str | None:

@@ -14,7 +14,7 @@ from samreg.spatial.io_dicom_objects import warp_dicom_structures, write_dicom_r
 from samreg.spatial.io_images import find_images, read_image, write_image
 from samreg.spatial.io_points import find_points, read_points, write_points
 from samreg.spatial.io_segmentations import Segment, read_segments, write_segmentation
-from samreg.spatial.io_transforms import read_transform, write_transform
+from samreg.spatial.io_transforms import as_transform, read_transform, write_transform
 from samreg.spatial.points import Points
 from samreg.spatial.resample import resample, resample_spacing
 from samreg.spatial.standard import as_mask, sample_mask
@@ -41,6 +41,7 @@ __all__ = [
     "as_image",
     "as_mask",
     "as_points",
+    "as_transform",
     "compose",
     "find_images",
     "find_points",

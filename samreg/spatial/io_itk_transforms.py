@@ -1,4 +1,4 @@
-"""ITK's transform files: HDF5 (.h5), text (.tfm, .txt) and MATLAB (.mat).
+"""ITK's transform files: HDF5 (.h5), text (.tfm, .txt) and MATLAB (.mat), and through them transforms of ITK and ANTs.
 
 They are written without ITK: its HDF5 writer ends the process when the disk is full.
 """
@@ -95,6 +95,44 @@ def write_itk_transform(transform: Transform, path: Path) -> None:
 
         kind, parameters, fixed = _affine_parameters(transform)
         savemat(path, {kind: parameters[:, None], "fixed": fixed[:, None]}, format="4", appendmat=False)
+
+
+def transform_from_itk(transform: Any) -> Transform:
+    """Return our transform from one of ITK (Python package ``itk``): affine kinds, displacement fields, composites.
+
+    Raises
+    ------
+    InputError
+        For a kind that has no counterpart.
+    """
+    kind = transform.GetTransformTypeAsString()
+    if kind.startswith("CompositeTransform"):
+        import itk
+
+        transform = itk.down_cast(transform)
+        parts = [transform_from_itk(transform.GetNthTransform(i)) for i in range(transform.GetNumberOfTransforms())]
+        # ITK applies the last one first
+        return compose(*parts[::-1]) if parts else AffineTransform.identity(transform.GetInputSpaceDimension())
+    numbers = (np.array(part) for part in (transform.GetParameters(), transform.GetFixedParameters()))
+    return _from_parameters(kind, *numbers)
+
+
+def transform_from_ants(transform: Any) -> Transform:
+    """Return our transform from an ``ANTsTransform``: affine kinds, displacement fields, composites of them.
+
+    Raises
+    ------
+    InputError
+        For a kind that has no counterpart.
+    """
+    import ants
+
+    is_composite = transform.transform_type == "CompositeTransform"
+    composite = transform if is_composite else ants.compose_ants_transforms([transform])  # ANTs writes no lone field
+    with scratch_folder() as folder:
+        path = folder / "transform.h5"
+        ants.write_transform(composite, str(path))
+        return _read_hdf5(path)
 
 
 def is_text_transform(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Reading and writing transforms: the door to one module for each family of formats.
+"""Reading and writing transforms: the door to one module for each family of formats, and to other packages.
 
 ``io_itk_transforms`` holds ITK's .h5, .tfm and .mat, ``io_fields`` displacement fields in NIfTI and Learn2Reg's .npz,
 ``io_nrrd`` those in NRRD and MetaImage, ``io_transformix`` elastix's parameter files, ``io_dicom_objects`` DICOM's
@@ -11,8 +11,10 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from samreg.errors import InputError
+from samreg.spatial.adapters import transform_from_sitk
 from samreg.spatial.displacement import DisplacementField, sample_displacement
 from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import Grid
@@ -25,13 +27,24 @@ from samreg.spatial.io_fields import (
     write_learn2reg,
     write_nifti_field,
 )
-from samreg.spatial.io_itk_transforms import HDF5, ITK_TRANSFORMS, read_itk_transform, write_itk_transform
+from samreg.spatial.io_itk_transforms import (
+    HDF5,
+    ITK_TRANSFORMS,
+    read_itk_transform,
+    transform_from_ants,
+    transform_from_itk,
+    write_itk_transform,
+)
 from samreg.spatial.io_nifti import NIFTI
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, read_nrrd_field
 from samreg.spatial.io_transformix import write_transformix
 from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
-__all__ = ["learn2reg_displacement", "read_transform", "write_transform", "write_transformix"]
+__all__ = ["as_transform", "learn2reg_displacement", "read_transform", "write_transform", "write_transformix"]
+
+#: How transforms of other packages are converted, and what they have and images of these packages have not.
+_TRANSFORM_FROM = {"SimpleITK": transform_from_sitk, "ants": transform_from_ants, "itk": transform_from_itk}
+_MAPS_A_POINT = {"SimpleITK": "TransformPoint", "ants": "apply_to_point", "itk": "TransformPoint"}
 
 
 def read_transform(
@@ -107,6 +120,55 @@ def read_transform(
         raise InputError(f"{path}: {error}") from error
     known = (*ITK_TRANSFORMS, *NIFTI, *NRRD, *METAIMAGE, LEARN2REG, DICOM)
     raise InputError(f"unknown transform format: {path}; give {', '.join(known)}")
+
+
+def as_transform(
+    source: Any, *, name: str = "transform", fixed_grid: Grid | None = None, moving_grid: Grid | None = None
+) -> Transform:
+    """Return a :class:`Transform` from whatever the user has, fixed to moving, LPS mm.
+
+    Parameters
+    ----------
+    source
+        A Transform, a transform file, or a transform of SimpleITK, ITK or ANTs: affine kinds, displacement fields, and
+        composites of them. It maps points of the fixed image, as these packages resample.
+    name
+        What to call it in messages.
+    fixed_grid, moving_grid
+        For Learn2Reg's .npz, as :func:`read_transform` takes them.
+
+    Raises
+    ------
+    InputError
+        When the type or kind is unknown, or a file cannot be read.
+
+    Examples
+    --------
+    >>> import SimpleITK
+    >>> from samreg.spatial import as_transform
+    >>> as_transform(SimpleITK.TranslationTransform(2, (10, 0))).transform_points([[1, 2]])
+    array([[11.,  2.]])
+    """
+    if isinstance(source, Transform):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return read_transform(source, fixed_grid=fixed_grid, moving_grid=moving_grid)
+    module = type(source).__module__.split(".")[0]
+    if module in _TRANSFORM_FROM and hasattr(source, _MAPS_A_POINT[module]):
+        return _TRANSFORM_FROM[module](source)
+    remedy = ""
+    if isinstance(source, (list, tuple)):
+        remedy = (
+            "; make one of several by compose() of samreg.spatial, which takes the one applied first to points first"
+        )
+    elif hasattr(source, "__array__"):
+        remedy = "; a matrix is samreg.spatial.AffineTransform(matrix[:3, :3], matrix[:3, 3]), LPS mm, fixed to moving"
+    elif module in _TRANSFORM_FROM:
+        remedy = f"; make a field of vectors a displacement field transform of {module}"
+    raise InputError(
+        f"{name} must be a transform of samreg, SimpleITK, ITK or ANTs, or a file of one, got {type(source).__name__}"
+        f"{remedy}"
+    )
 
 
 def write_transform(

@@ -170,6 +170,8 @@ RESULT = samreg.RegistrationResult(FLAT, FLAT, AffineTransform.identity(2))
         ({"landmarks": ([[80.0, 80, 80]],) * 2, "method": "embedding"}, 'set method="hybrid"'),
         ({"start": "missing.h5"}, "not found"),
         ({"start": 3}, "start must be a transform"),
+        ({"start": ["1Warp.nii.gz", "0GenericAffine.mat"]}, r"got list; make one of several by compose\("),
+        ({"start": np.eye(4)}, r"got ndarray; a matrix is samreg\.spatial\.AffineTransform"),
         ({"start": RESULT}, r"got RegistrationResult; give result\.transform"),
         ({"start": AffineTransform.identity(2)}, "the start is 2D"),
         ({"seed": -1, "engine": "ants"}, "seed must be a whole number between 0"),

@@ -22,6 +22,7 @@ from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.registration import result_folder, store
 from samreg.registration.misses import LandmarkMisses
 from samreg.spatial import AffineTransform, DisplacementField, Grid, Image, compose
+from samreg.spatial.adapters import transform_to_sitk
 from samreg.spatial.compact import compact
 from samreg.spatial.displacement import tapered
 
@@ -200,6 +201,9 @@ def test_the_start_is_saved_and_starts_again(body, tmp_path) -> None:
     np.testing.assert_allclose(again.transform.transform_points(points), first.transform.transform_points(points))
     assert again.options["start"] == str(folder / "start.h5")
     assert samreg.register(body, body, start=folder, **call).options["start"] == str(folder)
+    theirs = samreg.register(body, body, start=transform_to_sitk(start), **call)  # of another package, in memory
+    assert theirs.options["start"] == "start.h5"
+    assert np.abs(theirs.start.transform_points(points) - start.transform_points(points)).max() < 1e-3
 
 
 def test_what_cannot_be_saved_is_known_before(tmp_path) -> None:

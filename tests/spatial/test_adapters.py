@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samreg.errors import InputError, MissingExtraError
-from samreg.spatial import Grid, Image, as_image, read_image, resample, resample_spacing, write_image
+from samreg.spatial import (
+    AffineTransform,
+    Grid,
+    Image,
+    as_image,
+    as_transform,
+    read_image,
+    resample,
+    resample_spacing,
+    write_image,
+)
 from samreg.spatial.adapters import (
     from_ants,
     from_itk,
@@ -25,6 +35,7 @@ from samreg.spatial.adapters import (
     to_nibabel,
     to_sitk,
     to_torch,
+    transform_to_sitk,
 )
 
 DTYPES = pytest.mark.parametrize("dtype", [np.int16, np.uint8, bool, np.float32, np.float64])
@@ -371,3 +382,50 @@ def test_images_of_monai_and_torchio_that_are_no_volume_are_refused():
         with pytest.raises(InputError, match=why):
             as_image(image)
     assert "what monai gives an image made from an array" in as_image(meta_tensor(array[:1], np.eye(4))).remarks[0]
+
+
+def test_transforms_of_other_packages_map_the_same_points(smooth_field):
+    affine, field = AffineTransform(2 * np.eye(3), [10, 0, 0]), smooth_field(Grid.make((8, 8, 8), spacing=20))
+    points = np.random.default_rng(0).uniform(20, 120, (5, 3))
+    euler, centred = sitk.Euler3DTransform(), sitk.Similarity3DTransform()
+    euler.SetCenter((50, 60, 70))
+    euler.SetRotation(0.1, 0.2, 0.3)
+    centred.SetParameters((0.1, 0.2, 0.1, 4, 5, 6, 1.2))
+    chain = sitk.CompositeTransform([euler, transform_to_sitk(field)])
+    for theirs in (euler, centred, sitk.Transform(euler), transform_to_sitk(field), chain, sitk.Transform(3, 1)):
+        expected = [theirs.TransformPoint(point) for point in points.tolist()]
+        np.testing.assert_allclose(as_transform(theirs).transform_points(points), expected, atol=1e-4)
+    assert as_transform(affine) is affine
+
+    itk = pytest.importorskip("itk")
+    lone = itk.Euler3DTransform[itk.D].New()
+    lone.SetRotation(0.1, 0.2, 0.3)
+    both = itk.CompositeTransform[itk.D, 3].New()
+    for part in (lone, itk.TranslationTransform[itk.D, 3].New(Offset=(1.0, 2.0, 3.0))):
+        both.AddTransform(part)
+    nested = itk.CompositeTransform[itk.D, 3].New()
+    for part in (lone, both):
+        nested.AddTransform(part)
+    for theirs in (lone, both, nested, itk.CompositeTransform[itk.D, 3].New()):
+        expected = [list(theirs.TransformPoint(point)) for point in points.tolist()]
+        np.testing.assert_allclose(as_transform(theirs).transform_points(points), expected, atol=1e-9)
+
+    ants = pytest.importorskip("ants")
+    image = ants.from_numpy(field.displacement.transpose(2, 1, 0, 3).copy(), has_components=True, spacing=(20.0,) * 3)
+    parts = (
+        ants.create_ants_transform(dimension=3, matrix=affine.matrix, translation=affine.translation),
+        ants.transform_from_displacement_field(image),
+    )
+    for theirs in (*parts, ants.compose_ants_transforms(parts)):
+        expected = [theirs.apply_to_point(point) for point in points.tolist()]
+        np.testing.assert_allclose(as_transform(theirs).transform_points(points), expected, atol=1e-3)
+
+
+def test_what_is_no_transform_is_refused():
+    for thing, match in (
+        (sitk.Image([4, 4, 4], sitk.sitkVectorFloat64), "make a field of vectors a displacement field transform"),
+        (sitk.BSplineTransform(3), "BSplineTransform cannot be read; convert it"),
+        (3, "transform must be a transform of samreg, SimpleITK, ITK or ANTs, or a file of one, got int$"),
+    ):
+        with pytest.raises(InputError, match=match):
+            as_transform(thing)
