@@ -164,6 +164,31 @@ def require_flag(name: str, value: object) -> bool:
     raise InputError(f"{name} must be True or False, got {_shown(value)}")
 
 
+def require_type(name: str, value: object, kind: type, remedy: str) -> None:
+    """Raise :class:`InputError` unless a value is of one of samreg's types.
+
+    Parameters
+    ----------
+    name
+        Of the argument, for the message.
+    value
+        What was given.
+    kind
+        The type.
+    remedy
+        Where one comes from, for the message.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Grid
+    >>> require_type("grid", [20, 20], Grid, "such as image.grid")
+    Traceback (most recent call last):
+    samreg.errors.InputError: grid must be a samreg Grid, such as image.grid, got list
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be a samreg {kind.__name__}, {remedy}, got {type(value).__name__}")
+
+
 def require_progress(value: object) -> None:
     """Raise :class:`InputError` unless ``progress`` can be called, or is None.
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from samreg.errors import InputError
 from samreg.quality.arrays import numbers
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import FloatArray, Grid, require_grid
 from samreg.spatial.standard import mask_voxels
-from samreg.spatial.transforms import Transform
+from samreg.spatial.transforms import Transform, require_transform
 
 _VOXELS_AT_ONCE = 200_000  # to bound memory
 _MIN_DETERMINANT = 1e-9  # a fold has no logarithm; Learn2Reg clips here
@@ -93,6 +93,8 @@ def determinants(
     transform: Transform, grid: Grid, mask: NDArray[np.bool_] | None = None, *, step: float | None = None
 ) -> FloatArray:
     """Return det J (N,) at the voxels of a mask, in the order of ``array[mask]``; see :func:`jacobian_statistics`."""
+    require_transform(transform)
+    require_grid(grid)
     if min(grid.shape) < 2:
         raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {grid.shape}")
     mask = np.ones(grid.shape, dtype=bool) if mask is None else mask_voxels(numbers(mask, "mask"))

@@ -15,7 +15,7 @@ from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import FloatArray, as_points_array
 from samreg.spatial.points import Points
 from samreg.spatial.tables import plain_cell, safe_cell
-from samreg.spatial.transforms import Transform
+from samreg.spatial.transforms import Transform, require_transform
 
 _COLUMNS = ("name", "before_mm", "transform_mm", "inverse_mm")
 _GUIDED = "guided"
@@ -144,6 +144,7 @@ def target_registration_error(
     >>> target_registration_error(shift, [[0, 0], [10, 10]], [[3, 0], [13, 14]])
     array([0., 4.])
     """
+    require_transform(transform)
     if isinstance(fixed_points, Points) and isinstance(moving_points, Points):
         for points in (fixed_points, moving_points):
             doubled = sorted({name for name in points.names if points.names.count(name) > 1})

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.device import run_in_threads
 from samreg.errors import InputError
-from samreg.spatial.grid import FloatArray, Grid, as_points_array, lengths, slabs
+from samreg.spatial.grid import FloatArray, Grid, as_points_array, lengths, require_grid, slabs
 from samreg.spatial.inversion import LandedPoints, landed_points, solve, target_range
-from samreg.spatial.transforms import Transform, components, compose
+from samreg.spatial.transforms import Transform, components, compose, require_transform
 
 _CONTINUED_VOXELS = 3  # beyond its border, so that an inverse can be interpolated up to where the border goes
 _MAX_POINTS_AT_ONCE = 500_000  # to bound memory
@@ -52,6 +52,7 @@ class DisplacementField(Transform):
     grid: Grid
 
     def __post_init__(self) -> None:
+        require_grid(self.grid)
         displacement = np.asarray(self.displacement, dtype=np.float32)
         expected = (*self.grid.shape, self.grid.ndim)
         if displacement.shape != expected:
@@ -326,6 +327,8 @@ def sample_displacement(transform: Transform, grid: Grid) -> DisplacementField:
     >>> sample_displacement(double, Grid.make((3, 3), spacing=5)).displacement[2, 1].tolist()  # at (5, 10) mm
     [5.0, 10.0]
     """
+    require_transform(transform)
+    require_grid(grid)
     displacement = np.empty((*grid.shape, grid.ndim), dtype=np.float32)
     for start, points in slabs(grid):
         moved = transform.transform_points(points.reshape(-1, grid.ndim)).reshape(points.shape)
@@ -383,6 +386,7 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> NDArray[np.float32
     >>> jacobian_determinant(stretch, Grid.make((2, 3), spacing=5)).tolist()
     [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
     """
+    require_grid(grid)
     if min(grid.shape) < 2:
         raise InputError(f"the Jacobian needs at least 2 voxels along every axis, got shape {grid.shape}")
     moved = sample_displacement(transform, grid).displacement

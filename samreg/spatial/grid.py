@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_type
 
 FloatArray = NDArray[np.float64]
 
@@ -223,7 +223,10 @@ class Grid:
 
     def with_spacing(self, spacing: ArrayLike) -> Grid:
         """Return a grid of about the same physical extent and the same direction with another spacing (mm)."""
-        spacing = np.broadcast_to(_numbers(spacing, "spacing"), (self.ndim,))
+        spacing = _numbers(spacing, "spacing")
+        if spacing.shape not in ((), (self.ndim,)):
+            raise InputError(f"spacing must be one number or {self.ndim}, mm, got {spacing.tolist()}")
+        spacing = np.broadcast_to(spacing, (self.ndim,))
         if not (np.isfinite(spacing) & (spacing > 0)).all():
             raise InputError(f"spacing must be positive mm, got {spacing.tolist()}")
         size = np.maximum(1, np.round(self.extent / spacing).astype(int))
@@ -255,6 +258,19 @@ def slabs(grid: Grid) -> Iterator[tuple[int, FloatArray]]:
         count = min(thickness, grid.shape[0] - start)
         slab = Grid((count, *grid.shape[1:]), grid.origin + start * last_axis, grid.spacing, grid.direction)
         yield start, slab.world_points()
+
+
+def require_grid(value: object, name: str = "grid") -> None:
+    """Raise :class:`InputError` unless a value is a :class:`Grid`; an image is none, but has one.
+
+    Examples
+    --------
+    >>> from samreg.spatial import Image
+    >>> require_grid(Image.from_array([[0, 1]], spacing=1))
+    Traceback (most recent call last):
+    samreg.errors.InputError: grid must be a samreg Grid, such as image.grid, got Image
+    """
+    require_type(name, value, Grid, "such as image.grid")
 
 
 def _numbers(value: ArrayLike, name: str) -> FloatArray:

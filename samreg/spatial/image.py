@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_type
 from samreg.spatial.grid import FloatArray, Grid
 
 _MAX_INTEGER = 2**53  # larger integers are rounded by every interpolation, even "nearest"
@@ -146,6 +146,18 @@ class Image:
     def with_array(self, array: NDArray[Any]) -> Image:
         """Return an image of other intensities on the same grid."""
         return replace(self, array=array)
+
+
+def require_image(value: object, name: str = "image") -> None:
+    """Raise :class:`InputError` unless a value is an :class:`Image`.
+
+    Examples
+    --------
+    >>> require_image("scan.nii.gz")
+    Traceback (most recent call last):
+    samreg.errors.InputError: image must be a samreg Image, which samreg.as_image makes of others and of files, got str
+    """
+    require_type(name, value, Image, "which samreg.as_image makes of others and of files")
 
 
 def _can_change(given: object, array: NDArray[Any]) -> bool:

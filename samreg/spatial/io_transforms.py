@@ -17,7 +17,7 @@ from samreg.errors import InputError
 from samreg.spatial.adapters import transform_from_sitk
 from samreg.spatial.displacement import DisplacementField, sample_displacement
 from samreg.spatial.files import atomic_path, reading, require_file
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import Grid, require_grid
 from samreg.spatial.io_dicom_objects import DICOM
 from samreg.spatial.io_fields import (
     LEARN2REG,
@@ -38,7 +38,7 @@ from samreg.spatial.io_itk_transforms import (
 from samreg.spatial.io_nifti import NIFTI
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, read_nrrd_field
 from samreg.spatial.io_transformix import write_transformix
-from samreg.spatial.transforms import AffineTransform, Transform, components, compose
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose, require_transform
 
 __all__ = ["as_transform", "learn2reg_displacement", "read_transform", "write_transform", "write_transformix"]
 
@@ -94,8 +94,8 @@ def read_transform(
     array([[11., 22.]])
     """
     for name, grid in (("fixed_grid", fixed_grid), ("moving_grid", moving_grid)):
-        if not (grid is None or isinstance(grid, Grid)):
-            raise InputError(f"{name} must be a Grid, such as image.grid, got a {type(grid).__name__}")
+        if grid is not None:
+            require_grid(grid, name)
     path = require_file(path, "transform")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a transform file")
@@ -217,8 +217,10 @@ def write_transform(
     >>> samreg.read_transform(path)
     DisplacementField(Grid(size=(6, 5), spacing=[2.0, 2.0], origin=[0.0, 0.0], direction=[[1.0, 0.0], [0.0, 1.0]]))
     """
-    if not isinstance(transform, Transform):
-        raise InputError(f"cannot write {path}: a {type(transform).__name__} is no samreg Transform; give one")
+    require_transform(transform)
+    for what, given in (("grid", grid), ("moving_grid", moving_grid)):
+        if given is not None:
+            require_grid(given, what)
     path = Path(path)
     name = path.name.lower()
     transform = compose(transform)

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError, require_choice
 from samreg.spatial.adapters import to_sitk, transform_to_sitk
-from samreg.spatial.grid import Grid
-from samreg.spatial.image import Image
-from samreg.spatial.transforms import Transform
+from samreg.spatial.grid import Grid, require_grid
+from samreg.spatial.image import Image, require_image
+from samreg.spatial.transforms import Transform, require_transform
 
 INTERPOLATIONS = ("linear", "nearest", "bspline")
 
@@ -62,6 +62,10 @@ def resample(
     """
     import SimpleITK as sitk
 
+    require_image(image)
+    require_grid(grid)
+    if transform is not None:
+        require_transform(transform)
     require_choice("interpolation", interpolation, INTERPOLATIONS)
     dimensions = {part.ndim for part in (image, grid, transform) if part is not None}
     if len(dimensions) > 1:
@@ -157,6 +161,7 @@ def resample_spacing(image: Image, spacing: ArrayLike) -> Image:
     >>> coarse.array.tolist(), coarse.origin.tolist()
     ([[4.0, 4.0]], [10.5, 0.0])
     """
+    require_image(image)
     from scipy.sparse import csr_array  # a dense product costs many times more, in the BLAS's threads
 
     grid = image.grid.with_spacing(spacing)

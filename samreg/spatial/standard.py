@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError
-from samreg.spatial.grid import Grid
-from samreg.spatial.image import Image
+from samreg.spatial.grid import Grid, require_grid
+from samreg.spatial.image import Image, require_image
 from samreg.spatial.remarks import remark
 from samreg.spatial.resample import resample, resample_spacing
 
@@ -170,6 +170,7 @@ def as_mask(image: Image) -> Image:
     array([[False,  True],
            [False,  True]])
     """
+    require_image(image, "mask")
     inside = mask_voxels(image.array)
     if image.array.dtype.kind == "f":
         values = image.array[inside]
@@ -210,6 +211,8 @@ def sample_mask(mask: Image, grid: Grid) -> NDArray[np.bool_]:
     >>> sample_mask(Image.from_array([[0, 1]], spacing=2), Grid.make((1, 4), spacing=0.8))
     array([[False, False,  True,  True]])
     """
+    require_image(mask, "mask")
+    require_grid(grid)
     if mask.ndim != grid.ndim:
         raise InputError(f"{mask.name or 'mask'} is {mask.ndim}D, the image {grid.ndim}D; both must be 2D or both 3D")
     mask = as_mask(mask)

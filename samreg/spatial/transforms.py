@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_type
 from samreg.spatial.grid import FloatArray, Grid, as_points_array, lengths
 
 _MIN_DETERMINANT = 1e-12  # of a matrix that has an inverse
@@ -214,6 +214,8 @@ class CompositeTransform(Transform):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
+        for part in self.transforms:
+            require_transform(part)
         if not self.transforms or len({t.ndim for t in self.transforms}) != 1:
             dimensions = ", ".join(f"{t.ndim}D" for t in self.transforms) or "none"
             raise InputError(f"a composite needs at least one transform, all of one dimension, got {dimensions}")
@@ -235,8 +237,22 @@ class CompositeTransform(Transform):
         return compose(*(part.inverse() for part in reversed(components(self))))
 
 
+def require_transform(value: object, name: str = "transform") -> None:
+    """Raise :class:`InputError` unless a value is one of samreg's transforms.
+
+    Examples
+    --------
+    >>> import SimpleITK
+    >>> require_transform(SimpleITK.Euler3DTransform())
+    Traceback (most recent call last):
+    samreg.errors.InputError: transform must be a samreg Transform, which samreg.spatial.as_transform makes of ...
+    """
+    require_type(name, value, Transform, "which samreg.spatial.as_transform makes of others")
+
+
 def components(transform: Transform) -> tuple[Transform, ...]:
     """Return the elementary transforms, the one applied first being the first."""
+    require_transform(transform)
     if isinstance(transform, CompositeTransform):
         return tuple(part for inner in transform.transforms for part in components(inner))
     return (transform,)
@@ -315,6 +331,8 @@ def inverse_residual(forward: Transform, inverse: Transform, points: ArrayLike) 
     >>> inverse_residual(shift, back, [[0, 0], [5, 5]]).mean
     1.0
     """
+    require_transform(forward, "forward")
+    require_transform(inverse, "inverse")
     points = as_points_array(points, forward.ndim)
     if len(points) == 0:
         raise InputError("no points to measure the inverse at; give at least one")

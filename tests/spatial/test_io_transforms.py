@@ -549,8 +549,8 @@ def test_what_is_no_path_grid_or_transform(tmp_path, grid):
         with pytest.raises(InputError, match=r"give a path|not found"):
             read_transform(path)
     np.savez(tmp_path / "u.npz", np.zeros((8, 7, 6, 3)))
-    with pytest.raises(InputError, match=r"fixed_grid must be a Grid, such as image\.grid"):
+    with pytest.raises(InputError, match=r"fixed_grid must be a samreg Grid, such as image\.grid"):
         read_transform(tmp_path / "u.npz", fixed_grid=np.eye(4))
     for transform in (None, np.eye(4), sitk.AffineTransform(3)):
-        with pytest.raises(InputError, match="no samreg Transform"):
+        with pytest.raises(InputError, match="transform must be a samreg Transform"):
             write_transform(transform, tmp_path / "t.h5", grid=grid)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samreg.errors import InputError
+from samreg.quality import jacobian_statistics, target_registration_error
 from samreg.spatial import (
     AffineTransform,
     CompositeTransform,
@@ -16,6 +18,7 @@ from samreg.spatial import (
     Image,
     Points,
     Transform,
+    as_mask,
     compose,
     displacement,
     inverse_residual,
@@ -24,6 +27,7 @@ from samreg.spatial import (
     resample,
     resample_spacing,
     sample_displacement,
+    sample_mask,
     write_points,
     write_transform,
 )
@@ -388,6 +392,43 @@ def test_resampling_agrees_with_itk(random_grid, random_image, random_affine, sm
         values = image.array[tuple(index[inside, ::-1].astype(int).T)]
         assert inside.sum() > 20
         assert (result.array.ravel()[inside] == values).mean() > 0.98  # ties and borders may round either way
+
+
+def test_what_is_no_image_grid_or_transform_is_refused(random_grid, random_image):
+    """As who knows SimpleITK's functions calls samreg's: the fixed image for its grid, transforms of SimpleITK."""
+    image = random_image(np.random.default_rng(0), random_grid(np.random.default_rng(0), 3))
+    grid, affine, theirs = image.grid, AffineTransform.identity(3), sitk.Euler3DTransform()
+    for call in (
+        lambda: resample(image, image),
+        lambda: sample_mask(image, image),
+        lambda: sample_displacement(affine, image),
+        lambda: jacobian_determinant(affine, image),
+        lambda: jacobian_statistics(affine, image),
+        lambda: DisplacementField(np.zeros((2, 2, 2)), (2, 2)),
+    ):
+        with pytest.raises(InputError, match=r"^grid must be a samreg Grid, such as image\.grid, got "):
+            call()
+    for call in (
+        lambda: resample(image, grid, transform=theirs),
+        lambda: compose([affine]),
+        lambda: compose(affine, theirs),
+        lambda: CompositeTransform((affine, theirs)),
+        lambda: invert(theirs),
+        lambda: sample_displacement(theirs, grid),
+        lambda: jacobian_statistics(theirs, grid),
+        lambda: target_registration_error(theirs, [[0, 0, 0]], [[0, 0, 0]]),
+    ):
+        with pytest.raises(InputError, match=r"^transform must be a samreg Transform, which .*as_transform makes"):
+            call()
+    with pytest.raises(InputError, match=r"^inverse must be a samreg Transform"):
+        inverse_residual(affine, theirs, [[0, 0, 0]])
+    for call in (lambda: resample(to_sitk(image), grid), lambda: resample_spacing("scan.nii.gz", 2)):
+        with pytest.raises(InputError, match=r"^image must be a samreg Image, which samreg\.as_image makes"):
+            call()
+    with pytest.raises(InputError, match=r"^mask must be a samreg Image"):
+        as_mask(image.array)
+    with pytest.raises(InputError, match=r"^spacing must be one number or 3, mm, got \[2\.0, 2\.0\]"):
+        resample_spacing(image, (2, 2))
 
 
 def test_resampling_keeps_a_bool_mask(random_grid):
