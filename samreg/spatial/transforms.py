@@ -29,6 +29,15 @@ class Transform(ABC):
     def ndim(self) -> int:
         """Number of dimensions, 2 or 3."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: without what was computed for speed, which is computed again."""
+        kind = type(self)
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if not isinstance(getattr(kind, name, None), cached_property)
+        }
+
     @abstractmethod
     def transform_points(self, points: ArrayLike) -> FloatArray:
         """Map points (N, d) of the fixed image to the moving image, LPS mm."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -392,6 +395,20 @@ def test_resampling_agrees_with_itk(random_grid, random_image, random_affine, sm
         values = image.array[tuple(index[inside, ::-1].astype(int).T)]
         assert inside.sum() > 20
         assert (result.array.ravel()[inside] == values).mean() > 0.98  # ties and borders may round either way
+
+
+def test_copies_and_pickles_hold_no_more_than_the_field(smooth_field):
+    field = smooth_field(Grid.make((9, 9, 9), spacing=5))
+    inverse, points = field.inverse(), field.grid.index_to_world([[4, 4, 4], [3, 5, 2]])
+    sizes = [len(pickle.dumps(transform)) for transform in (field, inverse, compose(field, inverse))]
+    expected, _, _ = field.transform_points(points), inverse.transform_points([[1e3, 0, 0], *points]), inverse.field
+    for transform, size in zip((field, inverse, compose(field, inverse)), sizes, strict=True):
+        assert len(pickle.dumps(transform)) < size + 500  # a matrix of the grid
+    for again in (pickle.loads(pickle.dumps(field)), copy.copy(field), copy.deepcopy(field)):
+        assert set(again.__dict__) == {"displacement", "grid"}
+        np.testing.assert_array_equal(again.transform_points(points), expected)
+    for again in (pickle.loads(pickle.dumps(inverse)), copy.deepcopy(inverse)):
+        np.testing.assert_allclose(again.transform_points(expected), points, atol=0.05)
 
 
 def test_what_is_no_image_grid_or_transform_is_refused(random_grid, random_image):
