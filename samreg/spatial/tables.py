@@ -237,6 +237,8 @@ def parse_number(text: str, where: str, *, finite: bool = True, decimal_comma: b
     samreg.errors.InputError: a.csv, line 2: '12,5' is not a number; write it with a decimal point
     """
     number = text.strip().replace(",", ".") if decimal_comma else text.strip()
+    if not number:
+        raise InputError(f"{where}: a cell that is to hold a number is empty; fill it, or remove the row")
     if not _NUMBER.fullmatch(number):
         raise InputError(f"{where}: {text[:40]!r} is not a number; write it with a decimal point")
     value = float(number)

@@ -152,6 +152,7 @@ def test_csv_of_several_subjects(tmp_path):
     ("text", "words"),
     [
         ("name,x,y,z\na,1,2,3\nb,4,5\n", ["line 3", "3 cells", "4 columns", "cut"]),
+        ("name,x,y,z\na,1,2,3\nb,,,\n", ["line 3", "is empty; fill it, or remove the row"]),
         ("name,x,y,z\na,1,2,three\n", ["line 2", "'three' is not a number"]),
         ("name,x,y,z\na,1,2,nan\n", ["line 2", "nan"]),
         ("name,x,y,z\na,inf,2,1\n", ["line 2", "inf"]),
