@@ -198,21 +198,32 @@ def _voxels(path: Path, header: _Header, reader: Any) -> NDArray[Any]:
     array: NDArray[Any]
     if (header.is_raw or header.is_compressed) and len(header.files) == 1:
         require_plausible_size(header.files[0], size, compressed=header.is_compressed)
-    if header.is_raw and len(header.files) == 1 and header.skipped_bytes >= 0:
-        before = header.offset + header.skipped_bytes
-        remark_surplus(log, header.files[0], header.files[0].stat().st_size - before, size)
+    if header.is_raw and header.skipped_bytes >= 0:
+        held = sum(file.stat().st_size - header.offset - header.skipped_bytes for file in header.files)
+        _compare_size(path, header, held, size)
     if not header.is_compressed:
         array = sitk.GetArrayFromImage(reader.Execute())
         return array
     array = np.empty(size // kind.itemsize, dtype=kind.newbyteorder(">" if header.is_big_endian else "<"))
     held = _inflate(header, array.view(np.uint8).data)  # verifies the checksum
     if header.skipped_bytes >= 0:
-        remark_surplus(log, header.files[0], held - header.skipped_bytes, size)
+        _compare_size(path, header, held - header.skipped_bytes, size)
     if held != size or header.skipped_bytes or (components > 1 and not header.components_first):
         array = sitk.GetArrayFromImage(reader.Execute())  # another layout, which ITK may know
         return array
     shape = reader.GetSize()[::-1] + ((components,) if components > 1 else ())
     return array.astype(kind, copy=False).reshape(shape)
+
+
+def _compare_size(path: Path, header: _Header, held: int, size: int) -> None:
+    """Refuse fewer bytes of data than a header claims, which ITK may fill with whatever is in memory; say of more."""
+    if held < size:
+        where = f" in {len(header.files)} files" if len(header.files) > 1 else ""
+        raise InputError(
+            f"cannot read {path}: its header claims {size} bytes of data, it holds {held}{where}; is it complete, and "
+            "does the header name all of its files? Copy or export it again"
+        )
+    remark_surplus(log, header.files[0] if len(header.files) == 1 else path, held, size)
 
 
 def _inflate(header: _Header, target: memoryview) -> int:

@@ -371,3 +371,19 @@ def test_data_at_the_end_of_a_file_may_follow_anything(tmp_path):
     header.write_text(header.read_text().replace("ElementDataFile", "HeaderSize = -1\nElementDataFile"))
     data.write_bytes(bytes(40) + data.read_bytes())
     assert same_as_itk(header).remarks == ()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("naming", ["slice%02d.raw 0 1 1", "LIST\nslice00.raw\nslice01.raw"])
+def test_fewer_files_than_slices_are_no_volume(tmp_path, naming, compressed):
+    """ITK leaves whatever is in memory where slices are missing."""
+    for number, plane in enumerate(VOXELS.astype("<i2")):
+        data = plane.tobytes()
+        (tmp_path / f"slice{number:02d}.raw").write_bytes(zlib.compress(data) if compressed else data)
+    text = METAIMAGE.format(big=False, size=0, data=naming).replace("CompressedDataSize = 0\n", "")
+    path = tmp_path / "scan.mhd"
+    path.write_text(text if compressed else text.replace("CompressedData = True", "CompressedData = False"))
+    with pytest.raises(InputError, match="claims 120 bytes of data, it holds 80 in 2 files; is it complete"):
+        read_image(path)
+    path.write_text(path.read_text().replace("0 1 1", "0 2 1").replace("01.raw\n", "01.raw\nslice02.raw\n"))
+    assert np.array_equal(read_image(path).array, VOXELS)
