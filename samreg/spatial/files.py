@@ -13,6 +13,7 @@ from pathlib import Path
 
 from samreg.errors import InputError, SamregError
 
+_ITK = re.compile(r".*(?:ITK |itk::)ERROR: (?:\w+\(0x[0-9a-f]+\): )?|^\[nrrd\] \w+: ")
 _ROOM = 1 << 20  # bytes: a disk that does not hold as many more is full
 
 _LOCKED: set[Path] = set()  # folders to which this process writes
@@ -243,10 +244,15 @@ def reading(path: str | os.PathLike[str], remedy: str = "is it complete? Copy or
 
 
 def reason(error: Exception) -> str:
-    """Return the gist of an exception in one line, without ITK's source locations."""
+    """Return the gist of an exception in one line, without ITK's source locations.
+
+    Teem, which reads NRRD within ITK, says in its last line what is wrong, and before it where it was.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    itk = [line for line in lines if "ITK ERROR" in line]
-    text = re.sub(r".*ITK ERROR: (\w+\(0x[0-9a-f]+\): )?", "", itk[0]) if itk else " ".join(lines)
+    telling = [line for line in lines if line.startswith("[nrrd]")][-1:] or [
+        line for line in lines if _ITK.search(line)
+    ]
+    text = _ITK.sub("", telling[0]) if telling else " ".join(lines)
     return (text or type(error).__name__)[:300].rstrip(". ")
 
 

@@ -116,6 +116,13 @@ def test_reasons_are_one_line():
         "Exception thrown in X: /tmp/src/itkFile.cxx:49:\nITK ERROR: MetaImageIO(0x55): File cannot be read."
     )
     assert reason(itk) == "File cannot be read"
+    assert reason(RuntimeError("in X: /src/a.cxx:239:\nsitk::ERROR: Unknown PixelType: unknown(0)")).startswith(
+        "Unknown"
+    )
+    nrrd = (
+        'in X: /src/b.cxx:4:\nitk::ERROR: NrrdImageIO(0x5): Error:\n[nrrd] nrrdLoad: trouble\n[nrrd] _parse: no "LPI"'
+    )
+    assert reason(RuntimeError(nrrd)) == 'no "LPI"'
     assert reason(EOFError()) == "EOFError"
     assert reason(ValueError("two\nlines")) == "two lines"
 

@@ -387,3 +387,20 @@ def test_fewer_files_than_slices_are_no_volume(tmp_path, naming, compressed):
         read_image(path)
     path.write_text(path.read_text().replace("0 1 1", "0 2 1").replace("01.raw\n", "01.raw\nslice02.raw\n"))
     assert np.array_equal(read_image(path).array, VOXELS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("posterior-superior", "posterior-inferior", "couldn't parse space .left-posterior-inferior"),
+        ("short", "block", "missing field: block size"),
+    ],
+)
+def test_what_is_wrong_in_a_nrrd_is_said(tmp_path, old, new, said):
+    """ITK says it at the end of many lines, and the first ones alone were shown."""
+    path = tmp_path / "scan.nrrd"
+    text = NRRD.format(endian="little", encoding="raw", more="").replace(old, new)
+    path.write_bytes(text.encode() + VOXELS.astype("<i2").tobytes())
+    with pytest.raises(InputError, match=f"cannot read {path}: .*{said}") as caught:
+        read_image(path)
+    assert ".cxx" not in str(caught.value)
