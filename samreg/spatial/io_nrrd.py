@@ -38,6 +38,10 @@ _ANY_DEFLATE = 47  # zlib's code for a stream with a header of gzip or of zlib
 _READ_BYTES, _INFLATED_BYTES = 1 << 20, 1 << 24  # at a time
 _LINE_BYTES = 1 << 20  # the longest line of a header
 _MAX_DIMENSIONS = 8
+_METAIMAGE_NUMBERS = {  # fields of a number for each dimension, and of a matrix of them
+    **dict.fromkeys(("dimsize", "elementspacing", "elementsize", "offset", "position", "origin"), 1),
+    **dict.fromkeys(("transformmatrix", "rotation", "orientation"), 2),
+}
 _MM = "mm"
 _UNITS_MM = {
     "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "millimetres": 1.0, "cm": 10.0, "m": 1000.0,
@@ -373,6 +377,7 @@ def _metaimage_header(path: Path) -> _Header:
     dimensions = fields.get("ndims", "")
     if not (dimensions.isdecimal() and 0 < int(dimensions) <= _MAX_DIMENSIONS):  # ITK writes beyond its memory
         raise InputError(f"cannot read {path}: no MetaImage header, or a damaged one; its NDims is {dimensions!r}")
+    _require_numbers(path, fields, int(dimensions))
     is_compressed = _is_true(fields.get("compresseddata", ""))
     skip = int(fields.get("headersize", 0))
     unit = fields.get("distanceunits", "?").replace("?", "") or _MM
@@ -387,6 +392,20 @@ def _metaimage_header(path: Path) -> _Header:
         vectors="" if _UNITS_MM.get(unit) == 1 else f"its unit is {unit}",
         unit=unit,
     )
+
+
+def _require_numbers(path: Path, fields: dict[str, str], dimensions: int) -> None:
+    """Refuse fields of a MetaImage that are no numbers: ITK takes 12,5 for 12, nan for 0, or fails without a reason."""
+    for key, power in _METAIMAGE_NUMBERS.items():
+        words, count = fields.get(key, "").split(), dimensions**power
+        try:
+            is_complete = len(words) >= count and all(math.isfinite(float(word)) for word in words[:count])
+        except ValueError:
+            is_complete = False
+        if key in fields and not is_complete:
+            raise InputError(
+                f"{path}: {key} is {fields[key]!r}, not {count} finite numbers; correct its header, with decimal points"
+            )
 
 
 def _is_true(value: str) -> bool:

@@ -404,3 +404,23 @@ def test_what_is_wrong_in_a_nrrd_is_said(tmp_path, old, new, said):
     with pytest.raises(InputError, match=f"cannot read {path}: .*{said}") as caught:
         read_image(path)
     assert ".cxx" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("Offset", "4,5 5,5 6,5"),
+        ("Offset", "nan 5 6"),
+        ("ElementSpacing", "1 2"),
+        ("TransformMatrix", "0 -1 1 0"),
+        ("DimSize", "5 12"),
+    ],
+)
+def test_numbers_of_metaimage_that_are_none_are_named(tmp_path, field, value):
+    """ITK takes 4,5 for 4 and nan for 0, and of other faults says only that the file cannot be read."""
+    path = tmp_path / "scan.mha"
+    lines = METAIMAGE.format(big=False, size=0, data="LOCAL").replace("CompressedDataSize = 0\n", "").splitlines()
+    text = "\n".join(f"{field} = {value}" if line.startswith(field) else line for line in lines) + "\n"
+    path.write_bytes(text.encode() + zlib.compress(VOXELS.astype("<i2").tobytes()))
+    with pytest.raises(InputError, match=rf"scan.mha: {field.lower()} is '{value}', not [39] finite numbers; correct"):
+        read_image(path)
