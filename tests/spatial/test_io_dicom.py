@@ -1185,6 +1185,28 @@ def test_files_that_are_no_dicom_are_left_out_of_a_series(tmp_path, caplog):
     assert "notes.txt" not in caplog.text
 
 
+@pytest.mark.parametrize("suffix", [".dcm", ""])
+@pytest.mark.parametrize("length", [0, 100, 200, 400])
+def test_a_cut_slice_at_the_end_of_a_series_is_said(tmp_path, suffix, length):
+    """Between others it leaves a gap, which is refused; at the end nothing else would tell."""
+    write_series(tmp_path)
+    last = sorted(tmp_path.iterdir())[-1]
+    content = last.read_bytes()
+    last.unlink()
+    last.with_suffix(suffix).write_bytes(content[:length])
+    image = read_image(tmp_path)
+    assert image.array.shape[0] == 5
+    assert [remark for remark in image.remarks if last.stem in remark and "left out; is it complete?" in remark]
+
+
+def test_files_of_other_kinds_among_slices_are_not_spoken_of(tmp_path):
+    write_series(tmp_path)
+    contours = dataset(np.zeros((1, 1), np.uint16), sop=RTStructureSetStorage, Rows=None, Columns=None, PixelData=None)
+    save(contours, tmp_path / "contours.dcm")
+    (tmp_path / ".hidden").write_bytes(b"")
+    assert read_image(tmp_path).remarks == ()
+
+
 @pytest.mark.parametrize("spacing", [0, -1, (1, 2, 3, 4), float("nan")])
 def test_impossible_spacing(tmp_path, spacing):
     with pytest.raises(InputError, match="spacing must be positive"):

@@ -72,7 +72,9 @@ def may_be_dicom(path: Path) -> bool:
 
 
 def read_elements(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
-    """Return some elements at the top level of a DICOM file by keyword; None for those it does not state.
+    """Return some elements of a DICOM file, at its top level or of its meta information, by keyword.
+
+    Those it does not state are None.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def read_elements(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # pydicom's, of values that break a rule of writing and do no harm
         tags: Any = list(keywords)
         dataset = dcmread(path, stop_before_pixels=True, force=may_be_dicom(path), specific_tags=tags)
-        return {keyword: stated(dataset.get(keyword)) for keyword in keywords}
+        return {keyword: stated(dataset.get(keyword, dataset.file_meta.get(keyword))) for keyword in keywords}
 
 
 def stated(value: Any) -> Any:

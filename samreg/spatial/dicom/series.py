@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydicom.uid import UID
 
 from samreg.errors import InputError
 from samreg.spatial.dicom.header import may_be_dicom, read_elements
@@ -24,6 +25,7 @@ from samreg.spatial.remarks import remark
 log = logging.getLogger(__name__)
 
 _MAX_LISTED = 30  # lines of a list in a message
+_PREAMBLE_BYTES = 128
 _MIN_SCATTERED = 5  # series of one slice each that are looked at as one volume
 
 
@@ -74,6 +76,7 @@ def chosen_stack(path: Path, series: str | int | None, spacing: ArrayLike | None
 
 
 _KIN_KEYWORDS = ("StudyInstanceUID", "FrameOfReferenceUID", "Modality")
+_KIND_KEYWORDS = ("SOPClassUID", "MediaStorageSOPClassUID")
 _SERIES_KEYWORDS = ("SeriesInstanceUID", "SeriesDescription", "Rows", *_KIN_KEYWORDS)
 
 
@@ -109,13 +112,17 @@ def _find_series(folder: Path) -> list[_Series]:
     by_uid: dict[str, list[_Series]] = {}
     for path in (path for path in contents if path.is_file()):
         if path.stat().st_size == 0 or not may_be_dicom(path):
-            if path.suffix.lower() == ".dcm":
-                remark(log, "%s: is no DICOM file and is left out", path)
+            if path.suffix.lower() == ".dcm" or _is_cut_preamble(path):
+                remark(log, "%s: is no DICOM file and is left out; is it complete?", path)
             continue
-        elements = read_elements(path, _SERIES_KEYWORDS)
+        elements = read_elements(path, (*_SERIES_KEYWORDS, *_KIND_KEYWORDS))
         if elements["Rows"]:  # others hold no image: reports, contours, directories
             one = _series(elements, [path])
             by_uid.setdefault(one.uids[0], []).append(one)
+        elif _should_hold_image(elements):
+            remark(
+                log, "%s: states no size of its image and is left out; is it complete? Copy or export it again", path
+            )
     if not by_uid:
         names = [path.name for path in contents[:5]]
         raise InputError(
@@ -129,6 +136,17 @@ def _find_series(folder: Path) -> list[_Series]:
         if len(parts) > 1
     ]
     return sorted([*several, *_gathered(single)], key=lambda series: series.uids)
+
+
+def _is_cut_preamble(path: Path) -> bool:
+    """Tell whether a file may be DICOM that ends within the zeros before its first element, as on a full disk."""
+    return not path.name.startswith(".") and path.stat().st_size <= _PREAMBLE_BYTES and not any(path.read_bytes())
+
+
+def _should_hold_image(elements: Mapping[str, Any]) -> bool:
+    """Tell whether a file is of a kind that holds an image, or is cut before it says of which kind it is."""
+    kind = next((elements[keyword] for keyword in _KIND_KEYWORDS if elements[keyword]), None)
+    return kind is None or "Image" in UID(str(kind)).name
 
 
 def _gathered(single: Sequence[_Series]) -> list[_Series]:
