@@ -504,6 +504,14 @@ def own(prefix):
     return lambda k: f"{prefix}.{k + 1}"
 
 
+@pytest.mark.parametrize(("keyword", "name"), [("PatientID", "patient"), ("StudyInstanceUID", "study")])
+def test_slices_of_two_patients_or_studies_are_no_volume(tmp_path, keyword, name):
+    write_series(tmp_path / "two", **{keyword: lambda k: f"1.2.{k // 3}"})
+    refused(tmp_path / "two", "2 stacks of slices", f"1: {name} 1.2.0, 3 slices", f"2: {name} 1.2.1, 3 slices")
+    write_series(tmp_path / "each", **{keyword: lambda k: f"1.2.{k}"})
+    assert any(f"each slice has a {name} of its own" in remark for remark in read_image(tmp_path / "each").remarks)
+
+
 def test_slices_that_have_a_series_each_are_read_as_one_volume_and_it_is_said(tmp_path, caplog):
     folder = write_series(tmp_path / "s", order=[3, 0, 5, 1, 4, 2], SeriesInstanceUID=own("1.2.3.4"))
     image = read_image(folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from samreg.errors import InputError
-from samreg.spatial.dicom.planes import Plane
+from samreg.spatial.dicom.planes import OWNERS, Plane
 from samreg.spatial.dicom.slice_axis import (
     MAX_DISPLACEMENT,
     SAME_AXES,
@@ -75,8 +75,9 @@ def arrange(planes: Sequence[Plane], *, name: str) -> Arrangement:
         raise InputError(f"{name}: {first.label} states no pixel size; give spacing= x, y, z in mm (--pixel-size)")
     _check_units(planes, name)
     remarks = [place.remark for place in (plane.place for plane in planes) if place is not None]
-    if len({plane.frame_of_reference for plane in planes}) > 1:
-        remarks.append("each slice has a frame of reference of its own (anonymised?); they are taken as one")
+    for kind in OWNERS:
+        if len({plane.owner(kind) for plane in planes}) > 1:
+            remarks.append(f"each slice has a {kind} of its own (anonymised?); they are taken as one")
     heights = heights_of(planes)
     order = np.argsort(heights, kind="stable")
     planes, heights = [planes[k] for k in order], heights[order]

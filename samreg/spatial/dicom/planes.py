@@ -47,6 +47,8 @@ _PLACE_DIMENSIONS = ("ImagePositionPatient", "InStackPositionNumber", "SliceLoca
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # and label maps
 _QUANTITATIVE = ("CT", "PT", "RTDOSE")  # their values mean the same however they are to be shown
 
+OWNERS = ("frame of reference", "patient", "study")  # which the slices of a volume share
+
 
 @dataclass(frozen=True, eq=False)
 class Plane:
@@ -105,6 +107,10 @@ class Plane:
     frame_of_reference: str
     distinct_traits: Mapping[str, str] = field(default_factory=dict)
     possible_traits: Mapping[str, str] = field(default_factory=dict)
+
+    def owner(self, kind: str) -> str:
+        """Return which frame of reference, patient or study (``OWNERS``) it is of; empty where that is not stated."""
+        return self.frame_of_reference if kind == OWNERS[0] else self.possible_traits.get(kind, "")
 
 
 def read_planes(path: Path, *, spacing: FloatArray | None = None, distance: float | None = None) -> list[Plane]:

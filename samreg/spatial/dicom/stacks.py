@@ -10,7 +10,7 @@ import numpy as np
 
 from samreg.errors import InputError
 from samreg.spatial.dicom.arrangement import arrange
-from samreg.spatial.dicom.planes import Plane
+from samreg.spatial.dicom.planes import OWNERS, Plane
 from samreg.spatial.dicom.slice_axis import SAME_AXES, SAME_PLACE_MM, heights_of, with_segment_steps
 from samreg.spatial.grid import FloatArray
 
@@ -43,15 +43,17 @@ class Stack:
 def split_stacks(planes: Sequence[Plane]) -> list[Stack]:
     """Return the stacks that the slices of a series form, in the order in which the series shows them.
 
-    Slices of another size, pixel size, orientation, frame of reference or segment never share a stack. Those of another
-    phase, echo or the like do so only where they lie one after the other. Those of another acquisition, time and so on
+    Slices of another size, pixel size, orientation, segment, frame of reference, patient or study never share a stack;
+    of the last three each slice may have its own, as some programs that anonymise write them. Those of another phase,
+    echo or the like do so only where they lie one after the other. Those of another acquisition, time and so on
     are split where they form no regular stack together and do so apart. Slices of which each place has as many, though
     nothing tells them apart, are split by their order.
     """
     planes = with_segment_steps(planes)
     stacks = [Stack(tuple(sorted(planes, key=lambda plane: plane.order)))]
     orientations, pixel_sizes = _clusters(planes, _orientation, SAME_AXES), _clusters(planes, _pixel, _SAME_PIXEL_SIZE)
-    for key in (_placed, _frame_of_reference(planes), _size, _segment, orientations, pixel_sizes):
+    owners = [_owner_key(planes, name) for name in OWNERS]
+    for key in (_placed, *owners, _size, _segment, orientations, pixel_sizes):
         stacks = [part for stack in stacks for part in _split(stack, key)]
     stacks = [part for stack in stacks for part in (_split_traits(stack) if stack.placed else _split_pictures(stack))]
     return sorted(stacks, key=lambda stack: stack.planes[0].order)
@@ -77,10 +79,10 @@ def _placed(plane: Plane) -> tuple[Hashable, str]:
     return plane.place is None, "" if plane.place is not None else "without a place in space"
 
 
-def _frame_of_reference(planes: Sequence[Plane]) -> _Key:
-    uids = {plane.frame_of_reference for plane in planes}
-    careless = len(uids) == len(planes) > 2  # anonymised so that every slice has a frame of reference of its own
-    return lambda plane: ("", "") if careless else _named("frame of reference", plane.frame_of_reference)
+def _owner_key(planes: Sequence[Plane], name: str) -> _Key:
+    values = {plane.owner(name) for plane in planes}
+    careless = len(values) == len(planes) > 2  # anonymised so that every slice has one of its own
+    return lambda plane: ("", "") if careless else _named(name, plane.owner(name))
 
 
 def _size(plane: Plane) -> tuple[Hashable, str]:
