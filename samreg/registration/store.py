@@ -54,7 +54,7 @@ from samreg.spatial.files import (
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image
-from samreg.spatial.io_images import read_image, write_image
+from samreg.spatial.io_images import is_image_path, read_image, write_image
 from samreg.spatial.io_pictures import PICTURES
 from samreg.spatial.io_points import write_points
 from samreg.spatial.io_transforms import read_transform, write_transform, write_transformix
@@ -145,7 +145,8 @@ def _guides_as_plain(guides: tuple[Points, Points]) -> dict[str, Any]:
 
 def describe(image: Image) -> dict[str, Any]:
     """Return where an image is and lies, for ``result.json``."""
-    is_file = bool(image.name) and os.path.exists(image.name)
+    # an image made in memory may bear the name of some other file or folder that is here
+    is_file = bool(image.name) and os.path.exists(image.name) and is_image_path(Path(image.name))
     return {
         "name": path_text(image.name) if is_file else image.name,
         "path": path_text(os.path.abspath(image.name)) if is_file else None,

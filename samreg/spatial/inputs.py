@@ -81,7 +81,7 @@ def _converted(source: Any, name: str) -> Image:
             )  # fmt: skip
         return image
     if module == "nibabel":
-        return from_nibabel(source, name=name)
+        return from_nibabel(source, name=_file_of(source) or name)
     if isinstance(source, Mapping) and "array" in source:
         return _from_mapping(source, name)
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
@@ -93,6 +93,11 @@ def _converted(source: Any, name: str) -> Image:
         f"{name or 'image'}: cannot read a {type(source).__module__}.{type(source).__name__}; give a path, or a "
         "samreg, SimpleITK, ITK, ANTs, nibabel, MONAI or TorchIO image, or a dictionary with array and spacing"
     )
+
+
+def _file_of(image: Any) -> str:
+    """Return the file that an image of nibabel was loaded from; empty where there is none."""
+    return str((image.get_filename() if hasattr(image, "get_filename") else None) or "")
 
 
 def _is_default(image: Image, *, is_ras: bool) -> bool:

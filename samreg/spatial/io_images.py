@@ -173,11 +173,24 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
 
 def holds_dicom(folder: Path) -> bool:
     """Tell whether a path is a folder that holds a DICOM file: others, of labels or maps, may lie beside the images."""
-    if not folder.is_dir() or folder.name.startswith("."):
-        return False
+    return folder.is_dir() and not folder.name.startswith(".") and _has_dicom(folder)
+
+
+def _has_dicom(folder: Path) -> bool:
     from samreg.spatial.dicom.header import may_be_dicom  # loads pydicom, which other formats do without
 
     return any(may_be_dicom(path) for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def is_image_path(path: Path) -> bool:
+    """Tell whether a path is that of a file or folder that :func:`read_image` takes, by its suffix or as DICOM."""
+    if path.is_dir():
+        return _has_dicom(path)
+    if not path.is_file():
+        return False
+    from samreg.spatial.io_dicom import is_dicom  # loads pydicom
+
+    return path.name.lower().endswith((*READABLE, *PAIRS)) or is_dicom(path)
 
 
 def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import samreg
+from samreg import phantoms
 from samreg.cli import app
 from samreg.errors import InputError
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
@@ -415,3 +416,23 @@ def test_odd_values_are_named(call, says) -> None:
     with pytest.raises(InputError, match=says) as refused:
         call(shifted(1))
     assert "  " not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["fixed", "notes.txt"])
+def test_what_bears_the_name_of_an_image_in_memory_is_not_its_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fixed").mkdir()
+    (tmp_path / "fixed" / "result.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("of the scan")
+    image = Image.from_array(np.zeros((2, 3, 4), np.int16), spacing=2, name=name)
+    assert store.describe(image)["path"] is None
+    assert store.describe(image)["name"] == name
+
+
+def test_the_path_of_an_image_that_was_read_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = Image.from_array(np.zeros((2, 3, 4), np.int16), spacing=2)
+    samreg.write_image(image, "scan.nii")
+    phantoms.write_dicom_series(image, tmp_path / ".slices")
+    assert store.describe(samreg.read_image("scan.nii"))["path"] == str(tmp_path / "scan.nii")
+    assert store.describe(samreg.read_image(".slices"))["path"] == str(tmp_path / ".slices")

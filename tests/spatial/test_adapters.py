@@ -119,6 +119,14 @@ def test_our_images_pass_and_paths_are_read(tmp_path):
         assert as_image(path).grid.same_as(image.grid)
 
 
+def test_nibabel_images_are_called_by_their_file_and_others_as_is_said(tmp_path):
+    made = nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.eye(4))
+    assert as_image(made, name="fixed image").name == "fixed image"
+    path = str(tmp_path / "scan.nii")
+    nib.save(made, path)
+    assert as_image(nib.load(path), name="fixed image").name == path
+
+
 def test_a_dictionary_needs_an_array():
     image = as_image({"array": [[1, 2, 3], [4, 5, 6]], "spacing": 2}, name="d")
     assert image.grid.same_as(Grid.make((2, 3), spacing=2))
