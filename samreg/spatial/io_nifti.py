@@ -163,11 +163,24 @@ def _check_header(kind: Any, raw: bytes, path: Path) -> None:
             f"{path}: its voxels are said to begin at byte {int(header['vox_offset'])}, within its header; write "
             f"vox_offset, {header.single_vox_offset} in a file without extensions, into its header"
         )
+    _warn_of_unused_intercept(header, path)
     sizes = np.array(header["pixdim"][1 : 1 + min(3, len(header.get_data_shape()))], dtype=np.float64)
     if not np.isfinite(sizes).all() or (sizes == 0).any():
         raise InputError(f"{path}: voxel size {sizes.tolist()} mm; write the true voxel size into its header")
     if (sizes < 0).any():
         remark(log, "%s: negative voxel size %s mm; its absolute value is used", path, sizes.tolist())
+
+
+def _warn_of_unused_intercept(header: Any, path: Path) -> None:
+    """Warn that an intercept without a slope is not added, which programs do not agree about: CT may lack its -1024."""
+    slope, intercept = (float(header[key]) if key in header else 0.0 for key in ("scl_slope", "scl_inter"))
+    if intercept != 0 and math.isfinite(intercept) and (slope == 0 or not math.isfinite(slope)):
+        remark(
+            log,
+            "%s: its scl_slope is %g, so that its scl_inter, %g, is not added, as the standard has it; ITK, ANTs and "
+            "3D Slicer may add it. Are its values right? Write a scl_slope of 1 into its header if it is to be added",
+            path, slope, intercept,
+        )  # fmt: skip
 
 
 def _warn_of_missing_orientation(image: Any, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 
 import nibabel as nib
 import numpy as np
@@ -231,3 +232,16 @@ def test_more_voxels_than_nifti_1_counts(tmp_path, shape):
     with pytest.raises(InputError, match=r"slide: 40000 voxels along an axis, and NIfTI holds 32767; write \.nrrd"):
         write_image(image, tmp_path / "a.nii.gz")
     assert not (tmp_path / "a.nii.gz").exists()
+
+
+@pytest.mark.parametrize(("slope", "intercept", "said"), [(0, -1024, True), (np.nan, -1024, True), (0, 0, False)])
+def test_an_intercept_without_a_slope_is_said_not_to_be_added(tmp_path, slope, intercept, said):
+    """ITK adds it, and the same CT has air at -2024 there."""
+    path = tmp_path / "scan.nii"
+    nib.save(nib.Nifti1Image(np.full((2, 3, 4), -1000, np.int16), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<ff", content, 112, slope, intercept)
+    path.write_bytes(content)
+    image = read_image(path)
+    assert (image.array == -1000).all()
+    assert bool([remark for remark in image.remarks if "its scl_inter, -1024, is not added" in remark]) is said
