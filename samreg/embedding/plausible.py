@@ -61,6 +61,11 @@ def require_plausible(image: Image, kind: Kind) -> None:
             f"check the spacing (mm){kind.check}"
         )
     if image.array.dtype.kind == "f":  # plane by plane, as a flipped view would be copied whole
-        count = sum(int(plane.size - np.isfinite(plane).sum()) for plane in image.array)
+        with np.errstate(over="ignore"):  # of float64, for which networks have no room
+            planes = (np.isfinite(plane.astype(np.float32, copy=False)) for plane in image.array)
+            count = sum(int(finite.size - finite.sum()) for finite in planes)
         if count:
-            raise InputError(f"{label}: {count} {kind.element}s are NaN or infinite; replace them by {kind.background}")
+            raise InputError(
+                f"{label}: {count} {kind.element}s are NaN, infinite or beyond float32; replace them by "
+                f"{kind.background}"
+            )

@@ -273,9 +273,10 @@ _mask_on = mask_on  # as it was called in samreg 0.1
 
 
 def _windowed(image: Image, window: tuple[float, float] | None) -> Image:
-    array = image.array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = image.array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise InputError(f"{image.label} contains NaN or infinity; replace them")
+        raise InputError(f"{image.label} contains NaN, infinity or numbers beyond float32; replace them")
     low = float(array.min())
     if window is not None:
         low = float(window[0])

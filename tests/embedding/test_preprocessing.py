@@ -59,6 +59,7 @@ PADDED = np.where(np.indices(GOOD.shape)[2] == 0, -2000, GOOD + 1024).astype(np.
     [
         (np.where(GOOD > 350, np.nan, GOOD.astype(np.float32)), 2, "NaN"),
         (np.where(GOOD > 350, np.inf, GOOD.astype(np.float32)), 2, "infinite"),
+        (GOOD * 1e300, 2, "beyond float32"),
         (((GOOD + 1000) // 6).astype(np.uint8), 2, "8-bit"),
         ((GOOD + 1024).astype(np.int16), 2, "rescale"),
         (PADDED, 2, "rescale"),

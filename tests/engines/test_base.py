@@ -115,6 +115,8 @@ def test_bad_images_are_refused(phantom):
     hollow = phantom.fixed.with_array(np.where(phantom.fixed.array > 0, np.nan, 0.0))
     with pytest.raises(InputError, match="NaN"):
         base.prepare(replace(phantom.request(), fixed=hollow), WINDOW)
+    with pytest.raises(InputError, match="beyond float32"):
+        base.prepare(replace(phantom.request(), fixed=phantom.fixed.with_array(phantom.fixed.array * 1e300)), WINDOW)
     with pytest.raises(InputError, match="constant"):
         base.prepare(replace(phantom.request(), fixed=phantom.fixed.with_array(np.zeros(phantom.fixed.shape))), WINDOW)
     far = AffineTransform(np.eye(3), [1e4, 0.0, 0.0])
