@@ -49,6 +49,8 @@ def to_sitk(image: Image) -> Any:
 def from_sitk(image: Any, *, name: str = "") -> Image:
     """Return an Image from a scalar SimpleITK image; a fourth dimension of one frame is dropped.
 
+    A label map (``sitkLabelUInt8`` and the like) becomes the image of its labels, 0 elsewhere.
+
     Raises
     ------
     InputError
@@ -63,6 +65,9 @@ def from_sitk(image: Any, *, name: str = "") -> Image:
     """
     import SimpleITK as sitk
 
+    _require_image(image, "GetNumberOfComponentsPerPixel", name)
+    if image.GetPixelID() in (sitk.sitkLabelUInt8, sitk.sitkLabelUInt16, sitk.sitkLabelUInt32, sitk.sitkLabelUInt64):
+        image = sitk.LabelMapToLabel(image)  # which has no array, and whose components end the process when asked for
     _require_scalar(image.GetNumberOfComponentsPerPixel(), name)
     return image_from_geometry(sitk.GetArrayFromImage(image), *sitk_geometry(image), name=name)
 
@@ -88,6 +93,7 @@ def from_ants(image: Any, *, name: str = "") -> Image:
     InputError
         When the image has several components or frames.
     """
+    _require_image(image, "numpy", name)
     _require_scalar(image.components if getattr(image, "has_components", False) else 1, name)
     return image_from_geometry(
         np.ascontiguousarray(image.numpy().T), image.origin, image.spacing, np.asarray(image.direction), name=name
@@ -120,6 +126,7 @@ def from_itk(image: Any, *, name: str = "") -> Image:
         When the image has several components or frames.
     """
     itk = _import_itk()
+    _require_image(image, "GetNumberOfComponentsPerPixel", name)
     _require_scalar(image.GetNumberOfComponentsPerPixel(), name)
     return image_from_geometry(
         itk.array_from_image(image),
@@ -175,9 +182,9 @@ def from_nibabel(image: Any, *, name: str = "") -> Image:
     """
     import nibabel as nib
 
-    name = name or (image.get_filename() or "")
     if not isinstance(image, nib.spatialimages.SpatialImage):
         raise InputError(f"{name or 'image'}: a {type(image).__name__} is no volume of voxels; give one")
+    name = name or (image.get_filename() or "")
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -249,6 +256,8 @@ def nifti_to_lps(image: Any, name: str = "") -> FloatArray:
     InputError
         When the affine is not finite or singular.
     """
+    if image.affine is None:
+        raise InputError(f"{name or 'image'}: was made without an affine, which says where its voxels lie; give it one")
     affine = _require_affine(np.array(image.affine, dtype=float), name)
     if hasattr(image.header, "get_qform"):  # NIfTI
         _warn_of_other_geometries(image, name or "image")
@@ -424,6 +433,13 @@ def sitk_geometry(image: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
     origin = np.asarray(image.GetOrigin(), dtype=np.float64)
     direction = np.asarray(image.GetDirection(), dtype=np.float64).reshape(len(origin), len(origin))
     return origin, np.asarray(image.GetSpacing(), dtype=np.float64), direction
+
+
+def _require_image(image: Any, attribute: str, name: str) -> None:
+    """Refuse what another package has beside images, by an attribute that its images alone have."""
+    if not hasattr(image, attribute):
+        package = type(image).__module__.split(".")[0]
+        raise InputError(f"{name or 'image'}: a {type(image).__name__} of {package} is no image; give an image")
 
 
 def _require_scalar(components: int, name: str) -> None:

@@ -119,6 +119,33 @@ def test_our_images_pass_and_paths_are_read(tmp_path):
         assert as_image(path).grid.same_as(image.grid)
 
 
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_label_maps_of_simpleitk_are_images_of_labels(bits):
+    """They have no array, and asking for their components ends the process."""
+    labels = sitk.GetImageFromArray(np.arange(24).reshape(2, 3, 4).astype(f"u{bits // 8}") % 5)
+    labels.SetSpacing((1, 2, 3))
+    image = as_image(sitk.LabelImageToLabelMap(labels))
+    assert np.array_equal(image.array, sitk.GetArrayFromImage(labels))
+    assert image.grid.same_as(as_image(labels).grid)
+
+
+@pytest.mark.parametrize("source", [sitk.AffineTransform(3), sitk.ImageFileReader(), nib.Nifti1Header()])
+def test_what_is_no_image_of_another_package_is_named(source):
+    with pytest.raises(InputError, match=f"fixed image: a {type(source).__name__} .*is no (image|volume)"):
+        as_image(source, name="fixed image")
+
+
+def test_a_transform_of_ants_is_no_image():
+    ants = pytest.importorskip("ants")
+    with pytest.raises(InputError, match="a ANTsTransform of ants is no image"):
+        as_image(ants.create_ants_transform(dimension=3))
+
+
+def test_a_nibabel_image_without_an_affine_is_refused():
+    with pytest.raises(InputError, match="fixed image: was made without an affine"):
+        as_image(nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), None), name="fixed image")
+
+
 def test_nibabel_images_are_called_by_their_file_and_others_as_is_said(tmp_path):
     made = nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.eye(4))
     assert as_image(made, name="fixed image").name == "fixed image"
