@@ -414,6 +414,14 @@ def test_values_of_two_kinds_are_refused(tmp_path):
     refused(write_series(tmp_path / "zero", slope=1, RescaleSlope=1, RescaleType="HU", order=[0]).parent / "x")
 
 
+def test_pet_of_two_units_is_refused(tmp_path):
+    pet = {"Modality": "PT", "RescaleType": None, "intercept": 0.0, "values": hu() + 300}
+    write_series(tmp_path / "one", Units="BQML", **pet)
+    assert read_image(tmp_path / "one").array.max() == 534
+    write_series(tmp_path / "two", Units=lambda k: "BQML" if k < 3 else "CNTS", **pet)
+    refused(tmp_path / "two", "of different kinds: BQML", "CNTS")
+
+
 def test_a_slope_of_zero_is_refused(tmp_path):
     item = dataset(np.zeros((4, 5), np.int16), RescaleSlope=0, RescaleIntercept=-1024, **axial(0))
     refused(save(item, tmp_path / "a.dcm"), "rescale slope", "is 0")

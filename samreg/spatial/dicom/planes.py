@@ -197,7 +197,7 @@ def _rescale(header: Header, frame: int) -> Rescale:
         count, start, _ = (int(value) for value in header.dataset.ModalityLUTSequence[0].LUTDescriptor)
         table = apply_modality_lut(np.arange(start, start + (count or 2**16)), header.dataset)
         return Rescale(table=np.asarray(table, dtype=np.int64), table_start=start, stated=True)
-    units = str(header.value("RescaleType", frame) or "")
+    units = str(header.value("RescaleType", frame) or header.top("Units") or "")  # PET has Units
     slope, intercept = header.value("RescaleSlope", frame), header.value("RescaleIntercept", frame)
     if slope is None and intercept is None:
         if header.top("SOPClassUID") == ParametricMapStorage:
