@@ -1,4 +1,4 @@
-"""Modules that have moved: their old names still import, with a DeprecationWarning, until version 0.3."""
+"""Modules and names that have moved: the old ones still import, with a DeprecationWarning, until version 0.3."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ MOVED = {
     "samreg.tracking.errors": "samreg.tracking.accuracy",
     "samreg.training.detector": "samreg.training.landmarks",
 }
+
+#: Names that left a module which is still there.
+MOVED_NAMES = {
+    "samreg.spatial.transforms": dict.fromkeys(
+        ("DisplacementField", "InverseField", "invert", "jacobian_determinant", "sample_displacement", "tapered"),
+        "samreg.spatial.displacement",
+    ),
+}
+
+
+def moved_name(module: str, name: str) -> object:
+    """Return what a module's ``__getattr__`` is asked for, from where it is now; older pickles hold such names."""
+    target = MOVED_NAMES[module].get(name)
+    if target is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(f"{module}.{name} is now {target}.{name}", DeprecationWarning, stacklevel=3)
+    return getattr(importlib.import_module(target), name)
 
 
 class _Loader(importlib.abc.Loader):

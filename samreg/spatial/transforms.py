@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -351,3 +351,11 @@ def inverse_residual(forward: Transform, inverse: Transform, points: ArrayLike) 
     return InverseResidual(
         float(distance.mean()), float(np.percentile(distance, 95)), float(distance.max()), len(points)
     )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from samreg._moved import moved_name
+
+        return moved_name(__name__, name)
