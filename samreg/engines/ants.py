@@ -87,7 +87,7 @@ class AntsEngine(Engine):
 
     def register(self, request: Request) -> EngineResult:
         """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
-        version = engine_version(self.name)
+        version = engine_version(AntsEngine.name)
         self.check(request)
         settings = make_options(AntsOptions, request.options)
         pair = prepare(request, settings.window)

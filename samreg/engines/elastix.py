@@ -96,7 +96,7 @@ class ElastixEngine(Engine):
 
     def register(self, request: Request) -> EngineResult:
         """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
-        version = engine_version(self.name)
+        version = engine_version(ElastixEngine.name)
         self.check(request)
         log = ""
         if request.start is None and request.transform == "deformable":

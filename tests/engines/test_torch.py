@@ -9,7 +9,7 @@ import torch
 from samreg.embedding import Embedding
 from samreg.engines import Request, get_engine
 from samreg.engines.base import make_options
-from samreg.engines.torch_engine import TorchOptions, deformable
+from samreg.engines.torch_engine import TorchEngine, TorchOptions, deformable
 from samreg.engines.torch_engine.discrete import convex_search
 from samreg.engines.torch_engine.similarity import local_correlation, mean
 from samreg.engines.torch_engine.velocity import continued, exponential, jacobian, roughness, unfolded
@@ -55,6 +55,16 @@ def test_zero_iterations_return_the_start(engine, phantom, transform, request):
     result = engine.register(phantom.request(start=start, transform=transform, options=none))
     wanted = start.transform_points(phantom.points)
     assert np.abs(result.transform.transform_points(phantom.points) - wanted).max() < 1e-3
+
+
+def test_an_engine_made_of_it_may_have_a_name_of_its_own(phantom, affine_start):
+    """It was looked up as a package: KeyError."""
+
+    class Own(TorchEngine):
+        name = "own"
+
+    result = Own().register(phantom.request(start=affine_start, transform="affine", options={"affine_iterations": 0}))
+    assert result.version.startswith("torch ")
 
 
 def test_a_start_that_shows_too_little_is_refused(engine, phantom):

@@ -70,7 +70,7 @@ class TorchEngine(Engine):
                 transform = self._affine(request, report)
             if request.transform == "deformable":
                 transform = self._deformable(replace(request, start=transform), report)
-        return EngineResult(transform, report.text, engine_version(self.name))
+        return EngineResult(transform, report.text, engine_version(TorchEngine.name))
 
     def _affine(self, request: Request, report: _Log) -> Transform:
         """Return the rigid or affine transform, the start included."""
