@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError
+from samreg.errors import InputError, require_number
 from samreg.spatial.adapters import to_sitk
 from samreg.spatial.files import atomic_path, itk_path, reading, reason, require_file
 from samreg.spatial.image import Image
@@ -57,14 +57,28 @@ class Segment:
     colour: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.value <= _MAX_LABEL:
-            raise InputError(f"segment {self.name!r}: its value must be between 1 and {_MAX_LABEL}, got {self.value}")
-        if not self.name.strip() or len(self.name.splitlines()) != 1:
+        value = require_number(
+            f"the value of segment {self.name!r}", self.value, minimum=1, maximum=_MAX_LABEL, integer=True
+        )
+        if not isinstance(self.name, str) or not self.name.strip() or len(self.name.splitlines()) != 1:
             raise InputError(f"label {self.value}: its name must be one line of text, got {self.name!r}")
-        colour = _default_colour(self.value) if self.colour is None else tuple(float(part) for part in self.colour)
-        if len(colour) != 3 or not all(0 <= part <= 1 for part in colour):
-            raise InputError(f"segment {self.name!r}: a colour is three numbers from 0 to 1, got {self.colour}")
-        object.__setattr__(self, "colour", colour)
+        object.__setattr__(self, "value", value)
+        object.__setattr__(
+            self, "colour", _default_colour(value) if self.colour is None else _colour(self.colour, self.name)
+        )
+
+
+def _colour(value: object, name: str) -> tuple[float, ...]:
+    """Return a colour as three numbers."""
+    try:
+        colour = tuple(float(part) for part in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        colour = ()
+    if isinstance(value, str) or len(colour) != 3 or not all(0 <= part <= 1 for part in colour):
+        raise InputError(
+            f"segment {name!r}: a colour is red, green and blue from 0 to 1, such as (1, 0, 0), got {value!r}"
+        )
+    return colour
 
 
 def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: Iterable[Segment] = ()) -> None:

@@ -86,7 +86,9 @@ def test_what_holds_no_labels_is_refused(tmp_path, array, word):
 
 
 def test_bad_segments_and_files_are_refused(tmp_path):
-    for wrong in ((0, "zero"), (1, " "), (1, "two\nlines"), (1, "red", (255, 0, 0)), (1, "grey", (0.5, 0.5))):
+    values = (0, "zero"), ("1", "text"), (1, " "), (1, 7), (1, "two\nlines")
+    colours = (1, "red", (255, 0, 0)), (1, "grey", (0.5, 0.5)), (1, "red", "#ff0000"), (1, "red", "101"), (1, "red", 7)
+    for wrong in (*values, *colours):
         with pytest.raises(InputError):
             Segment(*wrong)
     with pytest.raises(InputError, match=r"name a segmentation \.seg\.nrrd"):
