@@ -13,7 +13,8 @@ from pathlib import Path
 
 from samreg.errors import InputError, SamregError
 
-_ITK = re.compile(r".*(?:ITK |itk::)ERROR: (?:\w+\(0x[0-9a-f]+\): )?|^\[nrrd\] \w+: ")
+_ITK = re.compile(r".*(?:ITK |itk::)ERROR: (?:\w+\(0x[0-9a-f]+\): )?")
+_TEEM = re.compile(r"^\[nrrd\] \w+: ")
 _ROOM = 1 << 20  # bytes: a disk that does not hold as many more is full
 
 _LOCKED: set[Path] = set()  # folders to which this process writes
@@ -249,10 +250,8 @@ def reason(error: Exception) -> str:
     Teem, which reads NRRD within ITK, says in its last line what is wrong, and before it where it was.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith("[nrrd]")][-1:] or [
-        line for line in lines if _ITK.search(line)
-    ]
-    text = _ITK.sub("", telling[0]) if telling else " ".join(lines)
+    itk, teem = ([line for line in lines if pattern.search(line)] for pattern in (_ITK, _TEEM))
+    text = _TEEM.sub("", teem[-1]) if teem else _ITK.sub("", itk[0]) if itk else " ".join(lines)
     return (text or type(error).__name__)[:300].rstrip(". ")
 
 
