@@ -130,7 +130,8 @@ class _Evaluation:
     matrices
         For each axis (z,) y, x the matrix (voxels, knots) from coefficients to values.
     windows
-        For each axis (voxels,), 1 inside and falling to 0 at the border, as :func:`samreg.spatial.tapered` does.
+        For each axis (voxels,), 1 inside and falling to 0 at the border, as in
+        :func:`samreg.spatial.displacement.tapered`.
     """
 
     grid: Grid

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-import samreg.embedding as embedding_room
+import samreg.embedding as embedding_package
 from samreg.embedding import (
     Embedding,
     MindModel,
@@ -250,7 +250,7 @@ def test_cache(image, tmp_path, caplog):
 def test_names(sam):
     assert load_model("mind").name == "mind"
     assert load_model(sam) is sam
-    assert {"mind", "sam-random", embedding_room.DEFAULT_MODEL} <= set(available_models())
+    assert {"mind", "sam-random", embedding_package.DEFAULT_MODEL} <= set(available_models())
     with pytest.raises(InputError, match=r"choose .*mind"):
         load_model("resnet")
     with pytest.raises(InputError, match="not found"):
@@ -287,10 +287,10 @@ def test_model_by_address(tmp_path, sam, monkeypatch):
     assert load_model(path, sha256=good.upper()).name == "served"
 
 
-def test_importing_the_room_does_not_import_torch():
+def test_importing_the_package_does_not_import_torch():
     code = "import sys, samreg.embedding; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert not hasattr(embedding_room, "nothing")
+    assert not hasattr(embedding_package, "nothing")
 
 
 def test_the_fingerprint_follows_what_no_weight_shows():
