@@ -189,8 +189,8 @@ class LesionTracks:
         """Return the lesions as a label map on the follow-up's grid; None when no extent is known.
 
         A lesion keeps its label, where all are named by their labels, as those of a label map are; else label i is
-        lesion i, counted from 1. Drawn is what was measured in the follow-up, else what was drawn in the baseline,
-        carried over by the transform.
+        lesion i, counted from 1. Drawn is the extent that was measured in the follow-up, else the one measured or
+        drawn in the baseline, carried over by the transform.
 
         Examples
         --------

@@ -234,7 +234,7 @@ def gone_note(lesion: TrackedLesion) -> str:
     """Return what the user should know of a lesion that is gone."""
     return (
         f"lesion {lesion.name} has gone, or shrunk to very little ({lesion.why}): its position is that of its "
-        "surroundings, and its label in the follow-up what was drawn in the baseline"
+        "surroundings, and its label in the follow-up is its extent in the baseline, carried over"
     )
 
 

@@ -82,7 +82,8 @@ def test_a_lesion_that_left_lung_alone_is_said_to_have_gone(later_mm, in_view, g
     assert lesion.before is not None
     assert lesion.gone == gone
     if gone:
-        assert re.search(r"lesion 1 has gone.*follow-up: no soft tissue within 4 mm.*-850 HU", gone_note(lesion))
+        note = gone_note(lesion)
+        assert re.search(r"lesion 1 has gone.*follow-up: no soft tissue within 4 mm.*-850 HU.*extent in the base", note)
     assert ("has gone" in _remarks(lesion)) == gone
 
 
