@@ -1,7 +1,7 @@
 """The ``samreg`` command: one thin module per command on the public API.
 
 Exit codes: 0 done; 1 the images could not be registered, and the reason is printed; 2 the call is at fault;
-3 an engine or samreg failed; 130 interrupted, with nothing half-written.
+3 an engine or samreg failed, or what was to be printed on stdout is lost; 130 interrupted, with nothing half-written.
 """
 
 from __future__ import annotations
