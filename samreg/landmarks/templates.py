@@ -336,9 +336,11 @@ def match_set(
     if not names or len(set(names)) < len(names):
         raise InputError(f"templates must be at least one, each with a name of its own; got {names}")
     image = read(target, "target")
+    network = model
     if isinstance(image, Image):
-        _require_templates_of(model_for(model, image).identity, known, image.label)
-    destination = embedded(image, model, device, "target", report)
+        network = model_for(model, image)  # once: a checkpoint may be large
+        _require_templates_of(network.identity, known, image.label)
+    destination = embedded(image, network, device, "target", report)
     answers, fits = {}, {}
     for one in known:
         report(f"matching the template {one.name}")
@@ -349,7 +351,6 @@ def match_set(
     notes: tuple[str, ...] = ()
     if isinstance(image, Image):
         notes = (*image.remarks, *(default_notes(image) if model is None else ()))
-        network = model_for(model, image)
         notes += _mirrored(known, answers, fits, image, destination, network, device)
     found = _combined(answers, features(destination).scale)
     return replace(found, notes=(*notes, *found.notes))
