@@ -1,4 +1,4 @@
-"""Reading and writing images: the door to one module for each family of formats.
+"""Reading and writing images, by one module for each family of formats.
 
 ``io_nifti`` reads NIfTI, Analyze and MGH, ``io_nrrd`` NRRD and MetaImage, ``io_pictures`` 2D pictures, ``io_dicom``
 DICOM.

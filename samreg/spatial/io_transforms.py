@@ -1,4 +1,4 @@
-"""Reading and writing transforms: the door to one module for each family of formats, and to other packages.
+"""Reading and writing transforms, by one module for each family of formats, and taking those of other packages.
 
 ``io_itk_transforms`` holds ITK's .h5, .tfm and .mat, ``io_fields`` displacement fields in NIfTI and Learn2Reg's .npz,
 ``io_nrrd`` those in NRRD and MetaImage, ``io_transformix`` elastix's parameter files, ``io_dicom_objects`` DICOM's

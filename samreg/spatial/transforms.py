@@ -244,7 +244,7 @@ class CompositeTransform(Transform):
         return points
 
     def inverse(self) -> Transform:
-        """Return the inverses of the transforms, composed the other way round; errors as of theirs."""
+        """Return the inverses of the transforms, composed the other way round; raise what these raise."""
         return compose(*(part.inverse() for part in reversed(components(self))))
 
 

@@ -123,6 +123,7 @@ def test_reasons_are_one_line():
         'in X: /src/b.cxx:4:\nitk::ERROR: NrrdImageIO(0x5): Error:\n[nrrd] nrrdLoad: trouble\n[nrrd] _parse: no "LPI"'
     )
     assert reason(RuntimeError(nrrd)) == 'no "LPI"'
+    assert reason(RuntimeError("X:\nitk::ERROR: NrrdImageIO(0x5): No data.\n[nrrd] _parse:")) == "No data"
     assert reason(EOFError()) == "EOFError"
     assert reason(ValueError("two\nlines")) == "two lines"
 
