@@ -91,7 +91,7 @@ def save(
         Made when missing; an earlier result in it is removed. A file that lies where no result was, and whose name
         the result needs, is refused.
     formats
-        Of :data:`SAVE_FORMATS`.
+        Of :data:`samreg.registration.result_folder.SAVE_FORMATS`.
     picture
         Draws a result of volumes into a PNG file.
     field_grid

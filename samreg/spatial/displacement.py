@@ -229,8 +229,8 @@ def invert(transform: Transform, *, tolerance: float = 0.02, iterations: int = 4
 
     A field's inverse v fulfils v(y) = -u(y + v(y)) and is solved at every voxel by a fixed-point iteration
     (Chen et al., A simple fixed-point approach to invert a deformation field, Med. Phys. 2008) that is damped
-    where it does not converge. Measure the result with :func:`inverse_residual`; where a field folds, no
-    inverse exists and the residual says so. A field whose border moves is continued by its slope there, so that its
+    where it does not converge. Measure the result with :func:`~samreg.spatial.inverse_residual`; where a field folds,
+    no inverse exists and the residual says so. A field whose border moves is continued by its slope there, so that its
     inverse can be interpolated up to where the border goes; beyond, it is zero as the field is outside its grid.
 
     Parameters
