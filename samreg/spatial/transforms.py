@@ -353,7 +353,7 @@ def inverse_residual(forward: Transform, inverse: Transform, points: ArrayLike) 
     )
 
 
-if not TYPE_CHECKING:
+if not TYPE_CHECKING:  # which would let any name pass
 
     def __getattr__(name: str) -> object:
         from samreg._moved import moved_name
