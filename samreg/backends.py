@@ -107,7 +107,7 @@ def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R
     """
     import joblib
 
-    parent = os.getpid(), os.getcwd()
+    parent = this_process()
     tasks = (joblib.delayed(_beside)(*parent, work, item) for item in items)
     try:
         yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator")(tasks)
@@ -121,6 +121,20 @@ def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R
 def _beside(parent: int, folder: str, work: Callable[[T], R], item: T) -> R:
     follow(parent, folder)
     return work(item)
+
+
+def this_process() -> tuple[int, str]:
+    """Return what a worker process needs to :func:`follow` this one.
+
+    Raises
+    ------
+    InputError
+        When the working folder was removed.
+    """
+    try:
+        return os.getpid(), os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working folder no longer exists; change to one that does (cd, os.chdir)") from None
 
 
 def follow(parent: int, folder: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from samreg.backends import each
-from samreg.errors import SamregError
+from samreg.errors import InputError, SamregError
 
 
 def end_process(_: object) -> None:
@@ -29,6 +29,15 @@ def test_processes_work_in_the_folder_of_each_call(tmp_path: Path, monkeypatch: 
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         assert list(each(os.path.abspath, ["scan"] * 4, jobs=2)) == [str(tmp_path / name / "scan")] * 4
+
+
+def test_a_working_folder_that_was_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(InputError, match="the working folder no longer exists; change to one"):
+        list(each(abs, [1], jobs=2))
 
 
 def test_processes_end_with_a_run_that_is_killed(tmp_path: Path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from samreg.backends import duration_text, follow, workers
+from samreg.backends import duration_text, follow, this_process, workers
 from samreg.device import MAX_THREADS, available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
 from samreg.errors import InputError, require_choice, require_number, require_progress
@@ -169,7 +169,7 @@ def register_many(
             threads=require_number("threads", threads, minimum=1, maximum=MAX_THREADS, integer=True),
             devices=devices,
             slots=str(slots),
-            parent=(os.getpid(), os.getcwd()) if backend == "local" else None,
+            parent=this_process() if backend == "local" else None,
         )
         for pair in pairs:
             forget_unfinished(run.out / pair.name)
