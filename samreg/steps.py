@@ -90,7 +90,8 @@ def run_step(
 
     Alike are the same inputs, the same version of samreg, and the same versions of the packages that do the work. The
     work writes into a folder beside, which takes its place when all is there, with ``done.json``: the inputs, the
-    versions and the seconds. Whenever the process is killed, ``folder`` is whole, or absent until the next run.
+    versions and the seconds. Whenever the process is killed, ``folder`` is whole, or absent until the next run. Where
+    the work fails, what an earlier run made of other inputs stays, and the reason says so.
 
     Parameters
     ----------
@@ -150,6 +151,8 @@ def run_step(
                 f"{'make room' if full else 'check the permissions'}, then run the same command again"
             ) from error
         reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
+        if recorded(folder) is not None:  # whoever looks into the folder would take it for this run's
+            reason += f" ({folder.name} still holds the result of an earlier run)"
         return Outcome(folder.name, "failed", time.perf_counter() - start, reason)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

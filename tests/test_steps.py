@@ -85,13 +85,13 @@ def test_a_failed_step_is_an_outcome_and_leaves_what_was_there(tmp_path):
     run_step(tmp_path / "step", write, inputs={"seed": 0})
     outcome = run_step(tmp_path / "step", fail, inputs={"seed": 1})
     assert not outcome
-    assert outcome.reason == "the image is cut"
+    assert outcome.reason == "the image is cut (step still holds the result of an earlier run)"
     assert recorded(tmp_path / "step")["inputs"]["seed"] == 0
 
     def raise_as_libraries_do(folder: Path) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    assert run_step(tmp_path / "step", raise_as_libraries_do, inputs={}).reason == "RuntimeError: CUDA out of memory"
+    assert run_step(tmp_path / "new", raise_as_libraries_do, inputs={}).reason == "RuntimeError: CUDA out of memory"
     missing = run_step(tmp_path / "other", write, files=[tmp_path / "none"], inputs={})
     assert "none" in missing.reason
     assert [p.name for p in tmp_path.iterdir()] == ["step"]
