@@ -7,10 +7,12 @@ engine, or the kernel's out-of-memory killer, takes nothing else down.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,8 @@ class Job:
         Hash of all that the result depends on.
     record
         The file for the result; it exists once the job is done.
+    folder
+        From which relative paths of ``data`` and ``method`` count: other processes work elsewhere.
     """
 
     data: str
@@ -54,6 +58,7 @@ class Job:
     seed: int
     key: str
     record: str
+    folder: str
 
 
 def read_record(path: str) -> dict[str, Any] | None:
@@ -173,6 +178,8 @@ def _peak_memory(worker: int) -> float | None:
 def _main() -> None:
     job = Job(**json.loads(sys.stdin.readline()))
     die_with_parent()
+    with suppress(OSError):  # a cluster's worker may lack it, and needs it for relative paths alone
+        os.chdir(job.folder)
     run(job)
 
 

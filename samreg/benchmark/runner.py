@@ -94,7 +94,7 @@ def plan(
             key = digest([_RECORD_VERSION, cases, fingerprint, threads, seed])
             file = f"{_file_name(fixed)}--{_file_name(moving)}--{key[:12]}.json"
             record = out.absolute() / "records" / _file_name(data.name) / _file_name(name) / file
-            jobs.append(Job(data.spec, name, fixed, moving, threads, seed, key, str(record)))
+            jobs.append(Job(data.spec, name, fixed, moving, threads, seed, key, str(record), os.getcwd()))
     return jobs
 
 

@@ -132,6 +132,15 @@ def test_a_run_that_is_killed_loses_nothing_that_was_done(folder, methods, tmp_p
     assert calls(methods).total() == 2
 
 
+def test_relative_paths_count_from_where_the_run_was_planned(folder, methods, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "worker"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    (job,) = jobs(os.path.relpath(folder), os.path.relpath(methods), tmp_path, "right", pairs=1)
+    monkeypatch.chdir(elsewhere)
+    assert execute(job)["ok"]
+
+
 def test_the_numbers_of_a_pair_are_the_same_when_rerun(folder, methods, tmp_path):
     hashes = {f"images/{name}.nii.gz": sha256(folder / "images" / f"{name}.nii.gz") for name in "AB"}
     files = {name: {"sha256": value, "pictures": True} for name, value in hashes.items()}
