@@ -47,6 +47,7 @@ _COLUMNS = (
 )
 
 _MOST_RESHAPED = 40  # volumes of some 40 MB each
+_MOST_NAMED = 3  # volumes, in a message
 _MOST_SKIPPED = 5  # steps in a row without a finite gradient
 # settings that may change when a run goes on
 _FREE = {"output", "steps", "threads", "device", "save_every", "validate_every", "tensorboard"}
@@ -94,6 +95,7 @@ def _trained(config: TrainingConfig) -> Path:
 def _trained_in(output: Path, config: TrainingConfig, rank: int, world: int, device: torch.device) -> Path:
     """Train in the output folder, as one of the processes."""
     pools = _pools(config, device)
+    settings = {**_settings(config), "volumes": sorted(pair.fixed.name for pair in pools[0][0])}
 
     torch.manual_seed(config.seed)
     network = CompactNetwork(**config.network)
@@ -103,7 +105,7 @@ def _trained_in(output: Path, config: TrainingConfig, rank: int, world: int, dev
     network = on_device(network, device, config.ndim).train()
     average = AveragedModel(network, avg_fn=_moving_average(config.ema)).requires_grad_(False)
     optimizers = optimizers_for(network, config)
-    step = _resume(output / "last.pt", network, average, optimizers, device, config)
+    step = _resume(output / "last.pt", network, average, optimizers, device, settings)
     if rank == 0:
         _cut_log(output / "log.csv", step)
 
@@ -136,7 +138,7 @@ def _trained_in(output: Path, config: TrainingConfig, rank: int, world: int, dev
                 learning_rate=rate, pairs=kind, seconds=time.perf_counter() - began,
             )  # fmt: skip
             if rank == 0 and (step % config.save_every == 0 or step == config.steps):
-                _save(output, step, network, average, optimizers, config)
+                _save(output, step, network, average, optimizers, config, settings)
                 told = step, config.steps, float(results["loss"].detach()), time.perf_counter() - began
                 logger.info("step %d of %d: loss %.3f, %.2f s a step", *told)
             if rank == 0 and config.validate_every and step % config.validate_every == 0:
@@ -222,13 +224,19 @@ def _network(average: AveragedModel) -> CompactNetwork:
 
 
 def _save(
-    output: Path, step: int, network: nn.Module, average: AveragedModel, optimizers: Optimizers, config: TrainingConfig
+    output: Path,
+    step: int,
+    network: nn.Module,
+    average: AveragedModel,
+    optimizers: Optimizers,
+    config: TrainingConfig,
+    settings: dict[str, Any],
 ) -> None:
     # last.pt comes last: a run that it says is finished has its weights
     export(_network(average), output / "weights.safetensors", name=output.name, config=config)
     state = {
         "step": step,
-        "settings": _settings(config),
+        "settings": settings,
         "network": network.state_dict(),
         "average": average.state_dict(),
         "optimizers": optimizers.state_dict(),
@@ -270,17 +278,17 @@ def _resume(
     average: nn.Module,
     optimizers: Optimizers,
     device: torch.device,
-    config: TrainingConfig,
+    settings: dict[str, Any],
 ) -> int:
-    """Load an earlier state, if there is one; returns its step."""
+    """Load an earlier state, if there is one that had the same settings and volumes; returns its step."""
     if not path.is_file():
         return 0
     remedy = "give another output folder, or take back the change"
     with reading(path, remedy):
         state = torch.load(path, map_location=device, weights_only=True)
-        now, then = _settings(config), state.get("settings", {})  # older states hold none
-        if changed := [key for key in then if key in now and then[key] != now[key]]:
-            told = "; ".join(f"{key} was {then[key]!r}, is {now[key]!r}" for key in changed)
+        then = state.get("settings", {})  # older states hold none
+        if changed := [key for key in then if key in settings and then[key] != settings[key]]:
+            told = "; ".join(_change(key, then[key], settings[key]) for key in changed)
             raise InputError(f"{path}: an earlier run had other settings ({told}); {remedy}")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
@@ -288,6 +296,13 @@ def _resume(
         optimizers.load_state_dict(state["optimizers"] if "optimizers" in state else [state["optimizer"]])
     logger.info("resuming from step %d of %s", state["step"], path)
     return int(state["step"])
+
+
+def _change(key: str, then: Any, now: Any) -> str:
+    if key != "volumes":
+        return f"{key} was {then!r}, is {now!r}"
+    gone, new = (sorted({*a} - {*b})[:_MOST_NAMED] for a, b in ((then, now), (now, then)))
+    return f"{len(then)} volumes were read, now {len(now)}; gone: {', '.join(gone)}; new: {', '.join(new)}"
 
 
 def _cut_log(path: Path, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,7 +139,8 @@ def test_a_run_has_an_output_folder_to_itself(tmp_path):
 
 
 def test_a_run_goes_on_only_with_its_own_settings(config, tmp_path, monkeypatch):
-    config = replace(config, steps=2, save_every=1)
+    images = Path(shutil.copytree(config.images, tmp_path / "images"))
+    config = replace(config, steps=2, save_every=1, images=str(images))
     state, log = tmp_path / "tiny" / "last.pt", tmp_path / "tiny" / "log.csv"
     with monkeypatch.context() as patch:
         patch.setattr("torch.save", _Stop(1))
@@ -153,6 +155,10 @@ def test_a_run_goes_on_only_with_its_own_settings(config, tmp_path, monkeypatch)
         train(replace(config, learning_rate=0.1))
     with pytest.raises(InputError, match=r"views\.rotation was 8"):
         train(replace(config, views=replace(config.views, rotation=9)))
+    (images / "body1.nii.gz").rename(images / "body7.nii.gz")
+    with pytest.raises(InputError, match=r"2 volumes were read, now 2; gone: body1; new: body7.*another output"):
+        train(config)
+    (images / "body7.nii.gz").rename(images / "body1.nii.gz")
     train(replace(config, steps=3, threads=1, save_every=3))
     assert len(read_log(log)) == 3
 
