@@ -100,11 +100,8 @@ def read_registration_pairs(path: str | os.PathLike[str]) -> tuple[RegistrationP
     >>> [(pair.name, pair.moving.name, pair.fixed_mask is None) for pair in read_registration_pairs(path)]
     [('pair-001', 'b.nii.gz', True), ('pair-002', 'a.nii.gz', False)]
     """
-    table = read_table(path, "list of pairs", needed=_IMAGES)
     columns = [field.name for field in fields(RegistrationPair)]
-    if unknown := [name for name in table.header if name not in columns]:
-        nameless = "; pandas leaves the first one out by to_csv(index=False)" if "" in unknown else ""
-        raise InputError(f"{table.path}: unknown columns {unknown}; choose from {', '.join(columns)}{nameless}")
+    table = read_table(path, "list of pairs", needed=_IMAGES, known=columns)
     pairs = []
     for number, (row, cells) in enumerate(zip(table.rows, table.records(), strict=True), start=1):
         files = {key: table.path.parent / cell.strip() for key, cell in cells.items() if key != "name" and cell.strip()}

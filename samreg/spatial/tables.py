@@ -84,7 +84,9 @@ def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
         raise InputError(f"cannot read {path}: it is not UTF-8 text ({error.reason}); export it as UTF-8") from error
 
 
-def read_table(path: str | os.PathLike[str], what: str = "table", *, needed: Sequence[str] = ()) -> Table:
+def read_table(
+    path: str | os.PathLike[str], what: str = "table", *, needed: Sequence[str] = (), known: Sequence[str] = ()
+) -> Table:
     r"""Read a table with a header: cells between commas, semicolons or tabs, quoted or not.
 
     Parameters
@@ -95,12 +97,14 @@ def read_table(path: str | os.PathLike[str], what: str = "table", *, needed: Seq
         What it is, for messages.
     needed
         Columns it must have.
+    known
+        All columns it may have; any unless given.
 
     Raises
     ------
     InputError
-        When the file cannot be read, a column is missing or doubled, or a row has more cells than the header. Those
-        that it lacks at its end are empty.
+        When the file cannot be read, a column is missing, doubled or unknown, or a row has more cells than the header.
+        Those that it lacks at its end are empty.
 
     Examples
     --------
@@ -123,6 +127,9 @@ def read_table(path: str | os.PathLike[str], what: str = "table", *, needed: Seq
     doubled = sorted({name for name in table.header if name and table.header.count(name) > 1})
     if doubled:
         raise InputError(f"{path}: the column {doubled[0]!r} occurs twice; rename one")
+    if known and (unknown := [name for name in table.header if name not in known]):
+        nameless = "; pandas leaves the first one out by to_csv(index=False)" if "" in unknown else ""
+        raise InputError(f"{path}: unknown columns {unknown}; choose from {', '.join(known)}{nameless}")
     return table
 
 

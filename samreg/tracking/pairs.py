@@ -14,6 +14,7 @@ from samreg.steps import require_folder_names
 from samreg.tracking.lesions import Lesions, as_lesions
 
 _REQUIRED_COLUMNS = ("baseline", "followup", "lesions")
+_COLUMNS = ("name", *_REQUIRED_COLUMNS, "truth")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[LesionPair, ...]:
     Raises
     ------
     InputError
-        When the file, a column or a cell is missing, or a name occurs twice.
+        When the file, a column or a cell is missing, a column is unknown, or a name occurs twice.
 
     Examples
     --------
@@ -76,7 +77,7 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[LesionPair, ...]:
     >>> pair.name, pair.followup.name, pair.truth
     ('ANNA', 'b.nii.gz', None)
     """
-    table = read_table(path, "list of pairs", needed=_REQUIRED_COLUMNS)
+    table = read_table(path, "list of pairs", needed=_REQUIRED_COLUMNS, known=_COLUMNS)
     pairs = []
     for i, (line, row) in enumerate(zip(table.rows, table.records(), strict=True), start=1):
         empty = [key for key in _REQUIRED_COLUMNS if not row[key].strip()]

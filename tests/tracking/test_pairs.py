@@ -91,6 +91,7 @@ def test_a_list_of_pairs_from_a_spreadsheet(pairs, tmp_path):
         ("baseline,followup,lesions,lesions\na,b,c,d\n", "'lesions' occurs twice"),
         ("name,baseline,followup,lesions\n../up,a,b,c\n", "cannot name a folder"),
         ("baseline,followup,lesions\n", "at least one pair"),
+        ("baseline,followup,lesions,thruth\na,b,c,d\n", r"unknown columns \['thruth'\]; choose from name, .*, truth$"),
         ("\n\n", "is blank"),
     ],
 )
