@@ -6,7 +6,7 @@ from samreg.tracking.dlt import read_dlt
 from samreg.tracking.lesions import Lesions, as_lesions
 from samreg.tracking.pairs import LesionPair, VoxelLesions, read_pairs
 from samreg.tracking.result import LesionTracks, TrackedLesion
-from samreg.tracking.size import Extent, grow
+from samreg.tracking.size import Extent, NotGrown, grow
 from samreg.tracking.track import track
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "LesionPair",
     "LesionTracks",
     "Lesions",
+    "NotGrown",
     "TrackedLesion",
     "TrackingErrors",
     "VoxelLesions",

@@ -15,11 +15,10 @@ from samreg.spatial.grid import FloatArray, Grid, slabs
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
 from samreg.spatial.transforms import AffineTransform, Transform
-from samreg.tracking.size import NO_SOFT_TISSUE, Extent
+from samreg.tracking.size import Extent
 
 _MAX_LABEL = np.iinfo(np.int16).max
 _SIZES = (("diameter_mm", "diameter"), ("longest_axial_mm", "longest_axial"), ("volume_mm3", "volume"))
-FOLLOW_UP = "follow-up"  # the visit, as ``TrackedLesion.why`` names it
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +52,9 @@ class TrackedLesion:
         In four of five places the follow-up position is off by at most so much, mm, as fitted to matches between two
         people (:class:`samreg.LandmarkMatches`): an upper bound, which judges two visits of one person too severely.
         None where the model has no such fit; of those shipped, the ``ct-small`` models have one.
+    gone
+        Whether the follow-up shows lung alone where the lesion is expected: it has gone, or shrunk to very little. Told
+        of lesions that could be outlined in the lung at baseline, and that the follow-up's field of view shows.
 
     Examples
     --------
@@ -79,6 +81,7 @@ class TrackedLesion:
     propagated: float | None
     why: str
     expected_error: float | None = None
+    gone: bool = False
 
     @property
     def change(self) -> float | None:
@@ -86,14 +89,6 @@ class TrackedLesion:
         if self.before is None or self.after is None or self.why:
             return None
         return 100 * (self.after.diameter / self.before.diameter - 1)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the follow-up shows lung alone where the lesion is expected: it has gone, or shrunk to very little.
-
-        Told of lesions that could be outlined in the lung at baseline, and that the follow-up's field of view shows.
-        """
-        return self.in_view and self.after is None and self.why.startswith(f"{FOLLOW_UP}: {NO_SOFT_TISSUE}")
 
     def row(self) -> dict[str, Any]:
         """Return what the tables hold; None where nothing was measured."""
@@ -119,6 +114,7 @@ class TrackedLesion:
             "diameter_change_percent": None if self.change is None else round(self.change, 1),
             "propagated_diameter_mm": None if self.propagated is None else round(self.propagated, 2),
             "size_not_measured_because": self.why,
+            "gone": self.gone,
         }
 
 

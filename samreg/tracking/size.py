@@ -21,7 +21,6 @@ _VESSEL_RADIUS_MM = 2.0  # of what is cut off: vessels that end in the nodule
 _COLLAR_MM = (2.0, 7.0)  # around the nodule, where lung must prevail
 _MAX_VOXELS = 2e7  # of what is grown in: about 2 GB, and a nodule of 16 cm at least
 _MIN_LUNG_SHARE = 0.5  # of the collar that must be lung
-NO_SOFT_TISSUE = "no soft tissue"  # why nothing can be grown where the image shows lung alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,26 @@ class Extent:
         return inside
 
 
-def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Extent | str:
+@dataclass(frozen=True)
+class NotGrown:
+    """Why a lesion cannot be measured.
+
+    Parameters
+    ----------
+    why
+        In plain words.
+    is_lung
+        Whether the image shows lung alone where the lesion was looked for.
+    """
+
+    why: str
+    is_lung: bool = False
+
+
+_NO_LUNG = NotGrown("no lung around it: sizes are measured in lung alone")
+
+
+def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Extent | NotGrown:
     """Grow a nodule of soft tissue in lung from its centre.
 
     The threshold lies half way between the nodule's core and the lung around it; an opening cuts vessels off.
@@ -98,8 +116,8 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
 
     Returns
     -------
-    Extent or str
-        Or why it cannot be measured so, in plain words.
+    Extent or NotGrown
+        The latter where it cannot be measured so.
 
     Examples
     --------
@@ -108,7 +126,7 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
     >>> extent = grow(Image(nodule, grid), [0.0, 0.0, 0.0], search=4, reach=14)
     >>> round(extent.diameter)
     14
-    >>> grow(Image(nodule * 0, grid), [0.0, 0.0, 0.0], search=4, reach=14)
+    >>> grow(Image(nodule * 0, grid), [0.0, 0.0, 0.0], search=4, reach=14).why
     'no lung around it: sizes are measured in lung alone'
     """
     from scipy.ndimage import label, uniform_filter
@@ -116,18 +134,18 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
     middle = np.asarray(center, dtype=np.float64)
     grid = _patch(image.grid, middle, reach + _COLLAR_MM[1])
     if grid is None:
-        return "no lung around it: sizes are measured in lung alone"
+        return _NO_LUNG
     if np.prod(grid.shape) > _MAX_VOXELS:
-        return f"too large to be grown: what lies within {reach:.0f} mm does not fit in memory"
+        return NotGrown(f"too large to be grown: what lies within {reach:.0f} mm does not fit in memory")
     # beyond the image there is no lung in which a nodule could end
     hu, away = resample(image, grid, fill=0.0).array, _distance(grid, middle)
     lung = hu < _MAX_LUNG_HU
     if not lung.any():
-        return "no lung around it: sizes are measured in lung alone"
+        return _NO_LUNG
     smooth = uniform_filter(hu, size=_CORE_VOXELS)
     start = np.unravel_index(np.where(away <= max(search, _SPACING_MM), smooth, -np.inf).argmax(), hu.shape)
     if smooth[start] < _MIN_CORE_HU:
-        return f"{NO_SOFT_TISSUE} within {search:.0f} mm; the densest has {smooth[start]:.0f} HU"
+        return NotGrown(f"no soft tissue within {search:.0f} mm; the densest has {smooth[start]:.0f} HU", is_lung=True)
     dense = (hu > (smooth[start] + np.median(hu[lung])) / 2) & (away <= reach)
     opened = dense & _dilated(_eroded(dense, _VESSEL_RADIUS_MM), _VESSEL_RADIUS_MM)
     parts, _ = label(opened if opened[start] else dense)
@@ -136,10 +154,10 @@ def grow(image: Image, center: ArrayLike, *, search: float, reach: float) -> Ext
         face.any() for axis in range(3) for face in np.moveaxis(mask, axis, 0)[[0, -1]]
     )
     if not parts[start] or reaches_out:
-        return f"no border of its own within {reach:.0f} mm: it touches other tissue"
+        return NotGrown(f"no border of its own within {reach:.0f} mm: it touches other tissue")
     share = lung[_dilated(mask, _COLLAR_MM[1]) & ~_dilated(mask, _COLLAR_MM[0])].mean()
     if share < _MIN_LUNG_SHARE:
-        return f"lung is {share:.0%} of what surrounds it"
+        return NotGrown(f"lung is {share:.0%} of what surrounds it")
     return Extent(mask, grid)
 
 

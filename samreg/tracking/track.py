@@ -17,8 +17,8 @@ from samreg.spatial.inputs import as_image
 from samreg.spatial.remarks import remarks_kept
 from samreg.spatial.transforms import Transform
 from samreg.tracking.lesions import Lesions, as_lesions
-from samreg.tracking.result import FOLLOW_UP, LesionTracks, TrackedLesion
-from samreg.tracking.size import Extent, grow
+from samreg.tracking.result import LesionTracks, TrackedLesion
+from samreg.tracking.size import Extent, NotGrown, grow
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -204,29 +204,30 @@ def _measure(baseline: Image, followup: Image, lesions: Lesions, matches: _Match
     """Measure lesion i at both visits."""
     center, drawn = lesions.points.positions[i], lesions.extents[i]
     position, stretch = matches.positions[i], float(matches.stretch[i])
-    before, why = _grown_in(baseline, center, lesions.radii[i], core=_CORE_SHARE)
-    if before is not None and drawn is not None and (overlap := _dice(before, drawn)) < _MIN_DICE:
-        before, why = None, f"baseline: growing gives another extent than was drawn (Dice at most {overlap:.2f})"
-    after = None
-    if before is not None:
-        after, why = _grown_in(
-            followup, position, stretch * before.diameter / 2, core=_CORE_SHARE_LATER, visit=FOLLOW_UP
-        )
-    known = before or drawn
+    before, after = _grown_in(baseline, center, lesions.radii[i], core=_CORE_SHARE), None
+    if isinstance(before, Extent) and drawn is not None and (overlap := _dice(before, drawn)) < _MIN_DICE:
+        before = NotGrown(f"growing gives another extent than was drawn (Dice at most {overlap:.2f})")
+    if isinstance(before, NotGrown):
+        known, why = drawn, f"baseline: {before.why}"
+    else:
+        after = _grown_in(followup, position, stretch * before.diameter / 2, core=_CORE_SHARE_LATER)
+        known, why = before, f"follow-up: {after.why}" if isinstance(after, NotGrown) else ""
+    measured = after if isinstance(after, Extent) else None
     return TrackedLesion(
         name=lesions.points.names[i],
         baseline=center,
-        followup=position if after is None else after.center,
+        followup=position if measured is None else measured.center,
         similarity=float(matches.similarity[i]),
         reliability=float(matches.reliability[i]),
         cycle_error=float(matches.cycle_error[i]),
         spread=float(matches.spread[i]),
         in_view=bool(matches.in_view[i]),
         before=known,
-        after=after,
+        after=measured,
         propagated=None if known is None else stretch * known.diameter,
         why=why,
         expected_error=None if matches.expected_error is None else float(matches.expected_error[i]),
+        gone=isinstance(after, NotGrown) and after.is_lung and bool(matches.in_view[i]),
     )
 
 
@@ -238,17 +239,15 @@ def gone_note(lesion: TrackedLesion) -> str:
     )
 
 
-def _grown_in(
-    image: Image, center: FloatArray, radius: float, *, core: float, visit: str = "baseline"
-) -> tuple[Extent | None, str]:
+def _grown_in(image: Image, center: FloatArray, radius: float, *, core: float) -> Extent | NotGrown:
     """Grow a lesion of about this radius (mm, or NaN) whose core lies within a share of it from the centre."""
     is_known = not np.isnan(radius)
     search = max(_MIN_CORE_MM, core * radius) if is_known else _CORE_MM
     for reach in [times * radius + more for times, more in _REACHES] if is_known else [_MAX_REACH_MM]:
         grown = grow(image, center, search=search, reach=reach)
         if isinstance(grown, Extent):
-            return grown, ""
-    return None, f"{visit}: {grown}"
+            break
+    return grown
 
 
 def _dice(a: Extent, b: Extent) -> float:

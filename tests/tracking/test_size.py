@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import samreg
-from samreg.tracking import Extent, grow
+from samreg.tracking import Extent, NotGrown, grow
 
 CENTER = np.array([3.0, -7.0, 11.0])
 
@@ -48,8 +48,8 @@ def test_a_sphere_in_lung_is_measured(radius, vessel):
 )
 def test_what_cannot_be_measured_is_refused_with_a_reason(image, why):
     found = grow(image, CENTER, search=4, reach=20)
-    assert isinstance(found, str)
-    assert re.search(why, found)
+    assert isinstance(found, NotGrown)
+    assert re.search(why, found.why)
 
 
 @pytest.mark.parametrize(("reach", "why"), [(200.0, "no lung|no border"), (5000.0, "no lung|no border")])
@@ -63,15 +63,15 @@ def test_no_more_is_grown_in_than_the_image(reach, why, monkeypatch):
 
     monkeypatch.setattr("samreg.tracking.size.resample", counted)
     found = grow(lung(7.0), CENTER, search=4, reach=reach)
-    assert isinstance(found, Extent) or re.search(why, found)
+    assert isinstance(found, Extent) or re.search(why, found.why)
     assert max(sizes) < 130**3  # the image is 96 mm wide
-    assert "no lung" in grow(lung(7.0), CENTER + 1e4, search=4, reach=20)
+    assert "no lung" in grow(lung(7.0), CENTER + 1e4, search=4, reach=20).why
 
 
 def test_what_does_not_fit_in_memory_is_not_measured():
     grid = samreg.spatial.Grid.make((50, 50, 50), spacing=8.0)
     found = grow(samreg.Image(np.full((50, 50, 50), -850, np.int16), grid), grid.center, search=4, reach=300)
-    assert re.search("too large to be grown: what lies within 300 mm", str(found))
+    assert re.search("too large to be grown: what lies within 300 mm", found.why)
 
 
 def test_a_patch_cut_to_the_image_changes_no_size():
@@ -88,7 +88,7 @@ def test_a_nodule_cut_by_the_view_is_refused():
     cut = samreg.Image(
         whole.array[:32], samreg.spatial.Grid((32, 64, 64), whole.origin, whole.spacing, whole.direction)
     )
-    assert isinstance(grow(cut, CENTER - [0, 0, 4], search=4, reach=20), str)
+    assert isinstance(grow(cut, CENTER - [0, 0, 4], search=4, reach=20), NotGrown)
 
 
 @pytest.mark.parametrize("axes", [(2, 0, 1), (1, 2, 0), (0, 2, 1)])

@@ -80,7 +80,7 @@ def test_a_lesion_that_left_lung_alone_is_said_to_have_gone(later_mm, in_view, g
     matches = _Matches(np.zeros((1, 3)), one, one, one, one, np.array([in_view]), None, one)
     lesion = _measure(*scans, as_lesions(samreg.Image((away < 7).astype(np.uint8), grid), grid), matches, 0)
     assert lesion.before is not None
-    assert lesion.gone == gone
+    assert lesion.gone == lesion.row()["gone"] == gone
     if gone:
         note = gone_note(lesion)
         assert re.search(r"lesion 1 has gone.*follow-up: no soft tissue within 4 mm.*-850 HU.*extent in the base", note)
