@@ -69,6 +69,9 @@ def apply(
         ),
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Whose points to take from a csv of several subjects.")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="DICOM series or segment of INPUT: number, UID or description.")
+    ] = None,
     pixel_size: PixelSize = None,
     quiet: Quiet = False,
 ) -> None:
@@ -94,7 +97,9 @@ def apply(
     is_dicom = is_contours or (out.name.lower().endswith(DICOM) and not is_points)
     if is_dicom:
         require_suffix(out, (DICOM,), inputs=inputs)
-        refused = {"--interpolation": interpolation, "--subject": subject, "--pixel-size": pixel_size}
+        refused = {
+            "--interpolation": interpolation, "--subject": subject, "--series": series, "--pixel-size": pixel_size
+        }  # fmt: skip
         _refuse(refused, f"has no meaning for {source} as a DICOM object")
     else:
         if reference_series is not None:
@@ -104,21 +109,22 @@ def apply(
         require_suffix(out, POINT_SUFFIXES if is_points else _IMAGE_SUFFIXES, inputs=inputs)
         if is_points:
             _refuse(
-                {"--reference": reference, "--interpolation": interpolation},
+                {"--reference": reference, "--interpolation": interpolation, "--series": series},
                 f"is for images, but {source} holds points",
             )
         else:
             _refuse({"--subject": subject, "--outside": outside}, f"is for points, but {source} holds an image")
     with session(quiet=quiet) as progress:
         if is_dicom:
-            series = _dicom_reference(transform, reference, to), reference_series
+            target = _dicom_reference(transform, reference, to), reference_series
             progress("drawing contours" if is_contours else "warping")
-            _apply_to_dicom(transform, source, out, series, to=to, is_contours=is_contours, outside=outside)
+            _apply_to_dicom(transform, source, out, target, to=to, is_contours=is_contours, outside=outside)
         elif is_points:
             _apply_to_points(transform, source, out, to=to, subject=subject, outside=outside or "error")
         else:
+            given = source, series
             _apply_to_image(
-                transform, source, out, reference, progress, to=to, interpolation=interpolation, pixel_size=pixel_size
+                transform, given, out, reference, progress, to=to, interpolation=interpolation, pixel_size=pixel_size
             )
     if not quiet:
         say(f"{source} brought to the {to} image; written to {out}")
@@ -149,7 +155,7 @@ def _apply_to_points(transform: Path, source: Path, out: Path, *, to: str, subje
 
 def _apply_to_image(
     transform: Path,
-    source: Path,
+    given: tuple[Path, str | None],
     out: Path,
     reference: Path | None,
     progress: Callable[[str], None],
@@ -158,13 +164,14 @@ def _apply_to_image(
     interpolation: str | None,
     pixel_size: float | None,
 ) -> None:
-    """Warp an image onto the grid of the reference; images are pulled against the transform."""
+    """Warp an image, perhaps one DICOM series of several, onto the grid of the reference, against the transform."""
     from samreg.spatial.io_segmentations import SEGMENTATION
     from samreg.spatial.labels import is_label_image
 
+    source, series = given
     backward = to == "moving"
     mapping = _in_folder(transform, backward, is_points=False) if transform.is_dir() else None
-    image = _registered_grid(source, pixel_size, transform, _origin(to))
+    image = _registered_grid(source, series, pixel_size, transform, _origin(to))
     if out.name.lower().endswith(SEGMENTATION):
         interpolation = "nearest"
     if interpolation is None and is_label_image(image):
@@ -182,14 +189,14 @@ def _origin(to: str) -> str:
     return "moving" if to == "fixed" else "fixed"
 
 
-def _registered_grid(path: Path, pixel_size: float | None, transform: Path, role: str) -> Image:
+def _registered_grid(path: Path, series: str | None, pixel_size: float | None, transform: Path, role: str) -> Image:
     """Read an image that has the grid of the fixed or the moving image of a saved result, where it is known."""
     from samreg.spatial.io_pictures import PICTURES
 
     grid = _saved_grid(transform, role) if transform.is_dir() else None
     if grid is not None and pixel_size is None and path.name.lower().endswith(PICTURES):
         pixel_size = float(grid.spacing[0])
-    image = load_image(path, pixel_size=pixel_size)
+    image = load_image(path, series, pixel_size)
     if grid is not None and image.ndim == grid.ndim and not image.grid.same_as(grid, tolerance=1e-2):
         raise InputError(
             f"{path} does not lie where the {role} image of {transform} does: it is {image.grid}, the {role} image "

@@ -28,7 +28,8 @@ def read_dicom(path: Path, *, series: str | int | None = None, spacing: ArrayLik
         A file of one or many frames, or a folder that holds files.
     series
         Which series of a folder, or which stack (phase, echo, segment, ...) of a series or a file: its number in the
-        list that the error message shows, its UID, or a part of its description that no other has.
+        list that the error message shows, its UID, or a part of its description that no other has. Segments need no
+        choice where they do not overlap: they are labels by their numbers then.
     spacing
         Voxel size in mm, one number or x, y(, z), for files that do not state it. What a file states is not replaced
         here.

@@ -180,3 +180,31 @@ def test_a_segmentation_keeps_its_names_and_voxel_values(run, tmp_path):
     refused = run(*call, "-o", tmp_path / "c.seg.nrrd", "--interpolation", "linear")
     assert refused.exit_code == 2
     assert "leave --interpolation out" in refused.output
+
+
+@pytest.fixture
+def segmented(tmp_path):
+    """A DICOM segmentation of two segments, its series, and a transform that leaves all where it is."""
+    from samreg.phantoms import write_dicom_series
+    from samreg.spatial import write_dicom_segmentation, write_transform
+
+    array = np.zeros((4, 8, 10), np.uint8)
+    array[1:3, 2:6, 2:6], array[1:3, 6:8, 2:6] = 7, 9
+    labels = samreg.Image.from_array(array, spacing=2)
+    write_dicom_series(labels, tmp_path / "scan")
+    write_dicom_segmentation(labels, tmp_path / "seg.dcm", reference=tmp_path / "scan", names={7: "liver", 9: "spleen"})
+    write_transform(AffineTransform.identity(3), tmp_path / "stay.h5")
+    return array
+
+
+def test_a_dicom_segmentation_becomes_a_label_map(run, tmp_path, segmented):
+    """It asked for one of its segments by --series, which the command did not have."""
+    call = "apply", tmp_path / "stay.h5", tmp_path / "seg.dcm", "--reference", tmp_path / "scan", "-o"
+    for options, expected in (((), np.array([0, 1, 2])), (("--series", "spleen"), np.array([0, 0, 1]))):
+        done = run(*call, tmp_path / "l.nii.gz", *options)
+        assert done.exit_code == 0, done.output
+        expected = expected[np.searchsorted([0, 7, 9], segmented)]
+        assert np.array_equal(samreg.read_image(tmp_path / "l.nii.gz").array, expected)
+    refused = run("apply", tmp_path / "stay.h5", tmp_path / "seg.dcm", "-o", tmp_path / "x.dcm", "--series", "spleen")
+    assert refused.exit_code == 2
+    assert "--series has no meaning" in refused.output

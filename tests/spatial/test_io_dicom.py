@@ -910,7 +910,9 @@ def segmentation(path, masks, places, segments, **shared):
 def test_segments_are_chosen_and_left_out_slices_are_empty(tmp_path):
     masks = np.arange(6 * 4 * 8).reshape(6, 4, 8) % 3 == 0
     path = segmentation(tmp_path / "seg.dcm", masks, [100, 103, 112, 100, 106, 103], [1, 1, 1, 2, 2, 2])
-    refused(path, "segment 1 Liver, 3 slices", "segment 2 Lung, 3 slices")
+    refused(
+        path, "segment 1 Liver, 3 slices", "segment 2 Lung, 3 slices", "its segments overlap, so that they are no lab"
+    )
     expected = np.zeros((5, 4, 8))
     expected[[0, 1, 4]] = masks[:3]
     assert_volume(read_image(path, series="liver"), expected)
@@ -943,6 +945,26 @@ def test_segments_whose_slice_distance_nothing_tells(tmp_path, caplog):
     assert_volume(read_image(segmentation(tmp_path / "even.dcm", masks, [100, 106, 112], [1, 1, 1])), masks, step=6)
     assert "6 mm apart are 3 mm thick" in caplog.text
     refused(segmentation(tmp_path / "none.dcm", masks, [100, 106, 112.4], [1, 1, 1]), "no multiples of one distance")
+
+
+def test_segments_that_do_not_overlap_are_a_label_map(tmp_path, caplog):
+    """What takes labels, and no choice of a series, took no segmentation of several segments."""
+    masks = np.arange(5 * 4 * 8).reshape(5, 4, 8) % 3 == 0
+    masks[3] = ~masks[0]
+    path = segmentation(tmp_path / "seg.dcm", masks, [112, 103, 106, 112, 118], [2, 2, 2, 1, 1])
+    expected = np.zeros((6, 4, 8), np.uint8)
+    expected[[3, 0, 1]] = 2 * masks[:3]
+    expected[3] += masks[3]
+    expected[5] = masks[4]
+    assert_volume(read_image(path), expected, start=103)
+    assert "its segments are labels by their numbers: 2 Lung, 1 Liver" in caplog.text
+    (tmp_path / "folder").mkdir()
+    path.rename(tmp_path / "folder" / "seg.dcm")
+    assert_volume(read_image(tmp_path / "folder"), expected, start=103)
+    item = pydicom.dcmread(tmp_path / "folder" / "seg.dcm")
+    for group in item.PerFrameFunctionalGroupsSequence[3:]:
+        group.PlanePositionSequence[0].ImagePositionPatient[0] += 1
+    refused(save(item, tmp_path / "moved.dcm"), "its segments lie on several grids")
 
 
 def test_fractions_are_no_labels(tmp_path):

@@ -14,6 +14,7 @@ from pydicom.uid import UID
 
 from samreg.errors import InputError
 from samreg.spatial.dicom.header import may_be_dicom, read_elements
+from samreg.spatial.dicom.label_map import are_segments, label_map
 from samreg.spatial.dicom.planes import Plane, read_planes
 from samreg.spatial.dicom.stacks import Stack, is_even, split_stacks
 from samreg.spatial.dicom.volume import stack_image
@@ -46,14 +47,57 @@ class _Series:
         return self.uids[0] if len(self.uids) == 1 else f"{len(self.uids)} series UIDs"
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The stacks of a file or of one series, and what the user wants of them.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    stacks
+        At least one.
+    wanted
+        The number of a stack, or a part of its detail; empty where nothing is wanted.
+    number
+        Of the series in its folder, or empty.
+    series
+        What to call the series, or empty where the path holds no other.
+    """
+
+    path: Path
+    stacks: list[Stack]
+    wanted: str
+    number: str
+    series: str
+
+    def name(self, detail: str = "") -> str:
+        """Return what to call an image of them in messages."""
+        description = ", ".join(filter(None, (self.series, detail)))
+        return f"{self.path} ({description})" if description else str(self.path)
+
+
 def read_chosen(path: Path, series: str | int | None, spacing: ArrayLike | None) -> Image:
     """Read a file or a folder; parameters and errors as ``samreg.spatial.io_dicom.read_dicom``."""
-    stack, name = chosen_stack(path, series, spacing)
-    return stack_image(stack, name=name, thickness=_distance(None if spacing is None else _checked_spacing(spacing)))
+    found, hint = _find(path, series, spacing), ""
+    if not found.wanted and are_segments(found.stacks):
+        labels = label_map(found.stacks, found.name())
+        if isinstance(labels, Image):
+            return labels
+        hint = f"{labels}, so that they are no label map together"
+    stack = _choose_stack(found, hint)
+    thickness = _distance(None if spacing is None else _checked_spacing(spacing))
+    return stack_image(stack, name=found.name(stack.detail), thickness=thickness)
 
 
 def chosen_stack(path: Path, series: str | int | None, spacing: ArrayLike | None = None) -> tuple[Stack, str]:
     """Return the slices that are meant, and what to call their image in messages; parameters as of ``read_chosen``."""
+    found = _find(path, series, spacing)
+    stack = _choose_stack(found)
+    return stack, found.name(stack.detail)
+
+
+def _find(path: Path, series: str | int | None, spacing: ArrayLike | None) -> _Found:
     given = None if spacing is None else _checked_spacing(spacing)
     wanted = "" if series is None else str(series).strip()
     folder_series = _find_series(path) if path.is_dir() else [_series(read_elements(path, _SERIES_KEYWORDS), [path])]
@@ -70,9 +114,7 @@ def chosen_stack(path: Path, series: str | int | None, spacing: ArrayLike | None
             len(chosen.uids),
         )
     planes = [plane for file in chosen.files for plane in _read_file(file, given, wanted)]
-    stack = _choose_stack(split_stacks(planes), wanted, number, path)
-    description = ", ".join(filter(None, (number and (chosen.description or chosen.name), stack.detail)))
-    return stack, f"{path} ({description})" if description else str(path)
+    return _Found(path, split_stacks(planes), wanted, number, (chosen.description or chosen.name) if number else "")
 
 
 _KIN_KEYWORDS = ("StudyInstanceUID", "FrameOfReferenceUID", "Modality")
@@ -201,8 +243,9 @@ def _choose_series(several: list[_Series], wanted: str, folder: Path) -> tuple[_
     raise _choice(f"{problem} in {folder}", how, listing, hint=hint if single >= _MIN_SCATTERED else "")
 
 
-def _choose_stack(stacks: list[Stack], wanted: str, series_number: str, path: Path) -> Stack:
+def _choose_stack(found: _Found, hint: str = "") -> Stack:
     """Return the stack that is meant by its number within the series, or by a part of its detail."""
+    stacks, wanted, series_number, path = found.stacks, found.wanted, found.number, found.path
     if len(stacks) == 1 and (wanted in ("", "1") or wanted.lower() in stacks[0].planes[0].segment.lower()):
         return stacks[0]
     matches = [stack for number, stack in enumerate(stacks, start=1) if wanted == str(number)]
@@ -219,7 +262,8 @@ def _choose_stack(stacks: list[Stack], wanted: str, series_number: str, path: Pa
         f"{number}: " + ", ".join(filter(None, (stack.detail, f"{len(stack.planes)} slices" if stack.placed else "")))
         for number, stack in zip(numbers, stacks, strict=True)
     ]
-    raise _choice(f"{mismatch}{len(stacks)} {kind} in {path}", "its number or a part of its description", listing)
+    how = "its number or a part of its description"
+    raise _choice(f"{mismatch}{len(stacks)} {kind} in {path}", how, listing, hint=hint)
 
 
 def _pictures_message(planes: Sequence[Plane], numbers: Sequence[str], path: Path) -> str:

@@ -48,7 +48,7 @@ def stack_image(stack: Stack, *, name: str, thickness: float | None = None) -> I
     _warn_of_values(first, name)
     if not stack.placed:
         spacing = _picture_spacing(first, name)
-        return Image.from_array(_values(stack.planes, name)[0], spacing=spacing, name=name)
+        return Image.from_array(plane_values(stack.planes, name)[0], spacing=spacing, name=name)
     planes, is_known = stack.planes, True
     if len(planes) == 1 and first.thickness is None:
         is_known = thickness is not None
@@ -58,7 +58,8 @@ def stack_image(stack: Stack, *, name: str, thickness: float | None = None) -> I
     arrangement = arrange(planes, name=name)
     for text in arrangement.remarks:
         remark(log, "%s: %s", name, text)
-    image = image_from_matrix(_evenly(_values(arrangement.planes, name), arrangement), arrangement.to_world, name=name)
+    values = _evenly(plane_values(arrangement.planes, name), arrangement)
+    image = image_from_matrix(values, arrangement.to_world, name=name)
     return replace(image, spacing_known=is_known)
 
 
@@ -77,7 +78,7 @@ def _warn_of_values(plane: Plane, name: str) -> None:
         remark(log, "%s: a CT whose values are stated to be %s, not HU", name, plane.rescale.units)
 
 
-def _values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
+def plane_values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
     """Return the rescaled pixels, (slices, rows, columns)."""
     shape = (len(planes), planes[0].pixels.rows, planes[0].pixels.columns)
     kind = common_type([(plane.pixels, plane.rescale) for plane in planes])
