@@ -269,11 +269,10 @@ def _expected_error(folder: Path, fixed: Points) -> FloatArray | None:
 
 
 def _segments(source: Path, out: Path) -> tuple[Segment, ...]:
-    """Return the names and colours that a segmentation made of another one keeps."""
-    from samreg.spatial.io_segmentations import SEGMENTATION, read_segments
+    """Return the names and colours of labels that a segmentation made of them keeps."""
+    from samreg.spatial.io_segmentations import SEGMENTATION, named_segments
 
-    both = all(path.name.lower().endswith(SEGMENTATION) for path in (source, out))
-    return read_segments(source) if both else ()
+    return named_segments(source) if out.name.lower().endswith(SEGMENTATION) else ()
 
 
 def _write_image(
@@ -319,6 +318,7 @@ def _apply_to_dicom(
         raise InputError(f"--outside is for points and contours, but {source} holds labels; leave it out")
     from samreg.spatial.dicom.source import image_series
     from samreg.spatial.io_dicom_objects import dicom_points, warp_dicom_structures, write_dicom_segmentation
+    from samreg.spatial.io_segmentations import named_segments
     from samreg.spatial.points import Points
 
     folder, series = reference
@@ -331,7 +331,8 @@ def _apply_to_dicom(
         _require_known(Points(dicom_points(source)), mapping.inverse(), origin, transform, outside or "error")
         warp_dicom_structures(source, out, reference=folder, series=series, transform=mapping)
     else:
-        write_dicom_segmentation(source, out, reference=folder, series=series, transform=mapping)
+        names = {segment.value: segment.name for segment in named_segments(source)}
+        write_dicom_segmentation(source, out, reference=folder, series=series, transform=mapping, names=names)
 
 
 def _overlaps(mapping: Transform, source: Grid, target: Grid) -> bool:

@@ -10,9 +10,11 @@ import contextlib
 import gzip
 import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -30,6 +32,7 @@ PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")  # NIfTI or Analyze, the header a
 MGH = (".mgz", ".mgh", ".mgh.gz")
 _ORIENTATION = ".mat"
 
+_LABEL_TABLE = re.compile(rb"<LabelTable>.*?</LabelTable>", re.DOTALL)
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 540  # NIfTI-2's, the longest
 _READ_BYTES = 1 << 20
@@ -45,6 +48,35 @@ def read_nifti(path: Path) -> Image:
     """
     with open_nibabel(path) as image:
         return from_nibabel(image, name=str(path))
+
+
+def label_table(path: Path) -> list[tuple[int, str, tuple[float, float, float]]]:
+    """Return the value, name and colour (red, green, blue, 0 to 1) of each label above 0 that a NIfTI header names.
+
+    They stand in a header extension, as Connectome Workbench defined it and TotalSegmentator writes it. A damaged table
+    names none, which is said.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or foreign.
+    """
+    import nibabel as nib
+
+    with reading(path):
+        contents = [extension.get_content() for extension in nib.load(path).header.extensions]  # type: ignore[attr-defined]
+    tables = [_LABEL_TABLE.search(content) for content in contents if isinstance(content, bytes)]
+    labels = []
+    for table in filter(None, tables):
+        try:
+            for label in ElementTree.fromstring(table[0]):
+                value, name = int(label.attrib["Key"]), " ".join((label.text or "").split())
+                red, green, blue = (float(label.attrib[key]) for key in ("Red", "Green", "Blue"))
+                labels += [(value, name, (red, green, blue))] if value > 0 and name else []
+        except (ElementTree.ParseError, KeyError, ValueError) as error:
+            remark(log, "%s: the table of labels in its header is damaged (%s); they have no names", path, error)
+            return []
+    return labels
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from samreg.errors import InputError, require_number
 from samreg.spatial.adapters import to_sitk
 from samreg.spatial.files import atomic_path, itk_path, reading, reason, require_file
 from samreg.spatial.image import Image
+from samreg.spatial.io_nifti import NIFTI, label_table
+from samreg.spatial.io_nrrd import NRRD
 from samreg.spatial.labels import whole_numbers
 
 #: The suffix by which 3D Slicer tells a segmentation from a volume.
@@ -128,21 +130,51 @@ def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: It
 
 
 def read_segments(path: str | os.PathLike[str]) -> tuple[Segment, ...]:
-    """Return what the values of a segmentation (.seg.nrrd) stand for, as its header says; its voxels are not read.
+    """Return what the values of a label image stand for, as its header says; its voxels are not read.
 
     Parameters
     ----------
     path
-        Written by 3D Slicer, or by :func:`write_segmentation`. :func:`samreg.read_image` reads its voxels.
+        A segmentation of 3D Slicer (.seg.nrrd), a DICOM segmentation, or a NIfTI file with a table of labels among its
+        header extensions, as TotalSegmentator and Connectome Workbench write it. :func:`samreg.read_image` reads its
+        voxels.
 
     Raises
     ------
     InputError
         When the file is missing, damaged or names no segments, or its segments overlap and lie in several layers.
     """
+    path = require_file(path, "segmentation")
+    if not (segments := named_segments(path)):
+        raise InputError(f"{path}: its header names no segments; give a segmentation that 3D Slicer wrote")
+    return segments
+
+
+def named_segments(path: Path) -> tuple[Segment, ...]:
+    """Return what :func:`read_segments` does, or nothing where the file, of whatever kind, names no segments.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, or its segments overlap and lie in several layers.
+    """
+    from samreg.spatial.io_dicom import is_dicom
+
+    name = path.name.lower()
+    if name.endswith(NRRD):
+        return _of_slicer(path)
+    if name.endswith(NIFTI):
+        return tuple(Segment(*entry) for entry in label_table(path))
+    if path.is_file() and is_dicom(path):
+        from samreg.spatial.dicom.label_map import segment_labels  # loads pydicom
+
+        return tuple(Segment(number, label) for number, label in segment_labels(path).items())
+    return ()
+
+
+def _of_slicer(path: Path) -> tuple[Segment, ...]:
     import SimpleITK as sitk
 
-    path = require_file(path, "segmentation")
     with reading(path):
         reader = sitk.ImageFileReader()
         reader.SetFileName(itk_path(path))
@@ -159,8 +191,6 @@ def read_segments(path: str | os.PathLike[str]) -> tuple[Segment, ...]:
         segments.append(
             Segment(value, header.get(f"{prefix}Name") or f"Label {value}", tuple(colour) if colour else None)  # type: ignore[arg-type]
         )
-    if not segments:
-        raise InputError(f"{path}: its header names no segments; give a segmentation that 3D Slicer wrote")
     return tuple(segments)
 
 

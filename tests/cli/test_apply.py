@@ -208,3 +208,15 @@ def test_a_dicom_segmentation_becomes_a_label_map(run, tmp_path, segmented):
     refused = run("apply", tmp_path / "stay.h5", tmp_path / "seg.dcm", "-o", tmp_path / "x.dcm", "--series", "spleen")
     assert refused.exit_code == 2
     assert "--series has no meaning" in refused.output
+
+
+def test_labels_keep_their_names_from_format_to_format(run, tmp_path, segmented):
+    """They were lost between a DICOM segmentation and one of 3D Slicer, either way."""
+    from samreg.spatial import read_segments
+
+    source = tmp_path / "seg.dcm"
+    for out in ("l.seg.nrrd", "l.dcm"):
+        call = "apply", tmp_path / "stay.h5", source, "--reference", tmp_path / "scan", "-o", tmp_path / out
+        assert run(*call).exit_code == 0
+        source = tmp_path / out
+        assert [(segment.value, segment.name) for segment in read_segments(source)] == [(1, "liver"), (2, "spleen")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -106,3 +107,22 @@ def test_overlapping_segments_are_refused_with_a_remedy(tmp_path):
     sitk.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
     with pytest.raises(InputError, match="export them as a labelmap"):
         read_segments(tmp_path / "a.seg.nrrd")
+
+
+def label_table(path, table):
+    """Write labels with a table of their names in the header, as TotalSegmentator does."""
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4))
+    xml = f'<?xml version="1.0" encoding="UTF-8"?> <CaretExtension> <LabelTable>{table}</LabelTable></CaretExtension>'
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
+    nib.save(image, path)
+    return path
+
+
+def test_names_of_labels_in_a_nifti_header(tmp_path, caplog):
+    colour = 'Red="0.2" Green="0.3" Blue="1.0" Alpha="1"'
+    entry = f'<Label Key="1" {colour}><![CDATA[kidney_right]]></Label>'
+    table = f'<Label Key="0" {colour}>background</Label>\n{entry}<Label Key="2" {colour}/>'
+    assert read_segments(label_table(tmp_path / "a.nii.gz", table)) == (Segment(1, "kidney_right", (0.2, 0.3, 1)),)
+    with pytest.raises(InputError, match="names no segments"):
+        read_segments(label_table(tmp_path / "b.nii.gz", entry.replace("</Label>", "")))
+    assert "the table of labels in its header is damaged" in caplog.text

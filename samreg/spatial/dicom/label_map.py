@@ -68,7 +68,8 @@ def label_map(stacks: Sequence[Stack], name: str) -> Image | str:
 def segment_labels(path: Path) -> dict[int, str]:
     """Return the labels of a DICOM segmentation's segments, by number; those without are left out."""
     items = read_elements(path, ["SegmentSequence"])["SegmentSequence"] or ()
-    return {int(item.SegmentNumber): str(item.SegmentLabel) for item in items if item.get("SegmentLabel")}
+    labels = {int(item.SegmentNumber): " ".join(str(item.get("SegmentLabel", "")).split()) for item in items}
+    return {number: label for number, label in labels.items() if label}
 
 
 def _number(stack: Stack) -> int:
