@@ -107,6 +107,11 @@ def read_nrrd(path: Path) -> Image:
     with reading(path):
         header, reader = _read_header(path)
         if (components := reader.GetNumberOfComponents()) != 1:
+            if reader.HasMetaDataKey("Segment0_ID"):
+                raise InputError(
+                    f"{path}: its segments overlap and lie in {components} layers; export those needed as a labelmap, "
+                    "or each as a file of its own"
+                )
             raise InputError(f"{path}: {components} values a voxel (colour or vectors); convert it to one, greyscale")
         size = reader.GetSize()
         if math.prod(size[3:]) > 1:

@@ -100,13 +100,16 @@ def test_bad_segments_and_files_are_refused(tmp_path):
 
 
 def test_overlapping_segments_are_refused_with_a_remedy(tmp_path):
-    image = sitk.GetImageFromArray(labels().array.astype(np.uint8))
+    layers = np.stack([labels().array.astype(np.uint8)] * 2, axis=-1)
+    image = sitk.GetImageFromArray(layers, isVector=True)
     for i in range(2):
         for key, value in (("ID", f"Segment_{i}"), ("LabelValue", "1"), ("Layer", str(i)), ("Name", "a")):
             image.SetMetaData(f"Segment{i}_{key}", value)
     sitk.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
     with pytest.raises(InputError, match="export them as a labelmap"):
         read_segments(tmp_path / "a.seg.nrrd")
+    with pytest.raises(InputError, match=r"overlap and lie in 2 layers; export .* as a labelmap"):  # no "greyscale"
+        samreg.read_image(tmp_path / "a.seg.nrrd")
 
 
 def label_table(path, table):
