@@ -867,6 +867,9 @@ def test_dose_grids(tmp_path, down, absolute):
     )  # fmt: skip
     image = read_image(save(item, tmp_path / "dose.dcm"))
     assert_volume(image, (hu()[:: -1 if down else 1] + 400) * 0.01, start=85 if down else 100)
+    assert "a dose in GY, which shows no anatomy" in image.remarks[0]
+    del item.DoseGridScaling
+    assert "states no DoseGridScaling" in read_image(save(item, tmp_path / "unscaled.dcm")).remarks[0]
 
 
 def test_uneven_and_undefined_dose_grids_are_refused(tmp_path):
@@ -1208,7 +1211,7 @@ def test_a_slice_without_a_thickness(tmp_path, caplog):
 def test_files_that_hold_no_image(tmp_path):
     plan = dataset(np.zeros((4, 5), np.int16), sop=RTStructureSetStorage, Rows=None, Columns=None)
     path = save(plan, tmp_path / "s" / "plan.dcm")
-    refused(path, "holds no image (RT Structure Set Storage)")
+    refused(path, "holds no image (RT Structure Set Storage)", "convert them to a label map")
     refused(tmp_path / "s", "no DICOM images", "plan.dcm")
     write_series(tmp_path / "s")
     assert_volume(read_image(tmp_path / "s"))

@@ -19,6 +19,7 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RTStructureSetStorage,
 )
 
 from samreg.errors import InputError
@@ -176,7 +177,13 @@ class Header:
         rows, columns = self.top("Rows"), self.top("Columns")
         if not rows or not columns:
             kind = UID(str(self.top("SOPClassUID") or "")).name or "a file of an unknown kind"
-            raise InputError(f"cannot read {self.path}: it holds no image ({kind}); give the files of the scan itself")
+            remedy = "give the files of the scan itself"
+            if self.top("SOPClassUID") == RTStructureSetStorage:
+                remedy += (
+                    ". `samreg apply` brings its contours to another image; for a mask, labels or lesions convert them "
+                    "to a label map, as 3D Slicer does"
+                )
+            raise InputError(f"cannot read {self.path}: it holds no image ({kind}); {remedy}")
         stored = self.top("BitsStored")
         allocated = int(self.top("BitsAllocated") or 16)
         bits = allocated if stored is None else int(stored)

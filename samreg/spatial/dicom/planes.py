@@ -80,6 +80,8 @@ class Plane:
         Whether low values are to be shown bright, so that they are to be turned round.
     is_ct
         Whether it is a CT, whose values should be HU.
+    is_dose
+        Whether it is of a dose grid of radiotherapy.
     is_moment
         Whether it is a moment of a film, or a view from an angle.
     segment
@@ -102,6 +104,7 @@ class Plane:
     rescale: Rescale
     inverted: bool
     is_ct: bool
+    is_dose: bool
     is_moment: bool
     segment: str
     frame_of_reference: str
@@ -160,6 +163,7 @@ def _plane(header: Header, pixels: PixelFormat, frame: int, place: Place | None,
         rescale=_rescale(header, frame),
         inverted=pixels.photometric == "MONOCHROME1" and modality not in _QUANTITATIVE,
         is_ct=modality == "CT",
+        is_dose=modality == "RTDOSE",
         is_moment=pixels.frames > 1 and are_moments(header),
         segment=_segment(header, frame),
         frame_of_reference=str(header.top("FrameOfReferenceUID") or ""),

@@ -76,6 +76,13 @@ def _warn_of_values(plane: Plane, name: str) -> None:
         remark(log, "%s: a CT that states no rescale; its stored values are taken as HU", name)
     elif plane.is_ct and plane.rescale.units not in ("", "HU"):
         remark(log, "%s: a CT whose values are stated to be %s, not HU", name, plane.rescale.units)
+    elif plane.is_dose and not plane.rescale.stated:
+        remark(log, "%s: a dose that states no DoseGridScaling; its stored values are in no unit", name)
+    elif plane.is_dose:
+        units = plane.rescale.units or "an unknown unit"
+        remark(
+            log, "%s: a dose in %s, which shows no anatomy: register the scan, and bring the dose along", name, units
+        )
 
 
 def plane_values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
