@@ -94,6 +94,8 @@ def apply(
     inputs = (source, reference, transform)
     is_points = source.name.lower().endswith(POINT_SUFFIXES)
     is_contours = is_dicom_structures(source)
+    if not is_points and source.is_file():
+        _require_image(source)
     is_dicom = is_contours or (out.name.lower().endswith(DICOM) and not is_points)
     if is_dicom:
         require_suffix(out, (DICOM,), inputs=inputs)
@@ -128,6 +130,18 @@ def apply(
             )
     if not quiet:
         say(f"{source} brought to the {to} image; written to {out}")
+
+
+def _require_image(source: Path) -> None:
+    """Refuse a file that is of no kind that can be brought to the other image, before --out is looked at."""
+    from samreg.spatial.io_images import READABLE, is_image_path
+    from samreg.spatial.io_points import POINT_SUFFIXES
+
+    if not is_image_path(source):
+        raise InputError(
+            f"{source}: its format is not known; give an image ({', '.join(READABLE)}, a DICOM folder), DICOM "
+            f"contours, or points ({', '.join(POINT_SUFFIXES)}), such as the vertices of a mesh in LPS mm"
+        )
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

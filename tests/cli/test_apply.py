@@ -164,6 +164,14 @@ def test_an_image_of_another_place_is_refused(run, out, tmp_path):
     assert run("apply", out, out.parent / "moving.nii.gz", *to).exit_code == 0
 
 
+@pytest.mark.parametrize(("name", "target"), [("m.stl", "n.stl"), ("m.vtp", "n.nii.gz"), ("p.mps", "p.csv")])
+def test_an_input_of_an_unknown_format_is_told_before_the_name_of_the_output(run, out, tmp_path, name, target):
+    (tmp_path / name).write_text("solid")
+    done = run("apply", out, tmp_path / name, "-o", tmp_path / target)
+    assert done.exit_code == 2
+    assert "its format is not known; give an image" in done.output.replace("\n", " ")
+
+
 def test_a_segmentation_keeps_its_names_and_voxel_values(run, tmp_path):
     from samreg.spatial import Segment, read_segments, write_segmentation, write_transform
 
