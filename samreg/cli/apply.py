@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+_SAME_GRID = 1e-2  # mm, of the corners
 _BOX_POINTS = 16  # along an axis of the reference, by which it is told where its voxels come from
 
 
@@ -204,19 +205,28 @@ def _origin(to: str) -> str:
 
 
 def _registered_grid(path: Path, series: str | None, pixel_size: float | None, transform: Path, role: str) -> Image:
-    """Read an image that has the grid of the fixed or the moving image of a saved result, where it is known."""
+    """Read an image that lies where the fixed or the moving image of a saved result does, where that is known.
+
+    It has the grid of that image, or one of its own within it, as a dose, a segmentation or a crop has.
+    """
     from samreg.spatial.io_pictures import PICTURES
 
     grid = _saved_grid(transform, role) if transform.is_dir() else None
     if grid is not None and pixel_size is None and path.name.lower().endswith(PICTURES):
         pixel_size = float(grid.spacing[0])
     image = load_image(path, series, pixel_size)
-    if grid is not None and image.ndim == grid.ndim and not image.grid.same_as(grid, tolerance=1e-2):
+    if grid is None or image.ndim != grid.ndim or image.grid.same_as(grid, tolerance=_SAME_GRID):
+        return image
+    other = _saved_grid(transform, "moving" if role == "fixed" else "fixed")
+    is_other = other is not None and other.ndim == image.ndim and image.grid.same_as(other, tolerance=_SAME_GRID)
+    margin = float(max(image.spacing.max(), grid.spacing.max()))
+    if is_other or not grid.contains(image.grid.corners(), margin=margin).all():
         raise InputError(
             f"{path} does not lie where the {role} image of {transform} does: it is {image.grid}, the {role} image "
-            f"{grid}. Give that image or one on its grid, see --to; a transform file of the folder in place of the "
+            f"{grid}. Give that image or one within it, see --to; a transform file of the folder in place of the "
             "folder takes any image in the same world"
         )
+    log.warning("%s has a grid of its own within the %s image, to which it is taken to belong", path, role)
     return image
 
 

@@ -164,6 +164,22 @@ def test_an_image_of_another_place_is_refused(run, out, tmp_path):
     assert run("apply", out, out.parent / "moving.nii.gz", *to).exit_code == 0
 
 
+@pytest.mark.parametrize("to", ["fixed", "moving"])
+def test_a_grid_within_the_image_is_taken_and_that_of_the_other_image_refused(run, out, tmp_path, to):
+    """As a dose has, or a segmentation that was cropped; the folder took the grid of the registered image alone."""
+    role, other = ("moving", "fixed") if to == "fixed" else ("fixed", "moving")
+    grid = samreg.read_image(out.parent / f"{role}.nii.gz").grid
+    finer = Grid.make((16, 18, 12), origin=grid.origin + [14, 13, 15], spacing=(3, 3, 2.5))
+    samreg.write_image(Image(np.random.default_rng(0).normal(size=finer.shape), finer), tmp_path / "dose.nii.gz")
+    call = "--to", to, "--reference", out.parent / f"{to}.nii.gz", "-o", tmp_path / "w.nii.gz"
+    done = run("apply", out, tmp_path / "dose.nii.gz", *call)
+    assert done.exit_code == 0, done.output
+    assert f"a grid of its own within the {role} image" in done.output.replace("\n", " ")
+    refused = run("apply", out, out.parent / f"{other}.nii.gz", *call)
+    assert refused.exit_code == 2
+    assert "does not lie where" in refused.output.replace("\n", " ")
+
+
 @pytest.mark.parametrize(("name", "target"), [("m.stl", "n.stl"), ("m.vtp", "n.nii.gz"), ("p.mps", "p.csv")])
 def test_an_input_of_an_unknown_format_is_told_before_the_name_of_the_output(run, out, tmp_path, name, target):
     (tmp_path / name).write_text("solid")
