@@ -25,6 +25,7 @@ _COLUMNS = ("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "
 _FLAGS = ("vis", "sel", "lock")
 _AXIS_OF_ROTATION = ("ox", "oy", "oz")
 _REMEDY = "has it decimal commas, or a comma in a name or description? Export it again as .mrk.json"
+_POINTS = "Fiducial"  # the type of lists that are points; others are lines, curves, planes, boxes
 _SCORE_NOTE = "score="  # how a score is kept in the free text of Slicer's files
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -49,6 +50,7 @@ def read_markups(text: str, path: Path) -> Points:
     """
     try:
         lists = json.loads(text)["markups"]
+        kinds = dict.fromkeys(str(node.get("type", _POINTS)) for node in lists)
         points = [point for node in lists for point in _markups_list(node, path)]
     except InputError:
         raise
@@ -58,6 +60,11 @@ def read_markups(text: str, path: Path) -> Points:
         raise InputError(
             f"cannot read {path}: not a 3D Slicer markups file, or cut ({gist}); export it again"
         ) from error
+    if drawn := [kind for kind in kinds if kind != _POINTS]:
+        remark(
+            log, "%s: of each %s its control points are read, as points; what they draw is left out",
+            path, " and ".join(drawn),
+        )  # fmt: skip
     if not points:
         return Points(np.zeros((0, 3)))
     names, positions, notes = zip(*points, strict=True)
@@ -81,7 +88,7 @@ def write_markups(points: Points) -> str:
         }
         for i, (name, position) in enumerate(zip(points.names, points.positions.tolist(), strict=True))
     ]
-    node = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": control}
+    node = {"type": _POINTS, "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": control}
     return json.dumps({"@schema": _SCHEMA, "markups": [node]}, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -283,6 +283,15 @@ def test_markups_units(tmp_path, units):
     assert read(tmp_path, "units.mrk.json", text).positions.tolist() == [[1, 2, 3]]
 
 
+def test_what_is_drawn_through_points_is_said_to_be_left_out(tmp_path, caplog):
+    """A line became two points, and a region of interest lost its size, unsaid."""
+    point = {"label": "a", "position": [1, 2, 3]}
+    read(tmp_path, "points.mrk.json", markups("LPS", point))
+    assert not caplog.text
+    assert read(tmp_path, "roi.mrk.json", markups("LPS", point, type="ROI", size=[9, 9, 9])).names == ("a",)
+    assert "roi.mrk.json: of each ROI its control points are read, as points" in caplog.text
+
+
 @pytest.mark.parametrize(("system", "sign"), [("LPS", 1), ("RAS", -1), ("1", 1), ("0", -1), (0, -1)])
 def test_markups_frame(tmp_path, system, sign):
     points = read(tmp_path, "m.mrk.json", markups(system, {"label": "a", "position": [1, 2, 3]}))
