@@ -67,6 +67,8 @@ def _inside_body(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     spans = np.isin(np.arange(count + 1), np.intersect1d(labels[:, :, 0], labels[:, :, -1]))
     at_border[0] = False  # tissue
     asked, outside = np.flatnonzero(at_border), at_border.copy()
+    if not asked.size:  # a crop within the body, or a background of 0
+        return np.ones_like(tissue)
     voxels = at_border[labels]  # of these alone, as a median sorts all it is given
     median = np.asarray(ndimage.median(hu[voxels], labels[voxels], asked))
     outside[asked] = median < np.where(spans[asked], _BENEATH_HU, _OUTSIDE_HU)

@@ -50,6 +50,13 @@ def test_body_of_air_is_empty():
     assert not body_mask(Image.from_array(air, spacing=(4, 4, 4))).any()
 
 
+def test_gas_within_a_crop_that_tissue_surrounds_is_of_the_body():
+    """As in a crop of the abdomen, or a CT whose background is 0; it ended in scipy's ValueError."""
+    crop = np.full((12, 20, 20), 40, np.int16)
+    crop[3:9, 5:15, 5:15] = -1000
+    assert body_mask(Image.from_array(crop, spacing=(4, 4, 4))).all()
+
+
 GOOD = np.random.default_rng(0).integers(-1000, 400, (8, 8, 8))
 PADDED = np.where(np.indices(GOOD.shape)[2] == 0, -2000, GOOD + 1024).astype(np.int16)
 
