@@ -117,8 +117,8 @@ def build(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Annotated images, in images/ or directly, and landmarks.csv (subject, landmark, x, y, z in LPS mm) "
-            "or a points file beside each image."
+            help="Annotated images, in images/ or directly, and landmarks.csv (subject, landmark, x, y(, z) in LPS "
+            "mm) or a points file beside each image."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Landmark atlas, .h5.")],
@@ -129,6 +129,7 @@ def build(
         str | None,
         typer.Option(help="Comma-separated names of the images to test on: those the model was not trained on."),
     ] = None,
+    pixel_size: PixelSize = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -138,7 +139,7 @@ def build(
     require_suffix(out, (".h5",))
     with session(verbose=verbose, quiet=quiet) as progress:
         atlas = samreg.build_landmark_atlas(
-            folder, model=model, device=device, cache=cache, progress=progress,
+            folder, model=model, device=device, cache=cache, pixel_size=pixel_size, progress=progress,
             test_on=None if test_on is None else test_on.split(","),
         )  # fmt: skip
         atlas.save(out)

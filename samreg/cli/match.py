@@ -102,7 +102,7 @@ def match(
         require_suffix(report, (".png", ".html"), inputs=inputs)
         if template_set is not None or ".h5" in {path.suffix.lower() for path in inputs}:
             raise InputError("--report draws one template and its target; give the two images themselves")
-    single = {"--subject": subject, "--template-series": template_series, "--pixel-size": pixel_size}
+    single = {"--subject": subject, "--template-series": template_series}
     if not to_file:
         single["--target-series"] = target_series
     ignored = ["--jobs"] if jobs != 1 and (to_file or template_set is None) else []
@@ -113,7 +113,7 @@ def match(
     if template_set is not None and not to_file:
         with session(verbose=verbose, quiet=quiet) as progress:
             outcomes = samreg.match_folder(
-                template_set, inputs, out, **options, cache=cache, jobs=jobs, progress=progress
+                template_set, inputs, out, **options, cache=cache, pixel_size=pixel_size, jobs=jobs, progress=progress
             )
         show_outcomes(outcomes, out, quiet=quiet)
         return
@@ -122,7 +122,9 @@ def match(
         matches: LandmarkMatches | TemplateMatches
         columns = {}
         if template_set is not None:
-            templates = samreg.read_templates(template_set, model=model, device=device, cache=cache, progress=progress)
+            templates = samreg.read_templates(
+                template_set, model=model, device=device, cache=cache, pixel_size=pixel_size, progress=progress
+            )
             matches = samreg.match_set(templates, target, **options, progress=progress)
         else:
             template = _load(inputs[0], template_series, pixel_size)
@@ -166,10 +168,7 @@ def _check(inputs: list[Path], out: Path, *, to_file: bool, template_set: Path |
     if not is_set and len(inputs) != 3:
         raise InputError(f"give TEMPLATE POINTS TARGET, or --template-set and targets; got {len(inputs)} paths")
     if is_set and (given := [option for option, value in single.items() if value is not None]):
-        raise InputError(
-            f"{', '.join(given)} cannot be given for all the images of a set; leave it out (files of a set say their "
-            "pixel size themselves, as NIfTI and NRRD do)"
-        )
+        raise InputError(f"{', '.join(given)} cannot be given for all the images of a set; leave it out")
     if is_set and to_file and len(inputs) != 1:
         raise InputError(f"{out} holds the points of one target, but {len(inputs)} are given; name a folder")
     if is_set and not to_file:

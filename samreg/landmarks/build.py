@@ -35,6 +35,7 @@ def build_landmark_atlas(
     device: str = "auto",
     cache: str | os.PathLike[str] | None = None,
     test_on: Collection[str] | None = None,
+    pixel_size: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> LandmarkAtlas:
     """Make a landmark atlas from annotated images, and test it on each person by the others.
@@ -44,8 +45,8 @@ def build_landmark_atlas(
     templates
         Annotated images: the folder that :func:`samreg.read_templates` takes, or what it returns. They may show
         different parts of the body and need not have the same landmarks. At least two, 2D or 3D.
-    model, device, cache, progress
-        As in :func:`samreg.read_templates`; the model is the templates' own where they are given.
+    model, device, cache, pixel_size, progress
+        As in :func:`samreg.read_templates`, of a folder; templates that are given have a model and a pixel size.
     test_on
         Names of the people to test on; all of them unless given. Where the model was trained with landmarks of some of
         them, name the others: only these tell what it will do in new people.
@@ -77,7 +78,9 @@ def build_landmark_atlas(
     if isinstance(test_on, str):
         raise InputError(f"test_on must be a list of names, such as ['{test_on}'], got {test_on!r}")
     if isinstance(templates, (str, os.PathLike)):
-        known = read_templates(Path(templates), model=model, device=device, cache=cache, progress=progress)
+        known = read_templates(
+            Path(templates), model=model, device=device, cache=cache, pixel_size=pixel_size, progress=progress
+        )
     else:
         known = as_templates(templates)
     people = tuple(template.name for template in known)

@@ -16,6 +16,7 @@ from samreg.errors import InputError, require_choice, require_number, require_pr
 from samreg.landmarks.match import SEARCHES
 from samreg.landmarks.templates import MANIFEST, Template, TemplateMatches, match_set, read_templates, template_files
 from samreg.spatial.files import claimed_folder, require_path
+from samreg.spatial.io_images import read_image
 from samreg.spatial.io_points import write_points
 from samreg.spatial.tables import read_table
 from samreg.steps import Outcome, find_inputs, require_summary, run_step, write_summary, write_table
@@ -36,6 +37,7 @@ def match_folder(
     device: str = "auto",
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
+    pixel_size: float | None = None,
     jobs: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> list[Outcome]:
@@ -59,6 +61,8 @@ def match_folder(
         As in :func:`match_set`; the model as a name or path.
     cache
         Folder that keeps the templates' embeddings; ``out/.templates`` unless given.
+    pixel_size
+        Of all images, mm, where their files (PNG, JPEG) say none.
     jobs
         Targets at a time.
     progress
@@ -98,7 +102,10 @@ def match_folder(
     _require_own_table(out, Path(templates))
     options = {"model": model, "search": search, "device": device, "seed": seed}
     with claimed_folder(out):
-        outcomes = _match_all(templates, images, out, options, cache=cache, jobs=jobs, report=progress or log.info)
+        outcomes = _match_all(
+            templates, images, out, options, cache=cache, pixel_size=pixel_size, jobs=jobs,
+            report=progress or log.info,
+        )  # fmt: skip
         _write_tables(out, outcomes)
     return outcomes
 
@@ -110,22 +117,25 @@ def _match_all(
     options: Mapping[str, Any],
     *,
     cache: str | os.PathLike[str] | None,
+    pixel_size: float | None,
     jobs: int,
     report: Callable[[str], None],
 ) -> list[Outcome]:
     """Match every target, several at a time."""
     embeddings = str(out / ".templates" if cache is None else cache)
     known = read_templates(
-        templates, model=options["model"], device=options["device"], cache=embeddings, progress=report
-    )
+        templates, model=options["model"], device=options["device"], cache=embeddings, pixel_size=pixel_size,
+        progress=report,
+    )  # fmt: skip
     inputs = {
         "templates": {t.name: [t.embedding.source, t.points.names, t.points.positions.tolist()] for t in known},
         "model": known[0].embedding.model,
         "search": options["search"],
         "seed": options["seed"],
+        **({} if pixel_size is None else {"pixel_size": pixel_size}),
     }
     del known
-    match_one = partial(_match_one, os.fspath(templates), embeddings, out, inputs, options)
+    match_one = partial(_match_one, os.fspath(templates), embeddings, pixel_size, out, inputs, options)
     outcomes: list[Outcome] = []
     try:
         for outcome in each(match_one, images.items(), jobs=jobs):
@@ -164,6 +174,7 @@ def _require_own_table(out: Path, templates: Path) -> None:
 def _match_one(
     templates: str,
     cache: str,
+    pixel_size: float | None,
     out: Path,
     inputs: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -173,16 +184,20 @@ def _match_one(
     name, target = named
 
     def work(folder: Path) -> None:
-        known = _loaded(templates, options["model"], options["device"], cache, json.dumps(inputs, sort_keys=True))
-        _write(match_set(known, target, **options), name, folder)
+        contents = json.dumps(inputs, sort_keys=True)
+        known = _loaded(templates, options["model"], options["device"], cache, pixel_size, contents)
+        image = target if pixel_size is None else read_image(target, spacing=pixel_size)
+        _write(match_set(known, image, **options), name, folder)
 
     return run_step(out / name, work, files=[target], inputs=inputs, packages=_PACKAGES)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(folder: str, model: Any, device: str, cache: str, contents: str) -> tuple[Template, ...]:
+def _loaded(
+    folder: str, model: Any, device: str, cache: str, pixel_size: float | None, contents: str
+) -> tuple[Template, ...]:
     """Return the templates, read once in a process; ``contents`` changes with what the folder holds."""
-    return read_templates(folder, model=model, device=device, cache=cache)
+    return read_templates(folder, model=model, device=device, cache=cache, pixel_size=pixel_size)
 
 
 def _write(matches: TemplateMatches, subject: str, folder: Path) -> None:

@@ -134,6 +134,7 @@ def read_templates(
     model: Any = None,
     device: str = "auto",
     cache: str | os.PathLike[str] | None = None,
+    pixel_size: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Template, ...]:
     r"""Read and embed the templates of a folder.
@@ -150,6 +151,8 @@ def read_templates(
         "auto", "cpu", "cuda" or "mps", for the embedding.
     cache
         Folder that keeps the embeddings; they are read instead of computed while image and model stay the same.
+    pixel_size
+        Of all images, mm, where their files (PNG, JPEG) say none.
     progress
         Called with what is being done.
 
@@ -187,7 +190,7 @@ def read_templates(
     for name, (file, subject) in _landmark_files(folder, images).items():
         if progress is not None:
             progress(f"template {name}")
-        image = read_image(images[name])
+        image = read_image(images[name], spacing=pixel_size)
         network = model_for(model, image) if network is None else network
         cached = None if cache is None else Path(cache) / f"{name}.h5"
         embedding = embed(image, model=network, device=device, cache=cached)

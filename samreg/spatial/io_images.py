@@ -199,7 +199,8 @@ def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
     Parameters
     ----------
     *paths
-        Image files, DICOM folders, and folders of these: volumes, and sub-folders that each hold a DICOM series.
+        Image files, DICOM folders, and folders of these: volumes, and sub-folders that each hold a DICOM series. Of a
+        folder without volumes its 2D pictures; beside volumes these are none of the images.
 
     Returns
     -------
@@ -227,11 +228,7 @@ def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"image not found: {path}; check the path (working folder: {Path.cwd()})")
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        if path.is_dir() and not inside:
-            raise InputError(f"no images in {path}: it is empty")
-        volumes = [p for p in inside if p.name.lower().endswith(_VOLUMES) or p.is_dir()]
-        for image in [p for p in volumes if not p.name.startswith(".")] or [path]:
+        for image in _images_in(path) if path.is_dir() else [path]:
             ending = next((s for s in (*READABLE, *PAIRS) if image.name.lower().endswith(s) and not image.is_dir()), "")
             name = image.absolute().name
             name = name[: len(name) - len(ending)]
@@ -239,3 +236,16 @@ def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
                 raise InputError(f"{images[name]} and {image} share the name {name!r}; rename one")
             images[name] = image
     return images
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the images of a folder, in the order of their names; the folder itself where it holds DICOM slices."""
+    inside = sorted(folder.iterdir())
+    if not inside:
+        raise InputError(f"no images in {folder}: it is empty")
+    shown = [path for path in inside if not path.name.startswith(".")]
+    volumes = [path for path in shown if path.is_dir() or path.name.lower().endswith(_VOLUMES)]
+    pictures = [path for path in shown if path.is_file() and path.name.lower().endswith(PICTURES)]
+    if pictures and not _has_dicom(folder) and not any(path.is_file() or _has_dicom(path) for path in volumes):
+        return pictures
+    return volumes or [folder]

@@ -321,7 +321,7 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("match", "{fixed}", "-o", "{tmp}/f.csv"), "--template-set"),
         (("match", "--template-set", "{tmp}", "{fixed}", "{moving}", "-o", "{tmp}/f.csv"), "name a folder"),
         (("match", "--template-set", "{tmp}/none", "{fixed}", "-o", "{tmp}/f.csv"), "none"),
-        (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/f.csv", "--pixel-size", "0.5"), "--pixel-size"),
+        (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/f.csv", "--subject", "A"), "--subject"),
         (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/o", "--target-series", "2"), "--target-series"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "transform.h5"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),

@@ -6,6 +6,7 @@ import csv
 import importlib
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image as Picture
 
 import samreg
 from samreg.errors import InputError
@@ -233,6 +235,23 @@ def test_flat_templates_are_embedded_by_the_flat_model(tmp_path):
     (tmp_path / "a.csv").write_text("name,x,y\ntip,30,30\n")
     (template,) = samreg.read_templates(tmp_path)
     assert template.embedding.model.startswith("xray-ceph@")
+
+
+def test_pictures_of_a_folder_are_templates_and_targets_at_the_pixel_size_given(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("set/images/a.png", "set/images/b.png", "targets/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(rng.integers(0, 255, (96, 96), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "set" / "landmarks.csv").write_text("subject,landmark,x,y\na,tip,30,30\nb,tip,40,30\n")
+    with pytest.raises(InputError, match="--pixel-size"):  # the files say none
+        samreg.read_templates(tmp_path / "set")
+    templates = samreg.read_templates(tmp_path / "set", pixel_size=0.5)
+    assert [template.embedding.image_grid.spacing.tolist() for template in templates] == [[0.5, 0.5]] * 2
+    assert samreg.build_landmark_atlas(tmp_path / "set", pixel_size=0.5).people == ("a", "b")
+    call = partial(samreg.match_folder, tmp_path / "set", tmp_path / "targets", tmp_path / "out")
+    assert [outcome.status for outcome in call(pixel_size=0.5)] == ["done"]
+    assert [outcome.status for outcome in call(pixel_size=0.5)] == ["kept"]
+    assert [outcome.status for outcome in call(pixel_size=0.6)] == ["done"]
 
 
 def test_folders_that_are_no_set_are_refused(folder, tmp_path, phantoms):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from samreg.errors import InputError
-from samreg.spatial import Image, as_image, read_image, write_image
+from samreg.spatial import Image, as_image, find_images, read_image, write_image
 from samreg.spatial.adapters import to_nibabel
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -414,6 +414,19 @@ def test_a_jpeg_that_is_shown_turned_is_said_to_be(tmp_path, orientation, said):
     image = read_image(tmp_path / "xray.jpg", spacing=0.5)
     assert image.shape == (8, 16)
     assert ["EXIF orientation 6" in remark for remark in image.remarks] == [True] * said
+
+
+def test_pictures_are_the_images_of_a_folder_that_has_no_volumes(tmp_path):
+    for name in ("b.jpg", "a.png", ".hidden.png", "notes.txt", "masks/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert list(find_images(tmp_path)) == ["a", "b"]
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "1.dcm").write_bytes(bytes(128) + b"DICM")
+    assert list(find_images(tmp_path)) == ["masks", "series"]  # of which the pictures are
+    (tmp_path / "scan.nii.gz").touch()
+    assert list(find_images(tmp_path)) == ["masks", "scan", "series"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])  # the tif says it, 1 mm
