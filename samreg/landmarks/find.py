@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from samreg.device import run_in_threads
 from samreg.errors import require_progress
+from samreg.landmarks.arms import arms, in_words
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
 from samreg.landmarks.locate import SEEN_RELIABILITY, looks_known
@@ -88,6 +89,14 @@ class FoundLandmarks:
     def sure(self) -> NDArray[np.bool_]:
         """(N,) landmarks in the image with a reliability of at least 0.5."""
         return self.inside & (self.reliability >= MIN_RELIABILITY)
+
+    @property
+    def arms(self) -> Mapping[str, str]:
+        """Whether the "left" and the "right" arm are "raised" or "down"; nothing of one that is not known."""
+        if self.points.shape[1] != len("xyz"):
+            return {}
+        sure = np.flatnonzero(self.sure)
+        return arms([self.names[i] for i in sure], self.points[sure])
 
     def to_points(self, *, unsure: bool = False) -> Points:
         """Return the landmarks that are sure as :class:`samreg.Points`, scored by reliability.
@@ -261,6 +270,8 @@ def _notes(found: FoundLandmarks, atlas: LandmarkAtlas) -> tuple[str, ...]:
             notes.append(f"vertebrae {levels}; they could not be counted from above: count them before use")
     if found.ribs:
         notes.append(_followed(found.ribs))
+    if found.arms and _looks_known(found):
+        notes.append(f"{in_words(found.arms)}, as the shoulder blades are turned")
     return tuple(notes)
 
 

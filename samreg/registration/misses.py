@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.landmarks.arms import are_other, arms, in_words
 from samreg.quality.regions import region_of
+from samreg.seeding.affine import fit_least_squares
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.points import Points
 
 _MIN_FOR_REGION = 3  # landmarks
 _DOUBTFUL_MM = 15.0  # median of a region's misses
+_MIN_FOR_POSE = 4  # landmarks that say how a body lies
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,26 @@ class LandmarkMisses:
 
     def __len__(self) -> int:
         return len(self.distance)
+
+    @property
+    def arms_that_differ(self) -> str:
+        """How the arms lie in both images, in plain words, where one is raised here and down there; else nothing."""
+        bodies = self.fixed.positions, self._moving_as_fixed()
+        found = [arms(self.fixed.names, positions) for positions in bodies]
+        if not are_other(*found).any():
+            return ""
+        return " and ".join(
+            f"{in_words(one)} in the {role} image" for role, one in zip(("fixed", "moving"), found, strict=True)
+        )
+
+    def _moving_as_fixed(self) -> FloatArray:
+        """Return where the moving image's landmarks would lie if its body, but for the shoulders, lay as the fixed."""
+        trunk = np.array(["shoulder" not in region_of(name) for name in self.fixed.names], dtype=bool)
+        if trunk.sum() < _MIN_FOR_POSE or self.moving.ndim != len("xyz"):
+            return self.moving.positions
+        moving, fixed = (points.positions[trunk] for points in (self.moving, self.fixed))
+        pose = fit_least_squares(moving, fixed, np.ones(len(fixed)), kind="similarity")
+        return np.asarray(pose.transform_points(self.moving.positions))
 
     def by_region(self) -> tuple[RegionMisses, ...]:
         """Return the regions, those that are missed by the most first."""

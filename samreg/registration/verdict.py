@@ -133,6 +133,9 @@ def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[s
         reasons.append(lines[-1])
     if (~shown).mean() > _MIN_UNSURE_SHARE:
         lines.append(f"not in the moving image: the {_regions(points[body], ~shown)}")
+    if other_arms := "" if result.landmark_misses is None else result.landmark_misses.arms_that_differ:
+        lines.append(f"shoulders unsure: arms differ ({other_arms})")
+        reasons.append(lines[-1])
     return tuple(map(_spaced, lines)), tuple(map(_spaced, reasons))
 
 

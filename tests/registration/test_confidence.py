@@ -205,6 +205,16 @@ def test_a_region_whose_named_landmarks_are_missed_is_named(result, pair) -> Non
     assert judged.status == "check"
 
 
+def test_arms_that_differ_are_told_in_the_verdict(result) -> None:
+    names = ("left_scapula_spine_root", "left_glenoid")
+    fixed, moving = (Points([[60.0, 50.0, 0.0], [140.0, 10.0, up]], names, [0.9, 0.9]) for up in (60.0, 0.0))
+    misses = LandmarkMisses(fixed, moving, np.ones(2), np.ones(2, bool))
+    verdict = dataclasses.replace(result, landmark_misses=misses).verdict
+    told = "shoulders unsure: arms differ (left arm raised in the fixed image and left arm down in the moving image)"
+    assert told in verdict.text
+    assert told in verdict.reasons
+
+
 def test_named_landmarks_come_back_from_the_folder_and_stand_on_the_page(result, pair, tmp_path) -> None:
     assert result.landmark_misses is not None
     moved = result.transform_points(result.landmark_misses.fixed.positions, to="moving")
