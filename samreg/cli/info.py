@@ -14,6 +14,7 @@ import typer
 from samreg.cli.common import Series, load_image, session, show_table
 from samreg.errors import InputError
 
+_CHECKPOINTS = (".safetensors", ".pth")
 _PACKAGES = ("samreg", "torch", "antspyx", "itk-elastix", "SimpleITK", "numpy", "scipy", "nibabel")
 
 
@@ -21,7 +22,8 @@ def info(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="Image, labels, DICOM folder, points, transform, embedding, or the folder of a result, to describe."
+            help="Image, labels, DICOM folder, points, transform, embedding, landmark atlas, model, or the folder of a "
+            "result, to describe."
         ),
     ] = None,
     series: Series = None,
@@ -55,7 +57,9 @@ def _kind(path: Path) -> Callable[..., None]:
     if path.name == SUMMARY:
         return lambda summary: _result(summary.parent)
     if name.endswith(HDF5):
-        return _transform if _holds_transform(path) else _embedding
+        return _of_hdf5(path)
+    if name.endswith(_CHECKPOINTS):
+        return _model
     if (
         name.endswith((".tfm", *MATLAB))
         or is_dicom_registration(path)
@@ -67,13 +71,17 @@ def _kind(path: Path) -> Callable[..., None]:
     return _transform if name.endswith(".npz") or _is_field(path) else _image
 
 
-def _holds_transform(path: Path) -> bool:
+def _of_hdf5(path: Path) -> Callable[..., None]:
     import h5py
 
+    from samreg.landmarks.atlas import FORMAT
+
     if not h5py.is_hdf5(path):
-        return False
+        return _embedding  # which says what it is not
     with h5py.File(path, "r") as file:
-        return "TransformGroup" in file
+        if "TransformGroup" in file:
+            return _transform
+        return _atlas if file.attrs.get("format") == FORMAT else _embedding
 
 
 def _is_field(path: Path) -> bool:
@@ -163,12 +171,14 @@ def _result(folder: Path) -> None:
 
     summary = Stored.open(folder).summary
     options = {key: value for key, value in summary["options"].items() if value not in (None, {})}
+    verdict = summary.get("verdict", "")
     rows = [
         ("registered", "yes" if summary["ok"] else f"no: {summary['reason']}"),
+        *([("verdict", verdict)] if verdict else []),
         *((f"{role} image", f"{summary[role]['path'] or summary[role]['name']}") for role in ("fixed", "moving")),
         *((key.replace("_", " "), str(value)) for key, value in options.items()),
         *((key.replace("_", " "), f"{value:.4g}") for key, value in summary["quality"].items()),
-        *(("check", flag) for flag in summary.get("flags", ())),
+        *(("check", reason) for reason in summary.get("to_check", ()) if reason not in verdict),
         ("files", ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))),
     ]
     show_table(f"{folder}: a saved registration", ("", ""), rows)
@@ -223,6 +233,35 @@ def _embedding(path: Path) -> None:
         rows.append(("global", f"{found.global_.shape[0]} channels, {found.global_grid}"))
     rows += [("inside the body", f"{found.body.mean():.0%}"), ("of the image", str(found.image_grid))]
     show_table(str(path), ("", ""), rows)
+
+
+def _atlas(path: Path) -> None:
+    from samreg.cli.landmarks import show_atlas_errors
+    from samreg.landmarks import LandmarkAtlas
+
+    atlas = LandmarkAtlas.load(path)
+    rows = [
+        ("model", atlas.model),
+        ("people", f"{len(atlas.people)}: {', '.join(atlas.people)}"),
+        ("landmarks", str(len(atlas.names))),
+    ]
+    show_table(f"{path}: a landmark atlas in {atlas.positions.shape[-1]}D", ("", ""), rows)
+    show_atlas_errors(atlas)
+
+
+def _model(path: Path) -> None:
+    from samreg.embedding.checkpoint import load_checkpoint
+
+    found = load_checkpoint(path)
+    rows = [
+        ("name", found.name),
+        ("architecture", found.architecture),
+        ("weights", f"{sum(weight.numel() for weight in found.network.parameters()):,}"),
+        ("reliability", "calibrated" if found.calibration else "a default's, not calibrated"),
+    ]
+    if found.landmarks is not None:
+        rows.append(("finds", ", ".join(found.landmarks["names"])))
+    show_table(f"{path}: {'a model' if found.landmarks is None else 'a landmark detector'}", ("", ""), rows)
 
 
 def _numbers(values: object) -> str:

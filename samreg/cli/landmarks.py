@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -28,6 +28,9 @@ from samreg.cli.common import (
 )
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray
+
+if TYPE_CHECKING:
+    from samreg.landmarks import LandmarkAtlas
 
 log = logging.getLogger(__name__)
 
@@ -144,13 +147,19 @@ def build(
         )  # fmt: skip
         atlas.save(out)
     if not quiet:
-        assert atlas.errors is not None
-        rows = [
-            (name, int((~np.isnan(errors)).sum()), *_summary(errors))
-            for name, errors in [*zip(atlas.names, atlas.errors.T, strict=True), ("all", atlas.errors.ravel())]
-        ]
-        show_table("each person by the others, errors in mm", ("name", "people", "mean", "median", "p95"), rows)
+        show_atlas_errors(atlas)
         say(f"{len(atlas.names)} landmarks of {len(atlas.people)} people; written to {out}")
+
+
+def show_atlas_errors(atlas: LandmarkAtlas) -> None:
+    """Print the errors of an atlas's landmarks, each person searched by the others; nothing where it was not tested."""
+    if atlas.errors is None:
+        return
+    rows = [
+        (name, int((~np.isnan(errors)).sum()), *_summary(errors))
+        for name, errors in [*zip(atlas.names, atlas.errors.T, strict=True), ("all", atlas.errors.ravel())]
+    ]
+    show_table("each person by the others, errors in mm", ("name", "people", "mean", "median", "p95"), rows)
 
 
 def _summary(errors: FloatArray) -> tuple[float, float, float]:

@@ -24,7 +24,7 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.hdf5 import create_hdf5, open_hdf5, read_array, write_array
 
 ATLASES = Path(__file__).parent / "atlases"
-_FORMAT = "samreg-landmark-atlas"
+FORMAT = "samreg-landmark-atlas"
 _VERSION = 1
 _METRIC_RIDGE = 0.1  # of the mean variance, added to the covariance of the vectors
 _MIN_FOR_METRIC = 3  # people with a landmark, for its vectors to tell how vectors vary
@@ -122,7 +122,7 @@ class LandmarkAtlas:
             When the file cannot be written.
         """
         with atomic_path(path) as temporary, create_hdf5(temporary) as file:
-            file.attrs.update(format=_FORMAT, version=_VERSION, model=self.model, scale=self.around.scale)
+            file.attrs.update(format=FORMAT, version=_VERSION, model=self.model, scale=self.around.scale)
             file.attrs["names"] = json.dumps(self.names)
             file.attrs["people"] = json.dumps(self.people)
             file.attrs["calibration"] = json.dumps(asdict(self.calibration))
@@ -149,7 +149,7 @@ class LandmarkAtlas:
         with open_hdf5(
             path,
             "landmark atlas",
-            file_format=_FORMAT,
+            file_format=FORMAT,
             version=_VERSION,
             remedy="make one with `samreg landmarks build`",
         ) as file:

@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 
 import samreg
+from samreg.embedding.registry import WEIGHTS
 from samreg.errors import EngineError, ImagesAtFault, MissingExtraError
 from samreg.phantoms import phantom_pair
 from samreg.spatial import AffineTransform
@@ -647,8 +648,15 @@ def test_info_describes_results_transforms_points_labels_and_embeddings(run, reg
     samreg.write_image(fixed.with_array((fixed.array > -500).astype(np.uint8) * 7), tmp_path / "labels.nii.gz")
     samreg.write_transform(files.truth, tmp_path / "truth.txt")
     assert run("embed", files.fixed, "-o", tmp_path / "e.h5", "--model", "mind", "--quiet").exit_code == 0
+    texture = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
+    noise = samreg.embed({"array": texture, "spacing": (8, 8, 8)}, model="mind")
+    one = samreg.Points([[60.0, 60.0, 60.0], [60.0, 60.0, 100.0]], ("carina", "apex"))
+    samreg.build_landmark_atlas([samreg.Template(name, noise, one) for name in "AB"]).save(tmp_path / "atlas.h5")
+    verdict = json.loads((out / "result.json").read_text())["verdict"]
     for path, words in (
-        (out, ("a saved registration", "registered", "fixed.nii.gz", "correlation after", "warped.nii.gz")),
+        (out, ("a saved registration", "registered", "fixed.nii.gz", "correlation after", "warped.nii.gz", verdict)),
+        (tmp_path / "atlas.h5", ("a landmark atlas in 3D", "mind@", "2: A, B", "apex", "p95")),
+        (WEIGHTS / "ct-small.safetensors", ("a model", "compact", "2,7", "calibrated")),
         (out / "transform.h5", ("a transform in 3D", "affine, matrix", "fixed to moving")),
         (out / "inverse.nii.gz", ("a transform in 3D", "field, voxel size, mm", "largest")),
         (tmp_path / "truth.txt", ("affine, translation mm", "change of volume")),
