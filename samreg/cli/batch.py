@@ -15,6 +15,7 @@ from samreg.cli.common import (
     EngineSpacing,
     Method,
     Model,
+    PixelSize,
     Quiet,
     Seed,
     TransformKind,
@@ -38,8 +39,8 @@ def batch(
         typer.Argument(
             metavar="TABLE|FOLDER",
             help="A csv with the columns fixed and moving, and optionally name, fixed_mask, moving_mask, "
-            "fixed_landmarks, moving_landmarks, fixed_labels, moving_labels, files relative to it; or a folder of "
-            "images, with --fixed or --all-pairs.",
+            "fixed_landmarks, moving_landmarks, fixed_labels, moving_labels, fixed_series, moving_series, files "
+            "relative to it; or a folder of images, with --fixed or --all-pairs.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; gone on with when it exists.")],
@@ -67,6 +68,7 @@ def batch(
     ] = "auto",
     backend: Annotated[str, typer.Option(metavar="local|dask", help="Where the jobs run.")] = "local",
     scheduler: Annotated[str | None, typer.Option(help="Address of the Dask scheduler.")] = None,
+    pixel_size: PixelSize = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,7 +91,7 @@ def batch(
     with session(verbose=verbose, quiet=quiet) as progress:
         outcomes = samreg.register_many(
             wanted, out, jobs=jobs, threads=threads, device=device, backend=backend, scheduler=scheduler,
-            progress=progress, **options,
+            pixel_size=pixel_size, progress=progress, **options,
         )  # fmt: skip
     if not quiet:
         _show(outcomes, out)

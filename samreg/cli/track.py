@@ -12,8 +12,10 @@ from samreg.cli.common import (
     Model,
     Quiet,
     Seed,
+    Series,
     Verbose,
     fail,
+    load_image,
     say,
     session,
     show_outcomes,
@@ -44,6 +46,8 @@ def track(
         tuple[Path, Path] | None,
         typer.Option(metavar="JSON IMAGES", help="Lesion pairs of DeepLesion, annotated by Deep Lesion Tracker."),
     ] = None,
+    baseline_series: Series = None,
+    followup_series: Annotated[str | None, typer.Option(help="DICOM series of the follow-up.")] = None,
     model: Model = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -64,6 +68,8 @@ def track(
 
     if sum((bool(inputs), pairs is not None, dlt is not None)) != 1 or (inputs and len(inputs) != 3):
         raise InputError("give BASELINE FOLLOWUP LESIONS, or --pairs, or --dlt")
+    if not inputs and (baseline_series is not None or followup_series is not None):
+        raise InputError("--baseline-series and --followup-series are for one pair; leave them out")
     if inputs:
         require_folder(out, inputs=inputs)
     else:
@@ -72,7 +78,8 @@ def track(
     options: dict[str, Any] = {"model": model, "device": device, "seed": seed}
     if inputs:
         with session(verbose=verbose, quiet=quiet) as progress:
-            tracks = samreg.track(*inputs, **options, progress=progress)
+            baseline, followup = load_image(inputs[0], baseline_series), load_image(inputs[1], followup_series)
+            tracks = samreg.track(baseline, followup, inputs[2], **options, progress=progress)
             progress("writing")
             tracks.save(out)
         if not tracks:

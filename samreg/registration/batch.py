@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from samreg.backends import duration_text, follow, this_process, workers
 from samreg.device import MAX_THREADS, available_cpus, resolve_device
@@ -29,7 +29,7 @@ from samreg.registration.outcome import (
     read_outcome,
     write_outcomes,
 )
-from samreg.registration.pairs import EMBEDDINGS, SUMMARY, RegistrationPair, read_registration_pairs
+from samreg.registration.pairs import EMBEDDINGS, SUMMARY, TEXTS, RegistrationPair, read_registration_pairs
 from samreg.registration.register import register
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.files import claimed_folder, locked_folder, require_path, scratch_folder
@@ -55,6 +55,14 @@ _KILLED = (
 )
 
 
+class _Source(NamedTuple):
+    """Where an image that is embedded comes from."""
+
+    file: Path
+    series: str | None
+    mask: Path | None
+
+
 @dataclass(frozen=True)
 class _Run:
     """What all pairs of a run share, as any process can be told it."""
@@ -62,7 +70,8 @@ class _Run:
     out: Path
     options: Mapping[str, Any]
     identity: tuple[str, ...]  # of the models that may embed
-    shared: frozenset[tuple[Path, Path | None]]  # images, with their masks, whose embeddings several pairs need
+    shared: frozenset[_Source]  # images whose embeddings several pairs need
+    pixel_size: float | None
     threads: int
     devices: tuple[str, ...]
     slots: str  # folder in which processes claim a device each
@@ -83,6 +92,7 @@ def register_many(
     device: str = "auto",
     backend: str = "local",
     scheduler: str | None = None,
+    pixel_size: float | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> list[PairOutcome]:
@@ -108,6 +118,8 @@ def register_many(
     backend, scheduler
         "local", or "dask" with the scheduler's address: on a cluster whose workers see code, images and ``out`` under
         the same paths.
+    pixel_size
+        Of all images, mm, where their files (PNG, JPEG) say none.
     progress
         Called with what is being done, and about how long it will take; the log gets it, at level INFO, unless given.
     **options
@@ -167,6 +179,7 @@ def register_many(
             identity=_checked(options),
             shared=_shared_images(pairs) if options.get("method") != "registration" else frozenset(),
             threads=require_number("threads", threads, minimum=1, maximum=MAX_THREADS, integer=True),
+            pixel_size=pixel_size,
             devices=devices,
             slots=str(slots),
             parent=this_process() if backend == "local" else None,
@@ -179,10 +192,9 @@ def register_many(
 
 def _absolute(pair: RegistrationPair) -> RegistrationPair:
     """Return the pair with absolute paths."""
-    paths = {field.name: getattr(pair, field.name) for field in fields(pair) if field.name != "name"}
-    return RegistrationPair(
-        pair.name, **{key: Path(path).absolute() for key, path in paths.items() if path is not None}
-    )
+    paths = {field.name: getattr(pair, field.name) for field in fields(pair) if field.name not in TEXTS}
+    absolute: dict[str, Any] = {key: Path(path).absolute() for key, path in paths.items() if path is not None}
+    return replace(pair, **absolute)
 
 
 def _absolute_file(option: Any) -> Any:
@@ -222,14 +234,22 @@ def _checked(options: Mapping[str, Any]) -> tuple[str, ...]:
     return identities
 
 
-def _shared_images(pairs: Sequence[RegistrationPair]) -> frozenset[tuple[Path, Path | None]]:
+def _shared_images(pairs: Sequence[RegistrationPair]) -> frozenset[_Source]:
     counts = Counter(key for pair in pairs for key in _embedded(pair))
     return frozenset(key for key, count in counts.items() if count > 1)
 
 
-def _embedded(pair: RegistrationPair) -> list[tuple[Path, Path | None]]:
-    """Return both images with their masks."""
-    return [(pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask)]
+def _embedded(pair: RegistrationPair) -> list[_Source]:
+    """Return where both images, with their masks, come from."""
+    return [
+        _Source(pair.fixed, pair.fixed_series, pair.fixed_mask),
+        _Source(pair.moving, pair.moving_series, pair.moving_mask),
+    ]
+
+
+def _read(source: _Source, run: _Run) -> Image:
+    """Read an image without its mask."""
+    return read_image(source.file, series=source.series, spacing=run.pixel_size)
 
 
 def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, report: Callable[[str], None]) -> None:
@@ -238,7 +258,7 @@ def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, repo
 
     waiting = [pair for pair in pairs if recorded(run.out / pair.name) is None]
     keys = list(dict.fromkeys(key for pair in waiting for key in _embedded(pair) if key in run.shared))
-    tasks = (joblib.delayed(_embed_one)(image, mask, run) for image, mask in keys)
+    tasks = (joblib.delayed(_embed_one)(key, run) for key in keys)
     try:
         for number, _ in enumerate(joblib.Parallel(n_jobs=count, return_as="generator_unordered")(tasks), start=1):
             report(f"embedded {number} of {len(keys)} images that several pairs share")
@@ -246,13 +266,13 @@ def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, repo
         report("a process that embedded an image was ended by the system; its pairs embed it themselves")
 
 
-def _embed_one(path: Path, mask: Path | None, run: _Run) -> None:
+def _embed_one(source: _Source, run: _Run) -> None:
     device = _own_device(run)
     try:
-        image = read_image(path)
-        _keeping_model([image], run).embed(image, mask=None if mask is None else read_image(mask), device=device)
+        image, mask = _read(source, run), None if source.mask is None else read_image(source.mask)
+        _keeping_model([image], run).embed(image, mask=mask, device=device)
     except Exception as error:  # the pairs of this image meet it again, and record it
-        log.info("%s: not embedded in advance: %s", path, error)
+        log.info("%s: not embedded in advance: %s", source.file, error)
 
 
 def _register_all(
@@ -309,7 +329,9 @@ def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]
     engine = str(run.options.get("engine") or "")
     read = [engine.rpartition(":")[0]] if ".py:" in engine else []
     read += [anchors] if isinstance(anchors := run.options.get("anchors"), str) else []
-    inputs = {**run.options, "model": run.identity}
+    series = {key: value for key in ("fixed_series", "moving_series") if (value := getattr(pair, key)) is not None}
+    size = {} if run.pixel_size is None else {"pixel_size": run.pixel_size}
+    inputs = {**run.options, "model": run.identity, **series, **size}
     step = run_step(run.out / pair.name, work, files=[*pair.files, *read], inputs=inputs, packages=run.packages)
     if not step:
         return outcome_of(pair, "failed", seconds=step.seconds, reason=step.reason), False
@@ -318,7 +340,8 @@ def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]
 
 def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str) -> None:
     """Register a pair, save and measure the result."""
-    images = read_image(pair.fixed), read_image(pair.moving)
+    fixed, moving = (_read(source, run) for source in _embedded(pair))
+    images = fixed, moving
     landmarks = landmarks_of(pair, images)
     labels = labels_of(pair)
     shared = [image for image, key in zip(images, _embedded(pair), strict=True) if key in run.shared]

@@ -6,6 +6,7 @@ import itertools
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from samreg.errors import InputError
 from samreg.spatial.io_images import find_images
@@ -17,6 +18,8 @@ EMBEDDINGS, SUMMARY = "embeddings", "summary.csv"
 
 _IMAGES = ("fixed", "moving")
 _MEASURED = ("landmarks", "labels")
+#: What of a pair is no file.
+TEXTS = ("name", "fixed_series", "moving_series")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class RegistrationPair:
         Points of both images, paired by name, at which errors are measured.
     fixed_labels, moving_labels
         Label maps of both images, whose overlap is measured.
+    fixed_series, moving_series
+        Which series of a DICOM folder to take, as :func:`samreg.read_image` does.
 
     Raises
     ------
@@ -57,6 +62,8 @@ class RegistrationPair:
     moving_landmarks: Path | None = None
     fixed_labels: Path | None = None
     moving_labels: Path | None = None
+    fixed_series: str | None = None
+    moving_series: str | None = None
 
     def __post_init__(self) -> None:
         if self.name in ("", ".", "..", EMBEDDINGS, SUMMARY) or set(self.name) & set("/\\\0"):
@@ -73,7 +80,7 @@ class RegistrationPair:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the pair names."""
-        paths = (getattr(self, field.name) for field in fields(self) if field.name != "name")
+        paths = (getattr(self, field.name) for field in fields(self) if field.name not in TEXTS)
         return tuple(path for path in paths if path is not None)
 
 
@@ -84,8 +91,8 @@ def read_registration_pairs(path: str | os.PathLike[str]) -> tuple[RegistrationP
     ----------
     path
         With the columns fixed and moving, and optionally name, fixed_mask, moving_mask, fixed_landmarks,
-        moving_landmarks, fixed_labels and moving_labels; empty cells are left out. Files are relative to the csv. Pairs
-        without a name are called pair-001, pair-002, ... by their rows.
+        moving_landmarks, fixed_labels, moving_labels, fixed_series and moving_series; empty cells are left out. Files
+        are relative to the csv. Pairs without a name are called pair-001, pair-002, ... by their rows.
 
     Raises
     ------
@@ -104,14 +111,17 @@ def read_registration_pairs(path: str | os.PathLike[str]) -> tuple[RegistrationP
     table = read_table(path, "list of pairs", needed=_IMAGES, known=columns)
     pairs = []
     for number, (row, cells) in enumerate(zip(table.rows, table.records(), strict=True), start=1):
-        files = {key: table.path.parent / cell.strip() for key, cell in cells.items() if key != "name" and cell.strip()}
-        if missing := [key for key in _IMAGES if key not in files]:
+        given = {key: text for key, cell in cells.items() if key != "name" and (text := cell.strip())}
+        if missing := [key for key in _IMAGES if key not in given]:
             raise InputError(
                 f"{table.path}, line {row.line}: no {' and no '.join(missing)} image; give a file for each"
             )
         name = cells.get("name", "").strip() or f"pair-{number:03d}"
         try:
-            pairs.append(RegistrationPair(name, **files))
+            columns_given: dict[str, Any] = {
+                key: text if key in TEXTS else table.path.parent / text for key, text in given.items()
+            }
+            pairs.append(RegistrationPair(name, **columns_given))
         except InputError as error:
             raise InputError(f"{table.path}, line {row.line}: {error}") from None
     if not pairs:

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from typer.testing import CliRunner
 
 import samreg
@@ -21,6 +23,7 @@ from samreg.cli import app
 from samreg.embedding.mind import MindModel
 from samreg.errors import InputError
 from samreg.landmarks.atlas import ATLASES
+from samreg.phantoms import write_dicom_series
 from samreg.registration import batch
 from samreg.registration.pairs import RegistrationPair, pairs_in_folder, read_registration_pairs
 from samreg.spatial import Image
@@ -117,6 +120,47 @@ def test_the_table_gives_the_verdict_of_each_result(folder):
     assert outcome.verdict == json.loads((folder / "out" / "ANNA" / "result.json").read_text())["status"] != ""
     (kept,) = samreg.register_many(pairs, folder / "out", **options)
     assert kept.verdict == outcome.verdict
+
+
+def write_two_series(folder: Path) -> Path:
+    """Write both images as DICOM series of one folder, described by their names."""
+    for name in ("fixed", "moving"):
+        image = replace(samreg.read_image(folder / f"{name}.nii.gz"), name=name)
+        write_dicom_series(image, folder / name)
+        for slice_ in (folder / name).iterdir():
+            (folder / "both").mkdir(exist_ok=True)
+            slice_.rename(folder / "both" / f"{name}-{slice_.name}")
+    return folder / "both"
+
+
+def test_the_table_says_which_series_of_a_folder(folder):
+    write_two_series(folder)
+    table = folder / "pairs.csv"
+    table.write_text("fixed,moving,fixed_series,moving_series\nboth,both,fixed,moving\nboth,both,,\n")
+    told, untold = samreg.register_many(table, folder / "out", **OPTIONS)
+    assert (told.status, untold.status) == ("registered", "failed")
+    assert "2 DICOM series" in untold.reason
+    images = {name: samreg.read_image(folder / "both", series=name) for name in ("fixed", "moving")}
+    result = samreg.RegistrationResult.load(folder / "out" / "pair-001", **images)
+    np.testing.assert_allclose(result.transform.transform_points([[40, 40, 40]]), [[48, 40, 40]], atol=0.5)
+    table.write_text("fixed,moving,fixed_series,moving_series\nboth,both,fixed,fixed\n")
+    (again,) = samreg.register_many(table, folder / "out", **OPTIONS)  # which is another pair
+    assert again.status == "registered"
+    assert "both" in again.fixed
+
+
+def test_pictures_take_the_pixel_size_that_is_given(folder):
+    for name in ("a", "b"):
+        array = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
+        Picture.fromarray(array).save(folder / f"{name}.png")
+    table = folder / "pairs.csv"
+    table.write_text("fixed,moving\na.png,b.png\n")
+    options = {**OPTIONS, "engine": write_engine(folder)}
+    assert "--pixel-size" in samreg.register_many(table, folder / "out", **options)[0].reason
+    (outcome,) = samreg.register_many(table, folder / "out", pixel_size=0.5, **options)
+    assert outcome.status == "registered"
+    told = json.loads((folder / "out" / "pair-001" / "result.json").read_text())
+    assert told["fixed"]["spacing_mm"] == [0.5, 0.5]
 
 
 def test_only_what_changed_is_done_again(folder, monkeypatch):

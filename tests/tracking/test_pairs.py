@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import samreg
 import samreg.tracking.store
 from samreg.cli import app
 from samreg.errors import InputError
+from samreg.phantoms import write_dicom_series
 from samreg.spatial import AffineTransform
 from samreg.tracking import (
     LesionPair,
@@ -236,6 +238,30 @@ def test_the_command_tracks_a_pair_and_says_what_it_found(folder, visits, tmp_pa
     found = samreg.read_points(out / "followup.csv")
     assert np.linalg.norm(found.positions - visits.centers, axis=1).max() < 10
     assert (out / "lesions.html").stat().st_size > 10_000
+
+
+def test_the_command_takes_a_series_of_each_visit(folder, tmp_path, monkeypatch):
+    visit = samreg.read_image(folder / "baseline.nii.gz")
+    visit = samreg.Image.from_array(visit.array[:8, :16, :16], spacing=5.0)
+    for name in ("before", "after"):
+        write_dicom_series(replace(visit, name=name), tmp_path / name)
+        for number, file in enumerate(sorted((tmp_path / name).iterdir())):
+            (tmp_path / "both").mkdir(exist_ok=True)
+            file.rename(tmp_path / "both" / f"{name}{number}.dcm")
+    given = []
+
+    def record(*images, **_):
+        given.extend(images)
+        return LesionTracks((), *images[:2], None)
+
+    monkeypatch.setattr(samreg, "track", record)
+    both, out = str(tmp_path / "both"), ["-o", str(tmp_path / "out")]
+    series = ["--baseline-series", "before", "--followup-series", "after"]
+    CliRunner().invoke(app, ["track", both, both, str(folder / "lesions.nii.gz"), *series, *out])
+    assert [image.shape for image in given[:2]] == [visit.shape] * 2
+    assert "2 DICOM series" in CliRunner().invoke(app, ["track", both, both, "lesions.csv", *out]).output
+    refused = CliRunner().invoke(app, ["track", "--pairs", "pairs.csv", *series, *out])
+    assert (refused.exit_code, "--baseline-series" in refused.output) == (2, True)
 
 
 @pytest.mark.parametrize(
