@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TextIO
@@ -56,7 +56,9 @@ AnchorChoice = Annotated[
         help="Let landmarks and bones found in both images guide the registration.",
     ),
 ]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where embeddings are computed.")]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to embed, match, and run the torch engine.")
+]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
 TransformKind = Annotated[str, typer.Option(metavar="deformable|affine|rigid", help="What to estimate.")]
 EngineSpacing = Annotated[
@@ -249,6 +251,13 @@ def say_verdict(verdict: Verdict) -> None:
     """Print a verdict on stdout, its status in the colours of a traffic light."""
     colour = {"good": typer.colors.GREEN, "check": typer.colors.YELLOW, "failed": typer.colors.RED}[verdict.status]
     typer.echo(f"{typer.style(verdict.status, fg=colour, bold=True)}: {verdict.text}")
+
+
+def require_images(options: Mapping[str, object], *paths: Path) -> None:
+    """Raise :class:`InputError` where an option says how to read an image, and all paths are those of embeddings."""
+    for option, value in options.items():
+        if value is not None and all(path.suffix.lower() == ".h5" for path in paths):
+            raise InputError(f"{option} says how to read an image, but {paths[-1]} is an embedding; leave it out")
 
 
 def load_image(path: Path, series: str | None = None, pixel_size: float | None = None) -> Image:

@@ -21,6 +21,7 @@ from samreg.cli.common import (
     exit_codes,
     load_image,
     load_points,
+    require_images,
     require_suffix,
     say,
     session,
@@ -83,6 +84,7 @@ def find(
     from samreg.spatial.io_points import POINT_SUFFIXES
 
     require_suffix(out, POINT_SUFFIXES, inputs=[image])
+    require_images({"--series": series, "--pixel-size": pixel_size}, image)
     is_embedding = image.suffix.lower() == ".h5"
     if report is not None:
         require_suffix(report, (".png", ".html"), inputs=[image])

@@ -19,6 +19,7 @@ from samreg.cli.common import (
     Verbose,
     load_image,
     load_points,
+    require_images,
     require_suffix,
     say,
     session,
@@ -109,6 +110,9 @@ def match(
     ignored += ["--cache"] if cache is not None and template_set is None else []
     if ignored:
         raise InputError(f"{ignored[0]} is for a --template-set and many targets; leave it out")
+    require_images({"--template-series": template_series}, inputs[0])
+    require_images({"--target-series": target_series}, inputs[-1])
+    require_images({"--pixel-size": pixel_size}, inputs[0], inputs[-1])
     _check(inputs, out, to_file=to_file, template_set=template_set, single=single)
     if template_set is not None and not to_file:
         with session(verbose=verbose, quiet=quiet) as progress:

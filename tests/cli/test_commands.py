@@ -324,6 +324,12 @@ def test_quiet_prints_nothing(run, files, tmp_path):
         (("match", "--template-set", "{tmp}/none", "{fixed}", "-o", "{tmp}/f.csv"), "none"),
         (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/f.csv", "--subject", "A"), "--subject"),
         (("match", "--template-set", "{tmp}", "{fixed}", "-o", "{tmp}/o", "--target-series", "2"), "--target-series"),
+        (
+            ("match", "{tmp}/e.h5", "{fixed_points}", "{fixed}", "-o", "{tmp}/f.csv", "--template-series", "1"),
+            "series says",
+        ),
+        (("match", "{tmp}/e.h5", "p.csv", "{tmp}/e.h5", "-o", "{tmp}/f.csv", "--pixel-size", "2"), "--pixel-size says"),
+        (("landmarks", "{tmp}/e.h5", "-o", "{tmp}/f.csv", "--series", "2"), "--series says"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv"), "transform.h5"),
         (("apply", "{tmp}", "{fixed_points}", "-o", "{tmp}/p.csv", "--to", "magic"), "magic"),
         (("report", "{tmp}"), "no result.json"),
