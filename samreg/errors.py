@@ -8,11 +8,17 @@ value and the remedy. A fault of the *images* (no overlap, too few matches, a fi
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, overload
 
 _MAX_SEED = 2**32 - 1  # numpy, torch and ANTs all take it
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|(?:allocate|not enough|insufficient) memory|memory allocation failed|bad_alloc|_ALLOC_FAILED|"
+    r"failed to map segment|cannot map zero-fill",  # of a library that is loaded
+    re.IGNORECASE,
+)
 
 
 class SamregError(Exception):
@@ -43,6 +49,19 @@ class MissingExtraError(SamregError, ImportError):
 
 class EngineError(SamregError, RuntimeError):
     """A registration engine failed; the message carries the end of its log."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory is short, as Python and numpy, torch on any device, ITK or HDF5 do.
+
+    Examples
+    --------
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    False
+    """
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def require_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TextIO
 
 import typer
 
-from samreg.errors import ImagesAtFault, InputError, SamregError
-from samreg.spatial.files import require_not_input, require_writable
+from samreg.errors import ImagesAtFault, InputError, SamregError, is_out_of_memory
+from samreg.spatial.files import reason, require_not_input, require_writable
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding
@@ -91,12 +91,26 @@ def exit_codes(command: Callable[P, None]) -> Callable[P, None]:
             fail(str(error), 2)
         except SamregError as error:
             fail(str(error), 3)
-        except MemoryError:
-            fail("out of memory; use a larger --spacing, or crop the images", 3)
         except KeyboardInterrupt:
             fail("interrupted", 130)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fail(f"out of memory ({reason(error)}); {_memory_remedy(error, kwargs)}", 3)
 
     return run
+
+
+def _memory_remedy(error: Exception, options: Mapping[str, Any]) -> str:
+    """Return what helps against an error of memory in a command with these options."""
+    remedies = {
+        "a larger --spacing": "spacing" in options,
+        "fewer --jobs": (options.get("jobs") or 1) > 1,
+        "--device cpu": "device" in options and "cuda" in str(error).lower(),
+        "cropped images": True,
+        "a larger machine": True,
+    }
+    return f"what helps: {', '.join(remedy for remedy, is_one in remedies.items() if is_one)}"
 
 
 def fail(message: str, code: int) -> NoReturn:

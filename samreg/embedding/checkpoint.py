@@ -23,8 +23,8 @@ from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import EmbeddingNetwork, SamNetwork
 from samreg.embedding.preprocessing import AnyPreprocessing, preprocessing_from_dict, preprocessing_to_dict
 from samreg.embedding.tensor_file import is_tensor_file, read_tensors, write_tensors
-from samreg.errors import InputError
-from samreg.spatial.files import atomic_path, require_file
+from samreg.errors import InputError, is_out_of_memory
+from samreg.spatial.files import atomic_path, memory_error, require_file
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +200,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file makes torch raise almost anything
+        if is_out_of_memory(error):
+            raise memory_error(path, error) from error
         if wanted := re.search(r"GLOBAL:? (\S+)", str(error), re.IGNORECASE):
             raise InputError(
                 f"{path} is refused: it holds more than weights and could run code ({wanted[1]}); where you trust it, "

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samreg.engines.base import Pair
-from samreg.errors import EngineError, ImagesAtFault, InputError
+from samreg.errors import EngineError, ImagesAtFault, InputError, is_out_of_memory
 from samreg.spatial.adapters import field_from_sitk, to_sitk, transform_from_sitk
 from samreg.spatial.files import itk_path, reason, scratch_folder, temporary_files_error
 from samreg.spatial.image import Image
@@ -224,6 +224,8 @@ def _failure(module: str, status: int, log: str, pair: Pair) -> EngineError | Im
             "masks, or give start="
         )
     how = f"failed with exit status {status}" if status else "failed in one of its stages"
+    if status == -9:  # by which Linux ends the largest process when memory is short
+        how += ", ended by the system: out of memory? Give a larger spacing, or crop the images"
     return EngineError(f"{module} {how}; the end of its log:\n{_tail(log.splitlines())}")
 
 
@@ -237,6 +239,8 @@ def _write_image(image: Image, path: Path) -> None:
     try:
         sitk.WriteImage(to_sitk(image), itk_path(path))
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise temporary_files_error(error) from error
 
 

@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from samreg.errors import InputError, SamregError
+from samreg.errors import InputError, SamregError, is_out_of_memory
 
 _ITK = re.compile(r".*(?:ITK |itk::)ERROR: (?:\w+\(0x[0-9a-f]+\): )?")
+_THROWN = re.compile(r"Exception thrown in SimpleITK \w+: .*:\d+:$")
 _TEEM = re.compile(r"^\[nrrd\] \w+: ")
 _ROOM = 1 << 20  # bytes: a disk that does not hold as many more is full
 
@@ -241,7 +242,17 @@ def reading(path: str | os.PathLike[str], remedy: str = "is it complete? Copy or
     except SamregError:
         raise
     except Exception as error:  # third-party readers raise anything on damaged bytes
+        if is_out_of_memory(error):
+            raise memory_error(path, error) from error
         raise InputError(f"cannot read {path}: {reason(error)}; {remedy}") from error
+
+
+def memory_error(path: str | os.PathLike[str], error: Exception) -> InputError:
+    """Return what to raise where memory is too short for a file: a larger file than others, or a damaged header."""
+    return InputError(
+        f"cannot read {path}: memory is too short ({reason(error)}); free memory, or use a larger machine; where the "
+        "file is not that large, its header is damaged"
+    )
 
 
 def reason(error: Exception) -> str:
@@ -250,6 +261,7 @@ def reason(error: Exception) -> str:
     Teem, which reads NRRD within ITK, says in its last line what is wrong, and before it where it was.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not _THROWN.match(line)]
     itk, teem = ([line for line in lines if pattern.search(line)] for pattern in (_ITK, _TEEM))
     text = _TEEM.sub("", teem[-1]) if teem else _ITK.sub("", itk[0]) if itk else " ".join(lines)
     return (text or type(error).__name__)[:300].rstrip(". ")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError, SamregError
-from samreg.spatial.files import require_file
+from samreg.errors import InputError, SamregError, is_out_of_memory
+from samreg.spatial.files import memory_error, require_file
 
 _CHECKSUM = "crc32"  # attribute of a data set
 
@@ -80,6 +80,8 @@ def open_hdf5(path: str | os.PathLike[str], kind: str, *, file_format: str, vers
     except SamregError:
         raise
     except Exception as error:  # h5py raises anything on damaged bytes
+        if is_out_of_memory(error):
+            raise memory_error(path, error) from error
         # a file that cannot be opened may be of another program
         advice = f"delete it and {remedy}" if is_own else f"copy it again, or {remedy}"
         raise InputError(f"{path} is not a whole {kind} file ({error}); {advice}") from error

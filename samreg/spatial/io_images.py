@@ -12,7 +12,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from samreg.errors import InputError
+from samreg.errors import InputError, is_out_of_memory
 from samreg.spatial.adapters import to_nibabel, to_sitk
 from samreg.spatial.files import atomic_path, itk_path, reason, require_file
 from samreg.spatial.grid import Grid
@@ -166,6 +166,8 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
         try:
             sitk.WriteImage(source, itk_path(temporary), useCompression=True)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(
                 f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
             ) from error

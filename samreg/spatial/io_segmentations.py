@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError, require_number
+from samreg.errors import InputError, is_out_of_memory, require_number
 from samreg.spatial.adapters import to_sitk
 from samreg.spatial.files import atomic_path, itk_path, reading, reason, require_file
 from samreg.spatial.image import Image
@@ -124,6 +124,8 @@ def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: It
         try:
             sitk.WriteImage(image, itk_path(temporary), useCompression=True)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(
                 f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
             ) from error

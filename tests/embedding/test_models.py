@@ -156,6 +156,21 @@ def test_files_of_other_kinds_are_named_as_such_and_never_to_be_deleted(tmp_path
         assert len(str(caught.value).splitlines()) == 1
 
 
+def test_short_memory_is_no_fault_of_a_file(embedding, tmp_path, monkeypatch):
+    """The advice was to delete the embedding, or to download the checkpoint again."""
+    embedding.save(tmp_path / "e.h5")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pth")
+
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    monkeypatch.setattr("samreg.embedding.embedding.read_array", short)
+    monkeypatch.setattr("torch.load", short)
+    for read, name in ((Embedding.load, "e.h5"), (load_model, "weights.pth")):
+        with pytest.raises(InputError, match=rf"{name}: memory is too short \(Unable .* 3 GiB\); free memory"):
+            read(tmp_path / name)
+
+
 def test_foreign_and_newer_files_are_refused(embedding, tmp_path):
     import h5py
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -81,6 +82,13 @@ def test_no_room_for_the_images_is_said_with_the_remedy(monkeypatch, phantom):
     monkeypatch.setattr(sitk, "WriteImage", write)
     with pytest.raises(InputError, match=r"cannot write temporary files to .*writing fixed.nrrd; make room .* TMPDIR"):
         run_worker("never_started", phantom.request(), {}, threads=1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_a_worker_that_the_system_ends(modules, tmp_path, phantom):
+    (tmp_path / "victim.py").write_text("import os\nprint('stage 1', flush=True)\nos.kill(os.getpid(), 9)\n")
+    with pytest.raises(EngineError, match=r"victim .* ended by the system: out of memory\?(.*\n.*)stage 1"):
+        run_worker("victim", phantom.request(), {}, threads=1)
 
 
 def test_a_worker_leaves_its_transform_and_its_peak(modules, phantom):

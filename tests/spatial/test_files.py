@@ -105,6 +105,9 @@ def test_reading_names_the_file_once():
         raise OSError("broken")
     with pytest.raises(InputError, match=r"^already said$"), reading("a.nii"):
         raise InputError("already said")
+    for short in (MemoryError(), RuntimeError("itkX.hxx:179:\nFailed to allocate memory for image.")):
+        with pytest.raises(InputError, match=r"a\.nii: memory is too short .*; free memory"), reading("a.nii"):
+            raise short
     with pytest.raises(EngineError), reading("a.nii"):
         raise EngineError("not a matter of the file")
     with pytest.raises(KeyboardInterrupt), reading("a.nii"):
@@ -124,6 +127,8 @@ def test_reasons_are_one_line():
     )
     assert reason(RuntimeError(nrrd)) == 'no "LPI"'
     assert reason(RuntimeError("X:\nitk::ERROR: NrrdImageIO(0x5): No data.\n[nrrd] _parse:")) == "No data"
+    memory = "Exception thrown in SimpleITK new_Image: /tmp/itkContainer.hxx:179:\nFailed to allocate memory for image."
+    assert reason(RuntimeError(memory)) == "Failed to allocate memory for image"
     assert reason(EOFError()) == "EOFError"
     assert reason(ValueError("two\nlines")) == "two lines"
 

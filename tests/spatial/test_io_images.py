@@ -322,6 +322,7 @@ def fail_with(error):
         (OSError(28, "No space left on device"), InputError),
         (PermissionError(13, "Permission denied"), InputError),
         (KeyboardInterrupt(), KeyboardInterrupt),
+        (RuntimeError("Failed to allocate memory for image."), RuntimeError),  # no fault of the folder
     ],
 )
 def test_nothing_is_half_written(tmp_path, monkeypatch, suffix, old, error, expected):

@@ -28,7 +28,7 @@ from samreg.engines.torch_engine.volumes import (
     resized,
     sampled,
 )
-from samreg.errors import EngineError, ImagesAtFault, InputError
+from samreg.errors import EngineError, ImagesAtFault, InputError, is_out_of_memory
 from samreg.spatial import (
     DisplacementField,
     Grid,
@@ -208,8 +208,8 @@ def _with_smaller_tiles(level: Callable[[Term], Tensor], compared: Callable[[int
     while True:
         try:
             return level(compared(tile))
-        except RuntimeError as error:  # what torch raises on all devices when memory is short
-            if "memory" not in str(error).lower() or tile // 4 < _MIN_TILE_VOXELS:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or tile // 4 < _MIN_TILE_VOXELS:
                 raise
         tile //= 4
         if torch.cuda.is_available():

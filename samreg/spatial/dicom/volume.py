@@ -89,7 +89,7 @@ def plane_values(planes: Sequence[Plane], name: str) -> NDArray[Any]:
     """Return the rescaled pixels, (slices, rows, columns)."""
     shape = (len(planes), planes[0].pixels.rows, planes[0].pixels.columns)
     kind = common_type([(plane.pixels, plane.rescale) for plane in planes])
-    with reading(name, "is it that large? Free memory, or correct the header"):
+    with reading(name):
         values = np.empty(shape, kind)
     padded = np.zeros(values.shape, bool) if any(plane.pixels.padding for plane in planes) else None
     numbers_of: dict[PixelFormat, dict[int, int]] = {}  # of the slices of a file, by frame
