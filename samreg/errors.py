@@ -11,7 +11,9 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
+
+T = TypeVar("T")
 
 _MAX_SEED = 2**32 - 1  # numpy, torch and ANTs all take it
 _OUT_OF_MEMORY = re.compile(
@@ -206,6 +208,33 @@ def require_type(name: str, value: object, kind: type, remedy: str) -> None:
     """
     if not isinstance(value, kind):
         raise InputError(f"{name} must be a samreg {kind.__name__}, {remedy}, got {type(value).__name__}")
+
+
+def require_each(name: str, values: object, kind: type[T], remedy: str) -> tuple[T, ...]:
+    """Return values as a tuple; raise :class:`InputError` unless they are several, each of one of samreg's types.
+
+    Parameters
+    ----------
+    name
+        Of the argument, for the message.
+    values
+        What was given: a list, or any other iterable.
+    kind
+        The type of each.
+    remedy
+        What else may be given, or where they come from, for the message.
+
+    Examples
+    --------
+    >>> from samreg.registration import RegistrationPair
+    >>> require_each("pairs", ["a.nii.gz"], RegistrationPair, "or a csv file")
+    Traceback (most recent call last):
+    samreg.errors.InputError: pairs must be a list of samreg's RegistrationPair, or a csv file, got ['a.nii.gz']
+    """
+    known = tuple(values) if isinstance(values, Iterable) else ()
+    if not isinstance(values, Iterable) or not all(isinstance(value, kind) for value in known):
+        raise InputError(f"{name} must be a list of samreg's {kind.__name__}, {remedy}, got {_shown(values)}")
+    return known
 
 
 def require_progress(value: object) -> None:

@@ -339,6 +339,12 @@ PYTHON = {
     "no path": lambda: samreg.read_image("\0"),
     "zero points to match": lambda: samreg.match(IMAGE, np.zeros((0, 3)), IMAGE, model="mind"),
     "no folder": lambda: samreg.RegistrationResult.load("nowhere"),
+    "a folder of nothing": lambda: samreg.RegistrationResult.load(None),  # type: ignore[arg-type]
+    "paths as pairs": lambda: samreg.register_many(["a.nii.gz"], "out"),  # type: ignore[list-item]
+    "tuples as pairs": lambda: samreg.register_many([("a.nii.gz", "b.nii.gz")], "out"),  # type: ignore[list-item]
+    "no pairs": lambda: samreg.register_many(None, "out"),  # type: ignore[arg-type]
+    "a file as pairs of lesions": lambda: track_pairs("pairs.csv", "out"),  # type: ignore[arg-type]
+    "numbers as images": lambda: samreg.build_atlas([1, 2], "out"),  # type: ignore[list-item]
     "a number as points": lambda: samreg.match(IMAGE, 3, IMAGE, model="mind"),
     "an image of images": lambda: samreg.write_image(3, "a.nii.gz"),  # type: ignore[arg-type]
     "a transform of numbers": lambda: samreg.write_transform(np.eye(4), "a.h5"),  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError, require_choice, require_progress, require_seed
+from samreg.errors import InputError, require_choice, require_each, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES, LandmarkMatches, match_embedded, mirrored_note
 from samreg.landmarks.sources import embedded, read
 from samreg.spatial.grid import FloatArray
@@ -201,10 +201,7 @@ def read_templates(
 
 def as_templates(templates: object) -> tuple[Template, ...]:
     """Return templates in memory; raise :class:`InputError` where they are something else."""
-    known = tuple(templates) if isinstance(templates, Iterable) else ()
-    if not isinstance(templates, Iterable) or not all(isinstance(template, Template) for template in known):
-        raise InputError("templates must be a folder, or a list of samreg.Template as samreg.read_templates returns it")
-    return known
+    return require_each("templates", templates, Template, "as samreg.read_templates returns it, or their folder")
 
 
 def template_files(folder: str | os.PathLike[str]) -> tuple[Path, ...]:

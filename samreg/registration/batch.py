@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from samreg.backends import duration_text, follow, this_process, workers
 from samreg.device import MAX_THREADS, available_cpus, resolve_device
 from samreg.engines.registry import engine_packages
-from samreg.errors import InputError, require_choice, require_number, require_progress
+from samreg.errors import InputError, require_choice, require_each, require_number, require_progress
 from samreg.registration.call import METHODS, TRANSFORMS, chosen_atlas, chosen_engine
 from samreg.registration.outcome import (
     PairOutcome,
@@ -154,6 +154,8 @@ def register_many(
     if isinstance(pairs, (str, os.PathLike)):
         require_summary(out / SUMMARY, [pairs])
         pairs = read_registration_pairs(pairs)
+    remedy = "as read_registration_pairs and pairs_in_folder return it, or the csv's file"
+    pairs = require_each("pairs", pairs, RegistrationPair, remedy)
     require_folder_names([pair.name for pair in pairs])
     devices = tuple(part.strip() for part in str(device).split(","))
     if backend == "local":

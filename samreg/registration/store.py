@@ -181,7 +181,7 @@ class Stored:
         InputError
             When there is none, or it is damaged.
         """
-        path = Path(folder) / SUMMARY
+        path = require_path("folder", folder) / SUMMARY
         if not path.is_file():
             raise InputError(f"no {SUMMARY} in {folder}; give a folder that `samreg register` or result.save() wrote")
         with reading(path, "it is no result of samreg, or is damaged; save the result again"):

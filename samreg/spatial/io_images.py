@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from samreg.errors import InputError, is_out_of_memory
 from samreg.spatial.adapters import to_nibabel, to_sitk
-from samreg.spatial.files import atomic_path, itk_path, reason, require_file
+from samreg.spatial.files import atomic_path, itk_path, reason, require_file, require_path
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, pair_files, read_nifti
@@ -225,9 +225,7 @@ def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
     ['a', 'b']
     """
     images: dict[str, Path] = {}
-    if "" in paths:  # which Path takes for the working folder
-        raise InputError("images: a path is empty; give one")
-    for path in map(Path, paths):
+    for path in [require_path("image", path) for path in paths]:
         if not path.exists():
             raise InputError(f"image not found: {path}; check the path (working folder: {Path.cwd()})")
         for image in _images_in(path) if path.is_dir() else [path]:

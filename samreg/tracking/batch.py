@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from samreg.backends import each
-from samreg.errors import ImagesAtFault, InputError, require_number, require_progress, require_seed
+from samreg.errors import ImagesAtFault, InputError, require_each, require_number, require_progress, require_seed
 from samreg.spatial.files import claimed_folder, require_path
 from samreg.spatial.grid import Grid
 from samreg.spatial.io_images import read_image
@@ -94,6 +94,7 @@ def track_pairs(
     resolve_device(device)
     seed, jobs = require_seed(seed), require_number("jobs", jobs, minimum=1, integer=True)
     report = progress or log.info
+    pairs = require_each("pairs", pairs, LesionPair, "as samreg.tracking.read_pairs returns it")
     require_names(pairs)
     out = require_path("out", out)
     options = {"model": model, "device": device, "seed": seed}

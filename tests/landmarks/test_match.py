@@ -87,13 +87,13 @@ def test_options_of_another_type_are_refused(noise, options, words):
 
 @pytest.mark.parametrize("templates", [5, None, ["a"], [None], {"a": 1}])
 def test_what_is_no_set_is_refused(embedding, templates):
-    with pytest.raises(InputError, match="templates must be a folder, or a list"):
+    with pytest.raises(InputError, match="templates must be a list of samreg's Template"):
         samreg.match_set(templates, embedding)
 
 
 @pytest.mark.parametrize("templates", [5, [1, 2], [("ANNA", None)]])
 def test_what_is_no_set_makes_no_atlas(templates):
-    with pytest.raises(InputError, match="templates must be a folder, or a list of"):
+    with pytest.raises(InputError, match="templates must be a list of samreg's Template"):
         samreg.build_landmark_atlas(templates)
 
 

@@ -221,6 +221,14 @@ def test_what_a_library_raises_is_recorded(folder, monkeypatch):
     assert [outcome.reason for outcome in outcomes] == ["RuntimeError: CUDA out of memory"] * 2
 
 
+def test_pairs_may_come_one_by_one(folder):
+    """Of a generator none was registered, and nothing was said."""
+    table = write_table(folder, "a,fixed.nii.gz,none.nii.gz", "b,none.nii.gz,moving.nii.gz")
+    pairs = (pair for pair in read_registration_pairs(table))
+    outcomes = samreg.register_many(pairs, folder / "out", method="registration", engine="torch")
+    assert [(outcome.name, outcome.status) for outcome in outcomes] == [("a", "failed"), ("b", "failed")]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_a_killed_run_of_six_pairs_goes_on(folder):
     keep_one_slice(folder)
