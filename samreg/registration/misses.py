@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from samreg.landmarks.arms import are_other, arms, in_words
 from samreg.quality.regions import region_of
 from samreg.seeding.affine import fit_least_squares
+from samreg.seeding.turns import angle_between
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.points import Points
 
 _MIN_FOR_REGION = 3  # landmarks
 _DOUBTFUL_MM = 15.0  # median of a region's misses
 _MIN_FOR_POSE = 4  # landmarks that say how a body lies
+_TURNED_DEG = 45.0  # between two bodies, beyond any that lie upright
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,18 @@ class LandmarkMisses:
         )
 
     def _moving_as_fixed(self) -> FloatArray:
-        """Return where the moving image's landmarks would lie if its body, but for the shoulders, lay as the fixed."""
+        """Return where the moving image's landmarks lie, or would lie if its body lay as the fixed where it is turned.
+
+        A body that lies about as the fixed one stays as it is: how it lies is known less well than where its arms are.
+        """
         trunk = np.array(["shoulder" not in region_of(name) for name in self.fixed.names], dtype=bool)
         if trunk.sum() < _MIN_FOR_POSE or self.moving.ndim != len("xyz"):
             return self.moving.positions
         moving, fixed = (points.positions[trunk] for points in (self.moving, self.fixed))
         pose = fit_least_squares(moving, fixed, np.ones(len(fixed)), kind="similarity")
+        rotation = pose.matrix / np.cbrt(np.linalg.det(pose.matrix))
+        if angle_between(np.eye(len(rotation)), rotation) < _TURNED_DEG:
+            return self.moving.positions
         return np.asarray(pose.transform_points(self.moving.positions))
 
     def by_region(self) -> tuple[RegionMisses, ...]:

@@ -64,3 +64,12 @@ def test_arms_that_differ_are_told_however_the_moving_body_lies(angle) -> None:
     assert misses.arms_that_differ == "arms raised in the fixed image and arms down in the moving image"
     alike = LandmarkMisses(fixed, Points(person(50, 50) @ tilt.T, NAMES), misses.distance, misses.guided)
     assert alike.arms_that_differ == ""
+
+
+def test_a_bent_spine_does_not_hide_that_arms_differ() -> None:
+    """Of a chest and a neck with arms down nothing was told: the spine's bend had been taken for a tilt of the body."""
+    c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
+    bent = person(0, 0)
+    bent[4:] = bent[4:] @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]).T
+    misses = LandmarkMisses(Points(person(50, 50), NAMES), Points(bent, NAMES), np.ones(8), np.zeros(8, bool))
+    assert misses.arms_that_differ == "arms raised in the fixed image and arms down in the moving image"
