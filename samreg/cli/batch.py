@@ -13,15 +13,19 @@ from samreg.cli.common import (
     Engine,
     EngineOption,
     EngineSpacing,
+    FieldGrid,
+    Formats,
     Method,
     Model,
     PixelSize,
     Quiet,
+    Report,
     Seed,
     TransformKind,
     Verbose,
     anchors_given,
     fail,
+    parse_formats,
     parse_options,
     session,
     show_table,
@@ -69,6 +73,9 @@ def batch(
     backend: Annotated[str, typer.Option(metavar="local|dask", help="Where the jobs run.")] = "local",
     scheduler: Annotated[str | None, typer.Option(help="Address of the Dask scheduler.")] = None,
     pixel_size: PixelSize = None,
+    formats: Formats = "h5",
+    field_grid: FieldGrid = "compact",
+    report: Report = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -91,7 +98,8 @@ def batch(
     with session(verbose=verbose, quiet=quiet) as progress:
         outcomes = samreg.register_many(
             wanted, out, jobs=jobs, threads=threads, device=device, backend=backend, scheduler=scheduler,
-            pixel_size=pixel_size, progress=progress, **options,
+            pixel_size=pixel_size, formats=parse_formats(formats), field_grid=field_grid, report=report,
+            progress=progress, **options,
         )  # fmt: skip
     if not quiet:
         _show(outcomes, out)

@@ -69,6 +69,22 @@ PixelSize = Annotated[
     float | None,
     typer.Option(help="Pixel size of the images, mm, where their files (PNG, JPEG) say none.", show_default=False),
 ]
+Formats = Annotated[
+    str,
+    typer.Option(
+        help="Transforms as h5 (ITK, Slicer), nii (displacement field), npz (Learn2Reg); matches as mrk (Slicer); "
+        "comma-separated."
+    ),
+]
+FieldGrid = Annotated[
+    str,
+    typer.Option(
+        metavar="compact|full",
+        help="Displacement fields on grids as coarse as 0.05 mm allow, or at every voxel of the images, larger and "
+        "less exact where a field bends within a voxel.",
+    ),
+]
+Report = Annotated[bool, typer.Option("--report", help="Write report.html as well.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages and what the engine prints.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
@@ -333,6 +349,17 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--option {key} is given twice, {options[key]!r} and {_value(value)!r}; leave one out")
         options[key] = _value(value)
     return options
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Return what ``--formats`` says, as :meth:`samreg.RegistrationResult.save` takes it."""
+    from samreg.registration.result_folder import SAVE_FORMATS
+
+    formats = tuple(part.strip() for part in text.split(",") if part.strip())
+    unknown = [part for part in formats if part not in SAVE_FORMATS]
+    if unknown or not formats:
+        raise InputError(f"--formats {text!r}: choose from {', '.join(SAVE_FORMATS)}, comma-separated")
+    return formats
 
 
 def _value(text: str) -> Any:

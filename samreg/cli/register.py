@@ -13,10 +13,13 @@ from samreg.cli.common import (
     Engine,
     EngineOption,
     EngineSpacing,
+    FieldGrid,
+    Formats,
     Method,
     Model,
     PixelSize,
     Quiet,
+    Report,
     Seed,
     Series,
     TransformKind,
@@ -25,6 +28,7 @@ from samreg.cli.common import (
     fail,
     load_image,
     load_points,
+    parse_formats,
     parse_options,
     say,
     say_verdict,
@@ -60,21 +64,8 @@ def register(
     ] = None,
     spacing: EngineSpacing = None,
     option: EngineOption = None,
-    formats: Annotated[
-        str,
-        typer.Option(
-            help="Transforms as h5 (ITK, Slicer), nii (displacement field), npz (Learn2Reg); matches as mrk (Slicer); "
-            "comma-separated."
-        ),
-    ] = "h5",
-    field_grid: Annotated[
-        str,
-        typer.Option(
-            metavar="compact|full",
-            help="Displacement fields on grids as coarse as 0.05 mm allow, or at every voxel of the images, larger and "
-            "less exact where a field bends within a voxel.",
-        ),
-    ] = "compact",
+    formats: Formats = "h5",
+    field_grid: FieldGrid = "compact",
     landmarks: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="FIXED MOVING", help="Landmark files of both images, matched by name: prints errors."),
@@ -92,7 +83,7 @@ def register(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Write registration.dcm as well, a DICOM (Deformable) Spatial Registration.")
     ] = False,
-    report: Annotated[bool, typer.Option("--report", help="Write report.html as well.")] = False,
+    report: Report = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +106,7 @@ def register(
     from samreg.spatial.io_dicom_objects import require_dicom_series, write_dicom_registration
 
     require_choice("--field-grid", field_grid, FIELD_GRIDS)
-    wanted = _formats(formats)
+    wanted = parse_formats(formats)
     options = parse_options(option or [])
     if landmarks is None and guide is None and not (fixed_subject is None and moving_subject is None):
         raise InputError("--fixed-subject and --moving-subject choose rows of --landmarks or --guide; leave them out")
@@ -181,16 +172,6 @@ def register(
         fail(f"not registered: {result.reason}", 1)
     if not quiet:
         _show(result, errors, out)
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    from samreg.registration.result_folder import SAVE_FORMATS
-
-    formats = tuple(part.strip() for part in text.split(",") if part.strip())
-    unknown = [part for part in formats if part not in SAVE_FORMATS]
-    if unknown or not formats:
-        raise InputError(f"--formats {text!r}: choose from {', '.join(SAVE_FORMATS)}, comma-separated")
-    return formats
 
 
 def _show(result: RegistrationResult, errors: LandmarkErrors | None, out: Path) -> None:

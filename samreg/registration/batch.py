@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from samreg.registration.outcome import (
 from samreg.registration.pairs import EMBEDDINGS, SUMMARY, TEXTS, RegistrationPair, read_registration_pairs
 from samreg.registration.register import register
 from samreg.registration.result import RegistrationResult
+from samreg.registration.result_folder import FIELD_GRIDS, LANDMARK_ERRORS, REPORT, require_formats
 from samreg.spatial.files import claimed_folder, locked_folder, require_path, scratch_folder
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import read_image
@@ -64,6 +65,15 @@ class _Source(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Saved:
+    """How results are saved."""
+
+    formats: tuple[str, ...] = ("h5",)
+    field_grid: str = "compact"
+    report: bool = False
+
+
+@dataclass(frozen=True)
 class _Run:
     """What all pairs of a run share, as any process can be told it."""
 
@@ -72,6 +82,7 @@ class _Run:
     identity: tuple[str, ...]  # of the models that may embed
     shared: frozenset[_Source]  # images whose embeddings several pairs need
     pixel_size: float | None
+    saved: _Saved
     threads: int
     devices: tuple[str, ...]
     slots: str  # folder in which processes claim a device each
@@ -93,6 +104,9 @@ def register_many(
     backend: str = "local",
     scheduler: str | None = None,
     pixel_size: float | None = None,
+    formats: str | Sequence[str] = ("h5",),
+    field_grid: str = "compact",
+    report: bool = False,
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> list[PairOutcome]:
@@ -120,6 +134,10 @@ def register_many(
         the same paths.
     pixel_size
         Of all images, mm, where their files (PNG, JPEG) say none.
+    formats, field_grid
+        Of the transforms, as in :meth:`RegistrationResult.save`.
+    report
+        Write ``report.html`` into each folder as well.
     progress
         Called with what is being done, and about how long it will take; the log gets it, at level INFO, unless given.
     **options
@@ -150,7 +168,9 @@ def register_many(
     ['registered', 'failed']
     """
     require_progress(progress)
-    report, out = progress or log.info, require_path("out", out)
+    tell, out = progress or log.info, require_path("out", out)
+    require_choice("field_grid", field_grid, FIELD_GRIDS)
+    saved = _Saved(require_formats(formats, ndim=3), field_grid, report)
     if isinstance(pairs, (str, os.PathLike)):
         require_summary(out / SUMMARY, [pairs])
         pairs = read_registration_pairs(pairs)
@@ -182,14 +202,15 @@ def register_many(
             shared=_shared_images(pairs) if options.get("method") != "registration" else frozenset(),
             threads=require_number("threads", threads, minimum=1, maximum=MAX_THREADS, integer=True),
             pixel_size=pixel_size,
+            saved=saved,
             devices=devices,
             slots=str(slots),
             parent=this_process() if backend == "local" else None,
         )
         for pair in pairs:
             forget_unfinished(run.out / pair.name)
-        _embed_shared(pairs, run, count, report)
-        return _register_all(pairs, run, count, report)
+        _embed_shared(pairs, run, count, tell)
+        return _register_all(pairs, run, count, tell)
 
 
 def _absolute(pair: RegistrationPair) -> RegistrationPair:
@@ -254,6 +275,10 @@ def _read(source: _Source, run: _Run) -> Image:
     return read_image(source.file, series=source.series, spacing=run.pixel_size)
 
 
+def _read_mask(path: Path | None, run: _Run) -> Image | None:
+    return None if path is None else read_image(path, spacing=run.pixel_size)
+
+
 def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, report: Callable[[str], None]) -> None:
     """Embed what several pairs need, before two processes do it at a time."""
     import joblib
@@ -271,7 +296,7 @@ def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, repo
 def _embed_one(source: _Source, run: _Run) -> None:
     device = _own_device(run)
     try:
-        image, mask = _read(source, run), None if source.mask is None else read_image(source.mask)
+        image, mask = _read(source, run), _read_mask(source.mask, run)
         _keeping_model([image], run).embed(image, mask=mask, device=device)
     except Exception as error:  # the pairs of this image meet it again, and record it
         log.info("%s: not embedded in advance: %s", source.file, error)
@@ -333,7 +358,8 @@ def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]
     read += [anchors] if isinstance(anchors := run.options.get("anchors"), str) else []
     series = {key: value for key in ("fixed_series", "moving_series") if (value := getattr(pair, key)) is not None}
     size = {} if run.pixel_size is None else {"pixel_size": run.pixel_size}
-    inputs = {**run.options, "model": run.identity, **series, **size}
+    saved = {} if run.saved == _Saved() else {"saved": astuple(run.saved)}
+    inputs = {**run.options, "model": run.identity, **series, **size, **saved}
     step = run_step(run.out / pair.name, work, files=[*pair.files, *read], inputs=inputs, packages=run.packages)
     if not step:
         return outcome_of(pair, "failed", seconds=step.seconds, reason=step.reason), False
@@ -345,7 +371,8 @@ def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str)
     fixed, moving = (_read(source, run) for source in _embedded(pair))
     images = fixed, moving
     landmarks = landmarks_of(pair, images)
-    labels = labels_of(pair)
+    require_formats(run.saved.formats, fixed.ndim)
+    labels = labels_of(pair, pixel_size=run.pixel_size)
     shared = [image for image, key in zip(images, _embedded(pair), strict=True) if key in run.shared]
     given = run.options.get("model")
     result = register(
@@ -353,8 +380,8 @@ def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str)
         **{
             **run.options,
             "model": _keeping_model(shared, run) if shared else given,
-            "fixed_mask": pair.fixed_mask,
-            "moving_mask": pair.moving_mask,
+            "fixed_mask": _read_mask(pair.fixed_mask, run),
+            "moving_mask": _read_mask(pair.moving_mask, run),
             "threads": run.threads,
             "device": device,
         },
@@ -362,9 +389,11 @@ def _register_into(folder: Path, pair: RegistrationPair, run: _Run, device: str)
     if shared:
         result = _as_if_called_with(given, result)
     errors = result.landmark_errors(*landmarks) if result and landmarks is not None else None
-    result.save(folder, landmarks=errors)
+    result.save(folder, formats=run.saved.formats, field_grid=run.saved.field_grid, landmarks=errors)
     if errors is not None:
-        errors.write(folder / "landmarks.csv")
+        errors.write(folder / LANDMARK_ERRORS)
+    if run.saved.report:
+        result.report(folder / REPORT, landmarks=errors)
     overlap = label_overlap(result, *labels) if result and labels is not None else {}
     if overlap:
         write_table(

@@ -15,7 +15,8 @@ from samreg.quality import LandmarkErrors, dice, summarise_errors
 from samreg.registration.pairs import RegistrationPair
 from samreg.registration.result import RegistrationResult
 from samreg.spatial.image import Image
-from samreg.spatial.inputs import as_image, points_in
+from samreg.spatial.inputs import points_in
+from samreg.spatial.io_images import read_image
 from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample
 from samreg.spatial.tables import plain_cell
@@ -114,11 +115,11 @@ def landmarks_of(pair: RegistrationPair, images: tuple[Image, Image]) -> tuple[P
     return paired_points(fixed, moving)
 
 
-def labels_of(pair: RegistrationPair) -> tuple[Image, Image] | None:
-    """Return the label maps of both images; None where a pair has none."""
+def labels_of(pair: RegistrationPair, *, pixel_size: float | None = None) -> tuple[Image, Image] | None:
+    """Return the label maps of both images, read at a pixel size where one is given; None where a pair has none."""
     if pair.fixed_labels is None or pair.moving_labels is None:
         return None
-    return as_image(pair.fixed_labels), as_image(pair.moving_labels)
+    return read_image(pair.fixed_labels, spacing=pixel_size), read_image(pair.moving_labels, spacing=pixel_size)
 
 
 def label_overlap(result: RegistrationResult, fixed: Image, moving: Image) -> dict[int, float]:

@@ -163,6 +163,21 @@ def test_pictures_take_the_pixel_size_that_is_given(folder):
     assert told["fixed"]["spacing_mm"] == [0.5, 0.5]
 
 
+def test_results_are_saved_as_they_are_wanted(folder):
+    table, options = write_table(folder, FULL), {**OPTIONS, "engine": write_engine(folder)}
+    said: list[str] = []
+    assert samreg.register_many(table, folder / "out", **options)[0].status == "registered"
+    assert not (folder / "out" / "full" / "report.html").exists()
+    saved = {"formats": ("nii", "npz"), "field_grid": "full", "report": True}
+    samreg.register_many(table, folder / "out", **options, **saved, progress=said.append)
+    names = {path.name for path in (folder / "out" / "full").iterdir()}
+    assert {"transform.nii.gz", "transform.npz", "report.html"} <= names
+    assert "transform.h5" not in names
+    assert "kept" not in said[-1]
+    with pytest.raises(InputError, match="tiff"):
+        samreg.register_many(table, folder / "out", **options, formats="tiff")
+
+
 def test_only_what_changed_is_done_again(folder, monkeypatch):
     table = write_table(folder, FULL, "masked,fixed.nii.gz,moving.nii.gz,,,,,fixed_labels.nii.gz")
     out, said = folder / "out", []
