@@ -38,9 +38,9 @@ class PairOutcome:
     reason
         Why there is no transform.
     verdict
-        "good", "check" or "failed", as in the pair's ``result.json``, which says why.
+        "good", "check" or "failed", as in the pair's ``result.json``.
     flags
-        What a careful reader should check, joined by semicolons.
+        What is to be checked, joined by semicolons: the reasons of the verdict, what was measured and expected too.
     landmarks
         How many both images have; the errors there in mm are in the moving image.
     error_before_mm, error_mean_mm, error_median_mm, error_p95_mm, error_max_mm
@@ -97,10 +97,11 @@ def measured_outcome(
     overlap
         Dice of each label, as :func:`label_overlap` returns it.
     """
+    verdict = result.judge(errors)
     return replace(
         outcome_of(pair, "registered" if result else "not registered", reason=result.reason),
-        verdict=result.judge(errors).status,
-        flags="; ".join(result.flags) if result else "",
+        verdict=verdict.status,
+        flags="; ".join(verdict.reasons) if result else "",
         **_error_columns(errors),
         **_dice_columns(overlap),
     )

@@ -117,7 +117,10 @@ def test_the_table_gives_the_verdict_of_each_result(folder):
     options = {**OPTIONS, "engine": write_engine(folder)}
     pairs = [RegistrationPair("ANNA", folder / "fixed.nii.gz", folder / "fixed.nii.gz")]
     (outcome,) = samreg.register_many(pairs, folder / "out", **options)
-    assert outcome.verdict == json.loads((folder / "out" / "ANNA" / "result.json").read_text())["status"] != ""
+    told = json.loads((folder / "out" / "ANNA" / "result.json").read_text())
+    assert outcome.verdict == told["status"] == "check"
+    assert outcome.flags == "; ".join(told["to_check"])
+    assert "neither measured" in outcome.flags
     (kept,) = samreg.register_many(pairs, folder / "out", **options)
     assert kept.verdict == outcome.verdict
 
