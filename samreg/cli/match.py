@@ -41,7 +41,7 @@ _COLUMNS = {
     "reliability": "reliability",
     "cycle_error": "cycle mm",
     "spread": "spread mm",
-    "expected_error": "expected mm",
+    "expected_error": "at most mm",
 }
 
 

@@ -224,7 +224,7 @@ def test_embed_and_match(run, files, tmp_path):
     assert points.names == truth.names
     assert np.median(np.linalg.norm(points.positions - truth.positions, axis=1)) < 4
     assert "expected_error" not in found.read_text(), "other models have no such fit"
-    assert "expected mm" not in done.output
+    assert "at most mm" not in done.output
 
 
 def test_match_tells_the_expected_error_beside_each_point(run, files, tmp_path):
@@ -235,7 +235,7 @@ def test_match_tells_the_expected_error_beside_each_point(run, files, tmp_path):
         nib.save(nib.load(whole).slicer[:, :, 14:46], part)  # the levels of the points, as the network takes its time
     done = run("match", fixed, files.fixed_points, moving, "-o", found, "--report", page)
     assert done.exit_code == 0, done.output
-    assert "expected mm" in done.output
+    assert "at most mm" in done.output
     assert "expected error mm" in page.read_text().replace("<wbr>", "")
     rows = list(csv.DictReader(found.read_text().splitlines()))
     told = [float(row["expected_error_mm"]) for row in rows]
