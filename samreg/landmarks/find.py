@@ -163,16 +163,21 @@ def find_landmarks(
     >>> bool(abs(found.points - points.positions).max() < 8)  # mm
     True
     """
+    from samreg.embedding.registry import model_for
+    from samreg.matching import features
+
     require_progress(progress)
     report = progress or log.info
+    known = atlas if atlas is None or isinstance(atlas, LandmarkAtlas) else LandmarkAtlas.load(atlas)
     image = read(image, "image")
+    if isinstance(image, Image):
+        model = model_for(model, image)  # once: a checkpoint may be large
+        label, identity = image.label, model.identity
+    else:
+        label, identity = "the image", image.model
+    known = atlas_for(identity, label) if known is None else known
+    known.require_model(identity)
     embedding = embedded(image, model, device, "image", report)
-    label = image.label if isinstance(image, Image) else "the image"
-    known = atlas_for(embedding.model, label) if atlas is None else atlas
-    if not isinstance(known, LandmarkAtlas):
-        known = LandmarkAtlas.load(known)
-    known.require_model(embedding.model)
-    from samreg.matching import features
 
     report("finding landmarks")
     target = features(embedding, device=device)

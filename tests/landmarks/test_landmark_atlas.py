@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import samreg
 from samreg.cli import app
 from samreg.errors import InputError
+from samreg.landmarks import find
 from samreg.landmarks.atlas import ATLASES, LandmarkAtlas
 from samreg.landmarks.build import _fitted, build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
@@ -245,6 +246,17 @@ def test_an_atlas_of_another_model_is_refused(atlas, templates) -> None:
         find_landmarks(other, atlas=atlas)
     with pytest.raises(InputError, match=r"embedded by mind, for which samreg has no landmark atlas"):
         find_landmarks(other)
+
+
+def test_an_atlas_that_cannot_be_used_is_refused_before_the_image_is_embedded(tmp_path, atlas, monkeypatch) -> None:
+    image = make_phantom(0, spacing=8.0).image
+    monkeypatch.setattr(find, "embedded", lambda *_: pytest.fail("embedded"))
+    with pytest.raises(InputError, match=r"none\.h5"):
+        find_landmarks(image, atlas=tmp_path / "none.h5")
+    with pytest.raises(InputError, match="landmark atlas is of the model ct-small"):
+        find_landmarks(image, atlas=atlas, model="mind")
+    with pytest.raises(InputError, match="no landmark atlas"):
+        find_landmarks(image, model="mind")
 
 
 def test_an_image_of_another_contrast_is_named_when_there_is_no_atlas_for_its_model() -> None:
