@@ -12,9 +12,11 @@ from samreg.embedding.body import body_mask
 from samreg.embedding.plausible import Kind, require_plausible
 from samreg.errors import InputError
 from samreg.spatial.image import Image
-from samreg.spatial.standard import AIR, MIN_RANGE_HU, lacks_intercept
+from samreg.spatial.standard import AIR, MIN_RANGE_HU, has_hounsfield_units, lacks_intercept, oriented
 
 ANY_CONTRAST_MODEL = "any-small"  # for what is no CT
+_MAX_AIR_HU = -800.0  # of what lies around a body
+_MIN_BACKGROUND_SHARE = 0.5  # of the sides' voxels, for one value
 _CT = Kind(
     name="3D CT", ndim=3, spacing_range=(0.05, 20.0), element="voxel", give="a volume",
     check=", and give a volume of several slices", background="-1024 HU where they lie outside the body",
@@ -87,6 +89,34 @@ def check_ct(image: Image) -> None:
     require_plausible(image, _CT)
     if fault := _intensity_fault(image):
         raise InputError(fault)
+
+
+def background_notes(*images: Image) -> tuple[str, ...]:
+    """Return what a user should know of CTs in Hounsfield units that do not show air around the body.
+
+    The sides of their slices show one value that is not that of air: a background of 0, as programs that mask leave
+    it, or the lower end of a window. The body's mask takes it for tissue.
+
+    Examples
+    --------
+    >>> hu = np.random.default_rng(0).normal(40, 20, (8, 8, 8))
+    >>> hu[:, 0], hu[:, -1], hu[:, :, 0], hu[:, :, -1] = -160, -160, -160, -160
+    >>> [note[:42] for note in background_notes(Image.from_array(hu, spacing=4, name="ct"))]
+    ['ct: -160 HU in 100 % of the voxels at the ']
+    """
+    notes = []
+    for image in filter(has_hounsfield_units, images):
+        array = oriented(image).array
+        sides = np.concatenate([face.ravel() for face in (array[:, 0], array[:, -1], array[:, :, 0], array[:, :, -1])])
+        values, counts = np.unique(sides, return_counts=True)
+        value, share = float(values[counts.argmax()]), counts.max() / sides.size
+        if value > _MAX_AIR_HU and share > _MIN_BACKGROUND_SHARE:
+            notes.append(
+                f"{image.label}: {value:g} HU in {100 * share:.0f} % of the voxels at the sides of its slices, where a "
+                "CT shows air: the background was replaced, or the values were cut off at a window; give the original "
+                "CT, or set the background to -1024"
+            )
+    return tuple(notes)
 
 
 def _intensity_fault(image: Image) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from samreg.embedding.checkpoint import load_checkpoint
-from samreg.embedding.ct import ANY_CONTRAST_MODEL, Preprocessing
+from samreg.embedding.ct import ANY_CONTRAST_MODEL, Preprocessing, background_notes
 from samreg.embedding.mind import MindModel
 from samreg.embedding.models import EmbeddingModel, NetworkModel
 from samreg.embedding.network import SamNetwork
@@ -151,7 +151,7 @@ def default_notes(*images: Image) -> tuple[str, ...]:
             'the skull alone; for anything else give model=, or method="registration"',
         )
     if default_for(*images) != ANY_CONTRAST_MODEL:
-        return ()
+        return background_notes(*images)
     named = " and ".join(dict.fromkeys(image.label for image in _without_units(images)))
     return (
         f"{named}: the intensities are not Hounsfield units (air -1000, water 0), so {ANY_CONTRAST_MODEL} embedded "

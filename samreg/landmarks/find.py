@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.device import run_in_threads
+from samreg.embedding.ct import background_notes
 from samreg.errors import require_progress
 from samreg.landmarks.arms import arms, in_words
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
@@ -199,7 +200,7 @@ def find_landmarks(
     )  # fmt: skip
     notes = _notes(found, known)
     if isinstance(image, Image):
-        notes = (*image.remarks, *notes)
+        notes = (*image.remarks, *background_notes(image), *notes)
     if located.structures.points:
         notes += (f"the image itself shows {', '.join(located.structures.points)}",)
     if isinstance(image, Image) and image.ndim == 3 and _looks_known(found):  # sides are told of an upright body

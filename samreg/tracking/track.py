@@ -99,6 +99,7 @@ def track(
     'baseline: no lung around it: sizes are measured in lung alone'
     """
     from samreg.device import resolve_device
+    from samreg.embedding.ct import background_notes
     from samreg.embedding.registry import default_model, model_for
     from samreg.landmarks.laterality import why_mirrored
 
@@ -110,7 +111,7 @@ def track(
         raise InputError(f"{baseline.label} is {baseline.ndim}D, {followup.label} {followup.ndim}D; give two 3D CTs")
     with remarks_kept() as remarks:
         inside, left_out = as_lesions(lesions, baseline.grid, radii=radii).inside(baseline.grid, baseline.label)
-    notes = (*baseline.remarks, *followup.remarks, *remarks, *left_out)
+    notes = (*baseline.remarks, *followup.remarks, *background_notes(baseline, followup), *remarks, *left_out)
     network = model_for(default_model(baseline.ndim) if model is None else model)  # sizes are measured in HU
     report("embedding")
     embeddings = (network.embed_on_device(baseline, device=device), network.embed_on_device(followup, device=device))

@@ -13,6 +13,7 @@ from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.models import NetworkModel
 from samreg.embedding.registry import default_for, default_notes, model_for
 from samreg.errors import InputError
+from samreg.spatial import Grid
 from samreg.spatial.image import Image
 from tests.embedding.test_preprocessing import phantom
 
@@ -88,6 +89,18 @@ def test_the_default_model_is_that_of_the_images_together():
     assert default_notes(ct, ct) == ()
     assert "phantom" in default_notes(mr, ct)[0]
     assert "rescale slope" in default_notes(mr, ct)[0]
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_a_ct_that_shows_no_air_around_the_body_is_noted(axes):
+    """A background of 0 put matches tens of mm off, unsaid."""
+    ct = phantom()
+    grid = Grid(tuple(np.array(ct.shape)[list(axes)]), ct.origin, ct.spacing, np.eye(3)[:, [2 - a for a in axes[::-1]]])
+    for change, value in ((lambda hu: np.where(hu < -900, 0, hu), "0"), (lambda hu: np.clip(hu, -160, 240), "-160")):
+        changed = Image(change(ct.array).transpose(axes), grid, "changed")
+        (note,) = default_notes(ct, changed)
+        assert note.startswith(f"changed: {value} HU in ")
+        assert "set the background to -1024" in note
 
 
 def test_an_empty_image_gets_the_refusal_of_ct():
