@@ -42,6 +42,7 @@ from pydicom.uid import (
 
 from samreg.errors import InputError
 from samreg.spatial import Grid, as_image, read_image
+from samreg.spatial.dicom.planes import read_planes
 
 AXIAL = [1, 0, 0, 0, 1, 0]
 ORIGIN = np.array([-30.0, -20.0, 100.0])
@@ -968,6 +969,19 @@ def test_segments_that_do_not_overlap_are_a_label_map(tmp_path, caplog):
     for group in item.PerFrameFunctionalGroupsSequence[3:]:
         group.PlanePositionSequence[0].ImagePositionPatient[0] += 1
     refused(save(item, tmp_path / "moved.dcm"), "its segments lie on several grids")
+
+
+def test_what_a_file_states_once_is_read_once(tmp_path, monkeypatch):
+    """All names of segments were read for each frame: 13 in place of 5 s for 60 segments of 80 slices."""
+    asked = []
+    get = Dataset.get
+    monkeypatch.setattr(Dataset, "get", lambda item, key, *default: asked.append(key) or get(item, key, *default))
+    masks = np.arange(40 * 4 * 8).reshape(40, 4, 8) % 3 == 0
+    path = segmentation(tmp_path / "seg.dcm", masks, 100 + 3 * np.arange(40), [1] * 20 + [2] * 20)
+    asked.clear()
+    read_planes(path)
+    assert asked.count("SegmentLabel") == 2
+    assert max(map(asked.count, ("Modality", "Units", "SharedFunctionalGroupsSequence"))) <= 2
 
 
 def test_fractions_are_no_labels(tmp_path):

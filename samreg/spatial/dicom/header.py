@@ -105,6 +105,7 @@ class Header:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._tops: dict[str, Any] = {}  # asked for again for each of thousands of frames
         with path.open("rb") as file:
             self.dataset = dcmread(file, stop_before_pixels=True, force=may_be_dicom(path))
             self._pixel_element = file.read(12)  # the reader stops at its first byte, unless the file is deflated
@@ -112,17 +113,24 @@ class Header:
 
     def top(self, keyword: str) -> Any:
         """Return what the top level states; None where it states nothing."""
-        return stated(self.dataset.get(keyword))
+        if keyword not in self._tops:
+            self._tops[keyword] = stated(self.dataset.get(keyword))
+        return self._tops[keyword]
 
     def grouped(self, keyword: str, frame: int) -> Any:
         """Return what the functional groups state of a frame; None where they state nothing."""
         for sequence, number in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
-            items = self.dataset.get(sequence)
+            items = self.top(sequence)
             for macro in _MACROS.get(keyword, ()) if items else ():
                 contents = items[number].get(macro)
                 if contents and (value := stated(contents[0].get(keyword))) is not None:
                     return value
         return None
+
+    @cached_property
+    def segments(self) -> dict[int, str]:
+        """What the segments of a segmentation are called, by number."""
+        return {item.get("SegmentNumber"): item.get("SegmentLabel") or "" for item in self.top("SegmentSequence") or ()}
 
     def value(self, keyword: str, frame: int) -> Any:
         """Return what the file states of a frame, in the functional groups or else at the top level."""

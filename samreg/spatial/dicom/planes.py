@@ -236,8 +236,7 @@ def _segment(header: Header, frame: int) -> str:
     number = header.value("ReferencedSegmentNumber", frame)
     if number is None:
         return "of every label" if header.top("SOPClassUID") in _SEGMENTATIONS else ""
-    labels = {item.get("SegmentNumber"): item.get("SegmentLabel") for item in header.top("SegmentSequence") or ()}
-    return f"{number} {labels.get(number) or ''}".strip()
+    return f"{number} {header.segments.get(number, '')}".strip()
 
 
 def _vectors(header: Header, frame: int) -> dict[str, str]:
