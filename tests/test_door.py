@@ -75,6 +75,7 @@ def bad_images(folder: Path, trunk: np.ndarray) -> None:
     }  # fmt: skip
     for name, array in arrays.items():
         nib.save(nib.Nifti1Image(array, np.diag([-4.0, -4, 4, 1])), folder / f"{name}s.nii.gz")
+    nib.save(nib.Nifti1Image(trunk, np.diag([4.0, 4, 4, 1])), folder / "mirrored.nii.gz")  # beside the others
     os.mkfifo(folder / "pipe.nii.gz")
     os.symlink("/dev/zero", folder / "device.nii.gz")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -244,7 +245,7 @@ CALLS = (
     "apply {result} {in}/good.csv -o {out}/w.csv --reference {in}/a.nii.gz",
     "apply {result} {in}/good.csv -o {out}/w.csv --outside magic", "apply {result} {in}/good.csv -o {out}/w.nii.gz",
     "apply {result} {in}/good.csv -o {in}/good.csv", "apply {result} {in}/b.nii.gz -o {in}/b.nii.gz",
-    "apply {result} {in}/b.nii.gz -o {out}/w.csv", "apply {result} {in}/slices.nii.gz -o {out}/w.nii.gz",
+    "apply {result} {in}/b.nii.gz -o {out}/w.csv", "apply {result} {in}/mirrored.nii.gz -o {out}/w.nii.gz",
     "report {result} -o {out}/r.pdf", "report {result} -o /proc/r.html", "view {in}/r_empty",
     "embed {in}/a.nii.gz -o {out}/e.npz", "embed {in}/a.nii.gz -o {in}/a.nii.gz",
     "embed {in}/cut.nii.gz -o {out}/e.h5",
