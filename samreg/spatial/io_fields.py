@@ -14,7 +14,7 @@ from samreg.spatial.adapters import nifti_to_lps, to_nifti_affine
 from samreg.spatial.displacement import DisplacementField, require_known_vectors
 from samreg.spatial.files import reading
 from samreg.spatial.grid import Grid, slabs
-from samreg.spatial.io_nifti import open_nibabel
+from samreg.spatial.io_nifti import open_nibabel, save_nifti
 from samreg.spatial.transforms import Transform
 
 LEARN2REG = ".npz"
@@ -114,7 +114,7 @@ def write_nifti_field(field: DisplacementField, path: Path) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
-    nib.save(image, path)
+    save_nifti(image, path)
 
 
 def read_learn2reg(path: Path, fixed: Grid | None, moving: Grid | None) -> DisplacementField:

@@ -17,7 +17,7 @@ from samreg.spatial.adapters import to_nibabel, to_sitk
 from samreg.spatial.files import atomic_path, itk_path, reason, require_file, require_path
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
-from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, pair_files, read_nifti
+from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, pair_files, read_nifti, save_nifti
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, data_files, read_nrrd
 from samreg.spatial.io_pictures import PICTURES, read_picture, warn_of_pixel_size
 from samreg.spatial.io_segmentations import SEGMENTATION, write_segmentation
@@ -156,9 +156,7 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
         return
     with atomic_path(path) as temporary:
         if name.endswith(NIFTI):
-            import nibabel as nib
-
-            nib.save(to_nibabel(image), temporary)
+            save_nifti(to_nibabel(image), temporary)
             return
         import SimpleITK as sitk
 

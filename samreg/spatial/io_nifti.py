@@ -79,6 +79,14 @@ def label_table(path: Path) -> list[tuple[int, str, tuple[float, float, float]]]
     return labels
 
 
+def save_nifti(image: Any, path: Path) -> None:
+    """Write a NIfTI image of nibabel; on a full disk the file is closed as well, which nibabel.save leaves open."""
+    from nibabel.openers import ImageOpener
+
+    with ImageOpener(str(path), "wb") as stream:
+        image.to_stream(stream)
+
+
 @contextlib.contextmanager
 def open_nibabel(path: Path) -> Iterator[Any]:
     """Yield the nibabel image of a file whose header is sane; read its voxels within the ``with`` block.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import struct
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -335,7 +337,7 @@ def test_nothing_is_half_written(tmp_path, monkeypatch, suffix, old, error, expe
             file.write(b"half")
         raise error
 
-    monkeypatch.setattr(nib, "save", half)
+    monkeypatch.setattr("samreg.spatial.io_images.save_nifti", half)
     monkeypatch.setattr(sitk, "WriteImage", half)
     with pytest.raises(expected) as caught:
         write_image(Image.from_array(np.zeros((2, 3, 4))), path)
@@ -354,11 +356,13 @@ def test_a_real_full_disk(tmp_path, suffix):
     old_limit, old_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old_limit[1]))
     try:
-        with pytest.raises(InputError, match="cannot write"):
+        with pytest.raises(InputError, match="cannot write") as caught:
             write_image(Image.from_array(noise), tmp_path / f"full{suffix}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
         signal.signal(signal.SIGXFSZ, old_handler)
+    still_open = [os.readlink(file) for file in Path("/proc/self/fd").glob("*") if file.is_symlink()]
+    assert not [file for file in still_open if str(tmp_path) in file], caught.value  # whose frames would hold them
     assert not list(tmp_path.iterdir())
 
 
