@@ -28,6 +28,7 @@ from samreg.errors import EngineError, ImagesAtFault, InputError, is_out_of_memo
 from samreg.spatial.adapters import field_from_sitk, to_sitk, transform_from_sitk
 from samreg.spatial.files import itk_path, reason, scratch_folder, temporary_files_error
 from samreg.spatial.image import Image
+from samreg.spatial.numeric_locale import decimal_points
 from samreg.spatial.transforms import Transform, compose
 
 logger = logging.getLogger(__name__)
@@ -237,7 +238,8 @@ def _write_image(image: Image, path: Path) -> None:
     import SimpleITK as sitk
 
     try:
-        sitk.WriteImage(to_sitk(image), itk_path(path))
+        with decimal_points():
+            sitk.WriteImage(to_sitk(image), itk_path(path))
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -250,6 +252,8 @@ def _read_transform(path: Path) -> Transform:
     try:
         if path.suffix in (".mat", ".tfm"):
             return transform_from_sitk(sitk.ReadTransform(itk_path(path)))
-        return field_from_sitk(sitk.ReadImage(itk_path(path)), name=path.name)
+        with decimal_points():
+            field = sitk.ReadImage(itk_path(path))
+        return field_from_sitk(field, name=path.name)
     except RuntimeError as error:  # the file is cut off, where the disk was full
         raise InputError(reason(error)) from error

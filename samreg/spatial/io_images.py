@@ -21,6 +21,7 @@ from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, pair_files, read_nifti, s
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, data_files, read_nrrd
 from samreg.spatial.io_pictures import PICTURES, read_picture, warn_of_pixel_size
 from samreg.spatial.io_segmentations import SEGMENTATION, write_segmentation
+from samreg.spatial.numeric_locale import decimal_points
 from samreg.spatial.remarks import remarks_kept
 
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
@@ -162,7 +163,8 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
 
         source = to_sitk(image)
         try:
-            sitk.WriteImage(source, itk_path(temporary), useCompression=True)
+            with decimal_points():
+                sitk.WriteImage(source, itk_path(temporary), useCompression=True)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

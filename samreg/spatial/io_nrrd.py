@@ -25,6 +25,7 @@ from samreg.spatial.displacement import DisplacementField
 from samreg.spatial.files import itk_path, reading, require_file
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
+from samreg.spatial.numeric_locale import decimal_points
 from samreg.spatial.placement import image_from_geometry
 from samreg.spatial.remarks import remark
 
@@ -175,7 +176,8 @@ def _read_header(path: Path) -> tuple[_Header, Any]:
         require_file(file, f"data file of {path}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_path(path))
-    reader.ReadImageInformation()
+    with decimal_points():
+        reader.ReadImageInformation()
     spacing = np.asarray(reader.GetSpacing())
     if not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"{path}: voxel size {spacing.tolist()} mm; write the true voxel size into its header")
@@ -200,28 +202,31 @@ def _unit_mm(path: Path, header: _Header) -> float:
 
 def _voxels(path: Path, header: _Header, reader: Any) -> NDArray[Any]:
     """Return the numbers of a file, (*array shape) or (*array shape, components), in this machine's byte order."""
-    import SimpleITK as sitk
-
     kind, components = _component_type(path, reader), reader.GetNumberOfComponents()
     size = math.prod(reader.GetSize()) * components * kind.itemsize
-    array: NDArray[Any]
     if (header.is_raw or header.is_compressed) and len(header.files) == 1:
         require_plausible_size(header.files[0], size, compressed=header.is_compressed)
     if header.is_raw and header.skipped_bytes >= 0:
         held = sum(file.stat().st_size - header.offset - header.skipped_bytes for file in header.files)
         _compare_size(path, header, held, size)
     if not header.is_compressed:
-        array = sitk.GetArrayFromImage(reader.Execute())
-        return array
-    array = np.empty(size // kind.itemsize, dtype=kind.newbyteorder(">" if header.is_big_endian else "<"))
+        return _read_by_itk(reader)
+    array: NDArray[Any] = np.empty(size // kind.itemsize, dtype=kind.newbyteorder(">" if header.is_big_endian else "<"))
     held = _inflate(header, array.view(np.uint8).data)  # verifies the checksum
     if header.skipped_bytes >= 0:
         _compare_size(path, header, held - header.skipped_bytes, size)
     if held != size or header.skipped_bytes or (components > 1 and not header.components_first):
-        array = sitk.GetArrayFromImage(reader.Execute())  # another layout, which ITK may know
-        return array
+        return _read_by_itk(reader)  # another layout, which ITK may know
     shape = reader.GetSize()[::-1] + ((components,) if components > 1 else ())
     return array.astype(kind, copy=False).reshape(shape)
+
+
+def _read_by_itk(reader: Any) -> NDArray[Any]:
+    import SimpleITK as sitk
+
+    with decimal_points():
+        array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
+    return array
 
 
 def _compare_size(path: Path, header: _Header, held: int, size: int) -> None:

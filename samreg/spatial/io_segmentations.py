@@ -22,6 +22,7 @@ from samreg.spatial.image import Image
 from samreg.spatial.io_nifti import NIFTI, label_table
 from samreg.spatial.io_nrrd import NRRD
 from samreg.spatial.labels import whole_numbers
+from samreg.spatial.numeric_locale import decimal_points
 
 #: The suffix by which 3D Slicer tells a segmentation from a volume.
 SEGMENTATION = ".seg.nrrd"
@@ -122,7 +123,8 @@ def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: It
         image.SetMetaData(key, text)
     with atomic_path(path) as temporary:
         try:
-            sitk.WriteImage(image, itk_path(temporary), useCompression=True)
+            with decimal_points():
+                sitk.WriteImage(image, itk_path(temporary), useCompression=True)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -180,7 +182,8 @@ def _of_slicer(path: Path) -> tuple[Segment, ...]:
     with reading(path):
         reader = sitk.ImageFileReader()
         reader.SetFileName(itk_path(path))
-        reader.ReadImageInformation()
+        with decimal_points():
+            reader.ReadImageInformation()
         header = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     segments: list[Segment] = []
     while f"Segment{len(segments)}_ID" in header:

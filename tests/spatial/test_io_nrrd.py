@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import locale
+import os
+import shutil
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -12,6 +17,7 @@ import SimpleITK as sitk
 from samreg.errors import InputError
 from samreg.spatial import as_image, read_image, read_transform
 from samreg.spatial.adapters import to_sitk
+from samreg.spatial.numeric_locale import decimal_points
 
 VOXELS = np.arange(3 * 4 * 5).reshape(3, 4, 5) - 20
 KINDS = ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
@@ -424,3 +430,50 @@ def test_numbers_of_metaimage_that_are_none_are_named(tmp_path, field, value):
     path.write_bytes(text.encode() + zlib.compress(VOXELS.astype("<i2").tobytes()))
     with pytest.raises(InputError, match=rf"scan.mha: {field.lower()} is '{value}', not [39] finite numbers; correct"):
         read_image(path)
+
+
+def test_decimal_points_stay_until_the_last_thread_has_left(monkeypatch):
+    numeric = ["de_DE.UTF-8"]
+
+    def set_locale(_category, name=None):
+        numeric[0] = name or numeric[0]
+        return numeric[0]
+
+    monkeypatch.setattr(locale, "setlocale", set_locale)
+    first, second = decimal_points(), decimal_points()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert numeric == ["C"]
+    second.__exit__(None, None, None)
+    assert numeric == ["de_DE.UTF-8"]
+
+
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="needs a locale of decimal commas")
+def test_decimal_commas_of_the_process_reach_no_file(tmp_path):
+    """Qt sets the user's locale: NRRD was written with commas, and that of others refused or read without decimals."""
+    made = subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("needs the definition of a locale")
+    code = """
+import locale, pathlib, numpy as np, SimpleITK as sitk
+from samreg.engines.child import _read_transform
+from samreg.spatial import Image, Segment, read_image, read_segments, write_image, write_segmentation
+array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+image = Image.from_array(array, spacing=(0.7, 2.5, 1.25), origin=(0.5, -1.5, 2))
+write_image(image, "plain.nrrd")
+field = sitk.GetImageFromArray(np.zeros((3, 4, 5, 3)), isVector=True)
+field.SetSpacing(image.spacing.tolist())
+field.SetOrigin(image.grid.origin.tolist())
+sitk.WriteImage(field, "field.nrrd")
+locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+write_image(image, "comma.nrrd")
+write_segmentation(image, "comma.seg.nrrd", [Segment(1, "lung", (0.5, 0, 0))])
+for name in ("plain.nrrd", "comma.nrrd", "comma.seg.nrrd"):
+    assert read_image(name).grid.same_as(image.grid), name
+assert read_segments("comma.seg.nrrd")[0].colour == (0.5, 0, 0)
+assert _read_transform(pathlib.Path("field.nrrd")).grid.same_as(image.grid), "what elastix leaves"
+assert locale.localeconv()["decimal_point"] == ","
+"""
+    environment = {**os.environ, "LOCPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
