@@ -225,6 +225,8 @@ def find_images(*paths: str | os.PathLike[str]) -> dict[str, Path]:
     ['a', 'b']
     """
     images: dict[str, Path] = {}
+    if "" in paths:  # which Path takes for the working folder
+        raise InputError("images: a path is empty; give one")
     for path in [require_path("image", path) for path in paths]:
         if not path.exists():
             raise InputError(f"image not found: {path}; check the path (working folder: {Path.cwd()})")
