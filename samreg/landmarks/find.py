@@ -175,6 +175,7 @@ def find_landmarks(
         model = model_for(model, image)  # once: a checkpoint may be large
         label, identity = image.label, model.identity
     else:
+        embedded(image, model, device, "image", report)  # refuses another model than the embedding's own
         label, identity = "the image", image.model
     known = atlas_for(identity, label) if known is None else known
     known.require_model(identity)
