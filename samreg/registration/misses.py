@@ -104,9 +104,8 @@ class LandmarkMisses:
         if trunk.sum() < _MIN_FOR_POSE or self.moving.ndim != len("xyz"):
             return self.moving.positions
         moving, fixed = (points.positions[trunk] for points in (self.moving, self.fixed))
-        pose = fit_least_squares(moving, fixed, np.ones(len(fixed)), kind="similarity")
-        rotation = pose.matrix / np.cbrt(np.linalg.det(pose.matrix))
-        if angle_between(np.eye(len(rotation)), rotation) < _TURNED_DEG:
+        pose = fit_least_squares(moving, fixed, np.ones(len(fixed)), kind="rigid")
+        if angle_between(np.eye(len(pose.matrix)), pose.matrix) < _TURNED_DEG:
             return self.moving.positions
         return np.asarray(pose.transform_points(self.moving.positions))
 
