@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MIN_LANDMARKS = 10  # in both, for a comparison
 _MIN_T = 2.0  # of the differences, for a decision
-#: By global vectors alone, for a decision: of 35 people none is below -0.5, as none should be above 0.5 mirrored.
+#: By global vectors alone, for a decision: of 35 scans none is below -0.5, as none should be above 0.5 mirrored.
 CLEAR_T = 3.0
 
 
@@ -47,7 +47,7 @@ def laterality(
     Returns
     -------
     float
-        Student's t of the differences in log likelihood. In 35 people that are not mirrored -0.5 to 7.5, median 3.6;
+        Student's t of the differences in log likelihood. In 35 scans that are not mirrored -0.5 to 7.5, median 3.6;
         0 where there is no atlas or too few of its landmarks are in view.
     """
     from samreg.matching.features import PARTS, features
