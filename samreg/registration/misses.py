@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.landmarks.arms import are_other, arms, in_words
 from samreg.quality.regions import region_of
-from samreg.seeding.affine import fit_least_squares
-from samreg.seeding.turns import angle_between
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.points import Points
 
@@ -87,6 +84,8 @@ class LandmarkMisses:
     @property
     def arms_that_differ(self) -> str:
         """How the arms lie in both images, in plain words, where one is raised here and down there; else nothing."""
+        from samreg.landmarks.arms import are_other, arms, in_words  # loads torch
+
         bodies = self.fixed.positions, self._moving_as_fixed()
         found = [arms(self.fixed.names, positions) for positions in bodies]
         if not are_other(*found).any():
@@ -100,6 +99,9 @@ class LandmarkMisses:
 
         A body that lies about as the fixed one stays as it is: how it lies is known less well than where its arms are.
         """
+        from samreg.seeding.affine import fit_least_squares  # loads torch, as the next does
+        from samreg.seeding.turns import angle_between
+
         trunk = np.array(["shoulder" not in region_of(name) for name in self.fixed.names], dtype=bool)
         if trunk.sum() < _MIN_FOR_POSE or self.moving.ndim != len("xyz"):
             return self.moving.positions
