@@ -194,7 +194,7 @@ def _apply_to_image(
         log.warning("%s holds labels: warped with --interpolation nearest, give linear for intensities", source)
     target = _reference(transform, reference, to, pixel_size).grid
     progress("warping")
-    segments = _segments(source, out)
+    segments = _segments(source, series, out) if interpolation == "nearest" else ()
     mapping = mapping or _in_file(transform, backward, (image.grid, target) if backward else (target, image.grid))
     _write_image(mapping, image, target, out, interpolation or "linear", segments)
 
@@ -292,11 +292,12 @@ def _expected_error(folder: Path, fixed: Points) -> FloatArray | None:
     return None if expected is None else at_points(expected, fixed.positions)
 
 
-def _segments(source: Path, out: Path) -> tuple[Segment, ...]:
-    """Return the names and colours of labels that a segmentation made of them keeps."""
+def _segments(source: Path, series: str | None, out: Path) -> tuple[Segment, ...]:
+    """Return the names and colours of labels that the file to write keeps."""
+    from samreg.spatial.io_nifti import NIFTI
     from samreg.spatial.io_segmentations import SEGMENTATION, named_segments
 
-    return named_segments(source) if out.name.lower().endswith(SEGMENTATION) else ()
+    return named_segments(source, series) if out.name.lower().endswith((SEGMENTATION, *NIFTI)) else ()
 
 
 def _write_image(

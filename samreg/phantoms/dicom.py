@@ -49,7 +49,7 @@ def write_dicom_series(image: Image, folder: str | os.PathLike[str], *, patient:
     study, series, frame = (generate_uid(prefix=None) for _ in range(3))
     row, column, normal = image.direction.T
     backward = bool(np.cross(row, column) @ normal < 0)  # numbered along the normal that DICOM has
-    stored = np.clip(np.rint(image.array) - _INTERCEPT, 0, 2**16 - 1).astype("<u2")
+    stored = np.clip(np.rint(image.array.astype(np.float64)) - _INTERCEPT, 0, 2**16 - 1).astype("<u2")
     for number in range(1, len(stored) + 1):
         k = len(stored) - number if backward else number - 1
         item = Dataset()

@@ -10,8 +10,10 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from samreg.errors import InputError, SamregError, is_out_of_memory
+from samreg.spatial.numeric_locale import decimal_points
 
 _ITK = re.compile(r".*(?:ITK |itk::)ERROR: (?:\w+\(0x[0-9a-f]+\): )?")
 _THROWN = re.compile(r"Exception thrown in SimpleITK \w+: .*:\d+:$")
@@ -336,6 +338,28 @@ def itk_path(path: str | os.PathLike[str]) -> str:
         return os.fsencode(path).decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{os.fspath(path)!a}: the name is not UTF-8, which ITK needs; rename the file") from None
+
+
+def write_by_itk(image: Any, path: Path) -> None:
+    """Write an image of SimpleITK, compressed; a file of that name is replaced only when the new one is complete.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
+    """
+    import SimpleITK as sitk
+
+    with atomic_path(path) as temporary:
+        try:
+            with decimal_points():
+                sitk.WriteImage(image, itk_path(temporary), useCompression=True)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
+            ) from error
 
 
 def require_writable(folder: str | os.PathLike[str], *, space: float = 0) -> None:

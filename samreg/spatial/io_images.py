@@ -12,16 +12,15 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from samreg.errors import InputError, is_out_of_memory
+from samreg.errors import InputError
 from samreg.spatial.adapters import to_nibabel, to_sitk
-from samreg.spatial.files import atomic_path, itk_path, reason, require_file, require_path
+from samreg.spatial.files import atomic_path, require_file, require_path, write_by_itk
 from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_nifti import MGH, NIFTI, PAIRS, pair_files, read_nifti, save_nifti
 from samreg.spatial.io_nrrd import METAIMAGE, NRRD, data_files, read_nrrd
 from samreg.spatial.io_pictures import PICTURES, read_picture, warn_of_pixel_size
 from samreg.spatial.io_segmentations import SEGMENTATION, write_segmentation
-from samreg.spatial.numeric_locale import decimal_points
 from samreg.spatial.remarks import remarks_kept
 
 WRITABLE = (*NIFTI, ".nrrd", ".mha")
@@ -155,22 +154,11 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
     if name.endswith(SEGMENTATION):
         write_segmentation(image, path)
         return
-    with atomic_path(path) as temporary:
-        if name.endswith(NIFTI):
+    if name.endswith(NIFTI):
+        with atomic_path(path) as temporary:
             save_nifti(to_nibabel(image), temporary)
-            return
-        import SimpleITK as sitk
-
-        source = to_sitk(image)
-        try:
-            with decimal_points():
-                sitk.WriteImage(source, itk_path(temporary), useCompression=True)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
-            ) from error
+        return
+    write_by_itk(to_sitk(image), path)
 
 
 def holds_dicom(folder: Path) -> bool:

@@ -11,7 +11,7 @@ import gzip
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -33,6 +33,7 @@ MGH = (".mgz", ".mgh", ".mgh.gz")
 _ORIENTATION = ".mat"
 
 _LABEL_TABLE = re.compile(rb"<LabelTable>.*?</LabelTable>", re.DOTALL)
+_CARET = 30  # the code of such an extension in NIfTI's registry
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 540  # NIfTI-2's, the longest
 _READ_BYTES = 1 << 20
@@ -64,8 +65,8 @@ def label_table(path: Path) -> list[tuple[int, str, tuple[float, float, float]]]
     import nibabel as nib
 
     with reading(path):
-        contents = [extension.get_content() for extension in nib.load(path).header.extensions]  # type: ignore[attr-defined]
-    tables = [_LABEL_TABLE.search(content) for content in contents if isinstance(content, bytes)]
+        contents = [extension.content for extension in nib.load(path).header.extensions]  # type: ignore[attr-defined]
+    tables = [_LABEL_TABLE.search(content) for content in contents]
     labels = []
     for table in filter(None, tables):
         try:
@@ -77,6 +78,21 @@ def label_table(path: Path) -> list[tuple[int, str, tuple[float, float, float]]]
             remark(log, "%s: the table of labels in its header is damaged (%s); they have no names", path, error)
             return []
     return labels
+
+
+def add_label_table(image: Any, labels: Iterable[tuple[int, str, tuple[float, float, float]]]) -> None:
+    """Put what :func:`label_table` reads into the header of a NIfTI image of nibabel."""
+    from nibabel.nifti1 import Nifti1Extension
+
+    root = ElementTree.Element("CaretExtension")
+    volume = ElementTree.SubElement(root, "VolumeInformation", Index="0")
+    table = ElementTree.SubElement(volume, "LabelTable")
+    for value, name, colour in labels:
+        channels = {key: f"{part:.6g}" for key, part in zip(("Red", "Green", "Blue"), colour, strict=True)}
+        ElementTree.SubElement(table, "Label", {"Key": str(value), **channels, "Alpha": "1"}).text = name
+    ElementTree.SubElement(volume, "VolumeType").text = "Label"
+    content = ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
+    image.header.extensions.append(Nifti1Extension(_CARET, content))
 
 
 def save_nifti(image: Any, path: Path) -> None:

@@ -1,25 +1,25 @@
-"""Label images as segmentations of 3D Slicer (.seg.nrrd): a NRRD whose header names each label and gives it a colour.
+"""Label images in files whose header names each label and gives it a colour.
 
-The keys are those of Slicer's ``vtkMRMLSegmentationStorageNode``. All segments lie in one layer, as labels
-cannot overlap.
+These are segmentations of 3D Slicer (.seg.nrrd), with the keys of its ``vtkMRMLSegmentationStorageNode`` and all
+segments in one layer, as labels cannot overlap; and NIfTI with a table of labels.
 """
 
 from __future__ import annotations
 
 import colorsys
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.errors import InputError, is_out_of_memory, require_number
-from samreg.spatial.adapters import to_sitk
-from samreg.spatial.files import atomic_path, itk_path, reading, reason, require_file
+from samreg.errors import InputError, require_number
+from samreg.spatial.adapters import to_nibabel, to_sitk
+from samreg.spatial.files import atomic_path, itk_path, reading, require_file, write_by_itk
 from samreg.spatial.image import Image
-from samreg.spatial.io_nifti import NIFTI, label_table
+from samreg.spatial.io_nifti import NIFTI, add_label_table, label_table, save_nifti
 from samreg.spatial.io_nrrd import NRRD
 from samreg.spatial.labels import whole_numbers
 from samreg.spatial.numeric_locale import decimal_points
@@ -85,14 +85,16 @@ def _colour(value: object, name: str) -> tuple[float, ...]:
 
 
 def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: Iterable[Segment] = ()) -> None:
-    """Write a label image as a segmentation that 3D Slicer opens by drag and drop.
+    """Write a label image in a file that names its labels.
 
     Parameters
     ----------
     labels
-        3D, whole numbers of any type that are not negative, 0 where there is nothing; or a mask.
+        Whole numbers of any type that are not negative, 0 where there is nothing; or a mask. 3D for .seg.nrrd.
     path
-        The file to write, named .seg.nrrd; one of that name is replaced only when the new one is complete.
+        The file to write: .seg.nrrd, which 3D Slicer opens by drag and drop, or .nii or .nii.gz with a table of labels
+        in the header, as TotalSegmentator and Connectome Workbench write it. A file of that name is replaced only when
+        the new one is complete.
     segments
         Names and colours of values; other values are named by themselves, and values that no voxel has are left out.
 
@@ -112,25 +114,29 @@ def write_segmentation(labels: Image, path: str | os.PathLike[str], segments: It
     >>> [(segment.value, segment.name) for segment in read_segments(path)]
     [(1, 'left lung'), (4, 'Label 4')]
     """
-    import SimpleITK as sitk
-
     path = Path(path)
-    if not path.name.lower().endswith(SEGMENTATION):
-        raise InputError(f"cannot write {path}: name a segmentation {SEGMENTATION}")
+    name = path.name.lower()
+    if not name.endswith((SEGMENTATION, *NIFTI)):
+        raise InputError(f"cannot write {path}: name a file of labels {SEGMENTATION}, .nii or .nii.gz")
+    write = _write_nifti if name.endswith(NIFTI) else _write_for_slicer
+    write(labels, path, {segment.value: segment for segment in segments})
+
+
+def _write_for_slicer(labels: Image, path: Path, known: Mapping[int, Segment]) -> None:
     array = _label_array(labels)
     image = to_sitk(labels.with_array(array))
-    for key, text in _header(array, segments).items():
+    for key, text in _header(array, known).items():
         image.SetMetaData(key, text)
+    write_by_itk(image, path)
+
+
+def _write_nifti(labels: Image, path: Path, known: Mapping[int, Segment]) -> None:
+    values = np.unique(whole_numbers(labels)).tolist()
+    segments = [_segment(int(value), known) for value in values if value > 0]
+    image = to_nibabel(labels)
+    add_label_table(image, [(segment.value, segment.name, _rgb(segment)) for segment in segments])
     with atomic_path(path) as temporary:
-        try:
-            with decimal_points():
-                sitk.WriteImage(image, itk_path(temporary), useCompression=True)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"cannot write {path}: {reason(error)}; check the folder's permissions and the free disk space"
-            ) from error
+        save_nifti(image, temporary)
 
 
 def read_segments(path: str | os.PathLike[str]) -> tuple[Segment, ...]:
@@ -154,8 +160,10 @@ def read_segments(path: str | os.PathLike[str]) -> tuple[Segment, ...]:
     return segments
 
 
-def named_segments(path: Path) -> tuple[Segment, ...]:
+def named_segments(path: Path, series: str | None = None) -> tuple[Segment, ...]:
     """Return what :func:`read_segments` does, or nothing where the file, of whatever kind, names no segments.
+
+    ``series`` chooses a segment of a DICOM segmentation, which is read as a mask of ones.
 
     Raises
     ------
@@ -170,9 +178,9 @@ def named_segments(path: Path) -> tuple[Segment, ...]:
     if name.endswith(NIFTI):
         return tuple(Segment(*entry) for entry in label_table(path))
     if path.is_file() and is_dicom(path):
-        from samreg.spatial.dicom.label_map import segment_labels  # loads pydicom
+        from samreg.spatial.dicom.series import segment_labels  # loads pydicom
 
-        return tuple(Segment(number, label) for number, label in segment_labels(path).items())
+        return tuple(Segment(value, label) for value, label in segment_labels(path, series).items())
     return ()
 
 
@@ -213,11 +221,10 @@ def _label_array(labels: Image) -> NDArray[np.integer]:
     return array.astype(kind)
 
 
-def _header(array: NDArray[np.integer], segments: Iterable[Segment]) -> dict[str, str]:
+def _header(array: NDArray[np.integer], known: Mapping[int, Segment]) -> dict[str, str]:
     """Return the header's keys: one group for each value in the array, numbered from 0."""
     from scipy.ndimage import find_objects
 
-    known = {segment.value: segment for segment in segments}
     header = {
         "Segmentation_ContainedRepresentationNames": f"{_REPRESENTATION}|",
         "Segmentation_MasterRepresentation": _REPRESENTATION,  # of Slicer up to 5.2
@@ -228,14 +235,13 @@ def _header(array: NDArray[np.integer], segments: Iterable[Segment]) -> dict[str
     values, numbers = np.unique(np.concatenate([[0], array.ravel()]), return_inverse=True)  # 0 is always the first
     boxes = find_objects(numbers[1:].reshape(array.shape))
     for number, (value, box) in enumerate(zip(values[1:].tolist(), boxes, strict=True)):
-        segment = known.get(value, Segment(value, f"Label {value}"))
-        assert segment.colour is not None
+        segment = _segment(value, known)
         extent = [bound for axis in reversed(box) for bound in (axis.start, axis.stop - 1)]  # first and last of x, y, z
         header |= {
             f"Segment{number}_ID": f"Segment_{value}",
             f"Segment{number}_Name": segment.name,
             f"Segment{number}_NameAutoGenerated": str(int(value not in known)),
-            f"Segment{number}_Color": " ".join(f"{part:.6g}" for part in segment.colour),
+            f"Segment{number}_Color": " ".join(f"{part:.6g}" for part in _rgb(segment)),
             f"Segment{number}_ColorAutoGenerated": str(int(value not in known)),
             f"Segment{number}_LabelValue": str(value),
             f"Segment{number}_Layer": "0",
@@ -243,6 +249,16 @@ def _header(array: NDArray[np.integer], segments: Iterable[Segment]) -> dict[str
             f"Segment{number}_Tags": "|",
         }
     return header
+
+
+def _segment(value: int, known: Mapping[int, Segment]) -> Segment:
+    """Return the segment of a value, which has the value for its name where it is not known."""
+    return known.get(value) or Segment(value, f"Label {value}")
+
+
+def _rgb(segment: Segment) -> tuple[float, float, float]:
+    assert segment.colour is not None  # set by Segment where none is given
+    return segment.colour
 
 
 def _default_colour(value: int) -> tuple[float, float, float]:

@@ -194,13 +194,17 @@ def test_a_segmentation_keeps_its_names_and_voxel_values(run, tmp_path):
     array = np.zeros((6, 8, 10), np.uint8)
     array[2:4, 2:6, 2:6] = 7
     labels = samreg.Image.from_array(array, spacing=2)
-    write_segmentation(labels, tmp_path / "a.seg.nrrd", [Segment(7, "liver", (1, 0, 0))])
+    segments = (Segment(7, "liver", (1, 0, 0)),)
+    write_segmentation(labels, tmp_path / "a.seg.nrrd", segments)
     write_transform(AffineTransform(np.eye(3), np.array([-2.0, 0, 0])), tmp_path / "shift.h5")
     call = "apply", tmp_path / "shift.h5", tmp_path / "a.seg.nrrd", "--reference", tmp_path / "a.seg.nrrd"
-    done = run(*call, "-o", tmp_path / "b.seg.nrrd")
-    assert done.exit_code == 0, done.output
-    assert read_segments(tmp_path / "b.seg.nrrd") == (Segment(7, "liver", (1, 0, 0)),)
-    assert np.array_equal(samreg.read_image(tmp_path / "b.seg.nrrd").array, np.roll(array, 1, axis=2))
+    for name in ("b.seg.nrrd", "b.nii.gz"):
+        done = run(*call, "-o", tmp_path / name)
+        assert done.exit_code == 0, done.output
+        assert read_segments(tmp_path / name) == segments
+        assert np.array_equal(samreg.read_image(tmp_path / name).array, np.roll(array, 1, axis=2))
+    blended = run(*call, "-o", tmp_path / "c.nii.gz", "--interpolation", "linear")
+    assert blended.exit_code == 0, blended.output
     refused = run(*call, "-o", tmp_path / "c.seg.nrrd", "--interpolation", "linear")
     assert refused.exit_code == 2
     assert "leave --interpolation out" in refused.output
@@ -222,11 +226,20 @@ def segmented(tmp_path):
 
 
 def test_a_dicom_segmentation_becomes_a_label_map(run, tmp_path, segmented):
-    """It asked for one of its segments by --series, which the command did not have."""
+    """It asked for one of its segments by --series, which the command did not have.
+
+    A segment that was chosen bore the name of the first.
+    """
+    from samreg.spatial import read_segments
+
     call = "apply", tmp_path / "stay.h5", tmp_path / "seg.dcm", "--reference", tmp_path / "scan", "-o"
-    for options, expected in (((), np.array([0, 1, 2])), (("--series", "spleen"), np.array([0, 0, 1]))):
+    for options, expected, names in (
+        ((), np.array([0, 1, 2]), {1: "liver", 2: "spleen"}),
+        (("--series", "spleen"), np.array([0, 0, 1]), {1: "spleen"}),
+    ):
         done = run(*call, tmp_path / "l.nii.gz", *options)
         assert done.exit_code == 0, done.output
+        assert {segment.value: segment.name for segment in read_segments(tmp_path / "l.nii.gz")} == names
         expected = expected[np.searchsorted([0, 7, 9], segmented)]
         assert np.array_equal(samreg.read_image(tmp_path / "l.nii.gz").array, expected)
     refused = run("apply", tmp_path / "stay.h5", tmp_path / "seg.dcm", "-o", tmp_path / "x.dcm", "--series", "spleen")

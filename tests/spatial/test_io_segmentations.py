@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -92,7 +94,7 @@ def test_bad_segments_and_files_are_refused(tmp_path):
     for wrong in (*values, *colours):
         with pytest.raises(InputError):
             Segment(*wrong)
-    with pytest.raises(InputError, match=r"name a segmentation \.seg\.nrrd"):
+    with pytest.raises(InputError, match=r"name a file of labels \.seg\.nrrd"):
         write_segmentation(labels(), tmp_path / "a.nrrd")
     samreg.write_image(labels(), tmp_path / "plain.nrrd")
     with pytest.raises(InputError, match="names no segments"):
@@ -112,20 +114,39 @@ def test_overlapping_segments_are_refused_with_a_remedy(tmp_path):
         samreg.read_image(tmp_path / "a.seg.nrrd")
 
 
-def label_table(path, table):
-    """Write labels with a table of their names in the header, as TotalSegmentator does."""
+def label_table(path, table, code=0):
+    """Write labels with a table of their names in the header, as TotalSegmentator does, and Workbench with code 30."""
     image = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4))
     xml = f'<?xml version="1.0" encoding="UTF-8"?> <CaretExtension> <LabelTable>{table}</LabelTable></CaretExtension>'
-    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(code, xml.encode()))
     nib.save(image, path)
     return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_names_the_labels_that_it_holds(tmp_path, suffix):
+    """As TotalSegmentator reads it: the first extension, CaretExtension / VolumeInformation / LabelTable / Label."""
+    array = np.array([[[0.0, 2, 5]]])
+    path = tmp_path / f"a{suffix}"
+    write_segmentation(
+        Image.from_array(array), path, [Segment(2, "foie <größer> & x", (1, 0.5, 0)), Segment(9, "absent")]
+    )
+    assert [(s.value, s.name) for s in read_segments(path)] == [(2, "foie <größer> & x"), (5, "Label 5")]
+    assert read_segments(path)[0].colour == (1, 0.5, 0)
+    assert np.array_equal(samreg.read_image(path).array, array)
+    root = ElementTree.fromstring(nib.load(path).header.extensions[0].content)
+    assert [label.get("Key") for label in root.findall("VolumeInformation/LabelTable/Label")] == ["2", "5"]
+    with pytest.raises(InputError, match="must be whole numbers"):
+        write_segmentation(Image.from_array(array / 2), path)
 
 
 def test_names_of_labels_in_a_nifti_header(tmp_path, caplog):
     colour = 'Red="0.2" Green="0.3" Blue="1.0" Alpha="1"'
     entry = f'<Label Key="1" {colour}><![CDATA[kidney_right]]></Label>'
     table = f'<Label Key="0" {colour}>background</Label>\n{entry}<Label Key="2" {colour}/>'
-    assert read_segments(label_table(tmp_path / "a.nii.gz", table)) == (Segment(1, "kidney_right", (0.2, 0.3, 1)),)
+    for code in (0, 30):
+        path = label_table(tmp_path / "a.nii.gz", table, code)
+        assert read_segments(path) == (Segment(1, "kidney_right", (0.2, 0.3, 1)),)
     with pytest.raises(InputError, match="names no segments"):
         read_segments(label_table(tmp_path / "b.nii.gz", entry.replace("</Label>", "")))
     assert "the table of labels in its header is damaged" in caplog.text

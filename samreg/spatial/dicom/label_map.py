@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from samreg.spatial.dicom.header import read_elements
 from samreg.spatial.dicom.planes import Plane
 from samreg.spatial.dicom.slice_axis import SAME_PLACE_MM, heights_of
 from samreg.spatial.dicom.stacks import Stack
@@ -63,13 +61,6 @@ def label_map(stacks: Sequence[Stack], name: str) -> Image | str:
     more = f", ... {len(names)} in all" if len(names) > _MAX_NAMED else ""
     remark(log, "%s: its segments are labels by their numbers: %s%s", name, ", ".join(names[:_MAX_NAMED]), more)
     return Image(labels, grid, name)
-
-
-def segment_labels(path: Path) -> dict[int, str]:
-    """Return the labels of a DICOM segmentation's segments, by number; those without are left out."""
-    items = read_elements(path, ["SegmentSequence"])["SegmentSequence"] or ()
-    labels = {int(item.SegmentNumber): " ".join(str(item.get("SegmentLabel", "")).split()) for item in items}
-    return {number: label for number, label in labels.items() if label}
 
 
 def _number(stack: Stack) -> int:

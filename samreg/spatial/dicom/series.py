@@ -97,6 +97,22 @@ def chosen_stack(path: Path, series: str | int | None, spacing: ArrayLike | None
     return stack, found.name(stack.detail)
 
 
+def segment_labels(path: Path, series: str | int | None = None) -> dict[int, str]:
+    """Return what the segments of a DICOM segmentation are called, by their values in the image that is read of it.
+
+    One segment alone, or one that is chosen, is read as a mask of ones. Segments without a label are left out.
+    """
+    if series is None:
+        items = read_elements(path, ["SegmentSequence"])["SegmentSequence"] or ()
+        values = [1] if len(items) == 1 else [int(item.SegmentNumber) for item in items]
+        labels = [str(item.get("SegmentLabel", "")) for item in items]
+    else:
+        stack, _ = chosen_stack(path, series)
+        values, labels = [1], [stack.planes[0].segment.partition(" ")[2]]
+    cleaned = {value: " ".join(label.split()) for value, label in zip(values, labels, strict=True)}
+    return {value: label for value, label in cleaned.items() if label}
+
+
 def _find(path: Path, series: str | int | None, spacing: ArrayLike | None) -> _Found:
     given = None if spacing is None else _checked_spacing(spacing)
     wanted = "" if series is None else str(series).strip()
