@@ -124,7 +124,6 @@ def match(
     with session(verbose=verbose, quiet=quiet) as progress:
         target = _load(inputs[-1], target_series, pixel_size)
         matches: LandmarkMatches | TemplateMatches
-        columns = {}
         if template_set is not None:
             templates = samreg.read_templates(
                 template_set, model=model, device=device, cache=cache, pixel_size=pixel_size, progress=progress
@@ -133,8 +132,7 @@ def match(
         else:
             template = _load(inputs[0], template_series, pixel_size)
             matches = _match_one(template, inputs[1], subject, target, options, report, progress)
-            columns = matches.error_column()
-        samreg.write_points(matches.to_points(), out, columns=columns)
+        samreg.write_points(matches.to_points(), out, columns=matches.error_column())
     if not quiet:
         _show(matches, inputs[-1], out, report)
 

@@ -206,21 +206,20 @@ def _write(matches: TemplateMatches, subject: str, folder: Path) -> None:
     if matches.notes:
         (folder / "notes.txt").write_text("".join(f"{note}\n" for note in matches.notes), encoding="utf-8")
     axes = "xyz"[: matches.points.shape[1]]
+    errors = matches.error_column()
     columns = (
         matches.names,
         matches.points.tolist(),
-        matches.reliability,
-        matches.spread,
-        matches.templates,
-        matches.inside,
+        matches.reliability.tolist(),
+        matches.spread.tolist(),
+        matches.templates.tolist(),
+        matches.inside.tolist(),
+        *(values.tolist() for values in errors.values()),
     )
     write_table(
         folder / MANIFEST,
-        (*_HEADER[:2], *axes, *_HEADER[2:]),
-        (
-            (subject, name, *position, *map(float, (reliability, spread)), count, bool(inside))
-            for name, position, reliability, spread, count, inside in zip(*columns, strict=True)
-        ),
+        (*_HEADER[:2], *axes, *_HEADER[2:], *errors),
+        ((subject, name, *position, *values) for name, position, *values in zip(*columns, strict=True)),
     )
     has_error = {key for answer in matches.answers.values() for key in answer.error_column()}  # its column, or none
     write_table(

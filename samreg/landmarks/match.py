@@ -97,7 +97,12 @@ class LandmarkMatches:
 
     def error_column(self) -> dict[str, FloatArray]:
         """Return the expected errors by the name of their column in tables, mm; nothing where none is known."""
-        return {"expected_error_mm": self.expected_error} if np.isfinite(self.expected_error).any() else {}
+        return error_column(self.expected_error)
+
+
+def error_column(expected_error: FloatArray) -> dict[str, FloatArray]:
+    """Return expected errors (N,) by the name of their column in tables, mm; nothing where none is known."""
+    return {"expected_error_mm": expected_error} if np.isfinite(expected_error).any() else {}
 
 
 def match(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError, require_choice, require_each, require_progress, require_seed
-from samreg.landmarks.match import SEARCHES, LandmarkMatches, match_embedded, mirrored_note
+from samreg.landmarks.match import SEARCHES, LandmarkMatches, error_column, match_embedded, mirrored_note
+from samreg.landmarks.match_reliability import expected_error_of_sets
 from samreg.landmarks.sources import embedded, read
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
@@ -23,6 +24,7 @@ from samreg.spatial.points import Points, require_inside
 
 if TYPE_CHECKING:
     from samreg.embedding import Embedding, EmbeddingModel
+    from samreg.matching import ExpectedError
     from samreg.seeding import AffineFit
 
 log = logging.getLogger(__name__)
@@ -89,8 +91,6 @@ class Template:
 class TemplateMatches:
     """Where K templates together place N landmarks in a target.
 
-    Each answer has its expected error (:class:`samreg.LandmarkMatches`); for the position they agree on none is fitted.
-
     Parameters
     ----------
     points
@@ -109,6 +109,10 @@ class TemplateMatches:
         What each template says alone, by its name.
     notes
         What the user should know, in plain words.
+    expected_error
+        (N,) in four of five places the error is at most so much, mm, as fitted to landmarks that several people placed
+        in another; of one answer its own, outside the target, and with models that have no such fit, the median of the
+        answers'. NaN where these have none (:class:`samreg.LandmarkMatches`); left out, NaN.
     """
 
     points: FloatArray
@@ -119,6 +123,11 @@ class TemplateMatches:
     inside: NDArray[np.bool_]
     answers: Mapping[str, LandmarkMatches]
     notes: tuple[str, ...] = ()
+    expected_error: FloatArray = field(default_factory=lambda: np.empty(0), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not len(self.expected_error):
+            object.__setattr__(self, "expected_error", np.full(len(self), np.nan))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -126,6 +135,10 @@ class TemplateMatches:
     def to_points(self) -> Points:
         """Return the positions as :class:`Points`, scored by reliability."""
         return Points(self.points, self.names, self.reliability)
+
+    def error_column(self) -> dict[str, FloatArray]:
+        """Return the expected errors by the name of their column in tables, mm; nothing where none is known."""
+        return error_column(self.expected_error)
 
 
 def read_templates(
@@ -352,7 +365,8 @@ def match_set(
     if isinstance(image, Image):
         notes = (*image.remarks, *(default_notes(image) if model is None else ()))
         notes += _mirrored(known, answers, fits, image, destination, network, device)
-    found = _combined(answers, features(destination).scale)
+    expected = expected_error_of_sets(destination.model)
+    found = combined(answers, scale=features(destination).scale, expected=expected)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -393,21 +407,46 @@ def _mirrored(
     return ()
 
 
-def _combined(answers: Mapping[str, LandmarkMatches], scale: float) -> TemplateMatches:
+def combined(
+    answers: Mapping[str, LandmarkMatches], *, scale: float = 1.0, expected: ExpectedError | None = None
+) -> TemplateMatches:
+    """Return where templates together place their landmarks, by what each says alone.
+
+    Parameters
+    ----------
+    answers
+        Of each template.
+    scale
+        Of the body (:attr:`samreg.matching.Features.scale`).
+    expected
+        Tells the error of a place that several agree on by the median of the errors expected of their answers, which is
+        told without it, and their median distance from the place.
+    """
+    names = tuple(dict.fromkeys(name for answer in answers.values() for name in answer.names))
+    rows = [_agreed(answers.values(), name, scale, expected) for name in names]
+    points, reliability, spread, count, inside, error = (np.array(column) for column in zip(*rows, strict=True))
+    notes = tuple(f"template {key}: {note}" for key, answer in answers.items() for note in answer.notes)
+    return TemplateMatches(points, names, reliability, spread, count, inside, answers, notes, expected_error=error)
+
+
+def _agreed(
+    answers: Collection[LandmarkMatches], name: str, scale: float, expected: ExpectedError | None
+) -> tuple[Any, ...]:
+    """Return what templates together say of one landmark: place, reliability, spread, count, inside, expected error."""
     from samreg.matching import geometric_median
 
-    names = tuple(dict.fromkeys(name for answer in answers.values() for name in answer.names))
-    rows = []
-    for name in names:
-        votes = [(answer, answer.names.index(name)) for answer in answers.values() if name in answer.names]
-        points, reliability, inside = (
-            np.array([getattr(answer, key)[i] for answer, i in votes]) for key in ("points", "reliability", "inside")
-        )
-        weight = -np.log1p(-np.minimum(reliability, _MAX_RELIABILITY)) + 1e-9
-        median = geometric_median(points[None], weight[None], soft=_MEDIAN_SOFTNESS_MM * scale)[0]
-        distance_mm = np.linalg.norm(points - median, axis=1)
-        agreeing = (reliability * (distance_mm <= _AGREEMENT_MM * scale)).mean()
-        rows.append((median, agreeing, np.median(distance_mm), len(votes), weight @ (2 * inside - 1) >= 0))
-    points, reliability, spread, count, inside = (np.array(column) for column in zip(*rows, strict=True))
-    notes = tuple(f"template {key}: {note}" for key, answer in answers.items() for note in answer.notes)
-    return TemplateMatches(points, names, reliability, spread, count, inside, answers, notes)
+    votes = [(answer, answer.names.index(name)) for answer in answers if name in answer.names]
+    points, reliability, inside, errors = (
+        np.array([getattr(answer, key)[i] for answer, i in votes])
+        for key in ("points", "reliability", "inside", "expected_error")
+    )
+    weight = -np.log1p(-np.minimum(reliability, _MAX_RELIABILITY)) + 1e-9
+    median = geometric_median(points[None], weight[None], soft=_MEDIAN_SOFTNESS_MM * scale)[0]
+    distance_mm = np.linalg.norm(points - median, axis=1)
+    agreeing = (reliability * (distance_mm <= _AGREEMENT_MM * scale)).mean()
+    spread, is_inside = np.median(distance_mm), weight @ (2 * inside - 1) >= 0
+    known = errors[np.isfinite(errors)]
+    error = np.median(known) if len(known) else np.nan
+    if expected is not None and len(known) > 1 and is_inside:  # outside, the answers know by how far
+        error = float(expected(error, spread))
+    return median, agreeing, spread, len(votes), is_inside, error

@@ -183,7 +183,9 @@ class ExpectedError:
     """A linear model of the error that four of five matches stay below.
 
     ln(1 + error / 1 mm) = bias + cycle * log(1 + c / 4 mm) + spread * log(1 + v / 4 mm), where c is the cycle error and
-    v the spread of the neighbours' votes. It is a quantile regression (Koenker and Bassett, Econometrica 1978).
+    v the spread of the neighbours' votes; of a place that several matches agree on (:func:`samreg.match_set`), c is the
+    median of the errors expected of these and v their median distance from it. It is a quantile regression (Koenker and
+    Bassett, Econometrica 1978).
 
     Parameters
     ----------

@@ -20,7 +20,8 @@ import samreg
 from samreg.errors import InputError
 from samreg.landmarks.folder import _write
 from samreg.landmarks.match import LandmarkMatches
-from samreg.landmarks.templates import Template, _combined
+from samreg.landmarks.templates import Template, combined
+from samreg.matching import ExpectedError
 from samreg.phantoms.phantom import Phantom, make_phantom
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
@@ -124,13 +125,33 @@ def test_votes_follow_the_majority_and_the_reliable():
         "b": answer([[1, 0, 0], [50, 0, 0]], ("tip", "notch"), [0.8, 0.30]),
         "c": answer([[90, 0, 0], [7, 7, 7]], ("tip", "apex"), [0.8, 0.60]),
     }
-    found = _combined(answers, 1.0)
+    found = combined(answers)
     assert found.names == ("tip", "notch", "apex")
     assert found.templates.tolist() == [3, 2, 1]
     assert np.linalg.norm(found.points[0]) < 4  # two of three agree
     assert np.linalg.norm(found.points[1]) < 2  # the reliable one outweighs
     np.testing.assert_allclose(found.points[2], [7, 7, 7])
     np.testing.assert_allclose(found.reliability, [2 * 0.8 / 3, 0.99 / 2, 0.6])
+
+
+def test_the_error_of_an_agreed_place_is_told_by_what_is_expected_of_the_answers_and_how_they_agree():
+    def told(error, x, is_inside=True):
+        one = answer([[x, 0, 0]], ("tip",), [0.5])
+        return replace(one, expected_error=np.array([error]), inside=np.array([is_inside]))
+
+    expected = ExpectedError(bias=0.1, cycle=1.0, spread=0.5)
+    near = combined({"a": told(20.0, 0), "b": told(30.0, 2), "c": told(25.0, 4)}, expected=expected)
+    assert near.expected_error == pytest.approx(expected([25.0], near.spread))
+    apart = combined({"a": told(20.0, 0), "b": told(30.0, 60), "c": told(25.0, 90)}, expected=expected)
+    assert near.expected_error < apart.expected_error
+    assert combined({"a": told(20.0, 0)}, expected=expected).expected_error.tolist() == [20.0], "one alone"
+    beyond = combined({"a": told(70.0, 0, False), "b": told(90.0, 2, False)}, expected=expected)
+    assert beyond.expected_error.tolist() == [80.0], "outside the image the answers know how far"
+    without = combined({"a": told(20.0, 0), "b": told(30.0, 2)})
+    assert without.expected_error.tolist() == [25.0], "models without a fit for several"
+    unknown = combined({"a": told(np.nan, 0), "b": told(np.nan, 2)}, expected=expected)
+    assert np.isnan(unknown.expected_error).all()
+    assert unknown.error_column() == {}
 
 
 def test_both_forms_of_a_set_are_the_same_to_a_micrometre(templates, folder, phantoms):
@@ -180,6 +201,9 @@ def test_a_folder_of_targets_is_resumable_and_records_what_fails(templates, fold
         np.testing.assert_allclose(points.scores, together.reliability)
     with (out / "phantom-003" / "templates.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == sum(len(t.points) for t in templates)
+    with (out / "landmarks.csv").open(newline="") as file:
+        told = [float(row["expected_error_mm"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(told, together.expected_error)
 
     matched: list[str] = []
 

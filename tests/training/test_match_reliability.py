@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import samreg
-from samreg.landmarks.match_reliability import calibration_of, expected_error_of
+from samreg.landmarks.match_reliability import calibration_of, expected_error_of, expected_error_of_sets
 from samreg.matching import fit_expected_error
 from samreg.phantoms.phantom import make_phantom
-from samreg.training.match_reliability import calibration_error, errors_left_out, left_out
+from samreg.training.match_reliability import calibration_error, errors_left_out, fit_error, left_out, template_sets
 
 
 def made_up_pairs(people: int = 6) -> list[tuple[set[str], np.ndarray]]:
@@ -83,6 +83,44 @@ def test_errors_are_told_of_people_left_out() -> None:
     told = errors_left_out(pairs)
     within = [values[:, 3] <= errors for (_, values), errors in zip(pairs, told, strict=True)]
     assert 0.75 < np.mean(within) < 0.9
+
+
+def test_sets_of_people_are_drawn_for_each_person_searched() -> None:
+    """Three people place two landmarks in BOB, one of them 30 mm off; ALICE has a landmark that no other has."""
+    landmarks = {
+        "BOB": samreg.Points([[0.0, 0, 0], [50, 0, 0], [90, 0, 0]], ("tip", "notch", "apex")),
+        "EVE": samreg.Points([[5.0, 5, 5]], ("tip",)),
+    }
+
+    def matches(names: tuple[str, ...], x: float, expected: float) -> samreg.LandmarkMatches:
+        places = landmarks["BOB"].named(names).positions + [x, 0, 0]
+        half = np.full(len(names), 0.5)
+        return samreg.LandmarkMatches(
+            places, names, half, half, half, half, half > 0, expected_error=np.full(len(names), expected)
+        )
+
+    matched = {
+        ("ALICE", "BOB"): matches(("tip", "notch", "apex"), 1.0, 4.0),
+        ("CAROL", "BOB"): matches(("tip", "notch"), 2.0, 8.0),
+        ("DAVE", "BOB"): matches(("tip", "notch"), 30.0, 40.0),
+        ("BOB", "EVE"): matches(("tip",), 0.0, 1.0),
+    }
+    sets = template_sets(matched, landmarks)
+    assert [people for people, _ in sets] == [{"BOB"}, {"BOB"}], "two and three people; one cannot agree with itself"
+    values = sets[1][1]
+    assert values[:, 1].tolist() == [8.0, 8.0], "the median of what is expected of the matches"
+    assert (values[:, 3] < 5).all(), "two of three agree"
+    assert np.isfinite(fit_error(sets).bias)
+
+
+def test_the_default_model_tells_the_error_of_places_that_templates_agree_on() -> None:
+    model = samreg.load_model("ct-small").identity
+    one, several = expected_error_of(model), expected_error_of_sets(model)
+    assert one is not None
+    assert several is not None, "the weights changed: run python -m samreg.training.match_reliability"
+    alone = one(4.0, 4.0)
+    assert several(alone, 2.0) < alone, "places that several agree on err less"
+    assert expected_error_of_sets(samreg.load_model("mind").identity) is None
 
 
 def test_a_match_outside_the_view_errs_by_so_much_more() -> None:
