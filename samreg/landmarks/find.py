@@ -50,8 +50,8 @@ class FoundLandmarks:
         "right_lung_apex", "aortic_arch_top", "carina", "right_upper_lobe_carina", "right_middle_lobe_carina",
         "left_secondary_carina" and "sternal_angle".
     reliability
-        (N,) calibrated probability that the landmark lies within 10 mm; 0 outside the image, and where it was found at
-        the place of a surer one.
+        (N,) calibrated probability that the landmark lies within 10 mm; 0 outside the image, where it was found at the
+        place of a surer one, and on another part of the body than the sure landmarks say.
     spread
         (N,) median distance of what the atlas's people say from the position, mm; NaN outside the image, and of what
         the atlas does not have.

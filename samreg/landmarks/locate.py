@@ -28,6 +28,7 @@ _LEAST_SPREAD_MM = 4.0  # added to the spread of a person's votes, by which they
 _MAX_SPREAD_MM = 1e3  # told of landmarks of which nobody voted
 #: Of landmarks that the image itself shows: of 95 in 19 people 90 lie within 10 mm.
 SEEN_RELIABILITY = 0.9
+_SURE_RELIABILITY = 0.5  # of landmarks that say which part of the body the image shows
 _RIB_ON_T2 = (1.45, 2.2)  # levels of the first ribs; 1.3 at most in 17 people whose vertebrae were counted rightly
 #: Of the landmarks in an image: 0.6 in chests, 0.25 at most in those turned upside down.
 MIN_MEAN_RELIABILITY = 0.4
@@ -187,10 +188,16 @@ def _weighed(
 
 
 def reliability_of(located: Located, atlas: LandmarkAtlas) -> FloatArray:
-    """Return the probability (L,) that each landmark lies within 10 mm of the truth; 0 outside the image."""
+    """Return the probability (L,) that each landmark lies within 10 mm of the truth.
+
+    0 outside the image, and on another part of the body than the sure landmarks say.
+    """
     similarity, misfit, spread, depth = located.evidence
     calibrated = atlas.calibration(similarity, misfit, spread=spread, depth=depth)
-    return np.where(located.inside, np.where(located.seen, np.maximum(calibrated, SEEN_RELIABILITY), calibrated), 0.0)
+    calibrated = np.where(located.seen, np.maximum(calibrated, SEEN_RELIABILITY), calibrated)
+    sure = located.inside & (calibrated >= _SURE_RELIABILITY)
+    misplaced = atlas.constellation.misplaced(located.positions, sure)
+    return np.where(located.inside & ~misplaced, calibrated, 0.0)
 
 
 def looks_known(reliability: FloatArray, inside: NDArray[np.bool_]) -> bool:

@@ -51,7 +51,8 @@ class Survey:
     located
         Where they and the bones lie.
     reliability
-        (L,) probability that each lies within 10 mm; 0 outside the image.
+        (L,) probability that each lies within 10 mm; 0 outside the image, and on another part of the body than the sure
+        landmarks say.
     """
 
     names: tuple[str, ...]
@@ -198,11 +199,12 @@ def _common_landmarks(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatA
     """
     both = [one.located for one in (fixed, moving)]
     positions = np.stack([one.positions for one in both])
-    inside = np.all([one.inside for one in both], axis=0)
+    reliability = np.minimum(fixed.reliability, moving.reliability)
+    shown = np.all([one.inside for one in both], axis=0) & (reliability > 0)
     is_level = np.array([name in LEVELS for name in fixed.names], dtype=bool)
     is_dome = np.array([name.endswith(_DOME) for name in fixed.names], dtype=bool)
-    seen = inside & np.all([one.seen for one in both], axis=0) & ~is_dome
-    sure = inside & (np.minimum(fixed.reliability, moving.reliability) >= _MIN_RELIABILITY)
+    seen = shown & np.all([one.seen for one in both], axis=0) & ~is_dome
+    sure = shown & (reliability >= _MIN_RELIABILITY)
     return positions[:, seen], positions[:, sure & ~seen & ~is_level]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +19,10 @@ from samreg.landmarks.build import _fitted, build_landmark_atlas
 from samreg.landmarks.constellation import Constellation
 from samreg.landmarks.find import _notes, find_landmarks
 from samreg.landmarks.laterality import laterality, mirror_image
-from samreg.landmarks.locate import locate
+from samreg.landmarks.locate import LandmarkEvidence, Located, locate, reliability_of
 from samreg.landmarks.placement import place
 from samreg.landmarks.templates import Template
-from samreg.matching import features
+from samreg.matching import Calibration, features
 from samreg.phantoms.phantom import make_phantom
 from samreg.seeding.turns import turned_image
 from samreg.spatial import Grid
@@ -93,6 +94,36 @@ def test_landmarks_at_one_place_clash() -> None:
     places = constellation.mean.copy()
     places[1] = places[0]
     assert [0, 1] in constellation.clashing(places).tolist()
+
+
+def abdomen_in_neck() -> tuple[Constellation, np.ndarray]:
+    """Landmarks of a trunk, and their places in a turned scan of its neck, where the last three were found too."""
+    constellation = Constellation.from_positions(spine(20, np.random.default_rng(4)))
+    angle = np.radians(20)
+    turned = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    places = 1.2 * constellation.mean @ turned + [30.0, -80.0, 400.0]
+    places[17:20] += places[2] - places[18]
+    return constellation, places
+
+
+def test_landmarks_on_another_part_of_the_body_than_the_sure_ones_say_are_misplaced() -> None:
+    constellation, places = abdomen_in_neck()
+    sure = np.ones(21, dtype=bool)
+    assert np.flatnonzero(constellation.misplaced(places, sure)).tolist() == [17, 18, 19]
+    sure[17:19] = False  # whether they are sure or not
+    assert np.flatnonzero(constellation.misplaced(places, sure)).tolist() == [17, 18, 19]
+    assert not constellation.misplaced(places, np.arange(21) > 16).any()  # too few
+    places[:17] = np.random.default_rng(5).normal(0, 500, (17, 3))
+    assert not constellation.misplaced(places, np.ones(21, dtype=bool)).any()  # no two say the same
+
+
+def test_misplaced_landmarks_are_never_reliable() -> None:
+    """However alike they look, and though the image itself shows something there."""
+    constellation, places = abdomen_in_neck()
+    evidence = LandmarkEvidence(np.ones(21), np.zeros(21), np.zeros(21), np.full(21, 50.0))
+    located = Located(places, evidence, np.zeros(21, dtype=bool), np.arange(21) == 18)
+    knows = SimpleNamespace(constellation=constellation, calibration=Calibration(0.0, 2.0, 0.0))
+    assert np.flatnonzero(reliability_of(located, knows) == 0).tolist() == [17, 18, 19]
 
 
 def test_landmarks_of_another_person_are_found(found, templates) -> None:

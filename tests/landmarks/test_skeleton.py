@@ -75,6 +75,8 @@ def test_a_dome_may_be_another_hump() -> None:
     )  # fmt: skip
     found = Survey(names, located, np.full(2, 0.9))
     assert common_places(found, found).seen.tolist() == [True, False]
+    misplaced = Survey(names, located, np.array([0.9, 0.0]))
+    assert common_places(found, misplaced).seen.tolist() == [False]
 
 
 @pytest.mark.parametrize(
