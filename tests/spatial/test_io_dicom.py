@@ -480,6 +480,16 @@ def test_a_part_is_chosen_by_number_or_description(tmp_path):
     refused(folder, "no stacks match '3'", series=3)
 
 
+def test_a_number_is_that_of_a_part_though_the_description_holds_it_too(tmp_path):
+    """Many descriptions hold a slice thickness or a phase: "Thorax 2.0", "CT 1"."""
+    folder = write_series(tmp_path / "s", SeriesDescription="Thorax 2.0", TemporalPositionIdentifier=lambda k: k % 2)
+    assert_volume(read_image(folder, series=2), hu()[1::2], step=6.0, start=103.0)
+    refused(folder, "2 stacks of slices", series="Thorax")  # names the series, and no part of it
+    whole = write_series(tmp_path / "whole", SeriesDescription="Thorax 2.0")
+    assert_volume(read_image(whole, series=2))
+    assert_volume(read_image(whole, series="thorax"))
+
+
 def test_a_part_of_one_series_of_several(tmp_path):
     folder = write_series(tmp_path / "s", SeriesInstanceUID="1.2.3.1", SeriesDescription="head")
     write_series(folder, SeriesInstanceUID="1.2.3.2", heights=HEIGHTS[:4], TemporalPositionIdentifier=lambda k: k % 2)

@@ -117,9 +117,9 @@ def _find(path: Path, series: str | int | None, spacing: ArrayLike | None) -> _F
     given = None if spacing is None else _checked_spacing(spacing)
     wanted = "" if series is None else str(series).strip()
     folder_series = _find_series(path) if path.is_dir() else [_series(read_elements(path, _SERIES_KEYWORDS), [path])]
+    is_named = len(folder_series) == 1 and folder_series[0].is_named(wanted)
     if len(folder_series) == 1:
         (chosen,), number = folder_series, ""
-        wanted = "" if chosen.is_named(wanted) else wanted
     else:
         chosen, number, wanted = _choose_series(folder_series, wanted, path)
     if len(chosen.uids) > 1:
@@ -129,8 +129,12 @@ def _find(path: Path, series: str | int | None, spacing: ArrayLike | None) -> _F
             path,
             len(chosen.uids),
         )
-    planes = [plane for file in chosen.files for plane in _read_file(file, given, wanted)]
-    return _Found(path, split_stacks(planes), wanted, number, (chosen.description or chosen.name) if number else "")
+    of_picture = "" if is_named and not wanted.isdigit() else wanted
+    planes = [plane for file in chosen.files for plane in _read_file(file, given, of_picture)]
+    stacks = split_stacks(planes)
+    if is_named and not _matching(stacks, wanted):  # it names the series alone: "2 mm" of which no stack is the second
+        wanted = ""
+    return _Found(path, stacks, wanted, number, (chosen.description or chosen.name) if number else "")
 
 
 _KIN_KEYWORDS = ("StudyInstanceUID", "FrameOfReferenceUID", "Modality")
@@ -264,8 +268,7 @@ def _choose_stack(found: _Found, hint: str = "") -> Stack:
     stacks, wanted, series_number, path = found.stacks, found.wanted, found.number, found.path
     if len(stacks) == 1 and (wanted in ("", "1") or wanted.lower() in stacks[0].planes[0].segment.lower()):
         return stacks[0]
-    matches = [stack for number, stack in enumerate(stacks, start=1) if wanted == str(number)]
-    matches = matches or [stack for stack in stacks if wanted and wanted.lower() in stack.detail.lower()]
+    matches = _matching(stacks, wanted)
     if len(matches) == 1:
         return matches[0]
     numbers = [f"{series_number}.{k}" if series_number else str(k) for k in range(1, len(stacks) + 1)]
@@ -280,6 +283,12 @@ def _choose_stack(found: _Found, hint: str = "") -> Stack:
     ]
     how = "its number or a part of its description"
     raise _choice(f"{mismatch}{len(stacks)} {kind} in {path}", how, listing, hint=hint)
+
+
+def _matching(stacks: Sequence[Stack], wanted: str) -> list[Stack]:
+    """Return the stack of a number, or else those whose detail holds a text."""
+    numbered = [stack for number, stack in enumerate(stacks, start=1) if wanted == str(number)]
+    return numbered or [stack for stack in stacks if wanted and wanted.lower() in stack.detail.lower()]
 
 
 def _pictures_message(planes: Sequence[Plane], numbers: Sequence[str], path: Path) -> str:
