@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+from functools import partial
 
 import numpy as np
 import pydicom
@@ -592,7 +593,17 @@ def test_two_echoes_at_the_same_places(tmp_path):
     assert_volume(read_image(folder, series="80"), hu()[1::2])
 
 
-@pytest.mark.parametrize("key", ["AcquisitionTime", "ContrastBolusAgent", "ConvolutionKernel", "StudyInstanceUID"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "AcquisitionTime",
+        "ContrastBolusAgent",
+        "ConvolutionKernel",
+        "StudyInstanceUID",
+        "SeriesDescription",
+        "ImageComments",
+    ],
+)
 def test_doubles_are_told_apart_by_what_differs(tmp_path, key):
     name = {"AcquisitionTime": "1015", "StudyInstanceUID": "1.5"}
     folder = write_series(
@@ -733,6 +744,47 @@ def test_phases_that_nothing_tells_apart_go_by_their_order(tmp_path):
     path = enhanced(tmp_path / "e.dcm", stored_ct(hu()), frames)
     refused(path, "repetition 1", "repetition 2 (in the order of the series), 3 slices")
     assert_volume(read_image(path, series="repetition 2"), hu()[3:])
+
+
+def two_phases(folder, names, **elements):
+    """Write two phases of three slices that are numbered alike, to files of these names, first all of the first."""
+    written = write_series(
+        folder / "s", heights=np.tile(HEIGHTS[:3], 2), InstanceNumber=lambda k: k % 3 + 1,
+        **{key: partial(lambda k, of: of[k // 3], of=of) for key, of in elements.items()},
+    )  # fmt: skip
+    for path, name in zip(sorted(written.iterdir()), names, strict=True):
+        path.rename(written / name)
+    return written
+
+
+MADE_UP = ["e7.dcm", "1b.dcm", "40.dcm", "a2.dcm", "9c.dcm", "05.dcm"]  # names as hashes are
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "second"),
+    [
+        ("KVP", [80, 140], "140"),
+        ("ImageComments", ["T=0%", "T=50%"], "t=50%"),
+        ("SeriesNumber", [4, 5], "series number 5"),
+        ("SeriesDescription", ["rest", "stress"], "stress"),
+        ("ContentTime", ["101500", "101530"], "content time 101530"),
+    ],
+)
+def test_phases_numbered_alike_are_told_apart_by_what_their_slices_say(tmp_path, key, values, second):
+    folder = two_phases(tmp_path, MADE_UP, **{key: values})
+    assert_volume(read_image(folder, series=second), hu()[3:])
+
+
+def test_phases_that_only_made_up_file_names_tell_apart_are_never_mixed(tmp_path):
+    refused(two_phases(tmp_path, MADE_UP), "several slices lie at", "a time series, or copies?")
+    refused(two_phases(tmp_path / "again", MADE_UP), "several slices lie at", series=1)
+
+
+@pytest.mark.parametrize("names", [range(8, 14), (1, 3, 5, 2, 4, 6)])
+def test_phases_numbered_alike_go_by_file_names_that_follow_an_order(tmp_path, names):
+    """One phase after the other, or slice by slice; IM8, IM9, IM10 by their numbers."""
+    folder = two_phases(tmp_path, [f"IM{number}" for number in names])
+    assert_volume(read_image(folder, series="repetition 2"), hu()[3:])
 
 
 def test_phases_by_the_dimensions_of_the_file(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,9 +43,15 @@ _POSSIBLE_TRAITS = {  # may also differ within a stack
     "protocol": ("ProtocolName",),
     "contrast agent": ("ContrastBolusAgent",),
     "acquisition time": ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime"),
+    "tube voltage (kV)": ("KVP",),
+    "series number": ("SeriesNumber",),
+    "description": ("SeriesDescription",),
+    "comment": ("ImageComments",),
+    "content time": ("ContentTime",),
 }
 _PLACE_DIMENSIONS = ("ImagePositionPatient", "InStackPositionNumber", "SliceLocation")
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # and label maps
+_NUMBER_DIGITS = 20  # to which numbers in file names are padded
 _QUANTITATIVE = ("CT", "PT", "RTDOSE")  # their values mean the same however they are to be shown
 
 OWNERS = ("frame of reference", "patient", "study")  # which the slices of a volume share
@@ -63,7 +70,7 @@ class Plane:
     label
         What to call it in messages.
     order
-        Where it stands in the order of its series: instance number, file name, frame.
+        Where it stands in the order of its series: instance number, file name (numbers in it by their value), frame.
     place
         Where it lies; None for a picture that lies nowhere in space.
     spacing
@@ -154,7 +161,7 @@ def _plane(header: Header, pixels: PixelFormat, frame: int, place: Place | None,
         pixels=pixels,
         frame=frame,
         label=header.label(frame),
-        order=(_whole_number(header.top("InstanceNumber")), header.path.name, frame),
+        order=(_whole_number(header.top("InstanceNumber")), _by_numbers(header.path.name), frame),
         place=place,
         spacing=_pixel_spacing(header, frame, place is None, spacing),
         thickness=step or _length(header, "SliceThickness", frame),
@@ -272,6 +279,11 @@ def _whole_number(value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         return 0
+
+
+def _by_numbers(name: str) -> str:
+    """Return a file name that sorts by the numbers in it: IM9 comes before IM10."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(_NUMBER_DIGITS), name)
 
 
 def _text(value: Any) -> str:

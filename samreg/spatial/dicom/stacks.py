@@ -47,7 +47,7 @@ def split_stacks(planes: Sequence[Plane]) -> list[Stack]:
     of the last three each slice may have its own, as some programs that anonymise write them. Those of another phase,
     echo or the like do so only where they lie one after the other. Those of another acquisition, time and so on
     are split where they form no regular stack together and do so apart. Slices of which each place has as many, though
-    nothing tells them apart, are split by their order.
+    nothing tells them apart, are split by their order, if they have one.
     """
     planes = with_segment_steps(planes)
     stacks = [Stack(tuple(sorted(planes, key=lambda plane: plane.order)))]
@@ -170,7 +170,10 @@ def _split_irregular(stack: Stack) -> list[Stack]:
 
 
 def _split_repetitions(stack: Stack, doubles: int) -> list[Stack]:
-    """Split slices that nothing tells apart by their order, where each place has as many."""
+    """Split slices that nothing tells apart by their order, where each place has as many.
+
+    Not where file names that follow no order, as programs make them up, would mix the repetitions.
+    """
     places = _place_numbers(stack.planes)
     if doubles < 2 or len(places) != doubles * len(set(places)):
         return [stack]
@@ -179,8 +182,26 @@ def _split_repetitions(stack: Stack, doubles: int) -> list[Stack]:
     for plane, place in zip(stack.planes, places, strict=True):
         seen[place] += 1
         repetitions[id(plane)] = seen[place]
+    if not _are_ordered(stack.planes, places, [repetitions[id(plane)] for plane in stack.planes]):
+        return [stack]
     name = "repetition {} (in the order of the series)"
     return _split(stack, lambda plane: (repetitions[id(plane)], name.format(repetitions[id(plane)])))
+
+
+def _are_ordered(planes: Sequence[Plane], places: Sequence[int], repetitions: Sequence[int]) -> bool:
+    """Tell whether slices go through one repetition after another, or place by place.
+
+    Where their numbers say so it is taken for granted; where slices of one place share a number, their file names must.
+    """
+    numbers = Counter((place, plane.order[0], plane.order[2]) for plane, place in zip(planes, places, strict=True))
+    if max(numbers.values()) == 1:
+        return True
+    by_name = sorted(range(len(planes)), key=lambda k: planes[k].order[1:])
+    in_turns, in_place = (
+        sum(a != b for a, b in zip(values, values[1:], strict=False)) == len(set(values)) - 1
+        for values in ([which[k] for k in by_name] for which in (repetitions, places))
+    )
+    return in_turns or in_place
 
 
 def _is_regular(stack: Stack) -> bool:
