@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.registration.confidence import share_within
-from samreg.registration.quality import body_on
+from samreg.registration.quality import body_on, working_grid
 from samreg.spatial.grid import FloatArray
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _MIN_UNSURE_SHARE = 0.05  # of the body, for its place to be named
 # to 0.99, of a neck against a chest 0.34.
 _LOST_MM, _MIN_LOST_SHARE = 40.0, 0.7
 MAX_MEAN_MM, MAX_LARGEST_MM = 5.0, 15.0  # of measured errors, in a good result
+_PERSON_MM = 100.0  # longest extent of a body from which on these distances hold; in a mouse, of 40 mm, shorter ones do
 _MIN_PLACE_SHARE = 0.15  # of what is unsure or not shown, for a third of the body to be named
 _ONE_SIDED_SHARE = 0.75  # of that, for a side to be named
 _NOWHERE_ELSE = "elsewhere the error was neither measured nor could it be estimated"
@@ -83,7 +84,7 @@ def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -
     lines: tuple[str, ...]
     reasons: tuple[str, ...]
     if landmarks is not None and len(landmarks.transform):
-        measured, is_good = _measured(landmarks)
+        measured, is_good = _measured(landmarks, _scale(result))
         lines, reasons = (measured, *expected), () if is_good else (measured,)
         if landmarks.guided:  # the registration was to bring these together: they say little of other places
             lines = lines if expected else (measured, _NOWHERE_ELSE)
@@ -96,15 +97,15 @@ def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -
     return Verdict("check" if reasons else "good", "; ".join(lines), reasons)
 
 
-def _measured(landmarks: LandmarkErrors) -> tuple[str, bool]:
-    """Return what was measured at landmarks, and whether it is good."""
+def _measured(landmarks: LandmarkErrors, scale: float) -> tuple[str, bool]:
+    """Return what was measured at landmarks, and whether it is good in a body of a scale."""
     errors, worst = landmarks.transform, int(landmarks.transform.argmax())
     mean, largest = float(errors.mean()), float(errors[worst])
     which = f"the {len(errors)} guiding landmarks" if landmarks.guided else f"{len(errors)} landmarks"
     if landmarks.left_out:
         which += f" ({len(landmarks.left_out)} that guided the registration left out)"
     text = f"measured at {which}: mean error {mean:.1f} mm, largest {largest:.1f} mm ({landmarks.names[worst]})"
-    return text, mean <= MAX_MEAN_MM and largest <= MAX_LARGEST_MM
+    return text, mean <= scale * MAX_MEAN_MM and largest <= scale * MAX_LARGEST_MM
 
 
 def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -119,15 +120,16 @@ def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[s
     if not shown.any():
         lost = "nothing of the fixed body lies in the moving image"
         return (lost,), (lost,)
-    within = [share_within(error[shown], limit) for limit in (_FINE_MM, _GOOD_MM)]
-    lost_share = float((error[shown] > _LOST_MM).mean())
+    fine, good, unsure_from, lost_from = _scale(result) * np.array([_FINE_MM, _GOOD_MM, _UNSURE_MM, _LOST_MM])
+    within = [share_within(error[shown], limit) for limit in (fine, good)]
+    lost_share = float((error[shown] > lost_from).mean())
     if lost_share > _MIN_LOST_SHARE:
-        lost = f"most likely wrong: the error is expected to exceed {_LOST_MM:g} mm in {lost_share:.0%} of the body"
+        lost = f"most likely wrong: the error is expected to exceed {lost_from:.2g} mm in {lost_share:.0%} of the body"
         return (_spaced(lost),), (_spaced(lost),)
-    limit, share = (_FINE_MM, within[0]) if within[0] >= _MIN_FINE_SHARE else (_GOOD_MM, within[1])
-    lines = [f"expected within {limit:g} mm in {share:.0%} of the body"]
+    limit, share = (fine, within[0]) if within[0] >= _MIN_FINE_SHARE else (good, within[1])
+    lines = [f"expected within {limit:.2g} mm in {share:.0%} of the body"]
     reasons = lines[:1] if within[1] < _MIN_GOOD_SHARE else []
-    unsure = shown & (error > _UNSURE_MM)
+    unsure = shown & (error > unsure_from)
     if unsure.sum() > _MIN_UNSURE_SHARE * shown.sum():
         lines.append(f"unsure at the {_regions(points[body], unsure)}")
         reasons.append(lines[-1])
@@ -143,6 +145,15 @@ def _missed(result: RegistrationResult) -> tuple[str, ...]:
     """Return the regions whose named landmarks are missed by much."""
     misses = result.landmark_misses
     return () if misses is None else tuple(str(region) for region in misses.by_region() if region.is_doubtful)
+
+
+def _scale(result: RegistrationResult) -> float:
+    """Return by what to multiply distances that hold in a person, for the fixed body: 1 but in small ones and in 2D."""
+    if result.fixed.ndim != len("xyz"):
+        return 1.0
+    grid = working_grid(result.fixed)
+    longest = float((np.ptp(grid.world_points()[body_on(result, grid)], axis=0) + grid.spacing.max()).max())
+    return min(1.0, longest / _PERSON_MM)
 
 
 def _spaced(text: str) -> str:

@@ -119,6 +119,26 @@ def test_notes_and_unknown_errors_are_never_green() -> None:
     assert "neither measured nor" in unknown.text
 
 
+def test_what_is_fine_in_a_person_is_not_in_a_mouse() -> None:
+    """Limits shrink with the body: this one is 115 mm long, and 34 mm when it is a mouse's."""
+    person, shrink = result(), 0.3
+    measured = errors(2.0, 3.0, 4.0)
+    assert person.verdict.status == person.judge(measured).status == "good"
+
+    def shrunk(image: Image) -> Image:
+        grid = image.grid
+        return Image(image.array, Grid.make(grid.shape, spacing=shrink * grid.spacing, origin=shrink * grid.origin))
+
+    scan, body, error_map = map(shrunk, (person.fixed, person.body, person.error_map))
+    mouse = replace(person, fixed=scan, moving=scan, body=body, error_map=error_map)
+    assert mouse.verdict.text.startswith("expected within 3.4 mm in ")
+    assert mouse.verdict.status == mouse.judge(measured).status == "check"
+    assert mouse.judge(errors(*shrink * measured.transform)).status == "good"
+    finer = replace(mouse, error_map=error_map.with_array(shrink * error_map.array))
+    assert finer.verdict.text.startswith("expected within 1.7 mm in 8")
+    assert finer.verdict.status == "good"
+
+
 def test_terminal_page_and_json_say_the_same(tmp_path) -> None:
     image = scan()
     samreg.write_image(image, tmp_path / "scan.nii.gz")
