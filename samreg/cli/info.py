@@ -148,6 +148,9 @@ def _image(path: Path, series: str | None) -> None:
 
     image = load_image(path, series)
     grid = image.grid
+    finite = np.isfinite(image.array)
+    lacking = image.array.size - int(finite.sum())
+    values = image.array[finite] if lacking else image.array
     rows = [
         ("size, voxels", _numbers(grid.size)),
         ("voxel size, mm", _numbers(grid.spacing)),
@@ -155,10 +158,10 @@ def _image(path: Path, series: str | None) -> None:
         ("origin, LPS mm", _numbers(grid.origin)),
         *((f"axis {axis}, LPS", _numbers(column)) for axis, column in zip("xyz", grid.direction.T, strict=False)),
         ("type", str(image.array.dtype)),
-        ("intensities", f"{_numbers([image.array.min()])} to {_numbers([image.array.max()])}"),
+        *([("intensities", f"{_numbers([values.min()])} to {_numbers([values.max()])}")] if values.size else []),
     ]
-    if not np.isfinite(image.array).all():
-        rows.append(("not finite", f"{int((~np.isfinite(image.array)).sum())} voxels"))
+    if lacking:
+        rows.append(("not finite", f"{lacking} of {image.array.size} voxels"))
     if is_label_image(image):
         values = np.unique(image.array)
         shown = _numbers(values[:20]) + (", ..." if len(values) > 20 else "")

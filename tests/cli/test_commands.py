@@ -659,6 +659,19 @@ def test_info_takes_one_value_a_voxel_for_an_image(run, tmp_path):
     assert (done.exit_code, "intensities" in done.output) == (0, True), done.output
 
 
+@pytest.mark.parametrize(("air", "says"), [(-1000.0, ["-1000 to 40", "1 of 27 voxels"]), (np.nan, ["27 of 27 voxels"])])
+def test_info_says_the_intensities_beside_voxels_that_are_not_finite(run, tmp_path, air, says):
+    """They were "nan to nan" wherever a program had put NaN around the body."""
+    array = np.full((3, 3, 3), air, np.float32)
+    array[0, 0, 0], array[1, 1, 1] = np.nan, 40.0 if np.isfinite(air) else np.nan
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "a.nii.gz")
+    done = run("info", tmp_path / "a.nii.gz")
+    output = " ".join(done.output.split())
+    assert (done.exit_code, "nan" in output) == (0, False), done.output
+    for words in says:
+        assert words in output
+
+
 def test_info_names_parameter_files_of_elastix(run, tmp_path):
     """They were taken for points."""
     path = tmp_path / "TransformParameters.0.txt"
