@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.device import run_in_threads
-from samreg.embedding.ct import background_notes
-from samreg.errors import require_progress
+from samreg.embedding.ct import ANY_CONTRAST_MODEL, background_notes
+from samreg.errors import InputError, require_progress
 from samreg.landmarks.arms import arms, in_words
 from samreg.landmarks.atlas import LandmarkAtlas, atlas_for
 from samreg.landmarks.laterality import CLEAR_T, laterality, laterality_notes, mirror_image
@@ -150,7 +150,8 @@ def find_landmarks(
     Raises
     ------
     InputError
-        When there is no atlas for the model, the atlas is of another model, or the image cannot be embedded.
+        When there is no atlas for the model, as for an image that is no CT in Hounsfield units, the atlas is of another
+        model, or the image cannot be embedded.
 
     Examples
     --------
@@ -172,6 +173,8 @@ def find_landmarks(
     known = atlas if atlas is None or isinstance(atlas, LandmarkAtlas) else LandmarkAtlas.load(atlas)
     image = read(image, "image")
     if isinstance(image, Image):
+        if model is None and known is None:
+            _require_shipped_atlas(image)
         model = model_for(model, image)  # once: a checkpoint may be large
         label, identity = image.label, model.identity
     else:
@@ -212,6 +215,18 @@ def find_landmarks(
         )
         notes += laterality_notes(t) if atlas is None or t < 0 else ()  # others' atlases may be of what has no sides
     return replace(_with_seen(found, located.structures.points), notes=notes)
+
+
+def _require_shipped_atlas(image: Image) -> None:
+    """Refuse a volume that is no CT in Hounsfield units: the landmarks that samreg ships are those of CT."""
+    from samreg.embedding.registry import default_for
+
+    if default_for(image) == ANY_CONTRAST_MODEL:
+        raise InputError(
+            f"{image.label}: the intensities are not Hounsfield units (air -1000, water 0), and the atlas that samreg "
+            "ships finds landmarks in CT alone; for CT apply its rescale slope and intercept, for other images give "
+            f"atlas=, built by `samreg landmarks build --model {ANY_CONTRAST_MODEL}`"
+        )
 
 
 def _with_seen(found: FoundLandmarks, places: Mapping[str, FloatArray]) -> FoundLandmarks:

@@ -290,10 +290,15 @@ def test_an_atlas_that_cannot_be_used_is_refused_before_the_image_is_embedded(tm
         find_landmarks(image, model="mind")
 
 
-def test_an_image_of_another_contrast_is_named_when_there_is_no_atlas_for_its_model() -> None:
+def test_an_image_of_another_contrast_is_told_that_landmarks_are_those_of_ct(monkeypatch) -> None:
+    """It was told that any-small embedded it and has no atlas, not why, nor what to do of a CT without intercept."""
+    monkeypatch.setattr(find, "embedded", lambda *_: pytest.fail("embedded"))
     ct = make_phantom(3, spacing=8.0).image
     image = samreg.Image(ct.array + 1100, ct.grid, "patient/mr.nii.gz")
-    with pytest.raises(InputError, match=r"mr\.nii\.gz was embedded by any-small.*samreg landmarks build"):
+    told = (
+        r"mr\.nii\.gz: the intensities are not Hounsfield .* rescale slope .*samreg landmarks build --model any-small"
+    )
+    with pytest.raises(InputError, match=told):
         find_landmarks(image)
 
 
