@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.fileset import FileSet
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -1282,6 +1283,23 @@ def test_a_slice_without_a_thickness(tmp_path, caplog):
 
 
 # files that are no images
+
+
+def test_a_dicomdir_names_the_folders_that_it_lists(tmp_path):
+    disc = FileSet()
+    for path in write_series(
+        tmp_path / "s", PatientID="ANNA", StudyID="1", StudyDate="20200101", StudyTime="12"
+    ).iterdir():
+        item = pydicom.dcmread(path)
+        item.SeriesNumber, item.AccessionNumber, item.PatientName = 1, "", "ANNA"
+        disc.add(item)
+    disc.write(tmp_path / "disc")
+    [folder] = {path.parent for path in (tmp_path / "disc").rglob("*") if path.is_file() and path.name != "DICOMDIR"}
+    listed = folder.relative_to(tmp_path / "disc").as_posix()
+    refused(
+        tmp_path / "disc" / "DICOMDIR", "(Media Storage Directory Storage)", f"the folder of one series of it: {listed}"
+    )
+    assert_volume(read_image(folder))
 
 
 def test_files_that_hold_no_image(tmp_path):

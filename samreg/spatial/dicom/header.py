@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -27,6 +28,7 @@ from samreg.spatial.dicom.pixels import PixelFormat
 from samreg.spatial.files import reading
 from samreg.spatial.grid import FloatArray
 
+_MAX_LISTED_FOLDERS = 5
 _MACROS = {  # the functional group macros that hold an attribute
     "ImagePositionPatient": ("PlanePositionSequence",),
     "ImageOrientationPatient": ("PlaneOrientationSequence",),
@@ -173,6 +175,14 @@ class Header:
             raise InputError(f"{self.path}: states {count} frames{also}; export it again")
         return count
 
+    def _listed_folders(self) -> list[str]:
+        """Return some of the folders, beside a DICOMDIR, of the files that it lists."""
+        records = self.top("DirectoryRecordSequence") or ()
+        files = (record.get("ReferencedFileID") for record in records)
+        folders = dict.fromkeys("/".join(file[:-1]) for file in files if isinstance(file, MultiValue))
+        shown = [*folders][:_MAX_LISTED_FOLDERS]
+        return [*shown, f"... {len(folders)} in all"] if len(folders) > len(shown) else shown
+
     @cached_property
     def pixels(self) -> PixelFormat:
         """How the pixels are stored.
@@ -184,9 +194,12 @@ class Header:
         """
         rows, columns = self.top("Rows"), self.top("Columns")
         if not rows or not columns:
-            kind = UID(str(self.top("SOPClassUID") or "")).name or "a file of an unknown kind"
+            of_file = getattr(self.dataset, "file_meta", Dataset()).get("MediaStorageSOPClassUID")  # of a DICOMDIR
+            kind = UID(str(self.top("SOPClassUID") or of_file or "")).name or "a file of an unknown kind"
             remedy = "give the files of the scan itself"
-            if self.top("SOPClassUID") == RTStructureSetStorage:
+            if folders := self._listed_folders():
+                remedy = f"it lists the files of a disc; give the folder of one series of it: {', '.join(folders)}"
+            elif self.top("SOPClassUID") == RTStructureSetStorage:
                 remedy += (
                     ". `samreg apply` brings its contours to another image; for a mask, labels or lesions convert them "
                     "to a label map, as 3D Slicer does"
