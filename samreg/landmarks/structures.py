@@ -28,7 +28,7 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 
 _SCAPULA_SHARE, _SCAPULA_NEAR_MM = 0.4, 15.0  # of the bone's word, unless a landmark lies this far off
-_RIB_FAR_MM = 50.0  # from where its neighbours put a landmark: no place of it, though on a rib
+_FAR_MM = 50.0  # from where its neighbours put a landmark: no place of it, though on a rib, or a pole of a kidney
 _THORACIC = tuple(level for level in LEVELS if level.startswith("vertebra_T"))
 _MIN_ARTERY = 0.35  # reliability of landmarks that say where arteries leave the aorta
 
@@ -138,6 +138,10 @@ def on_structures(
     """
     row = {name: i for i, name in enumerate(names)}
     result, seen = positions.copy(), np.zeros(len(positions), dtype=bool)
+
+    def takes(i: int | None, place: FloatArray | None) -> bool:
+        return i is not None and place is not None and bool(np.linalg.norm(place - by_neighbours[i]) < _FAR_MM)
+
     for side, bone in structures.scapulae.items():
         for name, place in zip(scapula_shape().names, bone.landmarks, strict=True):
             i = row.get(f"{side}_{name}")
@@ -147,7 +151,7 @@ def on_structures(
     for name, rib in structures.ribs.items():
         for kind, place in (("lateral", rib.lateral), ("tip", rib.tip)):
             i = row.get(f"{name}_{kind}")
-            if i is not None and place is not None and np.linalg.norm(place - by_neighbours[i]) < _RIB_FAR_MM:
+            if takes(i, place):
                 result[i], seen[i] = place, True
     for side, dome in structures.domes.items():
         i = row[f"{side}_diaphragm_dome"]
@@ -155,7 +159,7 @@ def on_structures(
     for side, kidney in structures.kidneys.items():
         for end, pole in (("upper", kidney.upper), ("lower", kidney.lower)):
             i = row.get(f"{side}_kidney_{end}_pole")
-            if i is not None and pole is not None:
+            if takes(i, pole):  # else it is the other kidney's, as where the image shows that one alone
                 result[i], seen[i] = pole, True
     for name, origin in structures.origins.items():
         result[row[name]], seen[row[name]] = origin, True

@@ -45,6 +45,18 @@ def test_poles_of_kidneys_are_where_the_image_shows_them() -> None:
     assert only_upper.tolist() == [[9, 0, 0]]
 
 
+def test_a_kidney_is_not_both_the_left_and_the_right_one() -> None:
+    """In a scan of the left half of the body the right kidney was found in the left one's place, and called sure."""
+    names = ("left_kidney_upper_pole", "right_kidney_upper_pole", "right_kidney_lower_pole")
+    expected = np.array([[60.0, 0.0, 0.0], [-60.0, 0.0, 0.0], [-70.0, 0.0, -100.0]])
+    only = FoundKidney(np.array([55.0, 0.0, 0.0]), np.array([65.0, 0.0, -100.0]))
+    positions, seen = on_structures(
+        Structures(kidneys=dict.fromkeys(("left", "right"), only)), names, expected, expected
+    )
+    assert positions.tolist() == [[55.0, 0.0, 0.0], *expected[1:].tolist()]
+    assert seen.tolist() == [True, False, False]
+
+
 def test_origins_of_arteries_are_where_the_image_shows_them_and_the_vein_below_comes_along() -> None:
     names = ("celiac_trunk_origin", "left_renal_vein_crossing", "sma_origin")
     origins = {"celiac_trunk_origin": PLACES[0] + 1.0, "sma_origin": PLACES[2] + [0.0, 2.0, -15.0]}
