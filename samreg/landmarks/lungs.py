@@ -28,6 +28,9 @@ _MIN_ML = 3.0  # of a piece of lung: a tumour may part it from the rest
 _FROM_END = 3  # slices: what reaches up there goes on
 _WINDPIPE_MM = 20.0  # from the middle of the spine, nearer than any apex
 _TOP_MM = 3.0  # whose middle is the apex
+_FROM_SIDE_MM = (
+    10.0  # nearer to where the image or its body ends sideways a lung is cut; apices lie 30 mm and more inside
+)
 _MOST_OFF_MM = 40.0  # above or below the first thoracic vertebra
 
 
@@ -54,20 +57,23 @@ def find_apices(image: Image, spine: FloatArray) -> dict[str, FloatArray]:
         return {}
     part = standardised(part, _SPACING_MM)
     hu = ndimage.gaussian_filter(part.array, _SMOOTHED_MM / _SPACING_MM, output=np.float32)
-    within = ndimage.binary_erosion(body_mask(part), iterations=int(_SKIN_MM / _SPACING_MM), border_value=1)
+    body = body_mask(part)
+    within = ndimage.binary_erosion(body, iterations=int(_SKIN_MM / _SPACING_MM), border_value=1)
     air = within & (hu < _AIR_HU)
     upward = np.argsort(spine[:, 2])
     z, y, x = (_axis(part, k) for k in range(3))
     middle = [np.interp(z, spine[upward, 2], spine[upward, k]) for k in (0, 1)]
     air &= np.abs(y[:, None] - middle[1][:, None, None]) < _BEHIND_MM
     aside = (x - middle[0][:, None])[:, None]  # (Z, 1, X)
-    found = {side: _apex(part, hu, air, sign * aside) for side, sign in _SIDES.items()}
+    found = {side: _apex(part, hu, body, air, sign * aside) for side, sign in _SIDES.items()}
     return {
         side: place for side, place in found.items() if place is not None and abs(place[2] - spine[0, 2]) < _MOST_OFF_MM
     }
 
 
-def _apex(part: Image, hu: NDArray[np.float32], air: NDArray[np.bool_], aside: FloatArray) -> FloatArray | None:
+def _apex(
+    part: Image, hu: NDArray[np.float32], body: NDArray[np.bool_], air: NDArray[np.bool_], aside: FloatArray
+) -> FloatArray | None:
     """Return the middle of the highest slices of the lung, (3,) LPS mm, so far aside (Z, 1, X) mm, in air (Z, Y, X)."""
     label, _ = ndimage.label(air & (aside > _ASIDE_MM[0]) & (aside < _ASIDE_MM[1]))
     volume = np.bincount(label.ravel()) * _SPACING_MM**3 / 1e3
@@ -87,6 +93,9 @@ def _apex(part: Image, hu: NDArray[np.float32], air: NDArray[np.bool_], aside: F
     height = max(ends)
     y, x = ends[height]
     if np.median(hu[height + _FROM_END - 1, y, x]) < _AIR_HU:  # a mask ends it
+        return None
+    inside_mm = ndimage.distance_transform_edt(np.pad(body[height], 1))[1:-1, 1:-1] * _SPACING_MM
+    if inside_mm[y, x].min() < _FROM_SIDE_MM:  # the image or a mask ends beside it
         return None
     return np.asarray(part.grid.index_to_world([[x.mean(), y.mean(), height]])[0])
 

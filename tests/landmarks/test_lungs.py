@@ -54,6 +54,17 @@ def test_a_lung_that_the_image_cuts_has_no_apex() -> None:
     assert set(find_apices(cut, SPINE)) == {"right"}
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_lung_that_the_image_or_a_mask_cuts_from_the_side_has_no_apex(masked) -> None:
+    """The highest place of what is left of it was its apex, 20 mm off in the right half of a person."""
+    image, columns = chest(), 104  # up to 36 mm: beside the left apex
+    array = image.array[..., :columns]
+    if masked:
+        array = np.where(np.arange(170) < columns, image.array, -1024).astype(np.int16)
+    cut = Image(array, Grid(array.shape, GRID.origin, GRID.spacing, GRID.direction), "cut")
+    assert set(find_apices(cut, SPINE)) == {"right"}
+
+
 def test_where_a_mask_ends_a_lung_is_no_apex() -> None:
     image = chest()
     z = GRID.world_points()[..., 2]
