@@ -16,7 +16,7 @@ from samreg.landmarks.aorta import smooth_path
 from samreg.landmarks.bone import part_of
 from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
-from samreg.spatial.standard import has_hounsfield_units, standardised
+from samreg.spatial.standard import AIR, has_hounsfield_units, standardised
 
 # Lengths are those of adults.
 _SPACING_MM = 2.0
@@ -36,6 +36,8 @@ _MIN_BRIGHT_HU, _MIN_PROMINENT_HU = 150.0, 15.0
 _RIVAL = 0.92  # as bright, another peak makes it unsure
 _JOINT_VOXELS = (5, 7, 5)
 _ASIDE_JOINT_MM, _BRIGHT_ASIDE = 16.0, 1.1  # beside the joint, times as bright as it, it is no joint
+_SHOWN_ASIDE_MM, _SHOWN_BEHIND_MM = 20.0, 12.0  # from the front of the joint: the body goes on there, or the view ends
+_AIR_HU = -980.0  # mean of what is no body; of lung, emphysema included, above
 _TANGENT_MM = 10.0  # up and down, for the direction of the sternum
 _CORTEX_MM = np.arange(2.0, 14.1, 1.0)  # from the middle of the sternum to the front, where its cortex is looked for
 
@@ -55,7 +57,8 @@ def find_sternal_angle(image: Image, levels: Sequence[int], spine: FloatArray) -
     Returns
     -------
     ndarray or None
-        (3,) LPS mm; None where no such joint stands out from the third to the sixth vertebra, or more than one.
+        (3,) LPS mm; None where no such joint stands out from the third to the sixth vertebra, or more than one, and
+        where the image or its mask ends beside it.
     """
     if len(spine) < _MIN_VERTEBRAE or not has_hounsfield_units(image):
         return None
@@ -79,7 +82,8 @@ def find_sternal_angle(image: Image, levels: Sequence[int], spine: FloatArray) -
     joint = _joint(bright, (height[:, 2] >= searched[0]) & (height[:, 2] <= searched[1]))
     if joint is None or _is_brighter_aside(hu, joint, *path[joint]):
         return None
-    return _front(hu, part, height, joint)
+    front = _front(hu, part, height, joint)
+    return front if _is_shown_around(image, front) else None
 
 
 def _band(hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -122,6 +126,19 @@ def _is_brighter_aside(hu: NDArray[np.float32], z: int, y: int, x: int) -> bool:
     around = ndimage.uniform_filter(hu[max(0, z - 2) : z + 3], _JOINT_VOXELS)[min(z, 2), y]
     aside = int(_ASIDE_JOINT_MM / _SPACING_MM)
     return bool(max(around[max(0, x - aside)], around[min(len(around) - 1, x + aside)]) > _BRIGHT_ASIDE * around[x])
+
+
+def _is_shown_around(image: Image, front: FloatArray) -> bool:
+    """Return whether the body goes on beside the joint, (3,) LPS mm: without a sternum in view other bone is taken."""
+    steps = np.arange(-4.0, 4.1, 2.0)
+    around = np.stack(np.meshgrid(steps, steps, [0.0]), axis=-1).reshape(-1, 3)
+    for sign in (-1.0, 1.0):
+        places = front + around + [sign * _SHOWN_ASIDE_MM, _SHOWN_BEHIND_MM, 0.0]
+        index = image.grid.world_to_index(places).T[::-1]
+        values = ndimage.map_coordinates(image.array, index, output=np.float32, order=0, mode="constant", cval=AIR)
+        if values.mean() < _AIR_HU:
+            return False
+    return True
 
 
 def _front(hu: NDArray[np.float32], part: Image, path: FloatArray, joint: int) -> FloatArray:

@@ -54,6 +54,17 @@ def test_where_no_joint_or_more_than_one_stands_out_there_is_none(options: dict[
     assert find_sternal_angle(chest(**options), LEVELS, SPINE) is None
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_where_the_image_or_its_mask_ends_beside_the_joint_there_is_none(masked) -> None:
+    """In a field of view without the sternum it was found 53 mm off, at bone beside the edge."""
+    image, columns = chest(), 45  # up to 8 mm, of a sternum that reaches to 20
+    array = image.array[..., :columns]
+    if masked:
+        array = np.where(np.arange(80) < columns, image.array, -1024).astype(np.int16)
+    cut = Image(array, Grid(array.shape, GRID.origin, GRID.spacing, GRID.direction), "cut")
+    assert find_sternal_angle(cut, LEVELS, SPINE) is None
+
+
 def test_where_too_few_vertebrae_were_counted_or_lie_elsewhere_there_is_none() -> None:
     image = chest()
     assert find_sternal_angle(image, LEVELS[:3], SPINE[:3]) is None
