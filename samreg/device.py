@@ -156,6 +156,36 @@ def cpu_threads(threads: int | None = None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Let torch compute within the block as it does by default, whatever the caller has set for work of their own.
+
+    That is: gradients can be taken (no ``torch.no_grad()`` or ``torch.inference_mode()``), nothing is rounded by
+    ``torch.autocast``, and new tensors are of single precision and on the CPU unless the code says otherwise. The
+    precision is one for the process: other threads see it for as long as a block runs. All is set back at the end.
+
+    Public functions that compute with torch are decorated with it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with torch.inference_mode(), torch_defaults():
+    ...     torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    (False, True)
+    """
+    import torch
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # turns gradients on, too
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(_SINGLE_PRECISION)
+        yield
+
+
 #: Threads that tasks within a task may take; 0 outside :func:`run_in_threads`.
 _WIDTH: ContextVar[int] = ContextVar("width", default=0)
 
@@ -262,3 +292,32 @@ class _ThreadPools:
 
 
 _POOLS = _ThreadPools()
+
+
+class _SinglePrecision:
+    """Makes new tensors float32, from when the first thread enters until the last one has left."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        import torch
+
+        with self._lock:
+            if not self._blocks:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self._blocks += 1
+
+    def __exit__(self, *error: object) -> None:
+        import torch
+
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                torch.set_default_dtype(self._before)
+
+
+_SINGLE_PRECISION = _SinglePrecision()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from samreg.device import torch_defaults
 from samreg.embedding.models import EmbeddingModel, NetworkModel
 from samreg.embedding.preprocessing import AnyPreprocessing
 from samreg.embedding.registry import load_model
@@ -61,6 +62,7 @@ class Encoder(nn.Module):
         return torch.from_numpy(self.preprocessing.normalise(np.asarray(array, dtype=np.float32)))[None, None]
 
 
+@torch_defaults()
 def encoder(source: str | os.PathLike[str] | EmbeddingModel, *, pretrained: bool = True, seed: int = 0) -> Encoder:
     """Return the backbone of an embedding model, to be built into another network.
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samreg.device import torch_defaults
+
 if TYPE_CHECKING:
     from samreg.embedding.embedding import Embedding
     from samreg.embedding.models import EmbeddingModel
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@torch_defaults()
 def embed(
     image: Any,
     *,

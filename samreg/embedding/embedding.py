@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from samreg.device import torch_defaults
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path
 from samreg.spatial.grid import Grid
@@ -178,6 +179,7 @@ class Embedding:
             )
 
 
+@torch_defaults()
 def _sample(vectors: Tensor, grid: Grid, points: ArrayLike) -> Tensor:
     index = grid.world_to_index(points)
     rows = vectors.cpu().flatten(1).T

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from samreg.device import torch_defaults
 from samreg.embedding.network import ConvModule, EmbeddingNetwork, NetworkGeometry
 
 Progress = Callable[[float], None]
@@ -49,6 +50,7 @@ def channels_last(ndim: int) -> torch.memory_format:
     return torch.channels_last if ndim == 2 else torch.channels_last_3d
 
 
+@torch_defaults()
 @torch.inference_mode()
 def embed_volume(
     network: EmbeddingNetwork,
@@ -120,6 +122,7 @@ def embed_volume(
     return local_embedding[0], global_embedding[0]
 
 
+@torch_defaults()
 @torch.inference_mode()
 def embed_globally(
     network: EmbeddingNetwork,

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samreg.device import resolve_device
+from samreg.device import resolve_device, torch_defaults
 from samreg.embedding.body import body_mask
 from samreg.embedding.ct import check_ct
 from samreg.embedding.embedding import Embedding
@@ -60,6 +60,7 @@ class MindModel(EmbeddingModel):
         numbers = {name: value for name, value in globals().items() if name.startswith("_") and name[1:].isupper()}
         return hashlib.sha256(repr((_VERSION, sorted(numbers.items()))).encode()).hexdigest()[:8]
 
+    @torch_defaults()
     @torch.inference_mode()
     def embed(
         self,
@@ -72,6 +73,7 @@ class MindModel(EmbeddingModel):
         """Embed one CT; see ``EmbeddingModel.embed``."""
         return self._embedded(image, mask, device, progress).to("cpu")
 
+    @torch_defaults()
     @torch.inference_mode()
     def embed_on_device(
         self, image: Image, *, mask: Image | None = None, device: str | torch.device = "auto"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from samreg.device import torch_defaults
 from samreg.embedding.checkpoint import load_checkpoint
 from samreg.embedding.ct import ANY_CONTRAST_MODEL, Preprocessing, background_notes
 from samreg.embedding.mind import MindModel
@@ -70,6 +71,7 @@ def available_models() -> Mapping[str, str]:
     }
 
 
+@torch_defaults()
 def load_model(source: str | os.PathLike[str] | EmbeddingModel, *, sha256: str | None = None) -> EmbeddingModel:
     """Load an embedding model.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samreg.device import torch_defaults
 from samreg.errors import InputError, require_progress
 from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.landmarks.locate import Located, locate
@@ -28,6 +29,7 @@ _RIGHT_MM = 10.0  # at a scale of 1: an error up to which a landmark counts as f
 _MIN_OF_EACH = 10  # landmarks that were found, and that were not, for a reliability to be fitted to them
 
 
+@torch_defaults()
 def build_landmark_atlas(
     templates: Sequence[Template] | str | os.PathLike[str],
     *,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from samreg.device import torch_defaults
 from samreg.embedding.checkpoint import ARCHITECTURES, load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
 from samreg.embedding.models import NetworkModel
@@ -52,6 +53,7 @@ class LandmarkDetector:
     names: tuple[str, ...]
     vectors: torch.Tensor
 
+    @torch_defaults()
     def __call__(self, image: Any, *, device: str = "auto") -> Points:
         """Find the landmarks of an image.
 
@@ -72,6 +74,7 @@ class LandmarkDetector:
         return Points(peaks.positions, self.names, peaks.similarity)
 
     @classmethod
+    @torch_defaults()
     def from_labels(
         cls, model: NetworkModel, images: Sequence[Image], points: Sequence[Points], *, device: str = "auto"
     ) -> LandmarkDetector:
@@ -123,6 +126,7 @@ class LandmarkDetector:
         )  # fmt: skip
 
     @classmethod
+    @torch_defaults()
     def load(cls, path: str | os.PathLike[str]) -> LandmarkDetector:
         """Read a detector written by :meth:`save`.
 

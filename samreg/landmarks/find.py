@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samreg.device import run_in_threads
+from samreg.device import run_in_threads, torch_defaults
 from samreg.embedding.ct import ANY_CONTRAST_MODEL, background_notes
 from samreg.errors import InputError, require_progress
 from samreg.landmarks.arms import arms, in_words
@@ -111,6 +111,7 @@ class FoundLandmarks:
         return Points(self.points, self.names, self.reliability).take(np.flatnonzero(kept))
 
 
+@torch_defaults()
 def find_landmarks(
     image: Any,
     *,

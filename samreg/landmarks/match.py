@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.device import torch_defaults
 from samreg.errors import InputError, require_choice, require_progress, require_seed
 from samreg.landmarks.match_reliability import calibration_of, expected_error_of
 from samreg.landmarks.sources import embedded, read
@@ -105,6 +106,7 @@ def error_column(expected_error: FloatArray) -> dict[str, FloatArray]:
     return {"expected_error_mm": expected_error} if np.isfinite(expected_error).any() else {}
 
 
+@torch_defaults()
 def match(
     template: Any,
     points: Any,

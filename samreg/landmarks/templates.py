@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.device import torch_defaults
 from samreg.errors import InputError, require_choice, require_each, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES, LandmarkMatches, error_column, match_embedded, mirrored_note
 from samreg.landmarks.match_reliability import expected_error_of_sets
@@ -141,6 +142,7 @@ class TemplateMatches:
         return error_column(self.expected_error)
 
 
+@torch_defaults()
 def read_templates(
     folder: str | os.PathLike[str],
     *,
@@ -245,6 +247,7 @@ def _landmark_files(folder: Path, images: Mapping[str, Path]) -> dict[str, tuple
     return dict(sorted(files.items()))
 
 
+@torch_defaults()
 def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:
     """Return how well each image stands for the others.
 
@@ -285,6 +288,7 @@ def template_scores(embeddings: Sequence[Embedding]) -> NDArray[np.float64]:
     return np.asarray(np.nanmean((similarity + similarity.T) / 2, axis=1))
 
 
+@torch_defaults()
 def match_set(
     templates: Sequence[Template] | str | os.PathLike[str],
     target: Any,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from samreg.device import cpu_threads
+from samreg.device import cpu_threads, torch_defaults
 from samreg.engines.request import Engine, Request
 from samreg.errors import ImagesAtFault, require_choice, require_progress
 from samreg.registration.call import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SPACING_MM = {2: 0.6, 3: 2.0}  # at which engines work, by number of dimensions
 
 
+@torch_defaults()
 def register(
     fixed: Any,
     moving: Any,

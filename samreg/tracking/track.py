@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samreg.device import torch_defaults
 from samreg.errors import ImagesAtFault, InputError, require_progress, require_seed
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
@@ -38,6 +39,7 @@ _CORE_SHARE, _CORE_SHARE_LATER = 0.5, 0.6  # of its radius, in the baseline, and
 _REACHES = ((1.5, 5.0), (3.0, 10.0))  # times its radius, and mm more: as if it had kept its size, then wider
 
 
+@torch_defaults()
 def track(
     baseline: Any,
     followup: Any,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from samreg.device import cpu_threads, resolve_device
+from samreg.device import cpu_threads, resolve_device, torch_defaults
 from samreg.engines.base import clipping, length_scale, make_options, prepare
 from samreg.engines.registry import engine_version
 from samreg.engines.request import Engine, EngineResult, Request, TransformKind, at_spacing
@@ -60,6 +60,7 @@ class TorchEngine(Engine):
         fast = make_options(TorchOptions, request.options).preset == "fast"
         return "affine" if fast and request.transform == "deformable" else request.transform
 
+    @torch_defaults()
     def register(self, request: Request) -> EngineResult:
         """Register the moving image to the fixed one; see :meth:`samreg.engines.Engine.register`."""
         self.check(request)
