@@ -79,6 +79,13 @@ class Embedding:
         if tuple(self.global_.shape[1:]) != self.global_grid.shape:
             raise InputError(f"embedding: global {tuple(self.global_.shape)} and grid {self.global_grid.shape} differ")
 
+    def __repr__(self) -> str:
+        parts = [("local", self.local, self.local_grid)]
+        if self.global_ is not None and self.global_grid is not None:
+            parts.append(("global", self.global_, self.global_grid))
+        shown = ", ".join(f"{name} {tuple(v.shape)} at {grid.spacing.round(4).tolist()} mm" for name, v, grid in parts)
+        return f"Embedding({self.model}, {shown}, on {self.local.device})"
+
     def to(self, device: str | torch.device) -> Embedding:
         """Return the embedding with its vectors on a device of torch; itself where they are there."""
         where = torch.device(device)

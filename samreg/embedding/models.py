@@ -44,6 +44,9 @@ class EmbeddingModel(ABC):
     info: Mapping[str, Any] = MappingProxyType({})
     calibration: Mapping[str, float] | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {self.ndim}D)"
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samreg.brief import brief_repr
 from samreg.errors import InputError
 from samreg.landmarks.constellation import Constellation
 from samreg.matching.reliability import DEFAULT_LANDMARK_CALIBRATION, Calibration
@@ -61,6 +62,8 @@ class LandmarkAtlas:
     model: str
     calibration: Calibration = DEFAULT_LANDMARK_CALIBRATION
     errors: FloatArray | None = None
+
+    __repr__ = brief_repr
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:

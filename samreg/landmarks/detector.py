@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from samreg.brief import brief_repr
 from samreg.device import torch_defaults
 from samreg.embedding.checkpoint import ARCHITECTURES, load_checkpoint, save_checkpoint
 from samreg.embedding.compact import CompactNetwork
@@ -52,6 +53,8 @@ class LandmarkDetector:
     model: NetworkModel
     names: tuple[str, ...]
     vectors: torch.Tensor
+
+    __repr__ = brief_repr
 
     @torch_defaults()
     def __call__(self, image: Any, *, device: str = "auto") -> Points:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.brief import brief_repr
 from samreg.device import run_in_threads, torch_defaults
 from samreg.embedding.ct import ANY_CONTRAST_MODEL, background_notes
 from samreg.errors import InputError, require_progress
@@ -82,6 +83,8 @@ class FoundLandmarks:
     notes: tuple[str, ...] = ()
     counted: NDArray[np.bool_] | None = None
     ribs: Mapping[str, FloatArray] = field(default_factory=dict)
+
+    __repr__ = brief_repr
 
     def __len__(self) -> int:
         return len(self.points)

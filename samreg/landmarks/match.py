@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.brief import brief_repr
 from samreg.device import torch_defaults
 from samreg.errors import InputError, require_choice, require_progress, require_seed
 from samreg.landmarks.match_reliability import calibration_of, expected_error_of
@@ -84,6 +85,8 @@ class LandmarkMatches:
     inside: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
     expected_error: FloatArray = field(default_factory=lambda: np.empty(0), kw_only=True)
+
+    __repr__ = brief_repr
 
     def __post_init__(self) -> None:
         if not len(self.expected_error):

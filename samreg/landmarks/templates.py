@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.brief import brief_repr
 from samreg.device import torch_defaults
 from samreg.errors import InputError, require_choice, require_each, require_progress, require_seed
 from samreg.landmarks.match import SEARCHES, LandmarkMatches, error_column, match_embedded, mirrored_note
@@ -129,6 +130,8 @@ class TemplateMatches:
     def __post_init__(self) -> None:
         if not len(self.expected_error):
             object.__setattr__(self, "expected_error", np.full(len(self), np.nan))
+
+    __repr__ = brief_repr
 
     def __len__(self) -> int:
         return len(self.points)

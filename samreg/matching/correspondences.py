@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from samreg.brief import brief_repr
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray
 
@@ -43,6 +44,8 @@ class Correspondences:
     similarity: FloatArray
     reliability: FloatArray
     cycle_error: FloatArray
+
+    __repr__ = brief_repr
 
     def __post_init__(self) -> None:
         n = len(self.fixed)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from samreg.brief import brief_repr
 from samreg.errors import InputError
 from samreg.matching.features import Features, interpolate, on_device, rows_at
 from samreg.matching.search import Prediction, best_places
@@ -96,6 +97,8 @@ class Neighbourhoods:
     offsets: FloatArray
     in_body: NDArray[np.bool_]
     scale: float
+
+    __repr__ = brief_repr
 
 
 def neighbourhoods(source: Features, points: ArrayLike, *, reach: ArrayLike | None = None) -> Neighbourhoods:

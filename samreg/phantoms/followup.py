@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.brief import brief_repr
 from samreg.errors import InputError, require_number, require_seed
 from samreg.phantoms.coupling import Coupling, Waves
 from samreg.spatial import AffineTransform, Grid, Image, Points, Transform, compose, resample_spacing
@@ -48,6 +49,8 @@ class Lesions:
     hu: FloatArray
     growth: FloatArray
 
+    __repr__ = brief_repr
+
     def __len__(self) -> int:
         return len(self.centers)
 
@@ -80,6 +83,8 @@ class FollowUp:
     volumes: FloatArray
     transform: Transform
     inverse: Transform
+
+    __repr__ = brief_repr
 
     @property
     def points(self) -> Points:

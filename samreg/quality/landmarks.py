@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from samreg.brief import brief_repr
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading, require_file
 from samreg.spatial.grid import FloatArray, as_points_array
@@ -71,6 +72,8 @@ class LandmarkErrors:
     inverse: FloatArray
     guided: bool = field(default=False, kw_only=True)
     left_out: tuple[str, ...] = field(default=(), kw_only=True)
+
+    __repr__ = brief_repr
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a csv, one landmark a line; where they guided the registration, a column ``guided`` says so.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samreg.brief import brief_repr
 from samreg.errors import require_choice
 from samreg.matching.correspondences import Correspondences
 from samreg.spatial.grid import FloatArray
@@ -47,6 +48,8 @@ class AffineFit:
     inlier_share: float
     residual: float
     reason: str = ""
+
+    __repr__ = brief_repr
 
     def __bool__(self) -> bool:
         return self.transform is not None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samreg.brief import brief_repr
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid, require_columns_xyz
 from samreg.spatial.remarks import remark
@@ -48,6 +49,8 @@ class Points:
     positions: FloatArray
     names: tuple[str, ...] = ()
     scores: FloatArray | None = None
+
+    __repr__ = brief_repr
 
     def __post_init__(self) -> None:
         require_columns_xyz(self.positions)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from samreg.brief import brief_repr
 from samreg.errors import InputError
 from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
@@ -42,6 +43,8 @@ class Lesions:
     points: Points
     radii: FloatArray
     extents: tuple[Extent | None, ...]
+
+    __repr__ = brief_repr
 
     def __len__(self) -> int:
         return len(self.points)

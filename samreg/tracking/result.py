@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samreg.brief import brief_repr
 from samreg.spatial.grid import FloatArray, Grid, slabs
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points
@@ -150,6 +151,8 @@ class LesionTracks:
     transform: Transform | None
     notes: tuple[str, ...] = ()
     reason: str = ""
+
+    __repr__ = brief_repr
 
     def __bool__(self) -> bool:
         return self.transform is not None
