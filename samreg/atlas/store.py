@@ -31,6 +31,7 @@ from samreg.spatial.grid import Grid
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import read_image, write_image
 from samreg.spatial.io_points import read_points, write_points
+from samreg.spatial.labels import as_whole
 from samreg.spatial.points import Points, require_inside
 from samreg.steps import RECORD, recorded, require_summary, write_table
 
@@ -114,8 +115,8 @@ def read_labels(path: Path) -> Image:
         When it cannot be read, or holds anything but whole numbers from 0 to 32767.
     """
     image = read_image(path)
-    whole, largest = np.rint(image.array), np.iinfo(np.int16).max
-    if whole.min() < 0 or whole.max() > largest or not np.array_equal(whole, image.array):
+    whole, largest = as_whole(image.array), np.iinfo(np.int16).max
+    if whole is None or whole.min() < 0 or whole.max() > largest:
         raise InputError(f"{path} is no label map: it must hold whole numbers from 0 to {largest}")
     return image.with_array(whole.astype(np.int16))
 

@@ -21,6 +21,7 @@ from samreg.quality.learn2reg import learn2reg_dice, learn2reg_sdlogj, learn2reg
 from samreg.registration.quality import working_grid
 from samreg.spatial import Grid, Image, Points, Transform, inverse_residual, resample
 from samreg.spatial.io_transforms import learn2reg_displacement
+from samreg.spatial.labels import whole_numbers
 from samreg.spatial.points import paired_points
 from samreg.spatial.standard import sample_mask
 
@@ -155,6 +156,7 @@ def _reader_distance(fixed: Case, moving: Case, name: str) -> float | None:
 
 def _label_overlap(fixed: Image, moving: Image, transform: Transform, *, learn2reg: bool) -> dict[str, Any]:
     """Measure Dice and HD95 (mm) of each label that both maps have."""
+    fixed, moving = (labels.with_array(whole_numbers(labels)) for labels in (fixed, moving))
     warped = resample(moving, fixed.grid, transform=transform, interpolation="nearest", fill=0)
     shared = sorted({*np.unique(fixed.array).tolist()} & {*np.unique(moving.array).tolist()} - {0})
     overlaps = {str(label): value for label, value in dice(fixed.array, warped.array, shared).items()}

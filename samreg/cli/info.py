@@ -144,7 +144,7 @@ def _version(package: str) -> str:
 
 
 def _image(path: Path, series: str | None) -> None:
-    from samreg.spatial.labels import is_label_image
+    from samreg.spatial.labels import is_label_image, whole_numbers
 
     image = load_image(path, series)
     grid = image.grid
@@ -163,7 +163,7 @@ def _image(path: Path, series: str | None) -> None:
     if lacking:
         rows.append(("not finite", f"{lacking} of {image.array.size} voxels"))
     if is_label_image(image):
-        values = np.unique(image.array)
+        values = np.unique(whole_numbers(image))
         shown = _numbers(values[:20]) + (", ..." if len(values) > 20 else "")
         rows.append(("labels", f"{np.count_nonzero(values)} beside 0: {shown}" if 0 in values else shown))
     show_table(image.label, ("", ""), rows)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from samreg.errors import InputError
 from samreg.quality.arrays import numbers, require_same_shape
 from samreg.spatial.grid import FloatArray
+from samreg.spatial.labels import as_whole
 from samreg.spatial.points import as_numbers
 from samreg.spatial.standard import mask_voxels
 
@@ -139,11 +140,10 @@ def _integers(labels: ArrayLike) -> NDArray[np.integer]:
     array = numbers(labels, "labels")
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
-    if array.dtype.kind == "f" and np.isfinite(array).all() and np.array_equal(array, np.rint(array)):
-        return array.astype(np.int64)
-    if array.dtype.kind not in "iu":
+    whole = as_whole(array)
+    if whole is None:
         raise InputError(f"labels must be whole numbers, got {array.dtype}; warp them with interpolation='nearest'")
-    return array
+    return whole
 
 
 def _counts(labels: NDArray[np.integer]) -> dict[int, int]:

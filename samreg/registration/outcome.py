@@ -17,6 +17,7 @@ from samreg.registration.result import RegistrationResult
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import points_in
 from samreg.spatial.io_images import read_image
+from samreg.spatial.labels import whole_numbers
 from samreg.spatial.points import Points, paired_points
 from samreg.spatial.resample import resample
 from samreg.spatial.tables import plain_cell
@@ -125,6 +126,7 @@ def labels_of(pair: RegistrationPair, *, pixel_size: float | None = None) -> tup
 
 def label_overlap(result: RegistrationResult, fixed: Image, moving: Image) -> dict[int, float]:
     """Return the Dice overlap of each label that both maps have, on the fixed grid."""
+    fixed, moving = (labels.with_array(whole_numbers(labels)) for labels in (fixed, moving))
     warped = result.warp(moving, interpolation="nearest", fill=0)
     target = resample(fixed, result.fixed.grid, interpolation="nearest", fill=0)
     return dice(target.array, warped.array, sorted({*np.unique(fixed.array)} & {*np.unique(moving.array)} - {0}))

@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from samreg.errors import InputError
 from samreg.spatial.image import Image
 
+_MAX_INTEGER = 2.0**53  # beyond which floating-point numbers are no longer all whole numbers
 _FEW_VALUES = 32  # no image of a body has as few
 _MIN_EQUAL_SHARE = 0.8  # of neighbours along the rows; of a picture of as few grey values far fewer are equal
+_ROUNDED, _ROUNDED_SHARE = 1e-3, 1e-6  # how far rounded labels lie from whole numbers, and more by share of their size
 _MIN_EQUAL_INSIDE = 0.6  # of neighbours that are not background: bone alone, in a window of grey values, has 0.1
 
 
 def is_label_image(image: Image) -> bool:
     """Tell whether an image holds labels: whole numbers of any type, in areas of one value, however many there are.
+
+    Numbers that are whole but for what arithmetic or a file has rounded, such as 1.9999999, count as whole.
 
     Examples
     --------
@@ -34,8 +38,30 @@ def is_label_image(image: Image) -> bool:
         return True
     if array.dtype.kind not in "iuf" or array.size < 2:
         return False
-    planes = array[:: max(1, len(array) // 16)]  # enough to tell most others at once
-    return _are_whole(planes) and _in_areas(planes) and _are_whole(array)
+    planes = as_whole(array[:: max(1, len(array) // 16)])  # enough to tell most others at once
+    return planes is not None and _in_areas(planes) and as_whole(array) is not None
+
+
+def as_whole(values: NDArray[Any]) -> NDArray[Any] | None:
+    """Return numbers as booleans or integers where all are whole, but for rounding; None where one is not.
+
+    Labels come to lie beside whole numbers where they were scaled, by a program or by the slope of a file. NaN and
+    infinity are not whole; nor are numbers whole that would all become 0, as a map of small values.
+
+    Examples
+    --------
+    >>> as_whole(np.array([0.0, 1.9999999])), as_whole(np.array([0.0, 1.9])), as_whole(np.array([0.0, 1e-9]))
+    (array([0, 2]), None, None)
+    """
+    if values.dtype.kind != "f":
+        return values
+    whole: NDArray[Any] = np.rint(values)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        near = np.abs(values - whole) <= _ROUNDED + _ROUNDED_SHARE * np.abs(whole)
+    if not (near & (np.abs(whole) < _MAX_INTEGER)).all() or (values.any() and not whole.any()):
+        return None
+    labels: NDArray[Any] = whole.astype(np.int64)
+    return labels
 
 
 def whole_numbers(image: Image) -> NDArray[Any]:
@@ -52,13 +78,13 @@ def whole_numbers(image: Image) -> NDArray[Any]:
     >>> whole_numbers(Image.from_array([[0.0, 2.0]]))
     array([[0, 2]])
     """
-    array = image.array
-    if not _are_whole(array):
+    whole = as_whole(image.array)
+    if whole is None:
         raise InputError(
             f"{image.label}: labels must be whole numbers, and it holds others; threshold a map of probabilities, and "
             "warp labels with interpolation='nearest'"
         )
-    return array.astype(np.int64) if array.dtype.kind == "f" else array
+    return whole
 
 
 def _in_areas(planes: NDArray[Any]) -> bool:
@@ -73,11 +99,3 @@ def _in_areas(planes: NDArray[Any]) -> bool:
     background = values[counts.argmax()]
     inside = equal[(left != background) & (right != background)]
     return not inside.size or float(inside.mean()) >= _MIN_EQUAL_INSIDE
-
-
-def _are_whole(values: NDArray[Any]) -> bool:
-    """Tell whether all numbers are whole; NaN and infinity are not."""
-    if values.dtype.kind != "f":
-        return True
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        return bool((values - np.rint(values) == 0).all())

@@ -16,6 +16,7 @@ from samreg.spatial.grid import FloatArray, Grid
 from samreg.spatial.image import Image
 from samreg.spatial.inputs import as_image, as_points
 from samreg.spatial.io_points import POINT_SUFFIXES
+from samreg.spatial.labels import as_whole
 from samreg.spatial.points import Points, as_numbers, require_inside
 from samreg.spatial.remarks import remark
 from samreg.tracking.size import Extent
@@ -123,8 +124,8 @@ def as_lesions(lesions: Any, grid: Grid, *, radii: ArrayLike | None = None) -> L
 def _from_labels(image: Image) -> Lesions:
     from scipy.ndimage import find_objects, label
 
-    values = image.array
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= _MAX_LABEL and (values % 1 == 0).all()):
+    values = as_whole(image.array)
+    if values is None or values.min() < 0 or values.max() > _MAX_LABEL:
         raise InputError(
             f"{image.label} is no label map: it must hold whole numbers from 0 to {_MAX_LABEL}, 0 outside, one label a "
             "lesion"
