@@ -118,7 +118,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     architecture = _recognise(path, weights, metadata)
     left_out = sorted(key for key in weights if key.startswith(architecture.optional))
     try:
-        network = architecture.build(**metadata.get("config", {}))
+        with torch.random.fork_rng(devices=[]):  # its random weights, soon replaced, cost the caller no random numbers
+            network = architecture.build(**metadata.get("config", {}))
         preprocessing = preprocessing_from_dict(metadata.get("preprocessing", {}))
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata does not describe a {architecture.name} network: {error}") from error

@@ -10,6 +10,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
+from samreg.embedding import encoder, load_model
 from samreg.embedding.checkpoint import load_checkpoint, save_checkpoint
 from samreg.embedding.ct import Preprocessing
 from samreg.embedding.network import SamNetwork
@@ -191,3 +192,11 @@ def test_damaged_tensor_files(tmp_path, header, says):
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"0123")
     with pytest.raises(ValueError, match=says):
         read_tensors(path)
+
+
+def test_loading_a_model_costs_the_caller_no_random_numbers() -> None:
+    """A training that was seeded went another way where samreg loaded its network first."""
+    before = torch.get_rng_state()
+    load_model("ct-small")
+    encoder("ct-small", pretrained=False)
+    assert torch.equal(torch.get_rng_state(), before)
