@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samreg.errors import InputError, SamregError
-from samreg.spatial.files import atomic_path, require_file, require_not_input
+from samreg.errors import InputError, SamregError, is_out_of_memory
+from samreg.spatial.files import atomic_path, reason, require_file, require_not_input
 from samreg.spatial.io_images import files_of, find_images, holds_dicom
 from samreg.spatial.tables import safe_cell
 
@@ -150,13 +150,30 @@ def run_step(
                 f"cannot write {folder}: {full or error}; what was finished before is kept: "
                 f"{'make room' if full else 'check the permissions'}, then run the same command again"
             ) from error
-        reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
+        why = failure(error)
         if recorded(folder) is not None:  # whoever looks into the folder would take it for this run's
-            reason += f" ({folder.name} still holds the result of an earlier run)"
-        return Outcome(folder.name, "failed", time.perf_counter() - start, reason)
+            why += f" ({folder.name} still holds the result of an earlier run)"
+        return Outcome(folder.name, "failed", time.perf_counter() - start, why)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Outcome(folder.name, "done", seconds)
+
+
+def failure(error: BaseException) -> str:
+    """Return why a step failed, for a table: samreg's own words; of other errors their kind, and their gist in a line.
+
+    Examples
+    --------
+    >>> failure(ValueError("no such option"))
+    'ValueError: no such option'
+    >>> failure(MemoryError("Unable to allocate 9 GiB"))
+    'out of memory (Unable to allocate 9 GiB); what helps: fewer jobs at a time, cropped images, a larger machine'
+    """
+    if isinstance(error, SamregError):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"out of memory ({reason(error)}); what helps: fewer jobs at a time, cropped images, a larger machine"
+    return f"{type(error).__name__}: {reason(error)}" if str(error).strip() else type(error).__name__
 
 
 def is_under_way(folder: Path) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from samreg.errors import InputError
 from samreg.steps import (
     Outcome,
+    failure,
     find_inputs,
     fingerprint,
     recorded,
@@ -91,10 +92,23 @@ def test_a_failed_step_is_an_outcome_and_leaves_what_was_there(tmp_path):
     def raise_as_libraries_do(folder: Path) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    assert run_step(tmp_path / "new", raise_as_libraries_do, inputs={}).reason == "RuntimeError: CUDA out of memory"
+    reason = run_step(tmp_path / "new", raise_as_libraries_do, inputs={}).reason
+    assert reason.startswith("out of memory (CUDA out of memory); what helps: fewer jobs")
     missing = run_step(tmp_path / "other", write, files=[tmp_path / "none"], inputs={})
     assert "none" in missing.reason
     assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+def test_reasons_are_one_line_in_plain_words(tmp_path):
+    """They held ITK's source locations, and torch's words alone for short memory."""
+    itk = (
+        "Exception thrown in SimpleITK ResampleImageFilter_Execute: /tmp/ITK/itkImportImageContainer.hxx:179:\n"
+        "Failed to allocate memory for image."
+    )
+    assert failure(RuntimeError(itk)).startswith("out of memory (Failed to allocate memory for image); what helps:")
+    assert failure(ValueError("matrices\n cannot be multiplied")) == "ValueError: matrices cannot be multiplied"
+    assert failure(InputError("give another file")) == "give another file"
+    assert failure(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

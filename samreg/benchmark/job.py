@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from samreg.engines.child import die_with_parent, own_peak, spawn, worker_peaks
-from samreg.errors import SamregError
 from samreg.spatial.files import atomic_path, scratch_folder
+from samreg.steps import failure
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -114,8 +114,7 @@ def run(job: Job) -> dict[str, Any]:
     try:
         content = _register_and_measure(job)
     except (Exception, SystemExit) as error:  # users' methods raise anything
-        reason = str(error) if isinstance(error, SamregError) else f"{type(error).__name__}: {error}"
-        content = {"ok": False, "reason": reason.strip() or type(error).__name__}
+        content = {"ok": False, "reason": failure(error)}
     return _write(job, content, start)
 
 

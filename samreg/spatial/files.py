@@ -257,7 +257,7 @@ def memory_error(path: str | os.PathLike[str], error: Exception) -> InputError:
     )
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return the gist of an exception in one line, without ITK's source locations.
 
     Teem, which reads NRRD within ITK, says in its last line what is wrong, and before it where it was.
