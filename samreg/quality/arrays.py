@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samreg.errors import InputError
+from samreg.spatial.grid import require_unmasked
 
 
 def numbers(values: object, what: str) -> NDArray[Any]:
@@ -20,6 +21,7 @@ def numbers(values: object, what: str) -> NDArray[Any]:
     Traceback (most recent call last):
     samreg.errors.InputError: mask must be an array of numbers, got Image; give its voxels, image.array, on the grid ...
     """
+    require_unmasked(values, what)
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise InputError(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from samreg.brief import brief_repr
 from samreg.errors import InputError
 from samreg.spatial.files import atomic_path, reading, require_file
-from samreg.spatial.grid import FloatArray, as_points_array
+from samreg.spatial.grid import FloatArray, as_points_array, require_unmasked
 from samreg.spatial.points import Points
 from samreg.spatial.tables import plain_cell, safe_cell
 from samreg.spatial.transforms import Transform, require_transform
@@ -171,7 +171,7 @@ def summarise_errors(errors: ArrayLike) -> ErrorSummary:
     Raises
     ------
     InputError
-        When there are none, or one is not finite.
+        When there are none, one is not finite, or a part of them is masked.
 
     Examples
     --------
@@ -180,6 +180,7 @@ def summarise_errors(errors: ArrayLike) -> ErrorSummary:
     >>> summary.mean, summary.median, summary.maximum, summary.count
     (3.0, 2.0, 6.0, 3)
     """
+    require_unmasked(errors, "errors")
     errors = np.asarray(errors, dtype=np.float64).ravel()
     if errors.size == 0 or not np.isfinite(errors).all():
         raise InputError(f"errors must be finite and at least one, got {errors.size} values")

@@ -17,6 +17,21 @@ FloatArray = NDArray[np.float64]
 _SLAB_VOXELS = 500_000  # at most, to bound memory
 
 
+def require_unmasked(values: object, what: str) -> None:
+    """Raise :class:`InputError` for an array of which numpy masks a part: read as an array, it would lose its mask.
+
+    Examples
+    --------
+    >>> require_unmasked(np.ma.masked_equal([1.0, -1.0], -1.0), "errors")
+    Traceback (most recent call last):
+    samreg.errors.InputError: errors: a masked array, whose mask would be lost; leave out what is masked, or fill it ...
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError(
+            f"{what}: a masked array, whose mask would be lost; leave out what is masked, or fill it with a value first"
+        )
+
+
 def as_points_array(points: ArrayLike, ndim: int) -> FloatArray:
     """Return ``points`` as an (N, ndim) float64 array; one point may be given as (ndim,).
 
@@ -26,6 +41,7 @@ def as_points_array(points: ArrayLike, ndim: int) -> FloatArray:
         When the shape does not fit, a coordinate is not finite, or a data frame has other columns than x, y(, z).
     """
     require_columns_xyz(points)
+    require_unmasked(points, "points")
     try:
         array = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

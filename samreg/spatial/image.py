@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samreg.errors import InputError, require_type
-from samreg.spatial.grid import FloatArray, Grid
+from samreg.spatial.grid import FloatArray, Grid, require_unmasked
 
 _MAX_INTEGER = 2**53  # larger integers are rounded by every interpolation, even "nearest"
 
@@ -174,8 +174,7 @@ def _can_change(given: object, array: NDArray[Any]) -> bool:
 
 def _portable(array: ArrayLike, label: str) -> NDArray[Any]:
     """Return an array of a type that every package takes, the same numbers in this machine's byte order."""
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        raise InputError(f"{label}: a masked array, whose mask would be lost; fill it with a value first")
+    require_unmasked(array, label)
     try:
         result = np.asarray(array)
     except (TypeError, ValueError) as error:  # ragged lists, tensors on a GPU

@@ -12,7 +12,7 @@ import numpy as np
 
 from samreg.errors import InputError
 from samreg.spatial.adapters import from_ants, from_channels, from_itk, from_nibabel, from_sitk
-from samreg.spatial.grid import Grid
+from samreg.spatial.grid import Grid, require_unmasked
 from samreg.spatial.image import Image
 from samreg.spatial.points import Points, require_inside, require_some
 from samreg.spatial.remarks import remark, remarks_kept
@@ -192,6 +192,7 @@ def _points_of(values: Any, ndim: int) -> Points:
     """Return the points in an array, a list or one position."""
     if hasattr(values, "detach"):  # a tensor, perhaps on a GPU
         values = values.detach().cpu()
+    require_unmasked(values, "points")
     frame = _frame_of(values)
     if frame is not None:
         from samreg.spatial.io_points_csv import points_of_frame

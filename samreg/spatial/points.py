@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samreg.brief import brief_repr
 from samreg.errors import InputError
-from samreg.spatial.grid import FloatArray, Grid, require_columns_xyz
+from samreg.spatial.grid import FloatArray, Grid, require_columns_xyz, require_unmasked
 from samreg.spatial.remarks import remark
 
 _MARGIN_MM = 1e-3  # by which rounding may put a point outside an image
@@ -203,6 +203,7 @@ def _frame_hint(points: Points, grid: Grid) -> str:
 
 def as_numbers(values: ArrayLike, what: str) -> FloatArray:
     """Return an array of numbers; ragged lists, complex numbers, dates and other objects are refused."""
+    require_unmasked(values, what)
     try:
         array = np.asarray(values)
         if array.dtype.kind in "OSU" and array.size:

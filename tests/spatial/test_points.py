@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from samreg.errors import InputError
-from samreg.spatial import AffineTransform, Grid, Points, as_points
+from samreg.quality import dice, summarise_errors, target_registration_error
+from samreg.spatial import AffineTransform, Grid, Image, Points, as_points
 from samreg.spatial.inputs import points_in
 from samreg.spatial.points import paired_points, require_inside
 
@@ -93,3 +94,25 @@ def test_points_that_are_paired_and_those_left_out(caplog):
         paired_points(fixed, Points(np.zeros((0, 3))))
     with pytest.raises(InputError, match="same name more than once"):
         paired_points(fixed, Points(np.eye(3), ("a", "a", "b")))
+
+
+def test_masked_arrays_are_refused_wherever_numbers_are_read() -> None:
+    """What was masked, such as landmarks that a reader had left out, was used as if it were not."""
+    masked = np.ma.masked_array([[1.0, 2.0, 3.0], [-99.0, -99.0, -99.0]], mask=[[False] * 3, [True] * 3])
+    grid = Grid.make((4, 4, 4), spacing=2.0)
+    stay = AffineTransform.identity(3)
+    labels = np.ma.masked_array(np.ones((3, 3), int), mask=np.eye(3))
+    for read in (
+        lambda: Points(masked),
+        lambda: as_points(masked[1], 3),
+        lambda: Points(masked.data, scores=np.ma.masked_array([1.0, 2.0], [False, True])),
+        lambda: grid.world_to_index(masked),
+        lambda: target_registration_error(stay, masked, masked.data),
+        lambda: summarise_errors(masked[:, 0]),
+        lambda: dice(labels, labels.data),
+        lambda: Image.from_array(labels, spacing=1.0),
+    ):
+        with pytest.raises(InputError, match="masked array, whose mask would be lost; leave out"):
+            read()
+    unmasked = np.ma.masked_array(masked.data, mask=False)
+    np.testing.assert_array_equal(Points(unmasked).positions, masked.data)
