@@ -18,7 +18,7 @@ from samreg.cli.apply import apply
 from samreg.cli.atlas import atlas
 from samreg.cli.batch import batch
 from samreg.cli.benchmark import benchmark
-from samreg.cli.common import exit_codes, fail, lost_output, tolerate_any_terminal
+from samreg.cli.common import exit_codes, fail, lost_output, restart_in_utf8, tolerate_any_terminal
 from samreg.cli.demo import demo
 from samreg.cli.dicom import dicom
 from samreg.cli.embed import embed
@@ -93,6 +93,7 @@ def _options(
 
 def main() -> None:
     """Run the ``samreg`` command."""
+    restart_in_utf8()
     tolerate_any_terminal()
     try:
         app()

@@ -180,6 +180,20 @@ class _Outlet:
             os.close(nowhere)
 
 
+def restart_in_utf8() -> None:
+    """Start the command again in Python's UTF-8 mode where the locale has another encoding; return where it has none.
+
+    Tables hold paths and names in UTF-8. Under another encoding Python would not find the files they name, nor tell
+    that a file bears such a name. What is printed stays in the terminal's encoding.
+    """
+    if os.name != "posix" or sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
+        return
+    environment = {**os.environ, "PYTHONUTF8": "1"}  # for the processes that it starts
+    if sys.stdout is not None:
+        environment.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
+    os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
+
+
 def tolerate_any_terminal() -> None:
     """Print a question mark for each character that the terminal, or the log file, has no code for.
 

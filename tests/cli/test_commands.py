@@ -6,6 +6,7 @@ import csv
 import functools
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -47,6 +48,14 @@ def test_the_package_runs_as_a_module():
     command = [sys.executable, "-m", "samreg", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"samreg {samreg.__version__}"
+
+
+def test_under_a_locale_that_is_not_utf_8_names_in_files_are_those_on_disk():
+    code = "import sys, samreg.cli as cli; cli.app = lambda: print(sys.getfilesystemencoding(), *sys.argv); cli.main()"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, "été"]
+    done = subprocess.run(command, capture_output=True, check=True, env={**os.environ, **locale})
+    assert done.stdout.decode("ascii").split() == ["utf-8", "-c", "?t?"]  # the terminal keeps its encoding
 
 
 def test_register_writes_everything_and_shows_the_landmark_error(registered, files):
