@@ -203,7 +203,7 @@ def clipping(window: Window, image: Image, default: tuple[float, float] = WINDOW
 
 def _range_without_unit(image: Image) -> tuple[float, float] | None:
     low = image.array.min()
-    seen = image.array[image.array > low]
+    seen = image.array[image.array > low].astype(np.float32, copy=False)  # numpy has no percentile of booleans
     return (float(low), float(np.percentile(seen, _BRIGHT_PERCENTILE))) if seen.size else None
 
 
@@ -282,6 +282,7 @@ def _windowed(image: Image, window: tuple[float, float] | None) -> Image:
         low = float(window[0])
         array = np.clip(array, low, float(window[1]))
     if array.min() == array.max():
-        raise InputError(f"{image.label} is constant within the window {window}; there is nothing to register")
+        within = "" if window is None else f" within the window {window}"
+        raise InputError(f"{image.label} is constant{within}; there is nothing to register")
     # Engines start from centres of mass: air must weigh nothing.
     return image.with_array(array - low)

@@ -73,6 +73,7 @@ def test_volumes_without_a_unit_lose_their_brightest_voxels_alone(phantom):
     assert low == mr.array.min()
     assert 2500 < high < 3100
     assert base.clipping(None, mr) is None
+    assert base.clipping("auto", mr.with_array(mr.array > 0)) == (0.0, 1.0)
     assert base.clipping("auto", Image.from_array(mr.array[0], spacing=(1, 1))) is None
     pair = base.prepare(replace(phantom.request(), moving=mr), "auto")  # each image as it is
     assert pair.fixed.array.max() == pytest.approx(np.clip(phantom.fixed.array, *WINDOW).max() + 1000)
