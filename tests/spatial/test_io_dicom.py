@@ -678,10 +678,17 @@ def test_distances_without_a_common_multiple_keep_every_slice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "heights", [[0, 3, 6, 12, 15, 18], [0, 3, 6, 9, 9.2, 12], [0, 1, 2, 7, 12], [0, 2, 7, 8, 13, 20], [0, 1, 3]]
+    ("heights", "why"),
+    [
+        ([0, 3, 6, 12, 15, 18], ": 1 slices missing, or uneven: "),
+        ([0, 3, 6, 9, 9.2, 12], ": the slices are uneven: "),
+        ([0, 1, 2, 7, 12], "slices missing, or uneven: "),
+        ([0, 2, 7, 8, 13, 20], "uneven: "),
+        ([0, 1, 3], "uneven: "),
+    ],
 )
-def test_gaps_and_uneven_slices_are_refused(tmp_path, heights):
-    refused(write_series(tmp_path / "s", heights=np.asarray(heights, float)), "slices missing, or uneven")
+def test_gaps_and_uneven_slices_are_refused(tmp_path, heights, why):
+    refused(write_series(tmp_path / "s", heights=np.asarray(heights, float)), why)
 
 
 def test_what_cannot_be_a_place_is_refused(tmp_path):
