@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from samreg.engines.base import check_types, clipping, make_options, prepare, require_masks_meet
+from samreg.engines.base import (
+    MIN_VOXELS,
+    check_types,
+    clipping,
+    make_options,
+    prepare,
+    require_contrast_in_masks,
+    require_masks_meet,
+)
 from samreg.engines.child import run_worker
 from samreg.engines.registry import engine_version
 from samreg.engines.request import Engine, EngineResult, Request
@@ -78,6 +86,7 @@ class AntsEngine(Engine):
     """
 
     name = "ants"
+    min_voxels = MIN_VOXELS
 
     def check(self, request: Request) -> None:
         """Refuse landmarks and unknown options; see :meth:`samreg.engines.Engine.check`."""
@@ -91,6 +100,7 @@ class AntsEngine(Engine):
         self.check(request)
         settings = make_options(AntsOptions, request.options)
         pair = prepare(request, settings.window)
+        require_contrast_in_masks(pair)
         if request.start is None:
             require_masks_meet(pair)
         kind = _type_of_transform(request.transform, settings.variant, request.start is not None)

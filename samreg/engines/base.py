@@ -21,6 +21,7 @@ from samreg.spatial.standard import has_hounsfield_units
 #: stays within the remainder's reach.
 MARGIN_MM = 25.0
 
+MIN_VOXELS = 4  # along each axis, of ITK's recursive Gaussian filter, with which ANTs and elastix smooth
 WINDOW_HU = (-1000.0, 1000.0)  # to which engines clip CT where nothing else is said
 _BRIGHT_PERCENTILE = 99.9  # of the intensities of volumes without a unit, beyond which they are clipped
 
@@ -155,6 +156,16 @@ def require_masks_meet(pair: Pair) -> None:
             f"no overlap: with the centres of mass on each other, the mask of {pair.fixed.label} meets nothing of "
             f"{pair.moving.label} within its mask; check the masks, or give start="
         )
+
+
+def require_contrast_in_masks(pair: Pair) -> None:
+    """Raise :class:`InputError` where an image is constant within its mask, for engines that compare nothing else."""
+    for image, mask in ((pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask)):
+        if mask is not None and np.ptp(image.array[mask.array > 0]) == 0:
+            raise InputError(
+                f"{image.label} is constant within its mask, clipped as the engine clips it; give a larger mask, or "
+                'set engine="torch" (--engine torch)'
+            )
 
 
 def center_of_mass(image: Image) -> FloatArray:

@@ -8,7 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-from samreg.engines.base import check_types, clipping, make_options, prepare, require_masks_meet
+from samreg.engines.base import (
+    MIN_VOXELS,
+    check_types,
+    clipping,
+    make_options,
+    prepare,
+    require_contrast_in_masks,
+    require_masks_meet,
+)
 from samreg.engines.child import run_worker
 from samreg.engines.registry import engine_version
 from samreg.engines.request import Engine, EngineResult, Request
@@ -83,6 +91,7 @@ class ElastixEngine(Engine):
     """
 
     name = "elastix"
+    min_voxels = MIN_VOXELS
 
     def check(self, request: Request) -> None:
         """Refuse unknown options; see :meth:`samreg.engines.Engine.check`."""
@@ -104,6 +113,7 @@ class ElastixEngine(Engine):
             request, log = replace(request, start=affine.transform), affine.log
         settings, start = make_options(ElastixOptions, request.options), request.start
         pair = prepare(request, settings.window)
+        require_contrast_in_masks(pair)
         if start is None:
             require_masks_meet(pair)
         points = None if request.landmarks is None else _remaining_points(*request.landmarks, start)

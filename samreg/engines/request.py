@@ -182,11 +182,14 @@ class Engine(ABC):
         Whether it compares embeddings as well; else they are computed only where they make the start.
     uses_anchors
         Whether a deformable registration of its own is guided by landmarks found in both images.
+    min_voxels
+        How many voxels of the size to work at it needs along every axis of both images.
     """
 
     name: str
     uses_embeddings: bool = False
     uses_anchors: bool = False
+    min_voxels: int = 2
 
     def check(self, request: Request) -> None:
         """Refuse what this engine cannot do, before anything is computed.

@@ -28,9 +28,7 @@ _MIN_ML = 3.0  # of a piece of lung: a tumour may part it from the rest
 _FROM_END = 3  # slices: what reaches up there goes on
 _WINDPIPE_MM = 20.0  # from the middle of the spine, nearer than any apex
 _TOP_MM = 3.0  # whose middle is the apex
-_FROM_SIDE_MM = (
-    10.0  # nearer to where the image or its body ends sideways a lung is cut; apices lie 30 mm and more inside
-)
+_FROM_SIDE_MM = 10.0  # nearer to where the image or a mask ends sideways a lung is cut; apices lie 30 mm inside
 _MOST_OFF_MM = 40.0  # above or below the first thoracic vertebra
 
 

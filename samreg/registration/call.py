@@ -137,19 +137,26 @@ def require_possible(request: Request, engine: Engine | None) -> None:
         if mask is not None:
             mask_on(mask, image.grid, what)
     if engine is not None:
-        _require_thick_enough(request)
+        _require_thick_enough(request, engine)
         engine.check(request)
 
 
-def _require_thick_enough(request: Request) -> None:
+def _require_thick_enough(request: Request, engine: Engine) -> None:
     for image in (request.fixed, request.moving):
         assert request.spacing is not None
         spacing = max(request.spacing, float(image.spacing.min()))
-        if min(image.grid.with_spacing(spacing).shape) < 2:
-            extent = " x ".join(f"{length:.3g}" for length in image.grid.extent)
+        thickness = min(image.grid.with_spacing(spacing).shape)
+        extent = " x ".join(f"{length:.3g}" for length in image.grid.extent)
+        if thickness < 2:
             raise InputError(
                 f"{image.label} is one voxel thick at {spacing:g} mm, as it measures {extent} mm; check that its "
                 "header is in mm, or give a thicker volume or a smaller spacing"
+            )
+        if thickness < engine.min_voxels:
+            raise InputError(
+                f"{image.label} is {thickness} voxels thick at {spacing:g} mm, as it measures {extent} mm, and the "
+                f'engine {engine.name} needs {engine.min_voxels}; set engine="torch" (--engine torch), or give a '
+                "thicker volume or a smaller spacing"
             )
 
 

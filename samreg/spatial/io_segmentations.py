@@ -131,9 +131,9 @@ def _write_for_slicer(labels: Image, path: Path, known: Mapping[int, Segment]) -
 
 
 def _write_nifti(labels: Image, path: Path, known: Mapping[int, Segment]) -> None:
-    values = np.unique(whole_numbers(labels)).tolist()
-    segments = [_segment(int(value), known) for value in values if value > 0]
-    image = to_nibabel(labels)
+    whole = whole_numbers(labels)
+    segments = [_segment(int(value), known) for value in np.unique(whole).tolist() if value > 0]
+    image = to_nibabel(labels.with_array(whole.astype(labels.array.dtype)))
     add_label_table(image, [(segment.value, segment.name, _rgb(segment)) for segment in segments])
     with atomic_path(path) as temporary:
         save_nifti(image, temporary)

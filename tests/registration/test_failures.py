@@ -117,6 +117,16 @@ def test_matches_that_carry_no_transform(body, monkeypatch, raised, tmp_path) ->
     assert again.reason == result.reason
 
 
+@pytest.mark.parametrize("engine", ["ants", "elastix"])
+@pytest.mark.parametrize("which", ["fixed_mask", "moving_mask"])
+def test_an_image_that_is_constant_within_its_mask_is_named_before_the_engine_starts(body, engine, which, monkeypatch):
+    """The engines ended with an error of ITK's and pages of their logs."""
+    monkeypatch.setattr(child, "spawn", lambda *_, **__: pytest.fail("the engine was started"))
+    air = body.with_array((body.array == body.array.min()).astype(np.uint8))
+    with pytest.raises(InputError, match=r"constant within its mask.*larger mask"):
+        samreg.register(body, body, engine=engine, **ALONE, **{which: air})
+
+
 def test_the_command_line_exits_with_1(body, tmp_path) -> None:
     for name, image in (("a", body), ("lower", part(body, 0, 10)), ("upper", part(body, 30, 40))):
         samreg.write_image(image, tmp_path / f"{name}.nii.gz")
@@ -160,6 +170,11 @@ RESULT = samreg.RegistrationResult(FLAT, FLAT, AffineTransform.identity(2))
         ({"fixed": "slice"}, r"slice is one voxel thick, 40 x 40 x 1;"),
         ({"moving": "slice"}, "slice is one voxel thick"),
         ({"fixed": "slab", "spacing": 4.0}, "slab is one voxel thick at 4 mm"),
+        (
+            {"moving": "slab", "spacing": 1.0, "engine": "ants"},
+            'slab is 2 voxels thick at 1 mm, .* engine ants needs 4; set engine="torch"',
+        ),
+        ({"fixed": "slab", "spacing": 1.0, "engine": "elastix"}, "engine elastix needs 4"),
         ({"fixed": "metres"}, "metres is one voxel thick at 2 mm, as it measures .* check that its header is in mm"),
         ({"fixed": "flat"}, "flat is 2D, body is 3D"),
         ({"landmarks": ([[9000.0, 0, 0]], [[80.0, 80, 80]])}, "1 of 1 points lie outside the fixed image body"),
