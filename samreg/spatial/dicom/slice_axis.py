@@ -91,10 +91,10 @@ def slice_axis(planes: Sequence[Plane], heights: FloatArray, name: str) -> Slice
     resampled = _resampled_axis(heights, where)
     if resampled is None:
         missing = int(sum(round(one / usual) - 1 for one in steps if one > usual))
-        what = f"{missing} slices missing, or uneven" if missing else "the slices are uneven"
+        count = f"{missing} " if missing else ""
         raise InputError(
-            f"{name}: {what}: {where}; fetch the whole series, or resample it to "
-            "an even distance with a program that heeds every slice's position (dcm2niix)"
+            f"{name}: {count}slices missing, or uneven: {where}; fetch the whole series, or resample it to an even "
+            "distance with a program that heeds every slice's position (dcm2niix)"
         )
     return resampled
 
