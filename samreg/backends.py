@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -17,6 +18,7 @@ R = TypeVar("R")
 
 BACKENDS = ("local", "dask")
 _SCHEDULER_TIMEOUT_S, _WORKERS_TIMEOUT_S = 10, 60
+_NO_ANSWER = (OSError, asyncio.TimeoutError)  # the latter is no OSError in Python 3.10
 _PARENT_CHECK_S = 0.5
 _watched: set[int] = set()  # parents whose end this process waits for
 
@@ -71,12 +73,12 @@ def workers(name: str, *, jobs: int = 1, scheduler: str | None = None, local: st
         raise MissingExtraError('the dask backend needs distributed: pip install "samreg[cluster]"') from error
     try:
         client = Client(scheduler, timeout=_SCHEDULER_TIMEOUT_S)
-    except (OSError, ValueError) as error:
+    except (*_NO_ANSWER, ValueError) as error:
         raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from error
     with client, joblib.parallel_config(backend="dask"):
         try:
             client.wait_for_workers(1, timeout=_WORKERS_TIMEOUT_S)
-        except OSError as error:
+        except _NO_ANSWER as error:
             raise InputError(
                 f"the Dask scheduler at {scheduler} has no workers, after {_WORKERS_TIMEOUT_S} s; start some"
             ) from error

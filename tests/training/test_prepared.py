@@ -56,8 +56,11 @@ while wanted:
         except metadata.PackageNotFoundError:
             continue
         wanted += [re.match(r"[\\w.-]+", text)[0] for text in needed if "extra ==" not in text]
-owners = metadata.packages_distributions()
-missing = {name for name, owner in owners.items() if not {*map(plain, owner)} & present} - {"samreg"}
+owners = {}  # metadata.packages_distributions() lacks most of them in Python 3.10
+for distribution in metadata.distributions():
+    for file in distribution.files or ():
+        owners.setdefault(file.parts[0].partition(".")[0], set()).add(plain(distribution.metadata["Name"]))
+missing = {name for name, owner in owners.items() if not owner & present} - {"", "samreg"}
 assert {"scipy", "SimpleITK", "yaml", "lazy_loader", "joblib", "typer"} <= missing
 
 finders = list(sys.meta_path)
