@@ -31,9 +31,11 @@ _LOST_MM, _MIN_LOST_SHARE = 40.0, 0.7
 MAX_MEAN_MM, MAX_LARGEST_MM = 5.0, 15.0  # of measured errors, in a good result
 _PERSON_MM = 100.0  # longest extent of a body from which on these distances hold; in a mouse, of 40 mm, shorter ones do
 _MIN_PLACE_SHARE = 0.15  # of what is unsure or not shown, for a third of the body to be named
-_ONE_SIDED_SHARE = 0.75  # of that, for a side to be named
+_ONE_SIDED_SHARE = 0.75  # of that, for a side, or both, to be named
+_OUTER = 0.25  # of the body's width, from where a side begins when both are named
 _NOWHERE_ELSE = "elsewhere the error was neither measured nor could it be estimated"
 _ENDS = ("foot end", "middle", "head end")
+_BOTH_SIDES = "both sides"
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,10 @@ def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[s
     reasons = lines[:1] if within[1] < _MIN_GOOD_SHARE else []
     unsure = shown & (error > unsure_from)
     if unsure.sum() > _MIN_UNSURE_SHARE * shown.sum():
-        lines.append(f"unsure at the {_regions(points[body], unsure)}")
+        lines.append(f"unsure at {_regions(points[body], unsure)}")
         reasons.append(lines[-1])
     if (~shown).mean() > _MIN_UNSURE_SHARE:
-        lines.append(f"not in the moving image: the {_regions(points[body], ~shown)}")
+        lines.append(f"not in the moving image: {_regions(points[body], ~shown)}")
     if other_arms := "" if result.landmark_misses is None else result.landmark_misses.arms_that_differ:
         lines.append(f"shoulders unsure: arms differ ({other_arms})")
         reasons.append(lines[-1])
@@ -161,17 +163,24 @@ def _spaced(text: str) -> str:
 
 
 def _regions(body: FloatArray, chosen: NDArray[np.bool_]) -> str:
-    """Return where points chosen of the body (N, 3), LPS mm, lie, such as "head end (left) and middle"."""
+    """Return where points chosen of the body (N, 3), LPS mm, lie, such as "the head end (left) and middle"."""
     low, high = np.percentile(body, (2, 98), axis=0)
     place = (body[chosen] - low) / np.maximum(high - low, 1e-6)
     third = np.clip(np.floor(3 * place[:, 2]), 0, 2).astype(int)
-    is_left = place[:, 0] > 0.5
     counts = np.bincount(third, minlength=3)
-    places = []
-    for end in np.argsort(-counts):
-        if counts[end] < _MIN_PLACE_SHARE * counts.sum():
-            continue
-        left = float(is_left[third == end].mean())
-        side = " (left)" if left > _ONE_SIDED_SHARE else " (right)" if left < 1 - _ONE_SIDED_SHARE else ""
-        places.append(_ENDS[end] + side)
-    return " and ".join(filter(None, (", ".join(places[:-1]), places[-1])))
+    named = [end for end in np.argsort(-counts) if counts[end] >= _MIN_PLACE_SHARE * counts.sum()]
+    sides = [_side(place[third == end, 0]) for end in named]
+    if len(named) == len(_ENDS) and sides[0] and len(set(sides)) == 1:
+        return sides[0] if sides[0] == _BOTH_SIDES else f"the {sides[0]} side"
+    places = [_ENDS[end] + (f" ({side})" if side else "") for end, side in zip(named, sides, strict=True)]
+    return "the " + " and ".join(filter(None, (", ".join(places[:-1]), places[-1])))
+
+
+def _side(across: FloatArray) -> str:
+    """Return the side of the body on which most of the places lie, from 0, its right, to 1, or both; "" for none."""
+    left = float((across > 0.5).mean())
+    if left > _ONE_SIDED_SHARE:
+        return "left"
+    if left < 1 - _ONE_SIDED_SHARE:
+        return "right"
+    return _BOTH_SIDES if (np.abs(across - 0.5) > _OUTER).mean() > _ONE_SIDED_SHARE else ""

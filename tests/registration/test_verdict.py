@@ -60,6 +60,18 @@ def test_what_is_unsure_is_named_by_its_place() -> None:
     assert result(expected).verdict.text.endswith("unsure at the middle, head end and foot end")
 
 
+def test_what_lies_on_one_side_all_along_the_body_or_on_both_is_named_by_the_side() -> None:
+    """Of a narrow moving image nothing was said to be shown: "not in it: the head end, middle and foot end"."""
+    expected = np.full(SIZE, 4.0)
+    expected[:, :, 20:] = 35.0
+    assert result(expected).verdict.text.endswith("unsure at the left side")
+    expected = np.full(SIZE, 35.0)
+    expected[:, :, 12:28] = 4.0
+    assert result(expected).verdict.text.endswith("unsure at both sides")
+    expected[:16] = expected[24:] = 4.0
+    assert result(expected).verdict.text.endswith("unsure at the middle (both sides)")
+
+
 @pytest.mark.parametrize(("lost_slices", "is_lost"), [(40, True), (20, False)])
 def test_a_result_that_is_off_nearly_everywhere_is_called_most_likely_wrong(lost_slices, is_lost) -> None:
     """It was "expected within 10 mm in 1 % of the body", like one that is unsure."""
