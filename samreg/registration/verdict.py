@@ -86,7 +86,7 @@ def judge(result: RegistrationResult, landmarks: LandmarkErrors | None = None) -
     lines: tuple[str, ...]
     reasons: tuple[str, ...]
     if landmarks is not None and len(landmarks.transform):
-        measured, is_good = _measured(landmarks, _scale(result))
+        measured, is_good = _measured(landmarks, scale_of(result))
         lines, reasons = (measured, *expected), () if is_good else (measured,)
         if landmarks.guided:  # the registration was to bring these together: they say little of other places
             lines = lines if expected else (measured, _NOWHERE_ELSE)
@@ -122,7 +122,7 @@ def expectation_of(result: RegistrationResult) -> tuple[tuple[str, ...], tuple[s
     if not shown.any():
         lost = "nothing of the fixed body lies in the moving image"
         return (lost,), (lost,)
-    fine, good, unsure_from, lost_from = _scale(result) * np.array([_FINE_MM, _GOOD_MM, _UNSURE_MM, _LOST_MM])
+    fine, good, unsure_from, lost_from = scale_of(result) * np.array([_FINE_MM, _GOOD_MM, _UNSURE_MM, _LOST_MM])
     within = [share_within(error[shown], limit) for limit in (fine, good)]
     lost_share = float((error[shown] > lost_from).mean())
     if lost_share > _MIN_LOST_SHARE:
@@ -149,8 +149,8 @@ def _missed(result: RegistrationResult) -> tuple[str, ...]:
     return () if misses is None else tuple(str(region) for region in misses.by_region() if region.is_doubtful)
 
 
-def _scale(result: RegistrationResult) -> float:
-    """Return by what to multiply distances that hold in a person, for the fixed body: 1 but in small ones and in 2D."""
+def scale_of(result: RegistrationResult) -> float:
+    """Return by what to multiply distances that hold in a person: 1 but for small fixed bodies in 3D."""
     if result.fixed.ndim != len("xyz"):
         return 1.0
     grid = working_grid(result.fixed)

@@ -30,6 +30,7 @@ _CROP_MM = 120.0  # width of these surroundings
 _MAX_DRAWN = 60  # points of a volume; of more a picture takes minutes, and is higher than browsers show (32767 pixels)
 _TEMPLATE_COLOUR = (0.5, 0.9, 1.0, 1.0)
 _PROJECTION_INCHES = 11.0  # width of the projections of a volume
+_NAME_SHARE = 0.2  # of a projection's width, for the longest names: nearer to its right edge they stand on the left
 
 
 def write_landmark_report(
@@ -174,9 +175,12 @@ def _draw_found(image: Image, found: FoundLandmarks) -> Figure:
         unsure = found.inside & ~found.sure
         ax.scatter(*places[unsure].T, color=colours.to_rgba(found.reliability[unsure]), s=5)
         ax.scatter(*places[found.sure].T, color=colours.to_rgba(found.reliability[found.sure]), s=22, marker="+")
+        first, last = ax.get_xlim()
         for i in np.flatnonzero(found.sure):
+            on_left = abs(last - places[i, 0]) < _NAME_SHARE * abs(last - first)
             ax.annotate(
-                found.names[i].replace("_", " "), places[i], xytext=(4, 2), textcoords="offset points",
+                found.names[i].replace("_", " "), places[i], xytext=(-4 if on_left else 4, 2),
+                textcoords="offset points", ha="right" if on_left else "left",
                 color=PICTURE_TEXT, fontsize=5, clip_on=True,
             )  # fmt: skip
     return figure

@@ -11,7 +11,7 @@ import numpy as np
 
 from samreg.quality.landmarks import summarise_errors
 from samreg.registration.quality import initial_alignment
-from samreg.registration.verdict import MAX_LARGEST_MM
+from samreg.registration.verdict import MAX_LARGEST_MM, scale_of
 from samreg.report.kit import Picture, Table, number, png, write_page
 from samreg.report.pictures import draw_matches, draw_projections
 from samreg.report.recipe import recipe
@@ -136,7 +136,8 @@ def _landmarks(result: RegistrationResult, errors: LandmarkErrors) -> dict[str, 
     summary = [(label, *(f"{getattr(s, key):.1f}" for s in summaries)) for label, key in measures.items()]
     worst_first = sorted(zip(errors.names, *ways, strict=True), key=lambda row: -row[2])
     single = [(name, *(f"{error:.1f}" for error in row)) for name, *row in worst_first]
-    doubtful = sum(row[2] > MAX_LARGEST_MM for row in worst_first)
+    largest = scale_of(result) * MAX_LARGEST_MM
+    doubtful = sum(row[2] > largest for row in worst_first)
     numeric = range(1, len(columns))
     many = len(single) > _MAX_ROWS
     return {

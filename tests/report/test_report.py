@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from samreg.cli import app
 from samreg.errors import InputError
-from samreg.landmarks import LandmarkMatches
+from samreg.landmarks import FoundLandmarks, LandmarkMatches
 from samreg.matching.correspondences import Correspondences
 from samreg.quality import LandmarkErrors
 from samreg.registration.result import RegistrationResult
@@ -375,6 +375,38 @@ def test_of_many_matches_the_least_sure_are_drawn_and_all_listed(tmp_path, monke
     page = write_landmark_report(image, Points(matches.points, names), image, matches, tmp_path / "m.html").read_text()
     assert "The 2 least sure points are drawn; the table has all 3." in page
     assert all(f">{name}<" in page for name in names)
+
+
+def test_names_of_landmarks_at_the_right_edge_of_a_picture_stand_on_their_left():
+    """They were cut at the edge."""
+    image = Image.from_array(np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32), spacing=8.0)
+    one = np.ones(2)
+    places = np.array([[20.0, 44.0, 40.0], [80.0, 44.0, 40.0]])
+    found = FoundLandmarks(places, ("right_rib5", "left_rib5"), one, one, one > 0)
+    front = landmark_page._draw_found(image, found).axes[0]
+    assert {text.get_text(): text.get_ha() for text in front.texts if "rib" in text.get_text()} == {
+        "right rib5": "left",
+        "left rib5": "right",
+    }
+
+
+def test_errors_are_marked_by_the_size_of_the_body(good_result, tmp_path):
+    """In a mouse as in a person none below 15 mm was."""
+    person, shrink = good_result(), 0.1
+
+    def shrunk(image):
+        grid = image.grid
+        return Image(image.array, Grid.make(grid.shape, spacing=shrink * grid.spacing, origin=shrink * grid.origin))
+
+    mouse = replace(person, fixed=shrunk(person.fixed), moving=shrunk(person.moving), body=None, error_map=None)
+    errors = LandmarkErrors(("paw", "tail"), np.full(2, 20.0), np.array([0.1, 9.0]), np.array([0.1, 9.0]))
+    marked = [
+        [name for name in errors.names if any(f">{name}<" in row for row in rows)]
+        for result in (person, mouse)
+        for page in [write_report(result, tmp_path / "page.html", landmarks=errors).read_text()]
+        for rows in [[row for row in page.split("<tr") if 'class="marked"' in row]]
+    ]
+    assert marked == [[], ["tail"]]
 
 
 def test_the_page_opens_at_the_worst_place_and_shows_the_expected_error(good_result, tmp_path):
