@@ -24,6 +24,7 @@ from samreg.spatial.grid import FloatArray
 from samreg.spatial.image import Image
 
 _MIN_EFFECT, _MIN_T = 0.1, 3.0  # of a difference of similarities: its mean in standard deviations, and Student's t
+_ROUNDING = 1e-3  # of similarities, of vectors in float16 that were computed in bfloat16: what is less says nothing
 _REMEDIES = {2: "turn or flip the picture", 3: "correct its direction matrix, or flip its array"}
 
 # Log odds that the evidence gives: of the pair's matches for each unit of effect, and at most of anything; Student's t
@@ -48,7 +49,8 @@ class PairedDifference:
     Parameters
     ----------
     effect
-        Mean difference, in standard deviations of the differences (Cohen's d).
+        Mean difference, in standard deviations of the differences (Cohen's d), or in errors of rounding where those
+        are larger.
     t
         The same over its standard error (Student's t).
     """
@@ -60,8 +62,7 @@ class PairedDifference:
     def of(cls, first: FloatArray, second: FloatArray) -> PairedDifference:
         """Compare two sets of similarities, (N,) each."""
         difference = first - second
-        spread = float(difference.std())
-        effect = float(difference.mean()) / spread if spread > 0 else 0.0
+        effect = float(difference.mean()) / max(float(difference.std()), _ROUNDING)
         return cls(effect, effect * len(difference) ** 0.5)
 
     def reversed(self) -> PairedDifference:

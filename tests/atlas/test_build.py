@@ -104,7 +104,7 @@ def test_the_template_is_sharper_and_its_subjects_more_alike(affine_only, atlas)
 
 def test_transforms_lead_to_the_subjects_and_back(atlas, population):
     grid = atlas.template.grid
-    points = grid.center + np.random.default_rng(0).uniform(-0.3, 0.3, (50, 3)) * grid.extent
+    points = grid.center + np.random.default_rng(0).uniform(-0.3, 0.3, (2000, 3)) * grid.extent
     for name in atlas.names:
         there = atlas.transform(name).transform_points(points)
         back = np.linalg.norm(atlas.inverse(name).transform_points(there) - points, axis=1)
