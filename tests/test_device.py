@@ -26,8 +26,9 @@ def blas_threads() -> set[int]:
 
 
 @pytest.fixture
-def two_threads():
+def two_threads(monkeypatch):
     """Let torch and SimpleITK have two threads, whatever the machine has."""
+    monkeypatch.setattr("samreg.device.available_cpus", lambda: 2)
     before = counts()
     torch.set_num_threads(2)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(2)
