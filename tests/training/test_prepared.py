@@ -58,8 +58,9 @@ while wanted:
         wanted += [re.match(r"[\\w.-]+", text)[0] for text in needed if "extra ==" not in text]
 owners = {}  # metadata.packages_distributions() lacks most of them in Python 3.10
 for distribution in metadata.distributions():
-    for file in distribution.files or ():
-        owners.setdefault(file.parts[0].partition(".")[0], set()).add(plain(distribution.metadata["Name"]))
+    name = plain(distribution.metadata["Name"])
+    for top in {file.parts[0].partition(".")[0] for file in distribution.files or ()}:
+        owners.setdefault(top, set()).add(name)
 missing = {name for name, owner in owners.items() if not owner & present} - {"", "samreg"}
 assert {"scipy", "SimpleITK", "yaml", "lazy_loader", "joblib", "typer"} <= missing
 
