@@ -73,7 +73,7 @@ def embeddings_kept():
 
     What landmarks and bones an image shows is found once as well; global vectors alone, too.
     """
-    from samreg.embedding.embed import content_hash
+    from samreg.embedding.api import content_hash
     from samreg.embedding.mind import MindModel
     from samreg.embedding.models import NetworkModel
     from samreg.landmarks.placement import _PLACED

@@ -97,3 +97,13 @@ def _opens_text(call):
 
 def _keywords(call):
     return {keyword.arg: keyword.value for keyword in call.keywords}
+
+
+def test_no_name_that_is_loaded_on_first_use_is_that_of_its_module():
+    """With lazy_loader 0.5 samreg.embed was a module once another function had imported that."""
+    stubs = [*ROOT.glob("samreg/**/__init__.pyi")]
+    assert len(stubs) >= 2
+    for stub in stubs:
+        for node in ast.walk(ast.parse(stub.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in {alias.name for alias in node.names}, f"{stub}: {node.module}"

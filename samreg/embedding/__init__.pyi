@@ -1,8 +1,8 @@
+from .api import embed
 from .backbone import Encoder, encoder
 from .body import body_mask
 from .checkpoint import Architecture, load_checkpoint, save_checkpoint
 from .ct import Preprocessing
-from .embed import embed
 from .embedding import Embedding
 from .mind import MindModel
 from .models import EmbeddingModel, NetworkModel

@@ -110,7 +110,7 @@ class Embedding:
 
         Examples
         --------
-        >>> from samreg.embedding.embed import embed
+        >>> from samreg.embedding.api import embed
         >>> hu = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
         >>> embedding = embed({"array": hu, "spacing": (8, 8, 8)}, model="mind")
         >>> vectors = embedding.sample_local([[60.0, 60.0, 60.0]])
@@ -142,7 +142,7 @@ class Embedding:
         Examples
         --------
         >>> import tempfile
-        >>> from samreg.embedding.embed import embed
+        >>> from samreg.embedding.api import embed
         >>> hu = np.random.default_rng(0).normal(0, 100, (8, 8, 8)).astype(np.float32)
         >>> embedding = embed({"array": hu, "spacing": (8, 8, 8)}, model="mind")
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from samreg.embedding.embed import content_hash, embed
+from samreg.embedding.api import content_hash, embed
 from samreg.embedding.embedding import Embedding
 from samreg.embedding.inference import Progress
 from samreg.embedding.models import EmbeddingModel

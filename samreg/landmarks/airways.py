@@ -248,7 +248,7 @@ def _shells(airways: NDArray[np.bool_], top: NDArray[np.bool_], part: Image) -> 
     is_down = level[joined[0]] < level[joined[1]]
     above, below = shell[np.where(is_down, joined, joined[::-1])[:, ~is_same]]
     touching = _matrix(below, above, count)
-    parent = np.where(touching.sum(axis=1) > 0, touching.argmax(axis=1), -1)
+    parent = np.where(touching.sum(axis=1) > 0, touching.argmax(axis=1).ravel(), -1)  # (count, 1) of old scipy
     is_top = levels * _SHELL_MM < _TOP_MM
     kept = is_top | (size <= _WIDEST * np.median(size[is_top]))
     order, reach = np.argsort(levels, kind="stable"), levels.copy()
@@ -282,4 +282,5 @@ def _matrix(
 ) -> sparse.csr_array:
     """Return a sparse matrix (count, count) of values, ones unless given; those of one place are added up."""
     values = np.ones(len(rows)) if values is None else values
-    return sparse.coo_array((values, (rows, columns)), shape=(count, count)).tocsr()
+    places = rows.astype(np.int32), columns.astype(np.int32)  # all that scipy 1.11 finds ways through
+    return sparse.coo_array((values, places), shape=(count, count)).tocsr()

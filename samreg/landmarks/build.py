@@ -66,7 +66,7 @@ def build_landmark_atlas(
 
     Examples
     --------
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> from samreg.spatial import Points
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")

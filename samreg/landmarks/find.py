@@ -159,7 +159,7 @@ def find_landmarks(
 
     Examples
     --------
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> from samreg.landmarks import Template, build_landmark_atlas
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")

@@ -159,7 +159,7 @@ def match(
 
     Examples
     --------
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16))
     >>> embedding = embed({"array": noise.astype(np.float32), "spacing": (8, 8, 8)}, model="mind")
     >>> matches = match(embedding, [[60.0, 60.0, 60.0]], embedding, search="global")

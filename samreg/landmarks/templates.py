@@ -61,7 +61,7 @@ class Template:
     Examples
     --------
     >>> import numpy as np
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
     >>> Template("ALICE", embedding, Points([[60.0, 60.0, 60.0]], ("carina",))).name
@@ -197,7 +197,7 @@ def read_templates(
     [('ALICE', ('carina',))]
     """
     from samreg.device import resolve_device
-    from samreg.embedding.embed import embed
+    from samreg.embedding.api import embed
     from samreg.embedding.registry import model_for
 
     require_progress(progress)
@@ -333,7 +333,7 @@ def match_set(
     Examples
     --------
     >>> import numpy as np
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
     >>> template = Template("ALICE", embedding, Points([[60.0, 60.0, 60.0]], ("carina",)))

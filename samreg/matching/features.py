@@ -83,7 +83,7 @@ class Features:
 
     Examples
     --------
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
     >>> len(features(embedding)) == int(embedding.body.sum())
@@ -209,7 +209,7 @@ def features(
 
     Examples
     --------
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
     >>> len(features(embedding, parts=["local"]).vectors(torch.tensor([0, 1])))
@@ -247,7 +247,7 @@ def interpolate(source: Features, points: ArrayLike | torch.Tensor) -> torch.Ten
 
     Examples
     --------
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> body = features(embed({"array": noise, "spacing": (8, 8, 8)}, model="mind"))
     >>> len(interpolate(body, [[60.0, 60.0, 60.0], [64.0, 60.0, 60.0]]))

@@ -94,7 +94,7 @@ def find(
     Examples
     --------
     >>> import numpy as np
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> from samreg.matching import features, interpolate
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> body = features(embed({"array": noise, "spacing": (8, 8, 8)}, model="mind"))

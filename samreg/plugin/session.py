@@ -110,7 +110,7 @@ class Explorer:
 
     Examples
     --------
-    >>> from samreg.embedding.embed import embed
+    >>> from samreg.embedding.api import embed
     >>> noise = np.random.default_rng(0).normal(0, 100, (16, 16, 16)).astype(np.float32)
     >>> embedding = embed({"array": noise, "spacing": (8, 8, 8)}, model="mind")
     >>> match = Explorer(embedding, embedding).match([60.0, 60.0, 60.0], "fixed")

@@ -81,8 +81,9 @@ def register(
         Whether landmarks and bones that samreg's atlas finds in both volumes (:func:`samreg.find_landmarks`) guide a
         deformable hybrid or embedding: the field that the embeddings make, and the torch engine; or an atlas of one's
         own, or its file, to find them by. Ribs guide as a whole, their landmarks do not; nor do vertebrae that could
-        not be counted, nor domes of the diaphragm that cannot be seen. None, as a result's options have it where
-        nothing could be guided, stands for True.
+        not be counted, nor domes of the diaphragm that cannot be seen. Where both images are of one person matches are
+        nearer, and samreg's atlas guides nothing. None, as a result's options have it where nothing was guided, stands
+        for True.
     start
         Fixed to moving, LPS mm: what the engine's deformable registration begins from, such as an earlier result's
         transform or its folder, a transform of SimpleITK, ITK or ANTs, or a file, instead of the embeddings' seed or

@@ -114,7 +114,14 @@ class Run:
         """Whether landmarks that are found in both images guide the start or the engine."""
         takes_them = self.request.start is None or (self.engine is not None and self.engine.uses_anchors)
         is_deformable = self.method != "registration" and self.request.transform == "deformable"
-        return takes_them and is_deformable and self.anchor_atlas is not False
+        return takes_them and is_deformable and self.anchor_atlas is not False and not self._matches_are_nearer
+
+    @property
+    def _matches_are_nearer(self) -> bool:
+        """Whether the matches bring the images nearer to each other than the landmarks that samreg ships."""
+        from samreg.landmarks.guided import show_one_person
+
+        return isinstance(self.anchor_atlas, bool) and self.whole is not None and show_one_person(self.whole)
 
     @property
     def _spacing(self) -> float:
@@ -182,6 +189,14 @@ class Run:
             self.anchors = find_anchors(embeddings, atlas, turn=turn, device=self.request.device)
         return self.anchors.guides
 
+    def _guides(
+        self, embeddings: tuple[Embedding, Embedding], turn: FloatArray, matches: Correspondences
+    ) -> tuple[FloatArray, FloatArray] | None:
+        """Find the landmarks of both images; return those that guide the seed."""
+        self.whole = matches
+        guides = self._find_anchors(embeddings, turn)
+        return guides if self.is_guided else None
+
     def _seeded(
         self,
         request: Request,
@@ -207,7 +222,7 @@ class Run:
                 fixed_mask=request.fixed_mask,
                 moving_mask=request.moving_mask,
                 laterality=None if shipped_atlas(fixed.model) is None else partial(laterality, device=request.device),
-                guides=self._find_anchors if self.is_guided else None,
+                guides=self._guides if self.is_guided else None,
                 transform=kind,
                 device=request.device,
                 seed=0 if request.seed is None else request.seed,

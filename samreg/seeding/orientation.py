@@ -44,9 +44,9 @@ from samreg.spatial.transforms import AffineTransform
 
 _REMEDIES = {2: "turn one of the pictures", 3: "correct the direction matrix of the one that is wrong"}
 
-#: Returns corresponding points (N, d) of both images, of their embeddings and the turn that brings the moving body
-#: upright, (d, d).
-FindGuides = Callable[[tuple[Embedding, Embedding], FloatArray], tuple[FloatArray, FloatArray] | None]
+#: Returns corresponding points (N, d) of both images, of their embeddings, the turn that brings the moving body
+#: upright, (d, d), and matches of a lattice over the fixed body with all of the moving embedding.
+FindGuides = Callable[[tuple[Embedding, Embedding], FloatArray, Correspondences], tuple[FloatArray, FloatArray] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,9 @@ def seed_any_orientation(
         grid=fixed.grid,
         moving_grid=moving.grid,
         calibration=search.calibration,
-        guides=guides((fixed_embedding, best.embedding), best.turn) if guides and transform == "deformable" else None,
+        guides=guides((fixed_embedding, best.embedding), best.turn, best.correspondences)
+        if guides and transform == "deformable"
+        else None,
         seed=seed,
     )
     notes: tuple[str, ...] = ()

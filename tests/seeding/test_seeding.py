@@ -10,7 +10,7 @@ import torch
 from scipy.interpolate import BSpline
 
 from samreg.device import search_device
-from samreg.embedding.embed import embed
+from samreg.embedding.api import embed
 from samreg.errors import ImagesAtFault, InputError
 from samreg.matching import Correspondences
 from samreg.matching.reliability import Calibration
