@@ -29,7 +29,8 @@ _NOISE_MM, _MIN_RELIABILITY = 12.0, 0.05  # standard deviation of the error of a
 _PLACE_NOISE_MM = 4.0  # of the error of a place that both images show
 _LEADS_MM = 90.0  # how far from it such a place still says something
 _BONE_SHARE = 0.5  # of the bone's word, of a point on or beside one
-# Median similarity of matches over the body, of version 3 of ct-small: @@
+# Median similarity of matches over the body, by version 3 of ct-small: at most 0.897 of two people, at least 0.912 of
+# one person whose second visit was simulated (docs/models/landmark-atlas.md).
 _ONE_PERSON = 0.91
 # of a point that goes with a place that both images show by themselves, and of one that surely does
 _AT_PLACE_MM, _SURELY_AT_PLACE_MM = 8.0, 6.0
