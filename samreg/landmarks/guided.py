@@ -65,14 +65,14 @@ class GuidedMatches:
 def show_one_person(pairs: Correspondences) -> bool:
     """Whether matches over the body are as alike as those of one person alone.
 
-    They are then nearer than the places that a landmark atlas finds in both images, which know a place to 3 to 6 mm.
+    They are then nearer than what a landmark atlas finds in both images, which is known to 3 to 6 mm.
 
     Parameters
     ----------
     pairs
         Of a lattice over the fixed body with all of the moving image.
     """
-    return bool(np.median(pairs.similarity) > _ONE_PERSON)
+    return bool(len(pairs) and np.median(pairs.similarity) > _ONE_PERSON)
 
 
 def guided_matches(
