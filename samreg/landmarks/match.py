@@ -137,7 +137,8 @@ def match(
         point and its neighbours look within 20 mm of that (45 mm without such places; 13.5 in X-rays, whose embeddings
         are finer), and goes where they agree; on a shoulder blade or rib that both images show half-way from there to
         where it takes the point. Points within 8 mm of a place that both images show by themselves, such as a carina,
-        go with it. Embeddings read from files have no image in which such places could be found.
+        go with it. Places count for nothing where both images are of one person, whose matches are nearer; embeddings
+        read from files have no image in which they could be found.
         "global" takes the most similar voxel of the whole body (Yan et al., SAM, TMI 2022).
     device
         "auto", "cpu", "cuda" or "mps", where to embed and to match.
