@@ -32,7 +32,7 @@ def points_of(visit: FollowUp, count: int) -> tuple[np.ndarray, np.ndarray]:
     chosen = index[np.random.default_rng(0).choice(len(index), min(count, len(index)), replace=False)]
     points = visit.baseline.grid.index_to_world(chosen[:, ::-1])
     truth = visit.transform.transform_points(points)
-    shown = visit.followup.grid.contains(truth, margin=MARGIN_MM)
+    shown = visit.followup.grid.contains(truth, margin=-MARGIN_MM)
     return points[shown], truth[shown]
 
 

@@ -224,7 +224,7 @@ def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> 
     Parameters
     ----------
     moving
-        Intensities with air at 0, which fills what lies outside the view.
+        Intensities.
     mask
         On the grid of ``moving``, or None.
     start
@@ -235,7 +235,7 @@ def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> 
     Returns
     -------
     warped : Image
-        The moving image at ``start(x)``.
+        The moving image at ``start(x)``, its border repeated outwards.
     mask : Image or None
         1 where it holds data, and the given mask is set; None where that is everywhere.
 
@@ -244,12 +244,13 @@ def prewarp(moving: Image, mask: Image | None, start: Transform, grid: Grid) -> 
     ImagesAtFault
         When no voxel is left.
     """
-    # Without this mask the border of the view, where data end and the fill begins, pulls like a strong edge.
+    # Engines average voxels at coarse levels. Without this mask, or with a fill of air that bleeds into what it leaves,
+    # the border of the view pulls like a strong edge.
     valid = mask if mask is not None else moving.with_array(np.ones(moving.shape, np.uint8))
     valid = resample(valid, grid, transform=start, interpolation="nearest", fill=0)
     if not valid.array.any():
         raise ImagesAtFault(f"no overlap: the start carries the whole fixed image outside {moving.label}")
-    warped = resample(moving, grid, transform=start, fill=0.0)
+    warped = resample(moving, grid, transform=start, fill="edge")
     return warped, None if valid.array.all() else valid
 
 

@@ -57,6 +57,8 @@ class Request:
         The same of points that were found, and may err, for an engine with ``uses_anchors``.
     embeddings
         Of the fixed and of the moving image, by one model, for an engine with ``uses_embeddings``.
+    one_person
+        Both images show one person, as far as their matches tell: their intensities then say more than embeddings.
     spacing
         Voxel size to work at, mm, never finer than the image's own; see :meth:`resampled`. The images' own unless
         given.
@@ -99,6 +101,7 @@ class Request:
     landmarks: tuple[FloatArray, FloatArray] | None = None
     anchors: tuple[FloatArray, FloatArray] | None = None
     embeddings: tuple[Embedding, Embedding] | None = None
+    one_person: bool = False
     spacing: float | None = None
     options: Mapping[str, Any] | object | None = None
     seed: int | None = None

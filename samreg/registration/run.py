@@ -207,8 +207,11 @@ class Run:
     ) -> Request:
         """Return the request with the start that the embeddings make, and the embeddings that fit it."""
         from samreg.landmarks.atlas import shipped_atlas
+        from samreg.landmarks.guided import show_one_person
         from samreg.landmarks.laterality import laterality
         from samreg.seeding import seed_any_orientation
+
+        has_atlas = shipped_atlas(fixed.model) is not None
 
         kind = request.transform if self.engine is None else self.engine.seed_transform(request)
         with self.clock("seeding"):
@@ -221,7 +224,7 @@ class Run:
                 embed_globally=embed_globally,
                 fixed_mask=request.fixed_mask,
                 moving_mask=request.moving_mask,
-                laterality=None if shipped_atlas(fixed.model) is None else partial(laterality, device=request.device),
+                laterality=partial(laterality, device=request.device) if has_atlas else None,
                 guides=self._guides if self.is_guided else None,
                 transform=kind,
                 device=request.device,
@@ -231,7 +234,13 @@ class Run:
         self.notes += oriented.notes
         if oriented.seed.transform is None:
             raise ImagesAtFault(oriented.seed.reason)
-        return replace(request, start=oriented.seed.transform, embeddings=(fixed, oriented.moving))
+        return replace(
+            request,
+            start=oriented.seed.transform,
+            embeddings=(fixed, oriented.moving),
+            # what similarity tells one person from two is known of the models that have an atlas
+            one_person=has_atlas and self.whole is not None and show_one_person(self.whole),
+        )
 
     def _engine_transform(self, engine: Engine, request: Request) -> Transform:
         with self.clock("registration"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,7 @@ def resample(
     *,
     transform: Transform | None = None,
     interpolation: str = "linear",
-    fill: float | None = None,
+    fill: float | Literal["edge"] | None = None,
 ) -> Image:
     """Resample ``image`` onto ``grid``: the result at x is the image at ``transform(x)``.
 
@@ -38,7 +38,8 @@ def resample(
     interpolation
         "linear", "nearest" (labels) or "bspline" (cubic).
     fill
-        Value outside the moving image; its smallest finite value, or 0 for "nearest", unless given.
+        Value outside the moving image; its smallest finite value, or 0 for "nearest", unless given. "edge" repeats the
+        nearest voxel.
 
     Returns
     -------
@@ -59,6 +60,8 @@ def resample(
     >>> shift = AffineTransform([[1, 0], [0, 1]], [2, 0])
     >>> resample(image, image.grid, transform=shift, fill=-1).array.tolist()
     [[10.0, 20.0, -1.0]]
+    >>> resample(image, image.grid, transform=shift, fill="edge").array.tolist()
+    [[10.0, 20.0, 20.0]]
     """
     import SimpleITK as sitk
 
@@ -75,12 +78,13 @@ def resample(
             + "; all must be 2D or all 3D"
         )
     kind = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
-    if fill is not None and (not isinstance(fill, Real) or isinstance(fill, bool)):
-        raise InputError(f"fill must be a number, such as {float(image.array.min()):g}, got {fill!r}")
-    if fill is None:
-        fill = 0.0 if interpolation == "nearest" else _smallest(image.array)
-    elif interpolation == "nearest":
-        _require_holds(image, fill)
+    repeated = fill == "edge"
+    if fill is None or repeated:
+        fill = 0.0 if interpolation == "nearest" or repeated else _smallest(image.array)
+    if not isinstance(fill, Real) or isinstance(fill, bool):
+        raise InputError(f'fill must be a number, such as {float(image.array.min()):g}, or "edge", got {fill!r}')
+    if interpolation == "nearest":
+        _require_holds(image, float(fill))
     source = to_sitk(image)
     filter_ = sitk.ResampleImageFilter()
     filter_.SetSize(list(grid.size))
@@ -89,6 +93,7 @@ def resample(
     filter_.SetOutputDirection(grid.direction.ravel().tolist())
     filter_.SetInterpolator(kind[interpolation])
     filter_.SetDefaultPixelValue(float(fill))  # SimpleITK takes no numpy scalar
+    filter_.SetUseNearestNeighborExtrapolator(repeated)
     filter_.SetOutputPixelType(source.GetPixelID() if interpolation == "nearest" else sitk.sitkFloat32)
     if transform is not None:
         filter_.SetTransform(transform_to_sitk(transform))

@@ -389,6 +389,37 @@ def test_presets_fill_what_is_left_open():
     assert TorchOptions(preset="fast", search_radius=16.0).resolved().search_radius == 16.0
 
 
+@pytest.mark.parametrize(
+    ("options", "one_person", "weight", "radius"),
+    [
+        (TorchOptions(), False, 1.0, 24.0),
+        (TorchOptions(), True, 0.0, 0.0),
+        (TorchOptions(preset="accurate"), True, 0.0, 0.0),
+        (TorchOptions(preset="fast"), True, 1.0, 48.0),
+        (TorchOptions(embedding_weight=0.5, search_radius=16.0), True, 0.5, 16.0),
+    ],
+)
+def test_two_scans_of_one_person_are_compared_by_intensities_alone(options, one_person, weight, radius):
+    """A start from an affine still needs the search; what is given holds."""
+    resolved = options.resolved(one_person=one_person)
+    assert (resolved.embedding_weight, resolved.search_radius) == (weight, radius)
+
+
+@pytest.mark.parametrize("offset", [4.0, -4.0])
+def test_the_border_of_the_moving_image_does_not_pull(offset):
+    """Tissue fills both images; the moving one is shorter. Air that bled into its border moved it by 3 to 6 mm."""
+    fixed = Image.from_array(smooth_noise(48, 40, 40, width=2.0) * 800 - 360, spacing=2.0)
+    grid = Grid.make((30, 40, 40), origin=(0, 0, 18), spacing=2.0)  # from 18 to 76 mm
+    moving = Image(fixed.array[9:39], grid)
+    start = AffineTransform(np.eye(3), np.array([0.0, 0.0, offset]))
+    result = TorchEngine().register(Request(fixed=fixed, moving=moving, start=start, threads=1))
+    points = fixed.grid.world_points().reshape(-1, 3)
+    points = points[((points[:, :2] > 16) & (points[:, :2] < 62)).all(axis=1)]
+    near = points[(points[:, 2] >= 70) & (points[:, 2] <= 76)]
+    error = np.linalg.norm(result.transform.transform_points(near) - near, axis=1)
+    assert error.mean() < 1.3
+
+
 def test_grids_of_the_levels_fit_into_each_other():
     grid = Grid.make((41, 50, 63), origin=(5, 6, 7), spacing=2.0)
     box = deformable._Box.around(grid, 8.0, (8.0, 2.0))

@@ -231,6 +231,7 @@ def test_two_scans_of_one_person_are_guided_by_ones_own_atlas_alone(pair, atlas,
     images = pair.fixed.image, pair.moving.image
     result, unguided = samreg.register(*images, engine=engine), samreg.register(*images, engine=engine, anchors=False)
     assert engine.requests[0].anchors is None
+    assert engine.requests[0].one_person
     assert result.options["anchors"] is None
     assert not result.landmark_misses.guided.any()
     points = pair.fixed_landmarks.positions
@@ -280,6 +281,7 @@ def test_what_is_recorded_can_be_given_again(pair, call, recorded, monkeypatch) 
     again = samreg.register(*images, **{**result.options, "engine": engine})
     assert again.options == result.options
     assert (engine.requests[0].anchors is None) == (recorded is not True)
+    assert not engine.requests[0].one_person
 
 
 def test_the_landmarks_are_found_once(pair, monkeypatch) -> None:

@@ -408,7 +408,7 @@ def test_accented_names_are_saved_and_found_again_under_any_locale(tmp_path) -> 
     [
         (lambda result: result.save(None), "folder must be a path"),
         (lambda result: result.report(None), "path must be a path"),
-        (lambda result: result.warp(result.moving, fill="a"), "fill must be a number, such as 0, got 'a'"),
+        (lambda result: result.warp(result.moving, fill="a"), 'fill must be a number, such as 0, or "edge", got .a.'),
         (lambda result: result.transform_points([[99.0, 99.0]], to="moving"), "outside"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -106,6 +106,7 @@ def register_velocity(
     """
     assert options.levels is not None
     assert options.iterations is not None
+    assert options.embedding_weight is not None
     box = _Box.around(pair.fixed.grid, embedding_spacing, options.levels)
     extent = extent_of(box.grid, device)
     grid = _coarser(box.grid, box.factor)
@@ -483,12 +484,12 @@ class _Box:
 
 def _volumes(pair: Pair, grid: Grid, device: torch.device) -> list[Tensor]:
     """Return fixed intensities, at most 1, and their mask, (1, 1, *shape); moving ones with theirs, (1, 2, *shape)."""
-    images = [_on(grid, image, "linear", device) for image in (pair.fixed, pair.moving)]
+    images = [_on(grid, image, "linear", "edge", device) for image in (pair.fixed, pair.moving)]
     scale = 1 / max(float(image.max()) for image in images)
     fixed, moving = (image * scale for image in images)
     ones = [image.with_array(np.ones(image.shape, np.uint8)) for image in (pair.fixed, pair.moving)]
     weight, seen = (
-        _on(grid, one if mask is None else mask, "nearest", device)
+        _on(grid, one if mask is None else mask, "nearest", 0.0, device)
         for one, mask in zip(ones, (pair.fixed_mask, pair.moving_mask), strict=True)
     )
     return [fixed, weight, torch.cat([moving, seen], dim=1)]
@@ -512,6 +513,6 @@ def _factor(grid: Grid, size: float) -> int:
     return int(2 ** max(0, round(np.log2(size / float(grid.spacing.min())))))
 
 
-def _on(grid: Grid, image: Image, interpolation: str, device: torch.device) -> Tensor:
-    array = resample(image, grid, interpolation=interpolation, fill=0.0).array.astype(np.float32)
+def _on(grid: Grid, image: Image, interpolation: str, fill: float | Literal["edge"], device: torch.device) -> Tensor:
+    array = resample(image, grid, interpolation=interpolation, fill=fill).array.astype(np.float32)
     return torch.from_numpy(array)[None, None].to(device)

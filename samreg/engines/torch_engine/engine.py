@@ -114,7 +114,9 @@ class TorchEngine(Engine):
 
     @staticmethod
     def _settings(request: Request) -> tuple[TorchOptions, torch.device]:
-        settings = make_options(TorchOptions, request.options).resolved(length_scale(request.fixed))
+        settings = make_options(TorchOptions, request.options).resolved(
+            length_scale(request.fixed), one_person=request.one_person
+        )
         if settings.similarity == "auto":  # "mind" compares no intensities, which a Jacobian could multiply
             settings = replace(settings, similarity="lncc" if settings.mass_preserving else _suited(request))
         return settings, resolve_device(request.device)

@@ -13,7 +13,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "default": {"levels": (8.0, 4.0), "iterations": (40, 30), "search_radius": 24.0},
     "accurate": {"levels": (8.0, 4.0, 2.0), "iterations": (80, 60, 20), "search_radius": 32.0},
 }
-_COMMON: dict[str, Any] = {"search_step": 8.0, "learning_rate": 0.8, "bending_weight": 20.0}
+_COMMON: dict[str, Any] = {"search_step": 8.0, "learning_rate": 0.8, "bending_weight": 20.0, "embedding_weight": 1.0}
+_ONE_PERSON: dict[str, Any] = {"search_radius": 0.0, "embedding_weight": 0.0}  # from a start as near as embeddings tell
 _POWERS = {"levels": 1, "search_radius": 1, "search_step": 1, "learning_rate": 1, "bending_weight": 2}  # of mm
 
 
@@ -33,7 +34,7 @@ class TorchOptions:
         Most iterations of each level.
     search_radius
         How far the discrete search looks for matching embeddings around the start, mm; 0 leaves it out. It needs
-        embeddings.
+        embeddings. Unless given, none of two scans of one person, but in "fast".
     search_step
         Distance of the places it tries, mm.
     similarity
@@ -49,7 +50,8 @@ class TorchOptions:
     image_weight
         Of the image similarity, which is 0 for a perfect match and about 1 for none.
     embedding_weight
-        Of one minus the mean dot product of the embeddings.
+        Of one minus the mean dot product of the embeddings; 1 unless given, and 0 of two scans of one person, whose
+        intensities are nearer, but in "fast".
     landmark_weight
         Of the mean distance of the landmarks given, 1/mm.
     anchor_weight
@@ -78,7 +80,7 @@ class TorchOptions:
     mass_preserving: bool = False
     window_voxels: int = 6
     image_weight: float = 1.0
-    embedding_weight: float = 1.0
+    embedding_weight: float | None = None
     landmark_weight: float = 0.05
     anchor_weight: float = 0.05
     bending_weight: float | None = None
@@ -110,9 +112,11 @@ class TorchOptions:
             if value is not None and value <= 0:
                 raise InputError(f"{name} must be positive, got {value}")
 
-    def resolved(self, scale: float = 1.0) -> TorchOptions:
+    def resolved(self, scale: float = 1.0, *, one_person: bool = False) -> TorchOptions:
         """Return the options with the preset's choices filled in, their lengths times ``scale``."""
         chosen = {**_COMMON, **_PRESETS[self.preset]}
+        if one_person and self.preset != "fast":  # which starts from an affine
+            chosen |= _ONE_PERSON
         for name, power in _POWERS.items():
             value, factor = chosen[name], scale**power
             chosen[name] = tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor
