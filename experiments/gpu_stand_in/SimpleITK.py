@@ -46,6 +46,15 @@ class Image:
         size = torch.tensor(self.array.shape[: self.ndim][::-1])
         return ((index >= -0.5) & (index < size - 0.5)).all(dim=1)
 
+    def nearest(self, index):
+        """Return where the voxels (N,) nearest to continuous indices (N, d) lie in the flattened array."""
+        size = self.array.shape[: self.ndim][::-1]
+        places = [((i + 0.5).floor().long()).clamp(0, n - 1) for i, n in zip(index.T, size, strict=True)]
+        flat = places[-1]
+        for axis in reversed(range(self.ndim - 1)):
+            flat = flat * size[axis] + places[axis]
+        return flat
+
     def linear(self, index):
         """Return the values (C, N), float32, at continuous indices (N, d)."""
         volume = torch.from_numpy(np.ascontiguousarray(self.array, dtype=np.float32))
@@ -99,6 +108,7 @@ class ResampleImageFilter:
 
     def __init__(self):
         self.transform = None
+        self.repeats_border = False
 
     def SetSize(self, size):  # noqa: N802
         self.shape = tuple(size)[::-1]
@@ -123,6 +133,9 @@ class ResampleImageFilter:
     def SetDefaultPixelValue(self, value):  # noqa: N802
         self.value = value
 
+    def SetUseNearestNeighborExtrapolator(self, use):  # noqa: N802
+        self.repeats_border = use
+
     def SetOutputPixelType(self, kind):  # noqa: N802
         self.kind = kind
 
@@ -142,14 +155,11 @@ class ResampleImageFilter:
             index = image.index(points if self.transform is None else self.transform.apply(points))
             inside = image.inside(index)
             if self.interpolator == sitkLinear:
-                values = image.linear(index[inside])[0]
+                part.view(-1)[inside] = image.linear(index[inside])[0].to(part.dtype)
             else:
-                nearest = (index[inside] + 0.5).floor().long()
-                flat = nearest[:, -1]
-                for axis in reversed(range(nearest.shape[1] - 1)):
-                    flat = flat * image.array.shape[-1 - axis] + nearest[:, axis]
-                values = source[flat]
-            part.view(-1)[inside] = values.to(part.dtype)
+                part.view(-1)[inside] = source[image.nearest(index[inside])].to(part.dtype)
+            if self.repeats_border:
+                part.view(-1)[~inside] = source[image.nearest(index[~inside])].to(part.dtype)
         return Image(result.numpy())
 
 

@@ -78,7 +78,7 @@ def resample(
             + "; all must be 2D or all 3D"
         )
     kind = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
-    repeated = fill == "edge"
+    repeated = isinstance(fill, str) and fill == "edge"
     if fill is None or repeated:
         fill = 0.0 if interpolation == "nearest" or repeated else _smallest(image.array)
     if not isinstance(fill, Real) or isinstance(fill, bool):

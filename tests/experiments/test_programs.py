@@ -98,9 +98,10 @@ def test_what_stands_in_for_simpleitk_resamples_as_it_does(monkeypatch):
 
     def resampled():
         return [
-            resample(source, grid, transform=transform, interpolation=kind, fill=0).array
+            resample(source, grid, transform=transform, interpolation=kind, fill=fill).array
             for source, kind in ((image, "linear"), (image, "nearest"), (labels, "nearest"))
             for transform in (None, bent)
+            for fill in (0, "edge")
         ]
 
     expected = resampled()
