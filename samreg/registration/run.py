@@ -212,7 +212,6 @@ class Run:
         from samreg.seeding import seed_any_orientation
 
         has_atlas = shipped_atlas(fixed.model) is not None
-
         kind = request.transform if self.engine is None else self.engine.seed_transform(request)
         with self.clock("seeding"):
             oriented = seed_any_orientation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,9 @@ def test_embeddings_alone_pull(engine, phantom, affine_start):
     options = {**QUICK, "image_weight": 0.0, "search_radius": 16.0}
     result = engine.register(phantom.request(start=affine_start, options=options, embeddings=pair))
     assert phantom.error(result.transform) < 0.5 * phantom.error(affine_start)
+    request = phantom.request(start=affine_start, options={"levels": (8.0,), "iterations": (0,)}, embeddings=pair)
+    logs = [engine.register(replace(request, one_person=one_person)).log for one_person in (False, True)]
+    assert ["search:" in log for log in logs] == [True, False]  # between two scans of one person
 
 
 def test_two_dimensions(engine):

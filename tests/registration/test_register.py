@@ -329,7 +329,7 @@ def test_partial_overlap_is_measured(pair) -> None:
 
 def test_unrelated_noise_fails_with_a_reason(pair) -> None:
     rng = np.random.default_rng(0)
-    noise = Image.from_array(rng.integers(-1000, 1000, (28, 28, 28)).astype(np.int16), spacing=5.0, name="noise")
+    noise = Image.from_array(rng.integers(-1000, 1000, (40, 40, 40)).astype(np.int16), spacing=5.0, name="noise")
     result = samreg.register(pair.fixed.image, noise, method="embedding", transform="affine", model=MODEL)
     assert not result
     assert result.reason
