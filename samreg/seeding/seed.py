@@ -16,8 +16,9 @@ from samreg.matching.reliability import DEFAULT_CALIBRATION, Calibration
 from samreg.matching.search import Prediction
 from samreg.seeding.affine import AffineFit, fit_affine
 from samreg.seeding.field import fit_displacement
+from samreg.spatial.displacement import DisplacementField, jacobian_determinant, sample_displacement
 from samreg.spatial.grid import FloatArray, Grid
-from samreg.spatial.transforms import AffineTransform, Transform, compose
+from samreg.spatial.transforms import AffineTransform, Transform, components, compose
 
 Guides = tuple[FloatArray, FloatArray]
 TRANSFORMS = ("rigid", "affine", "deformable")
@@ -32,6 +33,7 @@ _COARSE_LATTICE_MM = 24.0  # for the global affine
 _FINE_LATTICE_MM = 20.0  # for the refined affine and the field
 _GUIDE_MM, _GUIDE_WEIGHT = 12.0, 100.0  # around a guide matches have no say; of a guide, a sure match being 1
 _GUIDED_STEPS, _GUIDED_MM, _GUIDED_JACOBIAN = 6, 2.0, 0.3  # at most; left between guides; smallest of each step
+_MIN_JACOBIAN = 0.05  # of several fields made one
 _VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
 
 
@@ -359,7 +361,21 @@ def _guided(
             device=device,
         )
         current = compose(step, current)
-    return current
+    return _with_one_field(current)
+
+
+def _with_one_field(transform: Transform) -> Transform:
+    """Return displacement fields and an affine as one field and the affine, unless that field would fold.
+
+    The fields are smooth and of one grid, and so their sum is nearly what they are one after the other. Each of them
+    would cost megabytes wherever the transform is saved, and seconds wherever it is sampled.
+    """
+    *fields, affine = components(transform)
+    if len(fields) < 2 or not isinstance(fields[0], DisplacementField):
+        return transform
+    field = sample_displacement(compose(*fields), fields[0].grid)
+    folds = float(jacobian_determinant(field, field.grid).min()) < _MIN_JACOBIAN
+    return transform if folds else compose(field, affine)
 
 
 def require_one_model(fixed: Embedding, moving: Embedding) -> None:

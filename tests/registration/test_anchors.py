@@ -16,7 +16,8 @@ from samreg.landmarks.atlas import LandmarkAtlas
 from samreg.phantoms.phantom import PhantomPair, make_phantom, phantom_pair
 from samreg.registration.anchors import Anchors, find_anchors
 from samreg.seeding.turns import turned_image
-from samreg.spatial import AffineTransform
+from samreg.spatial import AffineTransform, DisplacementField
+from samreg.spatial.transforms import components
 
 pytestmark = pytest.mark.usefixtures("embeddings_kept")
 STEADY = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("glenoid", "humeral_head", "adrenal"))
@@ -218,6 +219,8 @@ def test_engines_that_take_none_start_from_a_guided_field(pair, atlas) -> None:
         result = samreg.register(*images, engine=engine, anchors=guided)
         misses = result.landmark_misses
         assert engine.requests[-1].anchors is None
+        kinds = [type(part) for part in components(engine.requests[-1].start)]
+        assert kinds == [DisplacementField, AffineTransform], "several fields would be saved, and sampled, each"
         assert misses.guided.any() == (guided is atlas)
         missed[guided is atlas] = misses.distance[misses.guided] if guided is atlas else misses.distance
     assert missed[True].mean() < 2 < missed[False].mean()

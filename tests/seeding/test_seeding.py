@@ -16,7 +16,7 @@ from samreg.matching import Correspondences
 from samreg.matching.reliability import Calibration
 from samreg.seeding import field, fit_affine, fit_displacement, predict_locally
 from samreg.seeding.affine import AffineFit
-from samreg.seeding.seed import make_seed, refine_seed
+from samreg.seeding.seed import _with_one_field, make_seed, refine_seed
 from samreg.seeding.spline import _MEMBRANE_WEIGHT, Cosines, Spline
 from samreg.spatial import (
     AffineTransform,
@@ -29,6 +29,7 @@ from samreg.spatial import (
     jacobian_determinant,
 )
 from samreg.spatial.displacement import tapered
+from samreg.spatial.transforms import components
 
 
 def rotation(degrees: float) -> np.ndarray:
@@ -214,6 +215,21 @@ def test_inconsistent_correspondences_do_not_fold() -> None:
     wild = Correspondences.from_points(fixed, fixed + rng.normal(size=fixed.shape) * 40)
     field = fit_displacement(wild, AffineTransform.identity(3), GRID)
     assert jacobian_determinant(field, field.grid).min() > 0
+
+
+@pytest.mark.parametrize(("squeezes", "fields"), [(1, 1), (2, 1), (3, 3)])
+def test_fields_become_one_unless_that_folds(squeezes: int, fields: int) -> None:
+    """Each squeezes the middle to a third; three of them to less than a twentieth, which one grid cannot hold."""
+    points = GRID.world_points()
+    from_middle = points - GRID.center
+    near = np.exp(-((from_middle / 40.0) ** 2).sum(axis=-1, keepdims=True))
+    squeeze = DisplacementField((-0.65 * near * from_middle * [1.0, 0.0, 0.0]).astype(np.float32), GRID)
+    several = compose(*[squeeze] * squeezes, TRUE["affine"])
+    made = _with_one_field(several)
+    assert len(components(made)) == fields + 1
+    np.testing.assert_allclose(
+        made.transform_points(points.reshape(-1, 3)), several.transform_points(points.reshape(-1, 3)), atol=0.5
+    )
 
 
 def test_local_prediction_follows_the_neighbours(warped) -> None:
