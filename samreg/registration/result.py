@@ -279,6 +279,7 @@ class RegistrationResult:
             landmark_misses=stored.landmark_misses(),
             shown_by_one=tuple(stored.summary.get("shown_by_one", ())),
             stored=stored,
+            matches=stored.correspondences(),  # at once: later the folder may be gone, or hold another result
         )
 
     def warp(self, image: Any, *, interpolation: str | None = None, fill: float | None = None) -> Image:
@@ -554,15 +555,18 @@ class RegistrationResult:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SavedResult(RegistrationResult):
-    """A result read from a folder: what was saved there is read when it is asked for, not computed again.
+    """A result read from a folder: what was saved there is not computed again.
 
     Parameters
     ----------
     stored
         Its folder.
+    matches
+        Those behind the seed; None without embeddings.
     """
 
     stored: store.Stored | None = None
+    matches: Correspondences | None = field(default=None, repr=False)
 
     @property
     def quality(self) -> Mapping[str, float]:
@@ -577,10 +581,10 @@ class SavedResult(RegistrationResult):
         saved = self._stored().summary.get("expectation")
         return expectation_of(self) if saved is None else (tuple(saved["says"]), tuple(saved["to_check"]))
 
-    @cached_property
+    @property
     def correspondences(self) -> Correspondences | None:
-        """The matches behind the seed; None without embeddings."""
-        return self._stored().correspondences()
+        """The matches as saved."""
+        return self.matches
 
     def _stored(self) -> store.Stored:
         assert self.stored is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -375,6 +376,16 @@ def test_missing_and_damaged_files_are_named(saved, tmp_path, file, content, say
 
     with pytest.raises(InputError, match=says):
         read()
+
+
+def test_a_result_read_from_a_folder_outlives_it(saved, tmp_path, monkeypatch) -> None:
+    """Its matches were None, and saved again without, from another working folder, process or time."""
+    folder = copy(saved[1], tmp_path)
+    monkeypatch.chdir(folder.parent)
+    again = samreg.RegistrationResult.load(folder.name)
+    shutil.rmtree(folder)
+    for result in (again, pickle.loads(pickle.dumps(again))):
+        assert len(result.correspondences) == len(saved[0].correspondences) > 0
 
 
 def test_accented_names_are_saved_and_found_again_under_any_locale(tmp_path) -> None:
