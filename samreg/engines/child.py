@@ -26,7 +26,7 @@ from typing import IO, Any
 from samreg.engines.base import Pair
 from samreg.errors import EngineError, ImagesAtFault, InputError, is_out_of_memory
 from samreg.spatial.adapters import field_from_sitk, to_sitk, transform_from_sitk
-from samreg.spatial.files import itk_path, reason, scratch_folder, temporary_files_error
+from samreg.spatial.files import itk_path, reason, require_room, scratch_folder, temporary_files_error
 from samreg.spatial.image import Image
 from samreg.spatial.numeric_locale import decimal_points
 from samreg.spatial.transforms import Transform, compose
@@ -155,7 +155,7 @@ def run_worker(
     Raises
     ------
     InputError
-        When there is no room for temporary files.
+        When there is no room for temporary files, the worker's included.
     ImagesAtFault
         When the worker found too little overlap of the images or their masks.
     EngineError
@@ -172,6 +172,7 @@ def run_worker(
         log = _output(child, logging.INFO if verbose else logging.DEBUG)
         # ANTs goes on after an exception within a stage, with what the stage began with
         if child.returncode != 0 or "ITK ERROR" in log:
+            require_room(folder)
             raise _failure(module, child.returncode, log, pair)
         peaks = _worker_peaks.get()
         if peaks is not None:
@@ -180,6 +181,7 @@ def run_worker(
         try:
             return WorkerResult(compose(*(_read_transform(folder / file) for file in files)), log)
         except InputError as error:
+            require_room(folder)  # or the file was cut off
             raise EngineError(f"{module} left a transform that cannot be used: {error}") from error
 
 

@@ -218,6 +218,18 @@ def _has_room(folder: Path) -> bool:
     return True
 
 
+def require_room(folder: Path) -> None:
+    """Raise :class:`InputError` when the disk of a folder of temporary files is full, which others do not say clearly.
+
+    Parameters
+    ----------
+    folder
+        That of :func:`scratch_folder`.
+    """
+    if not _has_room(folder):
+        raise temporary_files_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
 def temporary_files_error(error: Exception) -> InputError:
     """Return what to raise when a temporary file cannot be written, with the remedy."""
     what = (error.strerror if isinstance(error, OSError) else None) or reason(error).rstrip(":")

@@ -11,7 +11,7 @@ import pytest
 
 from samreg.engines.child import own_peak, run_worker, spawn, worker_peaks
 from samreg.errors import EngineError, InputError
-from samreg.spatial import AffineTransform
+from samreg.spatial import AffineTransform, files
 
 
 @pytest.fixture
@@ -82,6 +82,20 @@ def test_no_room_for_the_images_is_said_with_the_remedy(monkeypatch, phantom):
     monkeypatch.setattr(sitk, "WriteImage", write)
     with pytest.raises(InputError, match=r"cannot write temporary files to .*writing fixed.nrrd; make room .* TMPDIR"):
         run_worker("never_started", phantom.request(), {}, threads=1)
+
+
+@pytest.mark.parametrize("end", ["raise OSError(28, 'No space left on device')", "(folder / 'found.tfm').touch()"])
+def test_a_worker_that_finds_no_room_is_no_fault_of_the_engine(modules, tmp_path, monkeypatch, phantom, end):
+    """It was an EngineError with a traceback, and with ANTs, which leaves a file cut off, one about a transform."""
+    (tmp_path / "writer.py").write_text(
+        "from samreg.engines.child import worker_main\n\n\ndef run(folder):\n"
+        f"    (folder / 'result.json').write_text('[\"found.tfm\"]')\n    {end}\n\n\nworker_main(run)\n"
+    )
+    with pytest.raises(EngineError):  # there is room
+        run_worker("writer", phantom.request(), {}, threads=1)
+    monkeypatch.setattr(files, "_has_room", lambda _: False)
+    with pytest.raises(InputError, match=r"cannot write temporary files to .*: No space left on device; .* TMPDIR"):
+        run_worker("writer", phantom.request(), {}, threads=1)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
