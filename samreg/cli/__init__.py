@@ -1,7 +1,8 @@
 """The ``samreg`` command: one thin module per command on the public API.
 
 Exit codes: 0 done; 1 the images could not be registered, and the reason is printed; 2 the call is at fault;
-3 an engine or samreg failed, or what was to be printed on stdout is lost; 130 interrupted, with nothing half-written.
+3 an engine or samreg failed, or what was to be printed on stdout is lost; 130 interrupted, by Ctrl-C,
+SIGTERM or SIGHUP, with nothing half-written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from samreg.cli.apply import apply
 from samreg.cli.atlas import atlas
 from samreg.cli.batch import batch
 from samreg.cli.benchmark import benchmark
-from samreg.cli.common import exit_codes, fail, lost_output, restart_in_utf8, tolerate_any_terminal
+from samreg.cli.common import exit_codes, fail, heed_termination, lost_output, restart_in_utf8, tolerate_any_terminal
 from samreg.cli.demo import demo
 from samreg.cli.dicom import dicom
 from samreg.cli.embed import embed
@@ -95,6 +96,7 @@ def main() -> None:
     """Run the ``samreg`` command."""
     restart_in_utf8()
     tolerate_any_terminal()
+    heed_termination()
     try:
         app()
     except KeyboardInterrupt:

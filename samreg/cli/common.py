@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -192,6 +193,18 @@ def restart_in_utf8() -> None:
     if sys.stdout is not None:
         environment.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
     os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
+
+
+def heed_termination() -> None:
+    """Let the signals of ``kill``, ``timeout``, a cluster's time limit and a closed terminal interrupt as Ctrl-C does.
+
+    By default they end Python at once: temporary files, scans among them, and a half-written result's would stay.
+    What was told to ignore them, as ``nohup`` does, goes on ignoring them.
+    """
+    for name in ("SIGTERM", "SIGHUP"):  # the latter is POSIX
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def tolerate_any_terminal() -> None:

@@ -1,7 +1,8 @@
-"""Ctrl-C at any stage ends the command with 130 and leaves nothing half-written."""
+"""Ctrl-C, or a signal to end, at any stage ends the command with 130 and leaves nothing half-written."""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -18,9 +19,12 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGINT is POSIX")
-@pytest.mark.parametrize("stage", ["seeding", "writing the transform"])
-def test_interrupt(files, by_shift, tmp_path, stage):
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [("seeding", "SIGINT"), ("writing the transform", "SIGINT"), ("writing the inverse", "SIGTERM")],
+)
+def test_interrupt(files, by_shift, tmp_path, stage, number):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "samreg.cli", "register", files.fixed, files.moving, "-o", out, "-v"]
     command += by_shift if stage != "seeding" else ["--method", "embedding", "--model", "mind"]
@@ -30,7 +34,7 @@ def test_interrupt(files, by_shift, tmp_path, stage):
     ) as process:  # fmt: skip
         for line in process.stderr:
             if stage in line:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(getattr(signal, number))
                 break
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -38,6 +42,17 @@ def test_interrupt(files, by_shift, tmp_path, stage):
     assert "Traceback" not in errors
     assert "written to" not in output
     assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGHUP is POSIX")
+def test_a_hangup_that_is_ignored_ends_nothing(by_shift, tmp_path):
+    """As under nohup."""
+    ended = "import os, signal, samreg.cli as cli; cli.app = lambda: os.kill(os.getpid(), signal.SIGHUP); cli.main()"
+    for handler, code in ((signal.SIG_IGN, 0), (signal.SIG_DFL, 130)):
+        done = subprocess.run(
+            [sys.executable, "-c", ended], preexec_fn=functools.partial(signal.signal, signal.SIGHUP, handler)
+        )
+        assert done.returncode == code
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes are POSIX")
