@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TypeVar
 
 from samreg.errors import InputError, MissingExtraError, SamregError, require_choice, require_number
+from samreg.spatial.files import scratch_folder, scratch_within
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -110,9 +112,10 @@ def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R
     import joblib
 
     parent = this_process()
-    tasks = (joblib.delayed(_beside)(*parent, work, item) for item in items)
     try:
-        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator")(tasks)
+        with scratch_folder() as scratch:
+            tasks = (joblib.delayed(_beside)(*parent, scratch, work, item) for item in items)
+            yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator")(tasks)
     except BrokenProcessPool as error:
         raise SamregError(
             "a process was ended by the system, probably out of memory; what was finished is kept: run the same "
@@ -120,9 +123,10 @@ def each(work: Callable[[T], R], items: Iterable[T], *, jobs: int) -> Iterator[R
         ) from error
 
 
-def _beside(parent: int, folder: str, work: Callable[[T], R], item: T) -> R:
+def _beside(parent: int, folder: str, scratch: Path, work: Callable[[T], R], item: T) -> R:
     follow(parent, folder)
-    return work(item)
+    with scratch_within(scratch):
+        return work(item)
 
 
 def this_process() -> tuple[int, str]:

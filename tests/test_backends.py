@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -57,3 +58,31 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path: Path):
     while time.time() - max(path.stat().st_mtime for path in tmp_path.iterdir()) < 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT is POSIX")
+def test_processes_that_end_with_an_interrupted_run_leave_no_temporary_files(tmp_path: Path):
+    """Copies of the scans that they gave to engines stayed."""
+    begun, temporary = tmp_path / "begun", tmp_path / "temporary"
+    begun.mkdir()
+    temporary.mkdir()
+    code = (
+        "import sys, time; from pathlib import Path; from samreg.backends import each\n"
+        "from samreg.spatial.files import scratch_folder\n"
+        "def work(name):\n"
+        "    with scratch_folder() as folder:\n"
+        "        (folder / 'scan.nrrd').touch(); Path(sys.argv[1], name).touch(); time.sleep(100)\n"
+        "list(each(work, 'ab', jobs=2))"
+    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, begun], env=environment, stderr=subprocess.PIPE, preexec_fn=heeding
+    ) as run:
+        while len([*begun.iterdir()]) < 2:
+            assert run.poll() is None
+            time.sleep(0.05)
+        assert len([*temporary.rglob("scan.nrrd")]) == 2
+        run.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in run.communicate(timeout=60)[1]
+    assert not [*temporary.glob("samreg-*")]

@@ -27,6 +27,8 @@ _THREADS = (
     "MKL_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+# signals that end a run and, where they go to all its processes, its jobs; Windows lacks the last
+_INTERRUPTS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _LOG_CHARACTERS = 2000  # of a crashed job's output that are shown
 
 
@@ -96,7 +98,7 @@ def execute(job: Job) -> dict[str, Any]:
             raise
         if record := read_record(job.record):
             return record
-        if status == -signal.SIGINT:
+        if -status in _INTERRUPTS:
             raise KeyboardInterrupt
         output.seek(0)
         log = output.read().decode(errors="replace")[-_LOG_CHARACTERS:].strip()

@@ -33,7 +33,7 @@ from samreg.registration.pairs import EMBEDDINGS, SUMMARY, TEXTS, RegistrationPa
 from samreg.registration.register import register
 from samreg.registration.result import RegistrationResult
 from samreg.registration.result_folder import FIELD_GRIDS, LANDMARK_ERRORS, REPORT, require_formats
-from samreg.spatial.files import claimed_folder, locked_folder, require_path, scratch_folder
+from samreg.spatial.files import claimed_folder, locked_folder, require_path, scratch_folder, scratch_within
 from samreg.spatial.image import Image
 from samreg.spatial.io_images import read_image
 from samreg.steps import (
@@ -85,7 +85,7 @@ class _Run:
     saved: _Saved
     threads: int
     devices: tuple[str, ...]
-    slots: str  # folder in which processes claim a device each
+    slots: str  # folder in which processes claim a device each, and have their temporary files
     parent: tuple[int, str] | None  # process, and its working folder, that the processes follow; None on a cluster
 
     @property
@@ -296,7 +296,8 @@ def _embed_shared(pairs: Sequence[RegistrationPair], run: _Run, count: int, repo
 def _embed_one(source: _Source, run: _Run) -> None:
     device = _own_device(run)
     try:
-        image, mask = _read(source, run), _read_mask(source.mask, run)
+        with scratch_within(None if run.parent is None else Path(run.slots)):
+            image, mask = _read(source, run), _read_mask(source.mask, run)
         _keeping_model([image], run).embed(image, mask=mask, device=device)
     except Exception as error:  # the pairs of this image meet it again, and record it
         log.info("%s: not embedded in advance: %s", source.file, error)
@@ -360,7 +361,8 @@ def _register_one(pair: RegistrationPair, run: _Run) -> tuple[PairOutcome, bool]
     size = {} if run.pixel_size is None else {"pixel_size": run.pixel_size}
     saved = {} if run.saved == _Saved() else {"saved": astuple(run.saved)}
     inputs = {**run.options, "model": run.identity, **series, **size, **saved}
-    step = run_step(run.out / pair.name, work, files=[*pair.files, *read], inputs=inputs, packages=run.packages)
+    with scratch_within(None if run.parent is None else Path(run.slots)):  # which a cluster's workers do not see
+        step = run_step(run.out / pair.name, work, files=[*pair.files, *read], inputs=inputs, packages=run.packages)
     if not step:
         return outcome_of(pair, "failed", seconds=step.seconds, reason=step.reason), False
     return read_outcome(run.out / pair.name / _MEASURES, pair, seconds=step.seconds), step.status == "kept"

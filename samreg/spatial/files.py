@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _TEEM = re.compile(r"^\[nrrd\] \w+: ")
 _ROOM = 1 << 20  # bytes: a disk that does not hold as many more is full
 
 _LOCKED: set[Path] = set()  # folders to which this process writes
+_scratch_place: ContextVar[Path | None] = ContextVar("_scratch_place", default=None)
 
 
 @contextlib.contextmanager
@@ -199,7 +201,10 @@ def scratch_folder() -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="samreg-"))
+            place = _scratch_place.get() or tempfile.gettempdir()
+            # a process that is being ended may still write there
+            made = tempfile.TemporaryDirectory(prefix="samreg-", dir=place, ignore_cleanup_errors=True)
+            folder = stack.enter_context(made)
         except OSError as error:
             raise temporary_files_error(error) from error
         try:
@@ -208,6 +213,25 @@ def scratch_folder() -> Iterator[Path]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or _has_room(Path(folder)):
                 raise  # of something else that is done in the block, as is writing to another disk
             raise temporary_files_error(error) from error
+
+
+@contextlib.contextmanager
+def scratch_within(place: Path | None) -> Iterator[None]:
+    """Let :func:`scratch_folder` make its folders in another one within the block.
+
+    A worker process that is ended cannot remove its own; those in the scratch folder of the process that waits for it
+    go with that.
+
+    Parameters
+    ----------
+    place
+        None: among the system's temporary files, as without this.
+    """
+    token = _scratch_place.set(place)
+    try:
+        yield
+    finally:
+        _scratch_place.reset(token)
 
 
 def _has_room(folder: Path) -> bool:

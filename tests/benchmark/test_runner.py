@@ -196,9 +196,11 @@ def test_a_scheduler_without_workers(monkeypatch):
         pass
 
 
-def test_interruption_is_no_failure(folder, methods, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_is_no_failure(folder, methods, tmp_path, monkeypatch, number):
     (job,) = jobs(folder, methods, tmp_path, "slow", pairs=1)
-    monkeypatch.setattr(subprocess, "Popen", _Interrupted(subprocess.Popen, lambda: list(tmp_path.glob("started-*"))))
+    popen = _Interrupted(subprocess.Popen, lambda: list(tmp_path.glob("started-*")), number)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(KeyboardInterrupt):
         execute(job)
     assert not Path(job.record).exists()
@@ -207,8 +209,8 @@ def test_interruption_is_no_failure(folder, methods, tmp_path, monkeypatch):
 class _Interrupted:
     """Popen whose wait() interrupts the child once it works."""
 
-    def __init__(self, popen, started):
-        self.popen, self.started = popen, started
+    def __init__(self, popen, started, number):
+        self.popen, self.started, self.number = popen, started, number
 
     def __call__(self, *arguments, **options):
         process = self.popen(*arguments, **options)
@@ -216,7 +218,7 @@ class _Interrupted:
 
         def interrupt():
             wait_for(self.started)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(self.number)
             return wait()
 
         process.wait = interrupt
