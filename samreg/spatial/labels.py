@@ -55,6 +55,8 @@ def as_whole(values: NDArray[Any]) -> NDArray[Any] | None:
     """
     if values.dtype.kind != "f":
         return values
+    if values.dtype.itemsize < 4:  # to which the largest integer is infinity
+        values = values.astype(np.float32)
     whole: NDArray[Any] = np.rint(values)
     with np.errstate(invalid="ignore"):  # infinity less infinity
         near = np.abs(values - whole) <= _ROUNDED + _ROUNDED_SHARE * np.abs(whole)

@@ -100,6 +100,13 @@ def test_dice_of_shifted_cubes():
         dice(labels, labels[1:])
 
 
+@pytest.mark.filterwarnings("error")
+def test_dice_of_labels_in_half_precision():
+    """It warned of an overflow."""
+    labels = np.array([0, 1, 2, 2])
+    assert dice(labels.astype(np.float16), labels) == {1: 1.0, 2: 1.0}
+
+
 def test_surface_distance_honours_spacing():
     spacing = (1.0, 2.0, 5.0)  # x, y, z
     assert hd95(cube(), cube((2, 0, 0)), spacing=spacing) == pytest.approx(10.0)
