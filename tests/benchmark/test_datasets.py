@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import pickle
 import threading
 
 import numpy as np
@@ -171,6 +172,7 @@ def test_phantoms_have_exact_landmarks_and_share_no_subject():
     np.testing.assert_allclose(pair.transform.transform_points(here), there, atol=1e-6)
     assert len({case.fingerprint for case in data.cases.values()}) == 6
     assert len(load_dataset("phantom").pairs) == 20
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fixed)).labels().array, pair.fixed.labels.array)
 
 
 @pytest.fixture

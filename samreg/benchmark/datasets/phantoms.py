@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from samreg.benchmark.datasets.base import Case, DataSet, sha256
 from samreg.errors import require_number
@@ -50,15 +51,20 @@ def phantoms(pairs: int = _PAIRS, *, spacing: float | None = None) -> DataSet:
 
 
 def _case(subject: int, spacing: float | None) -> Case:
-    make = partial(_make, subject, spacing)
+    part = partial(_part, subject, spacing)
     return Case(
         name=f"phantom-{subject:03d}",
         source={"subject": subject, "spacing": spacing, "code": [sha256(path) for path in _CODE]},
-        image=lambda: make().image,
-        landmarks=lambda: make().landmarks,
-        labels=lambda: make().labels,
+        image=partial(part, "image"),
+        landmarks=partial(part, "landmarks"),
+        labels=partial(part, "labels"),
         pictures=True,
     )
+
+
+def _part(subject: int, spacing: float | None, name: str) -> Any:
+    """Return an attribute of a phantom."""
+    return getattr(_make(subject, spacing), name)
 
 
 @lru_cache(maxsize=2)
