@@ -13,7 +13,7 @@ from torch import Tensor
 from samreg.engines.torch_engine.recompute import Step, recomputed
 from samreg.engines.torch_engine.volumes import moved, pooled, positions, sampled
 
-_SQUARINGS = 5
+_SQUARINGS = 4
 _MIN_JACOBIAN = 0.1  # determinant, below which a velocity is smoothed
 _MAX_SMOOTHINGS = 20
 _FALL_LENGTHS = 2.0  # mm for each mm/unit time of velocity at the border: the fall compresses to half, not to a fold
