@@ -18,7 +18,7 @@ from samreg.seeding.affine import AffineFit, fit_affine
 from samreg.seeding.field import fit_displacement
 from samreg.spatial.displacement import DisplacementField, jacobian_determinant, sample_displacement
 from samreg.spatial.grid import FloatArray, Grid
-from samreg.spatial.transforms import AffineTransform, Transform, components, compose
+from samreg.spatial.transforms import AffineTransform, Transform, compose
 
 Guides = tuple[FloatArray, FloatArray]
 TRANSFORMS = ("rigid", "affine", "deformable")
@@ -33,7 +33,7 @@ _COARSE_LATTICE_MM = 24.0  # for the global affine
 _FINE_LATTICE_MM = 20.0  # for the refined affine and the field
 _GUIDE_MM, _GUIDE_WEIGHT = 12.0, 100.0  # around a guide matches have no say; of a guide, a sure match being 1
 _GUIDED_STEPS, _GUIDED_MM, _GUIDED_JACOBIAN = 6, 2.0, 0.3  # at most; left between guides; smallest of each step
-_MIN_JACOBIAN = 0.05  # of several fields made one
+_STEP_SHARES, _MIN_JACOBIAN = (1.0, 0.5, 0.25), 0.1  # of a step that are tried; smallest of all steps together
 _VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
 
 
@@ -247,7 +247,7 @@ def refine_seed(
     except ImagesAtFault as fault:
         return Seed(None, fit, pairs, fault.reason)
     if guides is not None and transform == "deformable":
-        current = _guided(current, affine, pairs, guides, grid, scale=scale, device=fixed.device)
+        current = compose(_guided(field, affine, pairs, guides, grid, scale=scale, device=fixed.device), affine)
     return Seed(current, fit, pairs)
 
 
@@ -310,7 +310,7 @@ def match_near(
 
 
 def _guided(
-    start: Transform,
+    field: DisplacementField,
     affine: AffineTransform,
     pairs: Correspondences,
     guides: Guides,
@@ -318,17 +318,15 @@ def _guided(
     *,
     scale: float,
     device: str | torch.device,
-) -> Transform:
-    """Return a transform that brings guides together, and keeps the matches that are not near any.
+) -> DisplacementField:
+    """Return a field that brings guides together, and keeps the matches that are not near any.
 
     Parameters
     ----------
-    start
-        Fixed to moving, LPS mm.
-    affine
-        Of the start.
+    field, affine
+        Fixed to moving, the field first, LPS mm.
     pairs
-        Matches that the start was fitted to.
+        Matches that these were fitted to.
     guides
         (N, d) points of the fixed and the moving image, LPS mm.
     grid
@@ -343,11 +341,11 @@ def _guided(
     kept = pairs.take(KDTree(guides[0]).query(pairs.fixed)[0] > _GUIDE_MM * scale)
     fixed = np.concatenate([kept.fixed, guides[0]])
     # what the start makes of the other matches is to stay, as some of them are wrong
-    moving = np.concatenate([start.transform_points(kept.fixed), guides[1]])
+    moving = np.concatenate([compose(field, affine).transform_points(kept.fixed), guides[1]])
     reliability = np.concatenate([kept.reliability, np.full(len(guides[0]), _GUIDE_WEIGHT)])
-    current, back = start, affine.inverse().matrix
+    back = affine.inverse().matrix
     for _ in range(_GUIDED_STEPS):
-        left = (moving - current.transform_points(fixed)) @ back.T
+        left = (moving - compose(field, affine).transform_points(fixed)) @ back.T
         if np.linalg.norm(left[len(kept) :], axis=1).mean() < _GUIDED_MM * scale:
             break
         step = fit_displacement(
@@ -360,22 +358,24 @@ def _guided(
             shorten=True,
             device=device,
         )
-        current = compose(step, current)
-    return _with_one_field(current)
+        advanced = _advanced(field, step)
+        if advanced is None:
+            break
+        field = advanced
+    return field
 
 
-def _with_one_field(transform: Transform) -> Transform:
-    """Return displacement fields and an affine as one field and the affine, unless that field would fold.
+def _advanced(field: DisplacementField, step: DisplacementField) -> DisplacementField | None:
+    """Return a step and then a field as one field, the step shortened where that folds; None where it always would.
 
-    The fields are smooth and of one grid, and so their sum is nearly what they are one after the other. Each of them
-    would cost megabytes wherever the transform is saved, and seconds wherever it is sampled.
+    One after the other they would be larger files, slower to sample, and compress without limit.
     """
-    *fields, affine = components(transform)
-    if len(fields) < 2 or not isinstance(fields[0], DisplacementField):
-        return transform
-    field = sample_displacement(compose(*fields), fields[0].grid)
-    folds = float(jacobian_determinant(field, field.grid).min()) < _MIN_JACOBIAN
-    return transform if folds else compose(field, affine)
+    for share in _STEP_SHARES:
+        shortened = DisplacementField(share * step.displacement, step.grid)
+        whole = sample_displacement(compose(shortened, field), field.grid)
+        if jacobian_determinant(whole, whole.grid).min() >= _MIN_JACOBIAN:
+            return whole
+    return None
 
 
 def require_one_model(fixed: Embedding, moving: Embedding) -> None:
