@@ -33,7 +33,9 @@ _COARSE_LATTICE_MM = 24.0  # for the global affine
 _FINE_LATTICE_MM = 20.0  # for the refined affine and the field
 _GUIDE_MM, _GUIDE_WEIGHT = 12.0, 100.0  # around a guide matches have no say; of a guide, a sure match being 1
 _GUIDED_STEPS, _GUIDED_MM, _GUIDED_JACOBIAN = 6, 2.0, 0.3  # at most; left between guides; smallest of each step
-_STEP_SHARES, _MIN_JACOBIAN = (1.0, 0.5, 0.25), 0.1  # of a step that are tried; smallest of all steps together
+_STEP_SHARES = (1.0, 0.5, 0.25)  # of a step that are tried
+# smallest of all steps together; and of those made one field, which has none below 0.04 between its voxels then
+_MIN_JACOBIAN, _MIN_JACOBIAN_OF_ONE = 0.03, 0.1
 _VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
 
 
@@ -247,7 +249,7 @@ def refine_seed(
     except ImagesAtFault as fault:
         return Seed(None, fit, pairs, fault.reason)
     if guides is not None and transform == "deformable":
-        current = compose(_guided(field, affine, pairs, guides, grid, scale=scale, device=fixed.device), affine)
+        current = _guided(field, affine, pairs, guides, grid, scale=scale, device=fixed.device)
     return Seed(current, fit, pairs)
 
 
@@ -318,8 +320,11 @@ def _guided(
     *,
     scale: float,
     device: str | torch.device,
-) -> DisplacementField:
-    """Return a field that brings guides together, and keeps the matches that are not near any.
+) -> Transform:
+    """Return a transform that brings guides together, and keeps the matches that are not near any.
+
+    One displacement field and the affine; where that field would be near a fold between its voxels, which a sequence of
+    fields is not, the field, each step towards the guides before it, and the affine.
 
     Parameters
     ----------
@@ -344,8 +349,9 @@ def _guided(
     moving = np.concatenate([compose(field, affine).transform_points(kept.fixed), guides[1]])
     reliability = np.concatenate([kept.reliability, np.full(len(guides[0]), _GUIDE_WEIGHT)])
     back = affine.inverse().matrix
+    parts, whole, smallest = [field], field, 1.0
     for _ in range(_GUIDED_STEPS):
-        left = (moving - compose(field, affine).transform_points(fixed)) @ back.T
+        left = (moving - compose(*parts, affine).transform_points(fixed)) @ back.T
         if np.linalg.norm(left[len(kept) :], axis=1).mean() < _GUIDED_MM * scale:
             break
         step = fit_displacement(
@@ -358,23 +364,27 @@ def _guided(
             shorten=True,
             device=device,
         )
-        advanced = _advanced(field, step)
+        advanced = _advanced(step, whole)
         if advanced is None:
             break
-        field = advanced
-    return field
+        step, whole, smallest = advanced
+        parts.insert(0, step)
+    return compose(whole, affine) if smallest >= _MIN_JACOBIAN_OF_ONE else compose(*parts, affine)
 
 
-def _advanced(field: DisplacementField, step: DisplacementField) -> DisplacementField | None:
-    """Return a step and then a field as one field, the step shortened where that folds; None where it always would.
+def _advanced(
+    step: DisplacementField, field: DisplacementField
+) -> tuple[DisplacementField, DisplacementField, float] | None:
+    """Return a step, shortened where it and then a field would fold, both as one field, and its smallest Jacobian.
 
-    One after the other they would be larger files, slower to sample, and compress without limit.
+    None where even the shortest step that is tried folds.
     """
     for share in _STEP_SHARES:
         shortened = DisplacementField(share * step.displacement, step.grid)
         whole = sample_displacement(compose(shortened, field), field.grid)
-        if jacobian_determinant(whole, whole.grid).min() >= _MIN_JACOBIAN:
-            return whole
+        smallest = float(jacobian_determinant(whole, whole.grid).min())
+        if smallest >= _MIN_JACOBIAN:
+            return shortened, whole, smallest
     return None
 
 
