@@ -313,6 +313,8 @@ def border_values(displacement: NDArray[np.float32]) -> NDArray[np.float32]:
 def sample_displacement(transform: Transform, grid: Grid) -> DisplacementField:
     """Return the total displacement of ``transform`` at the voxel centres of ``grid`` as one field.
 
+    A field that has this very grid is returned as it is.
+
     Parameters
     ----------
     transform

@@ -45,7 +45,7 @@ def test_interrupt(files, by_shift, tmp_path, stage, number):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGHUP is POSIX")
-def test_a_hangup_that_is_ignored_ends_nothing(by_shift, tmp_path):
+def test_a_hangup_that_is_ignored_ends_nothing():
     """As under nohup."""
     ended = "import os, signal, samreg.cli as cli; cli.app = lambda: os.kill(os.getpid(), signal.SIGHUP); cli.main()"
     for handler, code in ((signal.SIG_IGN, 0), (signal.SIG_DFL, 130)):

@@ -16,7 +16,7 @@ from samreg.matching import Correspondences
 from samreg.matching.reliability import Calibration
 from samreg.seeding import field, fit_affine, fit_displacement, predict_locally
 from samreg.seeding.affine import AffineFit
-from samreg.seeding.seed import _MIN_JACOBIAN, _advanced, make_seed, refine_seed
+from samreg.seeding.seed import _MIN_JACOBIAN, _MIN_JACOBIAN_OF_ONE, _advanced, _guided, make_seed, refine_seed
 from samreg.seeding.spline import _MEMBRANE_WEIGHT, Cosines, Spline
 from samreg.spatial import (
     AffineTransform,
@@ -29,6 +29,7 @@ from samreg.spatial import (
     jacobian_determinant,
 )
 from samreg.spatial.displacement import tapered
+from samreg.spatial.transforms import components
 
 
 def rotation(degrees: float) -> np.ndarray:
@@ -233,6 +234,28 @@ def test_steps_are_shortened_until_all_of_them_do_not_fold() -> None:
     assert np.abs(parts[0].displacement).max() < np.abs(squeeze.displacement).max()
     assert smallest == sorted(smallest, reverse=True)
     assert _MIN_JACOBIAN <= jacobian_determinant(whole, GRID).min() == smallest[-1]
+
+
+@pytest.mark.parametrize(("squeeze", "is_one"), [(0.5, True), (0.8, False)])
+def test_guides_are_brought_together_by_one_field_unless_it_comes_near_a_fold(squeeze: float, is_one: bool) -> None:
+    """They squeeze the middle in several steps, together to less than a tenth of its volume in the second case."""
+    grid, affine = GRID.with_spacing(6.0).padded(40.0), TRUE["affine"]
+    start = DisplacementField(np.zeros((*grid.shape, 3), np.float32), grid)
+    from_middle = np.random.default_rng(1).normal(0, 35, (1500, 3))
+    near = np.exp(-((from_middle / 50.0) ** 2).sum(axis=1, keepdims=True))
+    fixed, moving = GRID.center + from_middle, GRID.center + (1 - squeeze * near) * from_middle
+    guides = fixed, affine.transform_points(moving)
+    pairs = Correspondences.from_points(GRID.corners(), affine.transform_points(GRID.corners()))
+    made = _guided(start, affine, pairs, guides, GRID, scale=1.0, device="cpu")
+    *parts, last = components(made)
+    before, after = (
+        np.linalg.norm(transform.transform_points(fixed) - guides[1], axis=1).mean() for transform in (affine, made)
+    )
+    smallest = jacobian_determinant(compose(*parts), grid).min()
+    assert last is affine
+    assert (len(parts) == 1) == is_one == (smallest >= _MIN_JACOBIAN_OF_ONE)
+    assert after < 1.0 < 5.0 < before
+    assert smallest >= _MIN_JACOBIAN
 
 
 def test_local_prediction_follows_the_neighbours(warped) -> None:
