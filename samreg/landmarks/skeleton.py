@@ -162,7 +162,7 @@ def common_places(fixed: Survey, moving: Survey) -> CommonPlaces:
     if not (fixed.is_credible and moving.is_credible):
         return no_places(3)
     seen, found = _common_landmarks(fixed, moving)
-    seen = np.concatenate([_common_points(fixed, moving), seen], axis=1)
+    seen = np.concatenate([common_points(fixed, moving), seen], axis=1)
     bones = paired_scapulae(fixed, moving)
     ribs = paired_ribs(fixed.located.structures.ribs, moving.located.structures.ribs)
     if ribs.shape[1] >= _MIN_RIB_PLACES:
@@ -215,15 +215,15 @@ def paired_scapulae(fixed: Survey, moving: Survey) -> list[FloatArray]:
     return [places for places in pairs if places.shape[1] >= _MIN_PLACES]
 
 
-def _common_points(fixed: Survey, moving: Survey) -> FloatArray:
+def common_points(fixed: Survey, moving: Survey) -> FloatArray:
     """Return single points (:class:`Structures`) that both images show, (2, S, 3) LPS mm."""
     first, second = fixed.located.structures.points, moving.located.structures.points
     shared = sorted(first.keys() & second.keys())
     return np.array([[one[name] for name in shared] for one in (first, second)]).reshape(2, len(shared), 3)
 
 
-def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
-    """Return places on shoulder blades and ribs, and single points, that both images show, (2, S, 3) LPS mm.
+def paired_bones(fixed: Survey, moving: Survey) -> tuple[FloatArray, FloatArray]:
+    """Return places on shoulder blades, and on ribs, that both images show, (2, S, 3) LPS mm each.
 
     Those on ribs under a shoulder blade, which moves against them, are left out.
     """
@@ -232,4 +232,4 @@ def paired_places(fixed: Survey, moving: Survey) -> FloatArray:
     for scapula in scapulae:
         near = [KDTree(blade).query(places)[0] < _FROM_SCAPULA_MM for blade, places in zip(scapula, ribs, strict=True)]
         ribs = ribs[:, ~np.any(near, axis=0)]
-    return np.concatenate([*scapulae, ribs, _common_points(fixed, moving)], axis=1)
+    return np.concatenate([np.zeros((2, 0, 3)), *scapulae], axis=1), ribs

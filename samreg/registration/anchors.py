@@ -56,8 +56,10 @@ class Anchors:
         (2, L) vertebrae whose level was counted in each image.
     seen
         (2, L) landmarks that each image shows by itself (:mod:`samreg.landmarks.structures`).
-    on_bones
-        (2, S, d) places on shoulder blades, ribs, lungs and arch, found by what they are in both images, LPS mm.
+    on_scapulae, on_ribs
+        (2, S, d) places on shoulder blades and on ribs, found by what they are in both images, LPS mm.
+    points
+        (2, P, d) single points, such as apices of lungs and carinas, that both images show by themselves, LPS mm.
 
     Examples
     --------
@@ -75,7 +77,9 @@ class Anchors:
     depth: FloatArray
     counted: NDArray[np.bool_]
     seen: NDArray[np.bool_]
-    on_bones: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 3)))
+    on_scapulae: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 3)))
+    on_ribs: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 3)))
+    points: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 3)))
 
     @property
     def sure(self) -> NDArray[np.bool_]:
@@ -107,10 +111,33 @@ class Anchors:
         if not chosen.any():
             return None
         fixed, moving = (
-            np.concatenate([positions[chosen], bones])
-            for positions, bones in zip((self.fixed, self.moving), self.on_bones, strict=True)
+            np.concatenate([positions[chosen], places])
+            for positions, places in zip((self.fixed, self.moving), self._by_themselves, strict=True)
         )
         return fixed, moving
+
+    @property
+    def single(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Landmarks and points that guide, of the fixed and the moving image, (N, d) each, LPS mm; their reliability.
+
+        Without places on bones, which say where a bone lies and little of which place along it is which. The
+        reliability (N,) is that in the image in which it is smaller. None of them where there are no :attr:`guides`.
+        """
+        from samreg.landmarks.locate import SEEN_RELIABILITY
+
+        chosen = self.guiding
+        points = self.points if chosen.any() else self.points[:, :0]
+        fixed, moving = (
+            np.concatenate([positions[chosen], own])
+            for positions, own in zip((self.fixed, self.moving), points, strict=True)
+        )
+        reliability = np.append(self.reliability.min(axis=0)[chosen], np.full(points.shape[1], SEEN_RELIABILITY))
+        return fixed, moving, reliability
+
+    @property
+    def _by_themselves(self) -> FloatArray:
+        """(2, S, d) places on bones and single points, LPS mm."""
+        return np.concatenate([self.on_scapulae, self.on_ribs, self.points], axis=1)
 
     def why_unguided(self) -> str:
         """Return in one line why none of them guides an engine."""
@@ -131,7 +158,7 @@ class Anchors:
     def missed(self, transform: Transform, *, guided: bool) -> LandmarkMisses:
         """Return how far a transform misses the sure ones; ``guided``: the engine had :attr:`guides`.
 
-        Those beside places on bones that guide count as guided too.
+        Those beside places on bones, or single points, that guide count as guided too.
         """
         chosen = np.flatnonzero(self.sure)
         names = tuple(self.names[i] for i in chosen)
@@ -141,8 +168,9 @@ class Anchors:
         )
         distance = np.linalg.norm(self.offset(transform)[chosen], axis=1)
         has_guide = self.guiding.copy()
-        if self.guides is not None and self.on_bones.shape[1]:
-            beside = np.linalg.norm(self.fixed[:, None] - self.on_bones[0], axis=2).min(axis=1)
+        places = self._by_themselves[0]
+        if self.guides is not None and len(places):
+            beside = np.linalg.norm(self.fixed[:, None] - places, axis=2).min(axis=1)
             has_guide |= beside < _BESIDE_MM
         return LandmarkMisses(fixed, moving, distance, has_guide[chosen] & guided)
 
@@ -212,7 +240,7 @@ def find_anchors(
     device
         Where to search.
     """
-    from samreg.landmarks.skeleton import paired_places, survey
+    from samreg.landmarks.skeleton import common_points, paired_bones, survey
     from samreg.matching import features
     from samreg.seeding.turns import turned_embedding
 
@@ -221,15 +249,19 @@ def find_anchors(
     upright = embeddings[0], turned_embedding(embeddings[1], turn, center)
     both = run_in_threads([partial(survey, atlas, one, features(one, device=device)) for one in upright])
     located = [one.located for one in both]
-    bones = paired_places(*both) if len(turn) == 3 else np.zeros((2, 0, len(turn)))
-    moving, on_moving = ((places - center) @ turn + center for places in (located[1].positions, bones[1]))
+    places = [*paired_bones(*both), common_points(*both)] if len(turn) == 3 else 3 * [np.zeros((2, 0, len(turn)))]
+
+    def lying(upright: FloatArray) -> FloatArray:
+        """Return places (N, d) of the upright moving image where they lie in the one given."""
+        return np.asarray((upright - center) @ turn + center)
+
     return Anchors(
         atlas.names,
         located[0].positions,
-        moving,
+        lying(located[1].positions),
         np.stack([one.reliability for one in both]),
         np.stack([one.evidence.depth for one in located]),
         np.stack([one.counted for one in located]),
         np.stack([one.seen for one in located]),
-        np.stack([bones[0], on_moving]),
+        *(np.stack([on_fixed, lying(on_moving)]) for on_fixed, on_moving in places),
     )

@@ -4,8 +4,8 @@ At the points of a coarse grid over the fixed image several kinds of evidence ar
 score of them predicts the logarithm of the error, and a quantile regression of known errors on that score (Koenker and
 Bassett, Econometrica 1978) says below what the error stays in four of five such places. Both were fitted to landmarks
 of training people, and to simulated second visits of theirs, by ``python -m samreg.training.expected_error``, which
-writes ``expected_error.json``. At a landmark or bone that both images show and the transform brings together, the error
-is as small as it is there, whatever the rest says.
+writes ``expected_error.json``. Around a landmark that both images show and the transform brings together, the error is
+as small as it is there, whatever the rest says.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ EVIDENCE = (*MEASURED, "place")
 #: By what a transform was made.
 METHODS = ("embedding", "engine")
 
-_MAP_MM, _GATHERED_MM = 5.0, 12.0  # voxels of the map, and of what changes slowly on it
+_MAP_MM, _GATHERED_MM = 4.0, 12.0  # voxels of the map, and of what changes slowly on it
+_STEPS_A_MM = 16  # of what the map tells: files are half as large
 _LATTICE_MM, _WINDOW_MM, _WINDOW_PENALTY = 20.0, 36.0, 0.1  # of the matches around the transform
 _VIEW_MARGIN_MM = 4.0  # by which a match may be expected outside the moving image
 _AROUND_MM, _ANCHORS_AROUND_MM = 20.0, 25.0  # standard deviations of the weights of what lies around a point
 _NEIGHBOURS = 32
 _MIN_ANCHOR_WEIGHT = 0.05
-# standard deviation of what a landmark or bone that both images show says of points around it; what errors stay below
-# there: of 367 landmarks of 37 pairs of people, registered with guides, 82 % below 5 mm
-_AT_PLACE_MM, _AT_PLACE_ERROR_MM = 4.0, 6.0
-_FAR_FROM_PLACE_MM = 16.0  # where a place says no more
+# What errors stay below in four of five places around a landmark or point that both images show: mm at it, mm more for
+# each mm of distance and of what the transform misses it by, and how much more where it is less reliable, as a power
+# of e. A quantile regression of 827 landmarks in 28 pairs of training people (docs/reliability.md).
+_AT_PLACE_MM, _FROM_PLACE, _UNSURE_PLACE = 2.0, 0.78, 1.9
+_ON_SCAPULA_MM = 10.0  # the same around places on a shoulder blade, however near: of 144 landmarks 80 % below 9.6 mm
+_FAR_FROM_PLACE_MM = 16.0  # distance and miss together beyond which a place says nothing
 _SOFTNESS_MM = 4.0  # added to distances, whose logarithm is taken
 _MAX_RESIDUAL_MM = 100.0
 _ERROR_RANGE_MM = (0.5, 100.0)  # that is told
@@ -194,9 +197,9 @@ def expected_errors(
     if evidence is None:
         return None
     points = grid.world_points().reshape(-1, 3)
-    told = _sampled(np.log1p(model(evidence)).reshape(gathered.shape), gathered, points)
-    at_place = _at_places(points, transform, anchors)
-    error = np.expm1(told + at_place * np.minimum(np.log1p(_AT_PLACE_ERROR_MM) - told, 0.0))
+    told = np.expm1(_sampled(np.log1p(model(evidence)).reshape(gathered.shape), gathered, points))
+    error = np.minimum(told, _around_places(points, transform, anchors))
+    error = np.round(error * _STEPS_A_MM) / _STEPS_A_MM
     return Image(error.reshape(grid.shape).astype(np.float32), grid, "expected error")
 
 
@@ -273,23 +276,26 @@ def _matches_around(
     return dict(zip(("residual", "cycle", "loss"), _mean_around(points, places, values).T, strict=True))
 
 
-def _at_places(points: FloatArray, transform: Transform, anchors: Anchors) -> FloatArray:
-    """Return how near points (N, 3) are to places that both images show, by way of how far the transform misses these.
+def _around_places(points: FloatArray, transform: Transform, anchors: Anchors) -> FloatArray:
+    """Return below what errors stay around landmarks, points and shoulder blades that both images show, mm.
 
-    1 at one, 0 far from all, (N,).
+    ``points`` (N, 3) are of the fixed image, LPS mm; the result is (N,), infinite far from all.
     """
     from scipy.spatial import KDTree
 
-    near = np.zeros(len(points))
-    if anchors.guides is None:
-        return near
-    fixed, moving = anchors.guides
+    fixed, moving, reliability = anchors.single
+    at, rise = np.exp(_UNSURE_PLACE * (1 - reliability)) * np.array([[_AT_PLACE_MM], [_FROM_PLACE]])
+    if anchors.guides is not None:
+        blades, count = anchors.on_scapulae, anchors.on_scapulae.shape[1]
+        fixed, moving = np.concatenate([fixed, blades[0]]), np.concatenate([moving, blades[1]])
+        at, rise = np.append(at, np.full(count, _ON_SCAPULA_MM)), np.append(rise, np.zeros(count))
     missed = np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
-    around = KDTree(points).query_ball_point(fixed, _FAR_FROM_PLACE_MM)
-    for place, miss, rows in zip(fixed, missed, around, strict=True):
-        far = np.linalg.norm(points[rows] - place, axis=1) + miss
-        near[rows] = np.maximum(near[rows], np.exp(-0.5 * (far / _AT_PLACE_MM) ** 2))
-    return near
+    below = np.full(len(points), np.inf)
+    around = KDTree(points).query_ball_point(fixed, np.maximum(_FAR_FROM_PLACE_MM - missed, 0.0))
+    for k, rows in enumerate(around):
+        off = np.linalg.norm(points[rows] - fixed[k], axis=1) + missed[k]
+        below[rows] = np.minimum(below[rows], at[k] + rise[k] * off)
+    return below
 
 
 def _near(points: FloatArray, anchors: Anchors) -> FloatArray:

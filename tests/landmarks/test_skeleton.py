@@ -14,7 +14,15 @@ from samreg.landmarks.atlas import shipped_atlas
 from samreg.landmarks.guided import guided_matches, places_for
 from samreg.landmarks.locate import LandmarkEvidence, Located, locate
 from samreg.landmarks.scapulae import FoundBone, scapula_shape
-from samreg.landmarks.skeleton import CommonPlaces, Survey, common_places, paired_places, survey, without_places
+from samreg.landmarks.skeleton import (
+    CommonPlaces,
+    Survey,
+    common_places,
+    common_points,
+    paired_bones,
+    survey,
+    without_places,
+)
 from samreg.landmarks.spine import LEVELS
 from samreg.landmarks.structures import Structures
 from samreg.matching import Calibration, features
@@ -63,9 +71,14 @@ def test_tops_of_lungs_are_seen() -> None:
     places = common_places(fixed, moving)
     np.testing.assert_allclose(places.fixed[places.seen], [TOPS["right"]])
     np.testing.assert_allclose(places.moving[places.seen], [TOPS["right"] + [0, 0, 30.0]])
-    guides = paired_places(fixed, moving)
-    np.testing.assert_allclose(guides[:, -1], [TOPS["right"], TOPS["right"] + [0, 0, 30.0]])
-    assert guides.shape[1] == paired_places(surveyed(), surveyed(shift=10.0)).shape[1] + 1
+    np.testing.assert_allclose(common_points(fixed, moving)[:, 0], [TOPS["right"], TOPS["right"] + [0, 0, 30.0]])
+    assert common_points(fixed, moving).shape == (2, 1, 3)
+    assert common_points(surveyed(), surveyed(shift=10.0)).shape == (2, 0, 3)
+    scapulae, ribs = paired_bones(fixed, moving)
+    np.testing.assert_array_equal(scapulae, paired_bones(surveyed(), surveyed(shift=10.0))[0])
+    np.testing.assert_allclose(scapulae[1] - scapulae[0], np.broadcast_to([0.0, 0.0, 20.0], scapulae[0].shape))
+    assert scapulae.shape[1] > 20
+    assert ribs.shape == (2, 0, 3)
 
 
 def test_a_dome_may_be_another_hump() -> None:

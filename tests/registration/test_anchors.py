@@ -63,21 +63,37 @@ def test_a_dome_guides_where_both_images_show_it_and_a_point_of_a_rib_never() ->
 @pytest.mark.parametrize(("off", "names", "guided"), [(15.0, STEADY, True), (30.0, STEADY, False), (15.0, (), False)])
 def test_a_point_of_a_rib_is_guided_by_places_beside_it(off: float, names: tuple[str, ...], guided: bool) -> None:
     found = anchors((*names, "left_rib8_lateral"), seen=True)
-    beside = replace(found, on_bones=np.stack([found.fixed[-1:], found.moving[-1:]]) + [0.0, off, 0.0])
+    beside = replace(found, on_ribs=np.stack([found.fixed[-1:], found.moving[-1:]]) + [0.0, off, 0.0])
     identity = AffineTransform.identity(3)
     assert beside.missed(identity, guided=True).guided[-1] == guided
     assert not beside.missed(identity, guided=False).guided.any()
     assert not found.missed(identity, guided=True).guided[-1]
 
 
-def test_places_on_bones_guide_beside_names_and_not_alone() -> None:
+@pytest.mark.parametrize("kind", ["on_scapulae", "on_ribs", "points"])
+def test_places_on_bones_and_single_points_guide_beside_names_and_not_alone(kind: str) -> None:
     places = np.arange(24.0).reshape(2, 4, 3)
-    found = replace(anchors(STEADY), on_bones=places)
+    found = replace(anchors(STEADY), **{kind: places})
     assert found.guides is not None
-    for side, bone in zip(found.guides, places, strict=True):
+    for side, shown in zip(found.guides, places, strict=True):
         assert len(side) == len(STEADY) + 4
-        np.testing.assert_array_equal(side[-4:], bone)
-    assert replace(anchors(STEADY[:4]), on_bones=places).guides is None
+        np.testing.assert_array_equal(side[-4:], shown)
+    alone = replace(anchors(STEADY[:4]), **{kind: places})
+    assert alone.guides is None
+    assert len(alone.single[0]) == 0
+
+
+def test_single_places_are_landmarks_and_points_but_none_on_bones() -> None:
+    reliability = np.full((2, len(STEADY)), 0.8)
+    reliability[1, 0] = 0.5
+    places = np.arange(24.0).reshape(2, 4, 3)
+    found = replace(
+        anchors(STEADY, reliability=reliability), on_ribs=places, on_scapulae=places, points=places[:, :2] + 50.0
+    )
+    fixed, moving, sure = found.single
+    np.testing.assert_array_equal(fixed, np.concatenate([found.fixed, places[0, :2] + 50.0]))
+    np.testing.assert_array_equal(moving, np.concatenate([found.moving, places[1, :2] + 50.0]))
+    assert sure.tolist() == [0.5] + [0.8] * (len(STEADY) - 1) + [0.9] * 2
 
 
 def test_only_what_both_images_show_guides() -> None:
@@ -201,13 +217,15 @@ def test_a_turned_body_is_searched_upright(pair, atlas) -> None:
 def test_structures_of_a_turned_body_are_given_where_they_lie(pair, atlas, monkeypatch) -> None:
     """Places found in the upright moving image come back turned, with those of the fixed image as they were."""
     places = np.arange(24.0).reshape(2, 4, 3)
-    monkeypatch.setattr("samreg.landmarks.skeleton.paired_places", lambda *_: places)
+    monkeypatch.setattr("samreg.landmarks.skeleton.paired_bones", lambda *_: (places, places + 50.0))
+    monkeypatch.setattr("samreg.landmarks.skeleton.common_points", lambda *_: places + 90.0)
     turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     embeddings = samreg.embed(pair.fixed.image), samreg.embed(pair.moving.image)
     found = find_anchors(embeddings, atlas, turn=turn)
-    np.testing.assert_array_equal(found.on_bones[0], places[0])
     center = pair.moving.image.grid.center
-    np.testing.assert_allclose((found.on_bones[1] - center) @ turn.T + center, places[1])
+    for off, found_places in ((0.0, found.on_scapulae), (50.0, found.on_ribs), (90.0, found.points)):
+        np.testing.assert_array_equal(found_places[0], places[0] + off)
+        np.testing.assert_allclose((found_places[1] - center) @ turn.T + center, places[1] + off)
 
 
 def test_engines_that_take_none_start_from_a_guided_field(pair, atlas) -> None:

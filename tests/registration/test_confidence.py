@@ -124,7 +124,7 @@ def test_at_a_place_that_both_images_show_the_error_is_as_small_as_it_is_there(p
     names = ("carina", "xiphoid_tip", "left_glenoid", "right_glenoid", "left_rib5_lateral", "right_rib5_lateral")
     none = np.zeros((2, 6), dtype=bool)
     shown = Anchors(names, fixed, moving, np.full((2, 6), 0.9), np.full((2, 6), 50.0), none, none)
-    bones = np.stack([fixed[:1], moving[:1]])
+    place = np.stack([fixed[:1], moving[:1]])
     embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
     shift = AffineTransform(np.eye(3), moving[0] - fixed[0])
     off = compose(shift, AffineTransform(np.eye(3), [0.0, 40.0, 0.0]))  # the place is missed by 40 mm
@@ -136,17 +136,27 @@ def test_at_a_place_that_both_images_show_the_error_is_as_small_as_it_is_there(p
         return [float(at_points(error_map, fixed[:1] + [0.0, 0.0, up])[0]) for up in (0.0, 10.0, 60.0)]
 
     unsure = dataclasses.replace(shown, reliability=np.full((2, 6), 0.1))  # which shows no place
-    seen = dataclasses.replace(shown, names=tuple(f"place_{i}" for i in range(6)), on_bones=bones)
+    seen = dataclasses.replace(shown, names=tuple(f"place_{i}" for i in range(6)), points=place)
     without = dataclasses.replace(unsure, names=seen.names)
     assert seen.guides is not None
     assert without.guides is None
     here, near, far = told(shift, seen)
     here_without, _, far_without = told(shift, without)
-    assert here == pytest.approx(6.0, abs=0.01)
+    assert here == pytest.approx(2.0 * np.exp(1.9 * 0.1), abs=0.01)
     assert here_without > 10.0
     assert here < near
     np.testing.assert_allclose(far, far_without)
     np.testing.assert_allclose(told(off, seen)[0], told(off, without)[0])
+    less_sure = dataclasses.replace(seen, points=np.zeros((2, 0, 3)), reliability=np.full((2, 6), 0.6))
+    assert here < told(shift, less_sure)[0] < here_without
+    aside = dataclasses.replace(seen, points=np.zeros((2, 0, 3)), fixed=seen.fixed + 80.0, moving=seen.moving + 80.0)
+    on_rib = dataclasses.replace(aside, on_ribs=place)  # a point slides along it
+    np.testing.assert_allclose(told(shift, on_rib), told(shift, aside))
+    on_blade = dataclasses.replace(aside, on_scapulae=place)
+    assert here_without > told(shift, on_blade)[0] == pytest.approx(10.0, abs=0.01)
+    np.testing.assert_allclose(told(off, on_blade)[0], told(off, aside)[0])
+    too_few = dataclasses.replace(unsure, on_scapulae=place)  # to guide
+    np.testing.assert_allclose(told(shift, too_few), told(shift, unsure))
 
 
 def test_it_is_told_at_every_point_and_kept_with_the_result(result, pair, tmp_path) -> None:
