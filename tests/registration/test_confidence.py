@@ -142,7 +142,7 @@ def test_at_a_place_that_both_images_show_the_error_is_as_small_as_it_is_there(p
     assert without.guides is None
     here, near, far = told(shift, seen)
     here_without, _, far_without = told(shift, without)
-    assert here == np.round(16 * 2.0 * np.exp(1.9 * 0.1)) / 16  # the map tells sixteenths of a mm
+    assert here == pytest.approx(np.round(16 * 2.0 * np.exp(1.9 * 0.1)) / 16)  # the map tells sixteenths of a mm
     assert here_without > 10.0
     assert here < near
     np.testing.assert_allclose(far, far_without)
@@ -157,6 +157,32 @@ def test_at_a_place_that_both_images_show_the_error_is_as_small_as_it_is_there(p
     np.testing.assert_allclose(told(off, on_blade)[0], told(off, aside)[0])
     too_few = dataclasses.replace(unsure, on_scapulae=place)  # to guide
     np.testing.assert_allclose(told(shift, too_few), told(shift, unsure))
+
+
+def test_less_is_told_of_two_scans_of_one_person_but_not_by_embeddings_alone(pair) -> None:
+    embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
+    far = np.full((2, 3), -1e3)
+    none = np.zeros((2, 2), dtype=bool)
+    anchors = Anchors(("carina", "xiphoid_tip"), far, far, np.zeros((2, 2)), np.ones((2, 2)), none, none)
+    for method, share in (("engine", 0.6), ("embedding", 1.0)):
+        between, within = (
+            expected_errors(
+                pair.fixed.image, pair.transform, embeddings, method=method, anchors=anchors, one_person=one_person
+            )
+            for one_person in (False, True)
+        )
+        np.testing.assert_allclose(within.array, share * between.array, atol=0.07)
+
+
+@pytest.mark.parametrize("one_person", [True, False])
+def test_register_says_whether_both_images_show_one_person(pair, monkeypatch, one_person: bool) -> None:
+    asked = []
+    monkeypatch.setattr("samreg.landmarks.guided.show_one_person", lambda pairs: one_person)
+    monkeypatch.setattr(
+        "samreg.registration.confidence.expected_errors", lambda *_, **options: asked.append(options["one_person"])
+    )
+    samreg.register(pair.fixed.image, pair.moving.image, engine_options={"preset": "fast"})
+    assert asked == [one_person]
 
 
 def test_it_is_told_at_every_point_and_kept_with_the_result(result, pair, tmp_path) -> None:
