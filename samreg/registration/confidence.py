@@ -154,7 +154,6 @@ def expected_errors(
     anchors: Anchors | None = None,
     turn: FloatArray | None = None,
     whole: Correspondences | None = None,
-    one_person: bool = False,
     device: str = "cpu",
 ) -> Image | None:
     """Return the expected error of a registration of volumes on a coarse grid, float32, mm.
@@ -176,8 +175,6 @@ def expected_errors(
     whole
         The embeddings' lattice, matched to the whole body (:func:`samreg.seeding.seed.match_lattice`), where it is
         known already.
-    one_person
-        Whether both images show one person, as :func:`samreg.landmarks.guided.show_one_person` tells.
     device
         Where to match.
 
@@ -188,6 +185,7 @@ def expected_errors(
         lies in the moving image.
     """
     from samreg.landmarks.atlas import shipped_atlas
+    from samreg.landmarks.guided import show_one_person
 
     model, atlas = ErrorModel.shipped(embeddings[0].model, method), shipped_atlas(embeddings[0].model)
     if fixed.ndim != 3 or model is None or atlas is None:
@@ -199,12 +197,14 @@ def expected_errors(
     points = gathered.world_points().reshape(-1, 3)
     if anchors is None:
         anchors = find_anchors(embeddings, atlas, turn=turn, device=device)
+    if whole is None:
+        whole = _matched_whole(embeddings, device)
     evidence = gather(points, transform, embeddings, anchors, whole=whole, device=device)
     if evidence is None:
         return None
     points = grid.world_points().reshape(-1, 3)
     told = np.expm1(_sampled(np.log1p(model(evidence)).reshape(gathered.shape), gathered, points))
-    if one_person and method == "engine":  # embeddings alone err by more than that
+    if method == "engine" and show_one_person(whole):  # embeddings alone err by more than that
         told *= _OF_ONE_PERSON
     error = np.minimum(told, _around_places(points, transform, anchors))
     error = np.round(error * _STEPS_A_MM) / _STEPS_A_MM
@@ -246,19 +246,26 @@ def gather(
     None where nothing of the fixed body lies in the moving image. ``whole`` is as for :func:`expected_errors`.
     """
     from samreg.matching import features
-    from samreg.matching.reliability import Calibration
-    from samreg.seeding.seed import match_lattice
 
     source, target = (features(embedding, device=device) for embedding in embeddings)
     around = _matches_around(points, transform, source, target, embeddings[1].image_grid)
     if around is None:
         return None
     if whole is None:
-        calibration = Calibration.from_mapping(embeddings[0].calibration)
-        whole = match_lattice(source, target, calibration=calibration)
+        whole = _matched_whole(embeddings, device)
     overall = _log(whole.moving - transform.transform_points(whole.fixed))[:, None]
     measured = {**around, "overall": _mean_around(points, whole.fixed, overall)[:, 0]}
     return Evidence(measured, _near(points, anchors), anchors.names)
+
+
+def _matched_whole(embeddings: tuple[Embedding, Embedding], device: str) -> Correspondences:
+    """Return the lattice of the fixed embedding, matched to all of the moving one."""
+    from samreg.matching import features
+    from samreg.matching.reliability import Calibration
+    from samreg.seeding.seed import match_lattice
+
+    source, target = (features(embedding, device=device) for embedding in embeddings)
+    return match_lattice(source, target, calibration=Calibration.from_mapping(embeddings[0].calibration))
 
 
 def _matches_around(

@@ -89,7 +89,6 @@ class Run:
 
     def expected_errors(self, transform: Transform) -> Image | None:
         """Return how far off the transform is likely to be; None where that is not known."""
-        from samreg.landmarks.guided import show_one_person
         from samreg.registration.confidence import expected_errors
 
         if self.embeddings is None:
@@ -103,7 +102,6 @@ class Run:
                 anchors=self.anchors if isinstance(self.anchor_atlas, bool) else None,
                 turn=self.turn,
                 whole=self.whole,
-                one_person=self.whole is not None and show_one_person(self.whole),
                 device=self.request.device,
             )
 
