@@ -14,7 +14,7 @@ import samreg
 from samreg.cli import app
 from samreg.errors import InputError, SamregError
 from samreg.landmarks.atlas import shipped_atlas
-from samreg.matching import Calibration, features
+from samreg.matching import Calibration, Correspondences, features
 from samreg.phantoms.phantom import PhantomPair, phantom_pair
 from samreg.quality.regions import region_of
 from samreg.registration.anchors import Anchors
@@ -161,29 +161,26 @@ def test_at_a_place_that_both_images_show_the_error_is_as_small_as_it_is_there(p
     np.testing.assert_allclose(told(shift, too_few), told(shift, unsure))
 
 
-@pytest.mark.parametrize("is_matched", [True, False])
-def test_less_is_told_of_two_scans_of_one_person_but_not_by_embeddings_alone(pair, monkeypatch, is_matched) -> None:
+def test_less_is_told_of_two_scans_of_one_person_but_not_by_embeddings_alone(pair, monkeypatch) -> None:
     embeddings = tuple(samreg.embed(phantom.image) for phantom in (pair.fixed, pair.moving))
     far, none = np.full((2, 3), -1e3), np.zeros((2, 2), dtype=bool)
     anchors = Anchors(("carina", "xiphoid_tip"), far, far, np.zeros((2, 2)), np.ones((2, 2)), none, none)
     source, target = map(features, embeddings)
     whole = match_lattice(source, target, calibration=Calibration.from_mapping(embeddings[0].calibration))
+    asked = []
 
-    def told(method: str, *, one_person: bool) -> np.ndarray:
-        asked = []
+    def told(method: str, *, one_person: bool, known: Correspondences | None = whole) -> np.ndarray:
         monkeypatch.setattr("samreg.landmarks.guided.show_one_person", lambda pairs: asked.append(pairs) or one_person)
-        error_map = expected_errors(
-            pair.fixed.image, pair.transform, embeddings, method=method, anchors=anchors,
-            whole=whole if is_matched else None,
-        )  # fmt: skip
+        images = pair.fixed.image, pair.transform, embeddings
+        error_map = expected_errors(*images, method=method, anchors=anchors, whole=known)
         assert error_map is not None
-        for pairs in asked:
-            np.testing.assert_array_equal(pairs.moving, whole.moving)
         return error_map.array
 
     for method, share in (("engine", 0.6), ("embedding", 1.0)):
         within, between = (told(method, one_person=one_person) for one_person in (True, False))
         np.testing.assert_allclose(within, share * between, atol=0.07)
+    told("engine", one_person=True, known=None)  # as of a start that was given
+    np.testing.assert_array_equal(asked[-1].moving, whole.moving)
 
 
 def test_it_is_told_at_every_point_and_kept_with_the_result(result, pair, tmp_path) -> None:
