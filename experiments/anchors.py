@@ -72,9 +72,7 @@ def _compare(
     doubts: Doubts,
 ) -> float:
     """Add the errors of a pair's landmarks by region; return what anchors change of their mean, NaN if it failed."""
-    atlas = atlas_for(model.identity, pair[0])
-    for person in set(pair) & set(atlas.people):
-        atlas = atlas.without(atlas.people.index(person))
+    atlas = atlas_for(model.identity, pair[0]).without_people(pair)
     names = [name for name in landmarks[pair[0]].names if name in set(landmarks[pair[1]].names)]
     known = [landmarks[person].named(names) for person in pair]
     found, misses = {}, None

@@ -67,9 +67,7 @@ def case_of(paths: list[Path], landmarks: list[Points], pair: tuple[str, str]) -
     """Register a pair and measure its landmarks; None where it failed."""
     model = samreg.load_model("ct-small")
     fixed, moving = (samreg.read_image(path) for path in paths)
-    atlas = atlas_for(model.identity, pair[0])
-    for person in set(pair) & set(atlas.people):
-        atlas = atlas.without(atlas.people.index(person))
+    atlas = atlas_for(model.identity, pair[0]).without_people(pair)
     transform = samreg.register(fixed, moving, model=model, anchors=atlas, threads=1).transform
     if transform is None:
         return None

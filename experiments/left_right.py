@@ -88,7 +88,7 @@ def _global_log_odds(fixed: Embedding, moving: tuple[Embedding, Embedding], poin
 
 
 def _without(atlas: LandmarkAtlas | None, person: str) -> LandmarkAtlas | None:
-    return atlas.without(atlas.people.index(person)) if atlas is not None and person in atlas.people else atlas
+    return None if atlas is None else atlas.without_people([person])
 
 
 def _said(mirrored: MirrorProbabilities) -> str:

@@ -81,9 +81,7 @@ def main() -> None:
     distances, missed = [], []
     for pair in pairs_of(landmarks, arguments.pairs, unseen=arguments.left_out):
         fixed, moving = (samreg.read_image(files[person]) for person in pair)
-        atlas = atlas_for(model.identity, pair[0])
-        for person in set(pair) & set(atlas.people):
-            atlas = atlas.without(atlas.people.index(person))
+        atlas = atlas_for(model.identity, pair[0]).without_people(pair)
         options = {"preset": arguments.preset}
         result = samreg.register(fixed, moving, model=model, anchors=atlas, engine_options=options)
         if not result:

@@ -69,10 +69,7 @@ def main() -> None:
 
 
 def _atlas_without(*people: str) -> LandmarkAtlas:
-    atlas = atlas_for(samreg.load_model("ct-small").identity, people[0])
-    for person in set(people) & set(atlas.people):
-        atlas = atlas.without(atlas.people.index(person))
-    return atlas
+    return atlas_for(samreg.load_model("ct-small").identity, people[0]).without_people(people)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -115,6 +116,13 @@ class LandmarkAtlas:
         names = tuple(name for name, kept in zip(self.names, held, strict=True) if kept)
         others = tuple(self.people[k] for k in people)
         return replace(self, names=names, people=others, positions=positions[:, held], around=around, errors=None)
+
+    def without_people(self, people: Collection[str]) -> LandmarkAtlas:
+        """Return the atlas without the people of these names; names that it does not have are passed over."""
+        atlas = self
+        for person in set(people) & set(self.people):
+            atlas = atlas.without(atlas.people.index(person))
+        return atlas
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the atlas to an HDF5 file (.h5), whole or not at all.

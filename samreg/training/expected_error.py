@@ -189,9 +189,7 @@ def _atlas_without(people: Collection[str], model: samreg.embedding.EmbeddingMod
     atlas = shipped_atlas(model.identity)
     if atlas is None:
         raise InputError(f"samreg ships no landmark atlas for {model.identity}; make it first")
-    for person in set(people) & set(atlas.people):
-        atlas = atlas.without(atlas.people.index(person))
-    return atlas
+    return atlas.without_people(people)
 
 
 def _registered(

@@ -123,8 +123,7 @@ def _places(
     atlas = shipped_atlas(embeddings[pair[0]].model)
     if atlas is None:
         return no_places(embeddings[pair[0]].image_grid.ndim)
-    for person in set(pair) & set(atlas.people):
-        atlas = atlas.without(atlas.people.index(person))
+    atlas = atlas.without_people(pair)
     return common_places(*(survey(atlas, embeddings[person], prepared[person]) for person in pair))
 
 

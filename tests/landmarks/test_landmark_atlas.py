@@ -309,6 +309,18 @@ def test_one_person_or_two_of_one_name_are_no_atlas(templates) -> None:
         build_landmark_atlas([templates[0], templates[0]])
 
 
+def test_people_are_left_out_by_their_names() -> None:
+    atlas = LandmarkAtlas.load(ATLASES / "ct-small.h5")
+    first, last = atlas.people[0], atlas.people[-1]
+    others = atlas.without_people([last, "NOBODY", first])
+    assert others.people == atlas.people[1:-1]
+    kept = [atlas.names.index(name) for name in others.names]
+    np.testing.assert_array_equal(others.positions, atlas.positions[1:-1, kept])
+    left = [row for row in atlas.rows.tolist() if row[0] not in (0, len(atlas.people) - 1)]
+    assert len(others.around.vectors) == len(left)
+    assert atlas.without_people(["NOBODY"]) is atlas
+
+
 def test_the_atlas_that_is_shipped_fits_the_model_that_is_shipped() -> None:
     shipped = LandmarkAtlas.load(ATLASES / "ct-small.h5")
     assert shipped.model == samreg.load_model("ct-small").identity
