@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +13,14 @@ from scipy.spatial import KDTree
 from samreg.landmarks.ribs import SAMPLED_MM, FoundRib, sampled
 from samreg.seeding.affine import fit_least_squares
 from samreg.spatial.grid import FloatArray
-from samreg.spatial.transforms import AffineTransform
 
 _FINE_MM = 1.0  # between places of the second image's ribs
 _MIN_RIBS = 3  # for an affine of them
 _ITERATIONS, _WIDTH_MM, _RIDGE = 8, 8.0, 0.05  # of its fits; as far off a place counts a quarter
 _APART_MM = 24.0  # between two places
 _MAX_OFF_MM, _MAX_OFF_END_MM = 15.0, 6.0  # of a place from the affine; where a rib ends it may have none
+_MIN_NEAR = 2  # of a rib and its two neighbours, that say how far places shift along it
+_FLOATING = (11, 12)  # ribs that no cartilage prolongs
 
 
 def paired_ribs(fixed: Mapping[str, FoundRib], moving: Mapping[str, FoundRib]) -> FloatArray:
@@ -25,54 +28,117 @@ def paired_ribs(fixed: Mapping[str, FoundRib], moving: Mapping[str, FoundRib]) -
 
     A rib shows where it lies, and hardly which place along it is which. So places at corresponding lengths from the
     spine are the start, and all ribs are then brought together at once by an affine, to the nearest places of the ribs
-    of the same numbers (iterated closest points, Besl & McKay, IEEE Trans. Pattern Anal. 1992).
+    of the same numbers (iterated closest points, Besl & McKay, IEEE Trans. Pattern Anal. 1992). From there places shift
+    along the ribs, farther from the spine the more, until the most lateral ones correspond, and floating ribs' tips.
     """
-    shared = sorted(fixed.keys() & moving.keys())
-    if len(shared) < _MIN_RIBS:
+    pairs = [_Pair.of(name, fixed[name], moving[name]) for name in sorted(fixed.keys() & moving.keys())]
+    if len(pairs) < _MIN_RIBS:
         return np.zeros((2, 0, 3))
-    ribs = [(fixed[name], moving[name]) for name in shared]
-    stretch = _stretch(ribs)
-    lines = [rib.centreline for rib, _ in ribs]
-    fine = [sampled(other.centreline, _FINE_MM) for _, other in ribs]
-    ahead = [np.round(np.arange(len(line)) * SAMPLED_MM * stretch / _FINE_MM).astype(np.int64) for line in lines]
-    source = np.concatenate([line[row < len(other)] for line, other, row in zip(lines, fine, ahead, strict=True)])
-    target = np.concatenate([other[row[row < len(other)]] for other, row in zip(fine, ahead, strict=True)])
+    nearest = _nearest(pairs)
+    own = {
+        (pair.side, pair.number): (pair.lateral[0], pair.lateral[1] - row[pair.lateral[0]])
+        for pair, (_, row) in zip(pairs, nearest, strict=True)
+        if pair.lateral is not None
+    }
+    places = [np.zeros((2, 0, 3))]
+    every = int(_APART_MM / SAMPLED_MM)
+    for pair, (off, row) in zip(pairs, nearest, strict=True):
+        sample = np.arange(len(pair.line))
+        spread = sample % every == every // 2
+        ends = (row == 0) | (row == len(pair.fine) - 1)
+        near = [own[pair.side, k] for k in range(pair.number - 1, pair.number + 2) if (pair.side, k) in own]
+        if pair.has_tips:  # ribs of quite different lengths may be nowhere near each other there
+            shift = (len(pair.fine) - 1 - row[-1]) * sample / sample[-1]
+            good = spread | (sample == sample[-1])
+        else:  # a most lateral place may be another bone's, but hardly those of two neighbours
+            at, by = np.median(near, axis=0) if len(near) >= _MIN_NEAR else (1.0, 0.0)
+            shift = by * np.minimum(sample / max(at, 1.0), 1.0)
+            good = spread & (off < np.where(ends, _MAX_OFF_END_MM, _MAX_OFF_MM))
+        row = np.rint(row + shift).astype(np.int64)
+        good &= (row >= 0) & (row < len(pair.fine))
+        places.append(np.stack([pair.line[good], pair.fine[row[good]]]))
+    return np.concatenate(places, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """A rib that both images show.
+
+    Parameters
+    ----------
+    side, number
+        "left" or "right", 1 to 12.
+    line
+        (N, 3) places along it in the first image, 4 mm apart, LPS mm.
+    fine
+        (M, 3) those in the second, 1 mm apart.
+    lateral
+        Which of these are most lateral; None where it is not seen in both images.
+    has_tips
+        Whether both images show its tip, and it is a floating rib.
+    """
+
+    side: str
+    number: int
+    line: FloatArray
+    fine: FloatArray
+    lateral: tuple[int, int] | None
+    has_tips: bool
+
+    @classmethod
+    def of(cls, name: str, fixed: FoundRib, moving: FoundRib) -> _Pair:
+        side, number = name.split("_rib")
+        line, fine = fixed.centreline, sampled(moving.centreline, _FINE_MM)
+        lateral = None
+        if fixed.lateral is not None and moving.lateral is not None:
+            lateral = _nearest_sample(line, fixed.lateral), _nearest_sample(fine, moving.lateral)
+        has_tips = int(number) in _FLOATING and fixed.tip is not None and moving.tip is not None
+        return cls(side, int(number), line, fine, lateral, has_tips)
+
+    @cached_property
+    def tree(self) -> KDTree:
+        """Of the second image's places."""
+        return KDTree(self.fine)
+
+
+def _nearest_sample(line: FloatArray, place: FloatArray) -> int:
+    return int(np.linalg.norm(line - place, axis=1).argmin())
+
+
+def _nearest(pairs: Sequence[_Pair]) -> list[tuple[FloatArray, NDArray[np.int64]]]:
+    """Return, for each rib, how far off the places of the second image nearest an affine of all are, mm, and which."""
+    stretch = _stretch(pairs)
+    as_far = [_as_far_along(pair, stretch) for pair in pairs]
+    source, target = (np.concatenate(places) for places in zip(*as_far, strict=True))
     weight = np.ones(len(source))
     for _ in range(_ITERATIONS):
         affine = fit_least_squares(source, target, weight, kind="affine", ridge=_RIDGE)
         weight = _trust(np.linalg.norm(affine.transform_points(source) - target, axis=1))
-    source, trees = np.concatenate(lines), [KDTree(other) for other in fine]
+    source = np.concatenate([pair.line for pair in pairs])
     for _ in range(_ITERATIONS):
-        target, off, _ = _nearest(affine, lines, trees)
-        affine = fit_least_squares(source, target, _trust(off), kind="affine", ridge=_RIDGE)
-    target, off, is_end = _nearest(affine, lines, trees)
-    every = int(_APART_MM / SAMPLED_MM)
-    spread = np.concatenate([np.arange(len(line)) % every == every // 2 for line in lines])
-    good = spread & (off < np.where(is_end, _MAX_OFF_END_MM, _MAX_OFF_MM))
-    return np.stack([source[good], target[good]])
+        nearest = [pair.tree.query(affine.transform_points(pair.line)) for pair in pairs]
+        target = np.concatenate([pair.fine[row] for pair, (_, row) in zip(pairs, nearest, strict=True)])
+        weight = _trust(np.concatenate([off for off, _ in nearest]))
+        affine = fit_least_squares(source, target, weight, kind="affine", ridge=_RIDGE)
+    return [pair.tree.query(affine.transform_points(pair.line)) for pair in pairs]
 
 
-def _stretch(ribs: Sequence[tuple[FoundRib, FoundRib]]) -> float:
+def _stretch(pairs: Sequence[_Pair]) -> float:
     """Return how much longer ribs are in the second image, by how far along them they are most lateral."""
-    ratios = []
-    for pair in ribs:
-        along = [
-            np.linalg.norm(rib.centreline - rib.lateral, axis=1).argmin() for rib in pair if rib.lateral is not None
-        ]
-        if len(along) == 2:
-            ratios.append(along[1] / max(along[0], 1))
+    ratios = [
+        pair.lateral[1] * _FINE_MM / max(pair.lateral[0] * SAMPLED_MM, SAMPLED_MM)
+        for pair in pairs
+        if pair.lateral is not None
+    ]
     return float(np.median(ratios)) if len(ratios) >= _MIN_RIBS else 1.0
+
+
+def _as_far_along(pair: _Pair, stretch: float) -> tuple[FloatArray, FloatArray]:
+    """Return places of a rib in both images, (N, 3) each, as far from the spine but for a stretch."""
+    row = np.rint(np.arange(len(pair.line)) * SAMPLED_MM * stretch / _FINE_MM).astype(np.int64)
+    shown = row < len(pair.fine)
+    return pair.line[shown], pair.fine[row[shown]]
 
 
 def _trust(off: FloatArray) -> FloatArray:
     return np.asarray(1 / (1 + (off / _WIDTH_MM) ** 2) ** 2)
-
-
-def _nearest(
-    affine: AffineTransform, lines: Sequence[FloatArray], trees: Sequence[KDTree]
-) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Return the nearest places on the same ribs (N, 3), how far they are, mm, and whether they are ends of these."""
-    answers = [tree.query(affine.transform_points(line)) for line, tree in zip(lines, trees, strict=True)]
-    targets = [tree.data[row] for tree, (_, row) in zip(trees, answers, strict=True)]
-    ends = [(row == 0) | (row == tree.n - 1) for tree, (_, row) in zip(trees, answers, strict=True)]
-    return np.concatenate(targets), np.concatenate([off for off, _ in answers]), np.concatenate(ends)

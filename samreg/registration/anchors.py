@@ -32,6 +32,8 @@ _TO_SEE = re.compile(r"diaphragm_dome$")
 _COUNTED = re.compile(r"^vertebra_")
 _MIN_RELIABILITY = 0.35  # in both images, of a landmark that guides
 _MIN_GUIDES = 5  # fewer may all be wrong
+# Landmarks so near each other in one image are not that much farther apart in the other, in mm and as a share.
+_NEAR_MM, _FARTHER_MM, _FARTHER = 25.0, 12.0, 0.8
 _BESIDE_MM = 20.0  # places on ribs lie 24 mm apart, and landmarks on their surface
 _CLEARLY_OUTSIDE_MM = 10.0
 _MIN_ALONE = 8  # landmarks that each of two images surely shows alone, for them to show different parts of the body
@@ -95,14 +97,18 @@ class Anchors:
 
     @property
     def guiding(self) -> NDArray[np.bool_]:
-        """(L,) landmarks reliable and steady enough to guide an engine; none where there are too few."""
-        sliding, to_see, to_count = (
-            np.array([bool(kind.search(name)) for name in self.names], dtype=bool)
-            for kind in (_SLIDING, _TO_SEE, _COUNTED)
-        )
-        steady = ~sliding & (~to_see | self.seen.all(axis=0)) & (~to_count | self.counted.all(axis=0))
-        chosen = np.asarray((self.reliability.min(axis=0) >= _MIN_RELIABILITY) & steady)
-        return chosen if self.is_credible and chosen.sum() >= _MIN_GUIDES else np.zeros_like(chosen)
+        """(L,) landmarks that guide an engine; none where there are too few.
+
+        They are reliable and steady, and none beside them that is more reliable contradicts them.
+        """
+        to_see, to_count = self._are(_TO_SEE), self._are(_COUNTED)
+        steady = ~self._are(_SLIDING) & (~to_see | self.seen.all(axis=0)) & (~to_count | self.counted.all(axis=0))
+        reliability = self.reliability.min(axis=0)
+        chosen = np.flatnonzero((reliability >= _MIN_RELIABILITY) & steady)
+        chosen = chosen[_uncontradicted(self.fixed[chosen], self.moving[chosen], reliability[chosen])]
+        guiding = np.zeros(len(self.names), dtype=bool)
+        guiding[chosen] = self.is_credible and len(chosen) >= _MIN_GUIDES
+        return guiding
 
     @property
     def guides(self) -> tuple[FloatArray, FloatArray] | None:
@@ -118,21 +124,28 @@ class Anchors:
 
     @property
     def single(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Landmarks and points that guide, of the fixed and the moving image, (N, d) each, LPS mm; their reliability.
+        """Single places that both images show, of the fixed and the moving one, (N, d) each, LPS mm; reliability.
 
-        Without places on bones, which say where a bone lies and little of which place along it is which. The
-        reliability (N,) is that in the image in which it is smaller. None of them where there are no :attr:`guides`.
+        They are the landmarks and points that guide, and lateral places and tips of ribs. Places on bones are not
+        among them: they say where a bone lies, and less of which place along it is which. The reliability (N,) is that
+        in the image in which it is smaller. None of them where there are no :attr:`guides`.
         """
         from samreg.landmarks.locate import SEEN_RELIABILITY
 
         chosen = self.guiding
         points = self.points if chosen.any() else self.points[:, :0]
+        if chosen.any():
+            chosen |= self._are(_SLIDING) & self.seen.all(axis=0) & (self.reliability.min(axis=0) >= _MIN_RELIABILITY)
         fixed, moving = (
             np.concatenate([positions[chosen], own])
             for positions, own in zip((self.fixed, self.moving), points, strict=True)
         )
         reliability = np.append(self.reliability.min(axis=0)[chosen], np.full(points.shape[1], SEEN_RELIABILITY))
         return fixed, moving, reliability
+
+    def _are(self, kind: re.Pattern[str]) -> NDArray[np.bool_]:
+        """(L,) landmarks whose names are of a kind."""
+        return np.array([bool(kind.search(name)) for name in self.names], dtype=bool)
 
     @property
     def _by_themselves(self) -> FloatArray:
@@ -265,3 +278,17 @@ def find_anchors(
         np.stack([one.seen for one in located]),
         *(np.stack([on_fixed, lying(on_moving)]) for on_fixed, on_moving in places),
     )
+
+
+def _uncontradicted(fixed: FloatArray, moving: FloatArray, reliability: FloatArray) -> NDArray[np.int64]:
+    """Return which landmarks (N, d) of the fixed and the moving image no more reliable one beside them contradicts.
+
+    An engine would follow both, as the top of a spleen found on the dome of the diaphragm in one image alone.
+    """
+    kept: list[int] = []
+    for i in np.argsort(-reliability, kind="stable"):
+        distances = [np.linalg.norm(places[kept] - places[i], axis=1) for places in (fixed, moving)]
+        near, far = np.minimum(*distances), np.maximum(*distances)
+        if not ((near < _NEAR_MM) & (far > near + np.maximum(_FARTHER_MM, _FARTHER * near))).any():
+            kept.append(int(i))
+    return np.array(sorted(kept), dtype=np.int64)

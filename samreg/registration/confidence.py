@@ -50,7 +50,8 @@ _MIN_ANCHOR_WEIGHT = 0.05
 # each mm of distance and of what the transform misses it by, and how much more where it is less reliable, as a power
 # of e. A quantile regression of 764 landmarks in 28 pairs of training people (docs/reliability.md).
 _AT_PLACE_MM, _FROM_PLACE, _UNSURE_PLACE = 2.0, 0.78, 1.9
-_ON_SCAPULA_MM = 10.0  # the same around places on a shoulder blade, however near: of 144 landmarks 80 % below 9.6 mm
+# the same around places on shoulder blades and on ribs, however near
+_ON_SCAPULA_MM, _ON_RIB_MM = 10.0, 11.0
 # Of what is told between people, told of an engine's result where both images show one person: in no simulated second
 # visit of ten people do less than 81 % of the places err by less then, in all together 95 %.
 _OF_ONE_PERSON = 0.6
@@ -292,7 +293,7 @@ def _matches_around(
 
 
 def _around_places(points: FloatArray, transform: Transform, anchors: Anchors) -> FloatArray:
-    """Return below what errors stay around landmarks, points and shoulder blades that both images show, mm.
+    """Return below what errors stay around landmarks, points and places on bones that both images show, mm.
 
     ``points`` (N, 3) are of the fixed image, LPS mm; the result is (N,), infinite far from all.
     """
@@ -301,9 +302,9 @@ def _around_places(points: FloatArray, transform: Transform, anchors: Anchors) -
     fixed, moving, reliability = anchors.single
     at, rise = np.exp(_UNSURE_PLACE * (1 - reliability)) * np.array([[_AT_PLACE_MM], [_FROM_PLACE]])
     if anchors.guides is not None:
-        blades, count = anchors.on_scapulae, anchors.on_scapulae.shape[1]
-        fixed, moving = np.concatenate([fixed, blades[0]]), np.concatenate([moving, blades[1]])
-        at, rise = np.append(at, np.full(count, _ON_SCAPULA_MM)), np.append(rise, np.zeros(count))
+        for bones, mm in ((anchors.on_scapulae, _ON_SCAPULA_MM), (anchors.on_ribs, _ON_RIB_MM)):
+            fixed, moving = np.concatenate([fixed, bones[0]]), np.concatenate([moving, bones[1]])
+            at, rise = np.append(at, np.full(bones.shape[1], mm)), np.append(rise, np.zeros(bones.shape[1]))
     missed = np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
     met = missed < _FAR_FROM_PLACE_MM
     around = KDTree(points).query_ball_point(fixed[met], _FAR_FROM_PLACE_MM - missed[met])

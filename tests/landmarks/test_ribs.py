@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 
 from samreg.landmarks.locate import _hangs_low
 from samreg.landmarks.rib_pairs import paired_ribs
-from samreg.landmarks.ribs import FoundRib, _centreline, _rib, find_ribs, first_rib_level
+from samreg.landmarks.ribs import SAMPLED_MM, FoundRib, _centreline, _rib, find_ribs, first_rib_level
 from samreg.landmarks.scapulae import FoundBone
 from samreg.spatial import AffineTransform, Grid, Image
 
@@ -244,3 +244,44 @@ def test_paired_places_lie_where_a_body_of_another_size_has_them(healthy: Person
     wrong = KDTree(np.concatenate([fixed["left_rib3"].centreline, fixed["left_rib6"].centreline]))
     assert wrong.query(places[0])[0].min() > 1
     assert paired_ribs(fixed, {name: moving[name] for name in ("left_rib1", "left_rib2")}).shape == (2, 0, 3)
+
+
+def straight_ribs(lateral_mm: dict[int, float], length_mm: dict[int, float]) -> dict[str, FoundRib]:
+    """Ribs 6 to 12 as straight rods outwards, with the place called most lateral so far along each."""
+    ribs = {}
+    for number in range(6, 13):
+        along = np.arange(0.0, length_mm.get(number, 200.0) + 1e-6, SAMPLED_MM)
+        line = np.column_stack([30.0 + along, np.zeros_like(along), np.full_like(along, -30.0 * number)])
+        at = lateral_mm.get(number)
+        place = None if at is None else np.array([30.0 + at, 0.0, -30.0 * number])
+        ribs[f"left_rib{number}"] = FoundRib(line, place, line[-1])
+    return ribs
+
+
+def along(ribs: str, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far along one of the straight ribs places (2, S, 3) lie, (S,) mm, in either image."""
+    on_it = np.abs(places[0, :, 2] + 30.0 * int(ribs.removeprefix("left_rib"))) < 1
+    return places[0, on_it, 0] - 30.0, places[1, on_it, 0] - 30.0
+
+
+def test_most_lateral_places_correspond() -> None:
+    chest = range(6, 11)
+    places = paired_ribs(straight_ribs(dict.fromkeys(chest, 80.0), {}), straight_ribs(dict.fromkeys(chest, 110.0), {}))
+    first, second = along("left_rib8", places)
+    assert np.interp(80.0, first, second) == pytest.approx(110.0, abs=2)
+
+
+def test_a_most_lateral_place_on_another_bone_is_outvoted_and_one_missing_taken_from_neighbours() -> None:
+    known = {6: 80.0, 7: 80.0, 8: 160.0, 9: 80.0, 10: 80.0}
+    for moving in (dict.fromkeys(known, 80.0), dict.fromkeys((6, 7, 9, 10), 80.0)):
+        first, second = along("left_rib8", paired_ribs(straight_ribs(known, {}), straight_ribs(moving, {})))
+        assert len(first) > 5
+        np.testing.assert_allclose(second, first, atol=2)
+
+
+def test_tips_of_floating_ribs_correspond_however_long_they_are() -> None:
+    places = paired_ribs(straight_ribs({}, {12: 16.0}), straight_ribs({}, {12: 52.0}))
+    first, second = along("left_rib12", places)
+    assert (first[-1], second[-1]) == (16.0, 52.0)
+    first, second = along("left_rib10", paired_ribs(straight_ribs({}, {10: 100.0}), straight_ribs({}, {})))
+    np.testing.assert_allclose(second, first, atol=2)  # cartilage prolongs others

@@ -84,16 +84,38 @@ def test_places_on_bones_and_single_points_guide_beside_names_and_not_alone(kind
 
 
 def test_single_places_are_landmarks_and_points_but_none_on_bones() -> None:
-    reliability = np.full((2, len(STEADY)), 0.8)
+    names = (*STEADY, "left_rib8_lateral", "right_rib12_tip")
+    reliability = np.full((2, len(names)), 0.8)
     reliability[1, 0] = 0.5
+    seen = np.array([[name != "right_rib12_tip" for name in names], len(names) * [True]])
     places = np.arange(24.0).reshape(2, 4, 3)
     found = replace(
-        anchors(STEADY, reliability=reliability), on_ribs=places, on_scapulae=places, points=places[:, :2] + 50.0
-    )
+        anchors(names, reliability=reliability, seen=seen),
+        on_ribs=places, on_scapulae=places, points=places[:, :2] + 50.0,
+    )  # fmt: skip
     fixed, moving, sure = found.single
-    np.testing.assert_array_equal(fixed, np.concatenate([found.fixed, places[0, :2] + 50.0]))
-    np.testing.assert_array_equal(moving, np.concatenate([found.moving, places[1, :2] + 50.0]))
-    assert sure.tolist() == [0.5] + [0.8] * (len(STEADY) - 1) + [0.9] * 2
+    np.testing.assert_array_equal(fixed, np.concatenate([found.fixed[:-1], places[0, :2] + 50.0]))
+    np.testing.assert_array_equal(moving, np.concatenate([found.moving[:-1], places[1, :2] + 50.0]))
+    assert sure.tolist() == [0.5] + [0.8] * len(STEADY) + [0.9] * 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("far_in", [0, 1])
+def test_of_neighbours_that_lie_apart_in_one_image_alone_the_more_reliable_one_guides(
+    far_in: int, turned: bool
+) -> None:
+    found = anchors(("spleen_superior", "left_kidney_upper_pole", *STEADY))
+    fixed = np.random.default_rng(0).normal(0, 200, found.fixed.shape)
+    fixed[:2] = [[500.0, 0.0, 0.0], [512.0, 0.0, 0.0]]
+    moving = fixed + [0.0, 0.0, 40.0]
+    (fixed, moving)[far_in][0, 0] -= 14.0  # 26 mm from the other, 12 mm in the other image
+    moving = moving[:, ::-1] if turned else moving
+    for sure in (0.95, 0.85):
+        reliability = found.reliability.copy()
+        reliability[:, 0] = 0.97, sure
+        pair = replace(found, fixed=fixed, moving=moving, reliability=reliability)
+        assert pair.guiding[:2].tolist() == [sure > 0.9, sure < 0.9]
+        assert pair.guiding[2:].all()
 
 
 def test_only_what_both_images_show_guides() -> None:
