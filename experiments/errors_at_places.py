@@ -121,7 +121,9 @@ def fit(cases: list[Case]) -> FloatArray:
 def report(cases: list[Case]) -> None:
     """Print the fit, errors by distance, and what is told of pairs that are left out of the fit."""
     errors = np.concatenate([case.errors for case in cases])
-    print(f"{len(cases)} pairs, {len(errors)} landmarks; at, rise, unsure: {fit(cases).round(2)}")
+    told = f"{errors.mean():.1f} / {np.median(errors):.1f} / {np.percentile(errors, 95):.1f} mm"
+    print(f"{len(cases)} pairs, {len(errors)} landmarks: mean / median / 95th percentile {told}")
+    print(f"at, rise, unsure: {fit(cases).round(2)}")
     for title, kind in (("guide", "near"), ("place on a shoulder blade", "near_scapula"), ("on a rib", "near_rib")):
         distance = np.concatenate([getattr(case, kind) for case in cases])
         for low, high in ((0, 2), (2, 4), (4, 6), (6, 8), (8, 12), (12, 16)):

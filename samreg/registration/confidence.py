@@ -50,12 +50,13 @@ _MIN_ANCHOR_WEIGHT = 0.05
 # each mm of distance and of what the transform misses it by, and how much more where it is less reliable, as a power
 # of e. A quantile regression of 764 landmarks in 28 pairs of training people (docs/reliability.md).
 _AT_PLACE_MM, _FROM_PLACE, _UNSURE_PLACE = 2.0, 0.78, 1.9
-# the same around places on shoulder blades and on ribs, however near
-_ON_SCAPULA_MM, _ON_RIB_MM = 10.0, 11.0
+# The same around places on shoulder blades and on ribs, however near; landmarks were read on these alone, not beside.
+_ON_SCAPULA_MM, _ON_RIB_MM = 10.0, 9.0
 # Of what is told between people, told of an engine's result where both images show one person: in no simulated second
 # visit of ten people do less than 81 % of the places err by less then, in all together 95 %.
 _OF_ONE_PERSON = 0.6
-_FAR_FROM_PLACE_MM = 16.0  # distance and miss together beyond which a place says nothing
+# distance and miss together beyond which a place says nothing, and one on a rib, which is thin
+_FAR_FROM_PLACE_MM, _FAR_FROM_RIB_MM = 16.0, 8.0
 _SOFTNESS_MM = 4.0  # added to distances, whose logarithm is taken
 _MAX_RESIDUAL_MM = 100.0
 _ERROR_RANGE_MM = (0.5, 100.0)  # that is told
@@ -301,13 +302,18 @@ def _around_places(points: FloatArray, transform: Transform, anchors: Anchors) -
 
     fixed, moving, reliability = anchors.single
     at, rise = np.exp(_UNSURE_PLACE * (1 - reliability)) * np.array([[_AT_PLACE_MM], [_FROM_PLACE]])
+    reach = np.full(len(fixed), _FAR_FROM_PLACE_MM)
     if anchors.guides is not None:
-        for bones, mm in ((anchors.on_scapulae, _ON_SCAPULA_MM), (anchors.on_ribs, _ON_RIB_MM)):
+        for bones, mm, far in (
+            (anchors.on_scapulae, _ON_SCAPULA_MM, _FAR_FROM_PLACE_MM),
+            (anchors.on_ribs, _ON_RIB_MM, _FAR_FROM_RIB_MM),
+        ):
             fixed, moving = np.concatenate([fixed, bones[0]]), np.concatenate([moving, bones[1]])
             at, rise = np.append(at, np.full(bones.shape[1], mm)), np.append(rise, np.zeros(bones.shape[1]))
+            reach = np.append(reach, np.full(bones.shape[1], far))
     missed = np.linalg.norm(transform.transform_points(fixed) - moving, axis=1)
-    met = missed < _FAR_FROM_PLACE_MM
-    around = KDTree(points).query_ball_point(fixed[met], _FAR_FROM_PLACE_MM - missed[met])
+    met = missed < reach
+    around = KDTree(points).query_ball_point(fixed[met], (reach - missed)[met])
     below = np.full(len(points), np.inf)
     for place, miss, mm, slope, rows in zip(fixed[met], missed[met], at[met], rise[met], around, strict=True):
         off = np.linalg.norm(points[rows] - place, axis=1) + miss
