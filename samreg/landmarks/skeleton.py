@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from samreg.matching import Features
 
 _MIN_RELIABILITY = 0.6  # of a landmark that the embedding alone shows
-_FROM_SCAPULA_MM = 20.0
+_FROM_SCAPULA_MM = 30.0
 _MIN_VERTEBRAE = 4
 _MIN_PLACES = 4  # on a bone
 _ON_BONE_MM, _AROUND_MM = 16.0, 20.0  # of a point that goes with a bone; standard deviation of its places' weights
