@@ -36,28 +36,44 @@ def paired_ribs(fixed: Mapping[str, FoundRib], moving: Mapping[str, FoundRib]) -
         return np.zeros((2, 0, 3))
     nearest = _nearest(pairs)
     own = {
-        (pair.side, pair.number): (pair.lateral[0], pair.lateral[1] - row[pair.lateral[0]])
+        (pair.side, pair.number): (pair.lateral[0], pair.lateral[1] - int(row[pair.lateral[0]]))
         for pair, (_, row) in zip(pairs, nearest, strict=True)
         if pair.lateral is not None
     }
     places = [np.zeros((2, 0, 3))]
-    every = int(_APART_MM / SAMPLED_MM)
     for pair, (off, row) in zip(pairs, nearest, strict=True):
-        sample = np.arange(len(pair.line))
-        spread = sample % every == every // 2
-        ends = (row == 0) | (row == len(pair.fine) - 1)
-        near = [own[pair.side, k] for k in range(pair.number - 1, pair.number + 2) if (pair.side, k) in own]
-        if pair.has_tips:  # ribs of quite different lengths may be nowhere near each other there
-            shift = (len(pair.fine) - 1 - row[-1]) * sample / sample[-1]
-            good = spread | (sample == sample[-1])
-        else:  # a most lateral place may be another bone's, but hardly those of two neighbours
-            at, by = np.median(near, axis=0) if len(near) >= _MIN_NEAR else (1.0, 0.0)
-            shift = by * np.minimum(sample / max(at, 1.0), 1.0)
-            good = spread & (off < np.where(ends, _MAX_OFF_END_MM, _MAX_OFF_MM))
-        row = np.rint(row + shift).astype(np.int64)
-        good &= (row >= 0) & (row < len(pair.fine))
-        places.append(np.stack([pair.line[good], pair.fine[row[good]]]))
+        around = [own[pair.side, k] for k in range(pair.number - 1, pair.number + 2) if (pair.side, k) in own]
+        places.append(_shifted(pair, off, row, around))
     return np.concatenate(places, axis=1)
+
+
+def _shifted(pair: _Pair, off: FloatArray, row: NDArray[np.int64], lateral: Sequence[tuple[int, int]]) -> FloatArray:
+    """Return corresponding places on a rib, (2, S, 3) LPS mm.
+
+    Parameters
+    ----------
+    pair
+        The rib.
+    off, row
+        (N,) of each place of the first image, how far the affine takes it from the nearest one of the second, mm, and
+        which that is.
+    lateral
+        Of the rib and those beside it, the most lateral place of the first image, and how far along the second's it
+        is to be shifted.
+    """
+    sample, last = np.arange(len(pair.line)), len(pair.fine) - 1
+    every = int(_APART_MM / SAMPLED_MM)
+    spread = sample % every == every // 2
+    if pair.has_tips and off[0] < _MAX_OFF_MM:  # ribs of different lengths may lie apart but where they start
+        shift = (last - row[-1]) * sample / sample[-1]
+        good = spread | (sample == sample[-1])
+    else:  # a most lateral place may be another bone's, but hardly those of two neighbours
+        at, by = np.median(lateral, axis=0) if len(lateral) >= _MIN_NEAR else (1.0, 0.0)
+        shift = by * np.minimum(sample / max(at, 1.0), 1.0)
+        good = spread & (off < np.where((row == 0) | (row == last), _MAX_OFF_END_MM, _MAX_OFF_MM))
+    row = np.rint(row + shift).astype(np.int64)
+    good &= (row >= 0) & (row <= last)
+    return np.stack([pair.line[good], pair.fine[row[good]]])
 
 
 @dataclass(frozen=True, eq=False)
